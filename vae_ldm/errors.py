@@ -1,0 +1,21 @@
+"""The errors a user may meet. Each carries one clear line that names the cause and the cure."""
+
+
+class VaeLdmError(ValueError):
+    """The user's input is wrong; the command line prints the message and exits with 2."""
+
+
+class RecipeError(VaeLdmError):
+    """A recipe, or an override of it, cannot be read. May hold several lines, one a mistake."""
+
+
+class DataError(VaeLdmError):
+    """Photos are missing, unreadable or unusable."""
+
+
+class WeightsError(VaeLdmError):
+    """A folder of weights is missing, incomplete, mis-shaped or pickled."""
+
+
+class RunError(RuntimeError):
+    """The run failed although its input was right; the command line prints the message and exits with 1."""

