@@ -1,0 +1,119 @@
+"""What the UNet learns and how it is sampled, in one place, so that training and export cannot disagree."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from diffusers import DPMSolverMultistepScheduler
+from torch import Tensor
+
+from vae_ldm.errors import VaeLdmError
+
+PredictionType = Literal["epsilon", "v_prediction", "flow_prediction"]
+TimestepSampling = Literal["uniform", "logit_normal"]
+
+
+class DenoisingObjective:
+    """Noisy latents x_t = alpha_t x_0 + sigma_t noise, what is predicted from them, and the matching scheduler.
+
+    flow_prediction: alpha = 1 - sigma, and t = num_train_timesteps * sigma is continuous (Lipman 2022; Liu 2022).
+    epsilon and v_prediction: variance preserving, t is whole, betas as in Stable Diffusion (Rombach 2022).
+    """
+
+    def __init__(
+        self,
+        prediction_type: PredictionType,
+        timestep_sampling: TimestepSampling,
+        *,
+        min_snr_gamma: float | None = None,
+        zero_terminal_snr: bool = False,
+        num_train_timesteps: int = 1000,
+    ) -> None:
+        if zero_terminal_snr and prediction_type != "v_prediction":
+            raise VaeLdmError(f"zero_terminal_snr needs prediction_type v_prediction, not {prediction_type}")
+        if min_snr_gamma is not None and prediction_type == "flow_prediction":
+            raise VaeLdmError("min_snr_gamma is for epsilon and v_prediction: leave it out with flow_prediction")
+        self.prediction_type = prediction_type
+        self.timestep_sampling = timestep_sampling
+        self.min_snr_gamma = min_snr_gamma
+        self.zero_terminal_snr = zero_terminal_snr
+        self.num_train_timesteps = num_train_timesteps
+        self._alphas_cumprod: Tensor = self.scheduler().alphas_cumprod  # type: ignore[attr-defined]
+
+    @property
+    def is_flow(self) -> bool:
+        return self.prediction_type == "flow_prediction"
+
+    def scheduler(self) -> DPMSolverMultistepScheduler:
+        """A new DPM-Solver++ (Lu 2022, order 2) that samples what this objective trains."""
+        return DPMSolverMultistepScheduler(
+            num_train_timesteps=self.num_train_timesteps,
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            prediction_type=self.prediction_type,
+            use_flow_sigmas=self.is_flow,
+            rescale_betas_zero_snr=self.zero_terminal_snr,
+            # Only then does sampling start at the last timestep, as it must (Lin 2023, section 3.3).
+            timestep_spacing="trailing",
+            # Without effect on this spacing; some versions of StableDiffusionPipeline warn unless it is 1.
+            steps_offset=1,
+        )
+
+    def sample_timesteps(
+        self, batch_size: int, *, generator: torch.Generator | None = None, device: torch.device | str | None = None
+    ) -> Tensor:
+        """Random timesteps [B] in [0, num_train_timesteps) for corrupt() and the UNet, drawn where the generator is."""
+        source = device if generator is None else generator.device
+        return self.timesteps_at(torch.rand(batch_size, generator=generator, device=source)).to(device)
+
+    def timesteps_at(self, quantiles: Tensor) -> Tensor:
+        """Timesteps [B] at these quantiles [B] in [0, 1) of the training distribution; evenly spaced for validation."""
+        if self.timestep_sampling == "logit_normal":  # Esser 2024, eq. 19 with m = 0, s = 1
+            quantiles = torch.special.ndtri(quantiles).sigmoid()
+        timesteps = quantiles * self.num_train_timesteps
+        return timesteps if self.is_flow else timesteps.long()
+
+    def alphas_and_sigmas(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of the latents and of the noise at these timesteps, each [B] in [0, 1]."""
+        if self.is_flow:
+            sigmas = timesteps / self.num_train_timesteps
+            return 1 - sigmas, sigmas
+        self._alphas_cumprod = self._alphas_cumprod.to(timesteps.device)  # copied once, not every step
+        alphas_cumprod = self._alphas_cumprod[timesteps.long()]
+        return alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
+
+    def corrupt(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Noisy latents, [B, c, h, w]; at timestep 0 nearly the latents, at the last nearly the noise."""
+        alphas, sigmas = self._broadcast(timesteps)
+        return alphas * latents + sigmas * noise
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the UNet should predict, [B, c, h, w]: noise, v (Salimans & Ho 2022, appendix D) or velocity."""
+        if self.prediction_type == "epsilon":
+            return noise
+        if self.is_flow:
+            return noise - latents
+        alphas, sigmas = self._broadcast(timesteps)
+        return alphas * noise - sigmas * latents
+
+    def weights(self, timesteps: Tensor) -> Tensor:
+        """Weight of each picture's error, [B]: 1, or min-SNR-gamma (Hang 2023, eq. 8 and its v form).
+
+        In terms of x_0's error it is min(SNR, gamma) for both, so it vanishes where zero terminal SNR is reached.
+        """
+        if self.min_snr_gamma is None:
+            return torch.ones(len(timesteps), device=timesteps.device)
+        alphas, sigmas = self.alphas_and_sigmas(timesteps)
+        snr = (alphas / sigmas) ** 2
+        return snr.clamp(max=self.min_snr_gamma) / (snr if self.prediction_type == "epsilon" else snr + 1)
+
+    def error(self, prediction: Tensor, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Weighted squared error of a prediction, mean over channels and positions: [B]."""
+        target = self.target(latents, noise, timesteps)
+        squared = F.mse_loss(prediction.float(), target.float(), reduction="none")
+        return squared.flatten(1).mean(1) * self.weights(timesteps)
+
+    def _broadcast(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        alphas, sigmas = self.alphas_and_sigmas(timesteps)
+        return alphas.view(-1, 1, 1, 1), sigmas.view(-1, 1, 1, 1)

@@ -1,0 +1,74 @@
+"""How far a reconstruction is from its picture in the eyes of a network."""
+
+from typing import Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vae_ldm.errors import WeightsError
+from vae_ldm.models.vision_features import VisionFeatures
+
+
+class PerceptualDistance(nn.Module):
+    """Distance of unit-normalised feature maps (Zhang 2018, eq. 1, all channels weighing the same)."""
+
+    def __init__(self, features: VisionFeatures) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, reconstruction: Tensor, images: Tensor) -> Tensor:
+        """Squared distance summed over channels, mean over positions and stages: [B] in [0, 4].
+
+        Its gradient reaches the reconstruction; none is kept for the images, where the mathematics has none.
+        """
+        with torch.no_grad():
+            wanted = [_unit(stage) for stage in self.features.stages(images)]
+        found = [_unit(stage) for stage in self.features.stages(reconstruction)]
+        distances = [(a - b).square().sum(1).flatten(1).mean(1) for a, b in zip(found, wanted, strict=True)]
+        return torch.stack(distances).mean(0)
+
+
+def _unit(stage: Tensor) -> Tensor:
+    # The bound keeps the gradient finite at positions where a ReLU left nothing but zeros.
+    return F.normalize(stage.float(), dim=1, eps=1e-3)
+
+
+class LpipsDistance(nn.Module):
+    """The learned perceptual distance of the `lpips` package (Zhang 2018), frozen.
+
+    As VisionFeatures, it stands outside nn.Module's registry: nothing to train, nothing in a checkpoint.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._unregistered = (network.eval().requires_grad_(False),)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self._unregistered[0]._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    def forward(self, reconstruction: Tensor, images: Tensor) -> Tensor:
+        """LPIPS, one value per image: [B]. Grey is repeated, alpha is dropped."""
+        return self._unregistered[0](_rgb(reconstruction), _rgb(images)).flatten()
+
+
+def _rgb(images: Tensor) -> Tensor:
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images[:, :3]
+
+
+def load_lpips(net: Literal["alex", "vgg", "squeeze"]) -> LpipsDistance:
+    """LPIPS on this backbone; torchvision downloads the backbone's weights when they are not cached.
+
+    Raises WeightsError where the package, or the torchvision it needs, cannot be imported.
+    """
+    try:
+        # A torchvision built for another torch fails with RuntimeError rather than ImportError.
+        import lpips
+    except (ImportError, RuntimeError, OSError) as error:
+        cause = str(error).strip().splitlines()[0]
+        raise WeightsError(
+            f"perceptual network lpips cannot be imported ({cause}): pip install lpips, with the torchvision that "
+            "belongs to the installed torch, or use efficientnet_lite"
+        ) from error
+    return LpipsDistance(lpips.LPIPS(net=net, verbose=False))
