@@ -45,7 +45,7 @@ class DenoisingObjective:
         return self.prediction_type == "flow_prediction"
 
     def scheduler(self) -> DPMSolverMultistepScheduler:
-        """A new DPM-Solver++ (Lu 2022, order 2) that samples what this objective trains."""
+        """A new DPM-Solver++ (Lu 2022, order 2) that samples what this objective trains, well in 10 to 20 steps."""
         return DPMSolverMultistepScheduler(
             num_train_timesteps=self.num_train_timesteps,
             beta_start=0.00085,
@@ -54,7 +54,10 @@ class DenoisingObjective:
             prediction_type=self.prediction_type,
             use_flow_sigmas=self.is_flow,
             rescale_betas_zero_snr=self.zero_terminal_snr,
-            # Only then does sampling start at the last timestep, as it must (Lin 2023, section 3.3).
+            # Evenly spaced timesteps end with a jump that blurs: an exact network gives .07 for a standard deviation
+            # of .15 in 12 steps, with Karras' spacing .15. Where sigma has no upper end that spacing cannot be used.
+            use_karras_sigmas=not self.is_flow and not self.zero_terminal_snr,
+            # For zero terminal SNR: sampling starts at the very last timestep, as it must (Lin 2023, section 3.3).
             timestep_spacing="trailing",
             # Without effect on this spacing; some versions of StableDiffusionPipeline warn unless it is 1.
             steps_offset=1,
