@@ -1,0 +1,19 @@
+"""What a recipe may say, and how one is read. No torch in here."""
+
+from vae_ldm.recipe.json_schema import recipe_json_schema
+from vae_ldm.recipe.packaged import find_recipe, first_comment, packaged_recipes
+from vae_ldm.recipe.reading import read_recipe
+from vae_ldm.recipe.schema import Recipe
+from vae_ldm.recipe.writing import dump_recipe, recipe_differences, write_recipe
+
+__all__ = [
+    "Recipe",
+    "dump_recipe",
+    "find_recipe",
+    "first_comment",
+    "packaged_recipes",
+    "read_recipe",
+    "recipe_differences",
+    "recipe_json_schema",
+    "write_recipe",
+]

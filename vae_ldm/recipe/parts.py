@@ -2,17 +2,38 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Strict
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Strict,
+)
+
+
+def _whole_number(value: object) -> object:
+    # A Literal alone takes true and 1.0 for 1.
+    if value is not None and type(value) is not int:
+        raise ValueError("needs a whole number")
+    return value
+
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Side = Annotated[int, Field(ge=8, le=4096)]
 ImageSize = Side | Annotated[tuple[Side, Side], Strict(False)]
+WholeNumber = BeforeValidator(_whole_number)
 
 
 class Part(BaseModel):
     """A closed, strict, frozen piece of a recipe: an unknown key or a wrong type is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -21,7 +42,7 @@ class Part(BaseModel):
 class _Pictures(Part):
     image_size: ImageSize = 64
     """Side in pixels, or [height, width]. Every picture is brought to this size."""
-    channels: Literal[1, 3, 4] | None = None
+    channels: Annotated[Literal[1, 3, 4] | None, WholeNumber] = None
     """1 grey, 3 RGB, 4 RGBA; null: 1 when every training picture is grey, else 3 (alpha is laid over white)."""
     resize: Literal["crop", "pad"] = "crop"
     """crop: fill the size and cut the middle; pad: fit into the size and fill up with the border's mean colour."""
@@ -186,6 +207,12 @@ class Trainer(Part):
     log_every_n_steps: PositiveInt = 25
 
 
+class DiffusionTrainer(Trainer):
+    # A class of its own, and not a default Trainer(batch_size=64) in Diffusion: there, setting any other key of the
+    # trainer would have brought back 32.
+    batch_size: PositiveInt = 64
+
+
 # --- stages -----------------------------------------------------------------------------------------------------------
 
 
@@ -199,7 +226,7 @@ class Autoencoder(Part):
     train: Literal["all", "decoder", "nothing"] = "all"
     """What to train of a pretrained one. decoder: encoder, and so every old latent, stays valid."""
     size: Literal["tiny", "small", "sd"] = "tiny"
-    downsample_factor: Literal[2, 4, 8, 16] = 4
+    downsample_factor: Annotated[Literal[2, 4, 8, 16], WholeNumber] = 4
     latent_channels: PositiveInt = 4
     variational: bool = True
     """False: a plain autoencoder; the latents are the posterior's mean and there is no KL term."""
@@ -249,7 +276,7 @@ class Diffusion(Part):
     dropout: Share = 0.0
     optimizer: Optimizer = Optimizer()
     ema: Ema | None = Ema()
-    trainer: Trainer = Trainer(batch_size=64)
+    trainer: DiffusionTrainer = DiffusionTrainer()
 
 
 class Evaluation(Part):

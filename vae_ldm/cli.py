@@ -1,0 +1,217 @@
+"""The table of verbs. What a verb needs is imported inside it, so that `--help` and `recipe check` answer at once."""
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from vae_ldm.errors import RunError, VaeLdmError
+
+FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
+
+
+class Stage(StrEnum):
+    """What `--restart` may name."""
+
+    AUTOENCODER = "autoencoder"
+    DIFFUSION = "diffusion"
+    EVALUATION = "evaluation"
+
+
+class _Verbs(TyperGroup):
+    """Turns expected errors into one line and an exit code; anything else is our bug and keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (VaeLdmError, RunError, OSError, KeyboardInterrupt) as error:
+            if os.environ.get("VAE_LDM_TRACEBACK") == "1" or isinstance(error, BrokenPipeError):
+                raise
+            if isinstance(error, KeyboardInterrupt):
+                typer.echo("stopped; repeat the command to go on", err=True)
+                raise typer.Exit(INTERRUPTED) from None
+            for line in _message(error).splitlines():
+                typer.echo(f"error: {line}", err=True)
+            raise typer.Exit(WRONG_INPUT if isinstance(error, VaeLdmError) else FAILED) from None
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+app = typer.Typer(
+    cls=_Verbs,
+    help="Train your own autoencoder and latent diffusion model on your own photos.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+recipe_app = typer.Typer(help="Check, show and find recipes.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(recipe_app, name="recipe")
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a packaged recipe.")]
+OverridesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY.SUB=VALUE", help="Settings that replace the recipe's.")
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", exists=True, file_okay=False, help="A run folder.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(f"vae-ldm {version('vae_ldm')}")
+        except PackageNotFoundError:
+            typer.echo("vae-ldm, not installed (run from its checkout)")
+        raise typer.Exit
+
+
+@app.callback()
+def _verbs(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Read 8 pictures, build everything, say what a run would do."),
+    ] = False,
+    restart: Annotated[
+        list[Stage] | None,
+        typer.Option(metavar="STAGE", help="Begin autoencoder, diffusion or evaluation afresh, and all after it."),
+    ] = None,
+) -> None:
+    """Run a recipe, or go on with a run that was stopped."""
+    from vae_ldm.recipe import find_recipe, read_recipe
+
+    checked = read_recipe(find_recipe(recipe), overrides or ())
+
+    from vae_ldm.run.stages import train_run
+
+    train_run(checked, dry_run=dry_run, restart=[stage.value for stage in restart or ()])
+
+
+@app.command()
+def generate(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A run folder or a pipeline folder.")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help='What to draw; "" for anything.')],
+    num_images: Annotated[int, typer.Option("-n", "--num-images", min=1)] = 16,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Where the pictures go.")] = Path("samples"),
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps; by default the recipe's.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(min=0, help="By default the recipe's.")] = None,
+) -> None:
+    """Draw pictures from a prompt."""
+    from vae_ldm.run.generate import generate as draw
+
+    pictures = draw(
+        source,
+        prompt,
+        num_images=num_images,
+        seed=seed,
+        output_dir=out,
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
+    )
+    for picture in pictures:
+        typer.echo(picture)
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    num_samples: Annotated[int | None, typer.Option(min=1, help="Pictures to draw; by default the recipe's.")] = None,
+) -> None:
+    """Measure a run again and write its report.html and metrics.json anew."""
+    from vae_ldm.run.evaluate import evaluate_run
+
+    evaluate_run(run, num_samples=num_samples)
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    checkpoint: Annotated[
+        str | None, typer.Option(metavar="PATH_OR_STEP", help="Which checkpoint; by default the last.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="By default the run's own pipeline folder.")] = None,
+) -> None:
+    """Write a checkpoint as an ordinary diffusers pipeline."""
+    from vae_ldm.run.export import export_checkpoint
+
+    typer.echo(export_checkpoint(run, checkpoint=checkpoint, output_dir=out))
+
+
+@recipe_app.command()
+def check(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
+    """Say whether a recipe is in order, or all that is wrong with it."""
+    from vae_ldm.recipe import find_recipe, read_recipe
+
+    path = find_recipe(recipe)
+    read_recipe(path, overrides or ())
+    typer.echo(f"{path}: in order")
+
+
+@recipe_app.command()
+def show(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
+    """Print a recipe with every default written out."""
+    from vae_ldm.recipe import dump_recipe, find_recipe, read_recipe
+
+    typer.echo(dump_recipe(read_recipe(find_recipe(recipe), overrides or ())), nl=False)
+
+
+@recipe_app.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    from vae_ldm.recipe import recipe_json_schema
+
+    typer.echo(recipe_json_schema(), nl=False)
+
+
+@recipe_app.command("list")
+def list_recipes() -> None:
+    """List the packaged recipes with what they say of themselves."""
+    from vae_ldm.recipe import first_comment, packaged_recipes
+
+    for name, path in packaged_recipes().items():
+        typer.echo("\n    ".join([name, *first_comment(path)]))
+
+
+@recipe_app.command()
+def copy(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A packaged recipe.")],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A file or folder.")] = Path(),
+) -> None:
+    """Copy a packaged recipe, to be changed. An existing file is never overwritten."""
+    from vae_ldm.recipe import find_recipe
+
+    source = find_recipe(name)
+    target = destination / source.name if destination.is_dir() else destination
+    try:
+        with target.open("xb") as stream:
+            stream.write(source.read_bytes())
+    except FileExistsError:
+        raise VaeLdmError(f"{target}: exists already; name another file") from None
+    except FileNotFoundError:
+        raise VaeLdmError(f"{target.parent}: no such folder") from None
+    typer.echo(target)
+
+
+def main() -> None:
+    """The entry point. Exit codes: 0 done, 1 the run failed, 2 the user's input is wrong, 130 interrupted."""
+    app(prog_name="vae-ldm")

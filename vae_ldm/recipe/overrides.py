@@ -1,0 +1,74 @@
+"""`key.sub=value` from the command line, laid over a recipe's tree."""
+
+from collections.abc import Sequence
+
+from vae_ldm.errors import RecipeError
+from vae_ldm.recipe.document import Mistake, Node, Origin, dotted, parse_value, shown
+from vae_ldm.recipe.parts import Part
+from vae_ldm.recipe.schema import Recipe
+from vae_ldm.recipe.schema_walk import chosen, parts_below, tag
+
+_AFTER_EVERY_LINE = 1_000_000
+
+
+def apply_overrides(root: Node, overrides: Sequence[str]) -> list[Mistake]:
+    """What is wrong with the overrides; those that can be read are written into `root`, the later over the earlier."""
+    mistakes = []
+    for index, override in enumerate(overrides):
+        key, equals, text = override.partition("=")
+        path = tuple(key.strip().split("."))
+        origin = Origin(_AFTER_EVERY_LINE + index, f"override {override}", path)
+        try:
+            if not equals or not all(path):
+                raise RecipeError("an override is written key.sub=value")
+            _set(root, path, parse_value(text, origin))
+        except RecipeError as error:
+            mistakes.append(Mistake(origin, (), str(error)))
+    return mistakes
+
+
+def _set(root: Node, path: tuple[str, ...], value: Node) -> None:
+    """Write `value` at `path`; parts that are absent on the way are made, of the type they have by default."""
+    node: Node = root
+    parts: tuple[type[Part], ...] = (Recipe,)
+    for depth, key in enumerate(path[:-1]):
+        entries = _entries(node, path[:depth])
+        parts = chosen(parts, _type(node))
+        if key not in entries or entries[key].value is None:
+            entries[key] = Node({}, value.origin)
+            default_type = _default_type(parts, key)
+            if default_type is not None:
+                entries[key].value = {"type": Node(default_type, value.origin)}
+        node, parts = entries[key], parts_below(parts, key)
+    entries = _entries(node, path[:-1])
+    if path[-1] == "type":
+        _leave_other_type(node, entries, parts, value)
+    entries[path[-1]] = value
+
+
+def _entries(node: Node, path: tuple[str, ...]) -> dict[str, Node]:
+    if not isinstance(node.value, dict):
+        raise RecipeError(f"{dotted(path)} is {shown(node.plain())}, which has no keys; set {dotted(path)} as a whole")
+    return node.value
+
+
+def _type(node: Node) -> object:
+    child = node.child("type")
+    return None if child is None else child.value
+
+
+def _default_type(parts: tuple[type[Part], ...], key: str) -> str | None:
+    defaults = (part.model_fields[key].default for part in parts if key in part.model_fields)
+    return next((tag(type(default)) for default in defaults if isinstance(default, Part)), None)
+
+
+def _leave_other_type(node: Node, entries: dict[str, Node], parts: tuple[type[Part], ...], value: Node) -> None:
+    """Drop what the file says about the type that is overridden and the new type does not know.
+
+    Without it no override could change a type: a key of the old one would be an unknown key of the new one.
+    """
+    old, new = chosen(parts, _type(node)), chosen(parts, value.value)
+    if len(old) == len(new) == 1:
+        for key in old[0].model_fields.keys() - new[0].model_fields.keys():
+            if key in entries and entries[key].origin.override_path is None:
+                del entries[key]
