@@ -1,0 +1,72 @@
+"""Opening other people's weights: safetensors only, nothing missing, nothing mis-shaped, one clear line otherwise."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from vae_ldm.errors import WeightsError
+
+Model = TypeVar("Model", bound=torch.nn.Module)
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def load_pretrained(
+    model_class: type[Model], source: str, *, revision: str | None = None, subfolder: str | None = None
+) -> Model:
+    """A model of `model_class` (diffusers or transformers) in float32 and eval mode, from a folder or the Hub.
+
+    Raises WeightsError where the folder is missing, holds only pickled weights, or lacks or mis-shapes a tensor
+    (diffusers itself only warns about a missing one and leaves it random).
+    """
+    folder = Path(source) / (subfolder or "")
+    if _is_local(source):
+        _check_folder(folder)
+    load: Callable[..., Any] = model_class.from_pretrained  # type: ignore[attr-defined]
+    try:
+        model, info = load(
+            source,
+            revision=revision,
+            subfolder=subfolder or "",
+            torch_dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            **({"low_cpu_mem_usage": False} if model_class.__module__.startswith("diffusers") else {}),
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise WeightsError(f"{folder}: cannot be opened as {model_class.__name__}: {_first_line(error)}") from error
+    missing = sorted(info["missing_keys"])
+    mismatched = [key[0] if isinstance(key, tuple) else key for key in info.get("mismatched_keys", ())]
+    for keys, what in ((missing, "missing"), (mismatched, "mis-shaped")):
+        if keys:
+            raise WeightsError(
+                f"{folder}: {len(keys)} weights of {model_class.__name__} are {what}, the first is {keys[0]}; "
+                "save the model again with save_pretrained"
+            )
+    return model.eval()
+
+
+def _is_local(source: str) -> bool:
+    """A path, and not ORG/NAME of the Hub: it exists, or is written as a path."""
+    return Path(source).exists() or source.startswith((".", "/", "~")) or source.count("/") != 1
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise WeightsError(f"{folder}: no such folder; give a folder made by save_pretrained, or ORG/NAME of the Hub")
+    if not (folder / "config.json").is_file():
+        raise WeightsError(f"{folder}: has no config.json; give the folder that save_pretrained wrote")
+    if not any(folder.glob("*.safetensors")):
+        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+        if pickles:
+            raise WeightsError(
+                f"{folder}: {pickles[0]} is a pickle, which can run code when opened; "
+                "save the weights as safetensors (save_pretrained does)"
+            )
+        raise WeightsError(f"{folder}: has no .safetensors file; save the weights with save_pretrained")
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

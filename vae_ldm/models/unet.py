@@ -1,0 +1,46 @@
+"""The denoiser: diffusers' UNet2DConditionModel, configured by a named size."""
+
+from typing import NamedTuple
+
+from diffusers import UNet2DConditionModel
+
+
+class UNetSize(NamedTuple):
+    """Widths of the levels from the latents downwards, and the width of one attention head."""
+
+    block_out_channels: tuple[int, ...]
+    layers_per_block: int
+    attention_head_dim: int
+
+
+UNET_SIZES = {
+    "tiny": UNetSize((64, 96, 128), 1, 32),
+    "small": UNetSize((128, 192, 256), 2, 32),
+    "base": UNetSize((192, 384, 576), 2, 64),
+}
+
+
+def new_unet(
+    size: str, *, latent_channels: int, latent_size: tuple[int, int], cross_attention_dim: int, dropout: float = 0.0
+) -> UNet2DConditionModel:
+    """A randomly initialised UNet2DConditionModel: latents [B, c, h, w], timesteps [B], prompts [B, L, D] -> [B, c, h, w].
+
+    `size` is a key of UNET_SIZES. The finest level has convolutions only, all below it attend to the prompt
+    (Rombach 2022, section 3.3). `dropout` acts in the residual blocks.
+    """
+    widths, layers_per_block, attention_head_dim = UNET_SIZES[size]
+    num_attending = len(widths) - 1
+    # diffusers calls the number of heads `attention_head_dim` and resolves it a level, so heads are named here.
+    return UNet2DConditionModel(
+        sample_size=latent_size[0] if latent_size[0] == latent_size[1] else latent_size,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * num_attending,
+        up_block_types=("CrossAttnUpBlock2D",) * num_attending + ("UpBlock2D",),
+        block_out_channels=widths,
+        layers_per_block=layers_per_block,
+        attention_head_dim=tuple(width // attention_head_dim for width in widths),
+        cross_attention_dim=cross_attention_dim,
+        norm_num_groups=16,
+        dropout=dropout,
+    )

@@ -1,0 +1,135 @@
+"""Stage one: an autoencoder whose latents have zero mean and unit variance."""
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from PIL import Image
+from torch import Tensor
+
+from vae_ldm.build import build_autoencoder, build_lit_autoencoder, compile_if_asked
+from vae_ldm.data.datamodule import ImageDataModule
+from vae_ldm.data.normalization import to_uint8, to_unit_range
+from vae_ldm.data.pictures import Pictures
+from vae_ldm.evaluation.image_grid import image_grid
+from vae_ldm.models.autoencoder import load_autoencoder
+from vae_ldm.models.latent_scaling import (
+    check_fold,
+    decide_force_upcast,
+    fold_latent_scaling,
+    latent_statistics,
+    silence_posterior,
+    stored_statistics,
+)
+from vae_ldm.run.fitting import fit_stage
+from vae_ldm.run.session import Session
+from vae_ldm.training.callbacks import BestCheckpoint, PictureEachValidation
+from vae_ldm.training.lit_autoencoder import LitAutoencoder
+
+_BATCH_SIZE = 64
+_NUM_CHECK_IMAGES = 16
+_NUM_GRID_IMAGES = 8
+
+
+def run_autoencoder_stage(session: Session) -> AutoencoderKL:
+    """The finished autoencoder of the run, trained now unless it already was, in eval mode on the session's device."""
+    run, recipe = session.run, session.recipe
+    if run.finished("autoencoder") is None:
+        channels = session.pictures.train.images.shape[-1]
+        torch.manual_seed(recipe.seed)
+        autoencoder = build_autoencoder(recipe, image_channels=channels)
+        facts = {} if recipe.autoencoder.train == "nothing" else _train(session, autoencoder)
+        facts |= finish_autoencoder(session, autoencoder)
+        autoencoder.save_pretrained(run.autoencoder)
+        run.finish("autoencoder", **facts)
+    return load_autoencoder(str(run.autoencoder)).to(session.device).requires_grad_(False)
+
+
+def _train(session: Session, autoencoder: AutoencoderKL) -> dict[str, object]:
+    recipe, pictures = session.recipe, session.pictures
+    stage = recipe.autoencoder
+    module = build_lit_autoencoder(recipe, autoencoder)
+    compile_if_asked(stage.trainer, [autoencoder.encoder, autoencoder.decoder], say=session.say)
+    data = ImageDataModule(
+        pictures.train,
+        pictures.validation,
+        batch_size=stage.trainer.batch_size,
+        seed=recipe.seed,
+        horizontal_flip=recipe.data.horizontal_flip,
+        color_jitter=recipe.data.color_jitter,
+        crop_size=(stage.crop_size,) * 2 if isinstance(stage.crop_size, int) else stage.crop_size,
+        num_val_images=stage.trainer.num_val_images,
+    )
+    fixed = evenly_spaced(pictures.validation, _NUM_GRID_IMAGES)
+    folder = session.run.path / "autoencoder"
+    facts = fit_stage(
+        session,
+        "autoencoder",
+        "autoencoder",
+        module,
+        data,
+        stage.trainer,
+        ema=stage.ema,
+        callbacks=[
+            PictureEachValidation(folder / "reconstructions", lambda module: _before_and_after(module, fixed)),
+            BestCheckpoint(session.run.checkpoints("autoencoder"), monitor="val/psnr", mode="max"),
+        ],
+    )
+    del module
+    return facts
+
+
+def _before_and_after(module: torch.nn.Module, images: np.ndarray) -> Image.Image:
+    assert isinstance(module, LitAutoencoder)
+    originals = to_unit_range(as_batch(images).to(module.device))
+    posterior = module.autoencoder.encode(originals).latent_dist
+    reconstructions = to_uint8(module.autoencoder.decode(posterior.mode()).sample)
+    return image_grid(np.concatenate([images, reconstructions]), num_columns=len(images), scale=2)
+
+
+@torch.no_grad()
+def finish_autoencoder(session: Session, autoencoder: AutoencoderKL) -> dict[str, object]:
+    """Fold the latents' scale into the weights where it changed, check the fold, and decide on `force_upcast`.
+
+    A pretrained autoencoder whose encoder did not change keeps its weights and factor. What StableDiffusionPipeline
+    would ignore (FLUX's shift, SDXL's per-channel statistics) is folded all the same, with the numbers it came with.
+    """
+    stage, train = session.recipe.autoencoder, session.pictures.train
+    autoencoder.to(session.device).eval()
+    if not stage.variational:
+        silence_posterior(autoencoder)
+    facts: dict[str, object] = {}
+    measured = stage.train == "all"
+    statistics = latent_statistics(_posteriors(autoencoder, train)) if measured else stored_statistics(autoencoder)
+    images = to_unit_range(as_batch(evenly_spaced(train, _NUM_CHECK_IMAGES))).to(session.device)
+    if statistics is not None:
+        before = copy.deepcopy(autoencoder)
+        fold_latent_scaling(autoencoder, statistics)
+        difference = check_fold(before, autoencoder, images)
+        session.say(f"autoencoder: latents folded to zero mean and unit variance; decodes differ by {difference:.1e}")
+        facts["fold_difference"] = difference
+        facts["latent_mean"], facts["latent_std"] = statistics.mean.tolist(), statistics.std.tolist()
+    upcast = decide_force_upcast(autoencoder, images)
+    autoencoder.register_to_config(force_upcast=upcast)
+    facts["force_upcast"] = upcast
+    return facts
+
+
+def _posteriors(autoencoder: AutoencoderKL, pictures: Pictures) -> Iterator[DiagonalGaussianDistribution]:
+    for first in range(0, len(pictures.ids), _BATCH_SIZE):
+        batch = to_unit_range(as_batch(pictures.images[first : first + _BATCH_SIZE]).to(autoencoder.device))
+        yield autoencoder.encode(batch).latent_dist
+
+
+def as_batch(images: np.ndarray) -> Tensor:
+    """uint8 tensor [N, C, H, W] of an array [N, H, W, C]."""
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+
+def evenly_spaced(pictures: Pictures, count: int) -> np.ndarray:
+    """At most `count` pictures of a split, uint8 [n, H, W, C], evenly spread over it, and so over its classes."""
+    total = len(pictures.ids)
+    return pictures.images[np.linspace(0, total - 1, min(count, total)).astype(int)]

@@ -1,0 +1,104 @@
+"""Stages two and three: cached posteriors, and a UNet on them that leaves as a pipeline folder."""
+
+import hashlib
+from functools import partial
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import Tensor
+
+from vae_ldm.build import (
+    DiffusionParts,
+    build_diffusion,
+    build_lit_latent_diffusion,
+    class_prompts,
+    compile_if_asked,
+    picture_prompts,
+    prompt_ids,
+)
+from vae_ldm.data.posterior_cache import PosteriorDataModule, PosteriorDataset, cache_posteriors, has_posteriors
+from vae_ldm.run.fitting import fit_stage
+from vae_ldm.run.folder import whole_folder
+from vae_ldm.run.session import Session
+from vae_ldm.training.callbacks import BestCheckpoint
+
+
+def run_diffusion_stage(session: Session, autoencoder: AutoencoderKL) -> None:
+    """Leaves `pipeline/` in the run folder, trained now unless it already was."""
+    run, recipe = session.run, session.recipe
+    if recipe.diffusion is None or run.finished("diffusion") is not None:
+        return
+    pictures = session.pictures
+    prompts = {split: picture_prompts(recipe, getattr(pictures, split)) for split in ("train", "validation")}
+    folders = {split: _posteriors(session, autoencoder, split) for split in ("train", "validation")}
+
+    torch.manual_seed(recipe.seed)
+    diffusion = build_diffusion(recipe, autoencoder, vocabulary(session, prompts["train"]))
+    datasets = {
+        split: PosteriorDataset(
+            folder, prompt_ids(diffusion, prompts[split]), seed=recipe.seed, augment=split == "train"
+        )
+        for split, folder in folders.items()
+    }
+    part = recipe.diffusion.trainer
+    data = PosteriorDataModule(
+        datasets["train"],
+        datasets["validation"],
+        batch_size=part.batch_size,
+        seed=recipe.seed,
+        num_val_images=part.num_val_images,
+    )
+    module = build_lit_latent_diffusion(recipe, diffusion)
+    compile_if_asked(part, [diffusion.unet], say=session.say)
+    best = BestCheckpoint(run.checkpoints("diffusion"), monitor="val/loss", mode="min")
+    facts = fit_stage(
+        session, "diffusion", "unet", module, data, part, ema=recipe.diffusion.ema, callbacks=[best]
+    )
+    save_pipeline(diffusion, autoencoder, run.pipeline)
+    run.finish("diffusion", **facts)
+
+
+def vocabulary(session: Session, train_prompts: list[str]) -> list[str]:
+    """What the tokenizer must know: the prompts trained on, the classes' prompts and every caption."""
+    train = session.pictures.train
+    return [*train_prompts, *class_prompts(session.recipe, train.class_names), *train.captions]
+
+
+def save_pipeline(diffusion: DiffusionParts, autoencoder: AutoencoderKL, folder: Path) -> None:
+    """Write the pipeline as a folder that plain diffusers opens, as a whole or not at all."""
+    pipeline: StableDiffusionPipeline = diffusion.pipeline(autoencoder)
+    with whole_folder(folder) as part:
+        pipeline.save_pretrained(part, safe_serialization=True)
+
+
+def _posteriors(session: Session, autoencoder: AutoencoderKL, split: str) -> Path:
+    """The folder with the split's posteriors, computed now unless the cache is complete and of these weights."""
+    run, recipe = session.run, session.recipe
+    folder, pictures = run.latents / split, getattr(session.pictures, split)
+    flips = recipe.data.horizontal_flip and split == "train"
+    key = _key(run.autoencoder, session.pictures.key, split, flips=flips)
+    if not has_posteriors(folder, key=key):
+        with session.progress(f"encoding the {split} pictures") as report:
+            cache_posteriors(
+                partial(_scaled_posterior, autoencoder), pictures, folder, key=key, flips=flips, progress=report
+            )
+    return folder
+
+
+def _scaled_posterior(autoencoder: AutoencoderKL, images: Tensor) -> DiagonalGaussianDistribution:
+    """The posterior of the latents that the UNet sees, which StableDiffusionPipeline divides by `scaling_factor`."""
+    parameters = autoencoder.encode(images.to(autoencoder.device)).latent_dist.parameters
+    mean, logvar = parameters.chunk(2, dim=1)
+    factor = torch.tensor(autoencoder.config.scaling_factor, device=parameters.device)
+    return DiagonalGaussianDistribution(torch.cat([mean * factor, logvar + 2 * factor.log()], dim=1))
+
+
+def _key(weights: Path, pictures_key: str, split: str, *, flips: bool) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(weights.glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    digest.update((weights / "config.json").read_bytes())
+    digest.update(f"{pictures_key} {split} flips={flips}".encode())
+    return digest.hexdigest()

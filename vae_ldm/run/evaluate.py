@@ -1,0 +1,2 @@
+def run_evaluation_stage(session, autoencoder):
+    pass

@@ -1,0 +1,90 @@
+"""`vae-ldm export`: any checkpoint of a run as a folder that plain diffusers opens."""
+
+from pathlib import Path
+
+from diffusers import AutoencoderKL
+
+from vae_ldm.build import DiffusionParts, build_autoencoder, build_diffusion
+from vae_ldm.errors import RunError, VaeLdmError
+from vae_ldm.models.autoencoder import load_autoencoder
+from vae_ldm.recipe import read_recipe
+from vae_ldm.run.autoencoder_stage import finish_autoencoder
+from vae_ldm.run.diffusion_stage import picture_prompts, save_pipeline, vocabulary
+from vae_ldm.run.fitting import checkpoint_step, module_weights
+from vae_ldm.run.folder import RunFolder, Stage, whole_folder
+from vae_ldm.run.session import Session
+
+
+def export_checkpoint(run_dir: Path, *, checkpoint: str | None = None, output_dir: Path | None = None) -> Path:
+    """The folder written: a StableDiffusionPipeline, or an AutoencoderKL for a checkpoint of the first stage.
+
+    `checkpoint` is a path or a step of the diffusion stage; None takes the newest of the furthest stage. Raises
+    VaeLdmError where there is no such checkpoint, or the output folder exists already.
+    """
+    session = open_run(run_dir)
+    stage, path = _find_checkpoint(session.run, checkpoint)
+    target = output_dir or session.run.path / f"{'pipeline' if stage == 'diffusion' else stage}-{path.stem}"
+    if target.exists():
+        raise VaeLdmError(f"{target}: exists already; name another folder with --out, or delete it")
+    if stage == "autoencoder":
+        autoencoder = _autoencoder_at(session, path)
+        with whole_folder(target) as part:
+            autoencoder.save_pretrained(part)
+    else:
+        save_pipeline(_diffusion_at(session, path), load_autoencoder(str(session.run.autoencoder)), target)
+    session.say(f"{path.stem} of the stage {stage} is exported to {target}")
+    return target
+
+
+def open_run(run_dir: Path) -> Session:
+    """A session on an existing run folder. Raises VaeLdmError where it is none."""
+    run = RunFolder(run_dir)
+    if not run.recipe.is_file():
+        raise VaeLdmError(f"{run_dir}: is no run folder (it has no recipe.yaml); give the folder that train made")
+    return Session(read_recipe(run.recipe), run)
+
+
+def _find_checkpoint(run: RunFolder, wanted: str | None) -> tuple[Stage, Path]:
+    stages: tuple[Stage, ...] = ("diffusion", "autoencoder")
+    found = {
+        stage: sorted(run.checkpoints(stage).glob("step=*.ckpt"), key=checkpoint_step, reverse=True) for stage in stages
+    }
+    if wanted is None:
+        for stage, paths in found.items():
+            if paths:
+                return stage, paths[0]
+        raise VaeLdmError(f"{run.path}: has no checkpoint yet")
+    for stage, paths in found.items():
+        named = Path(wanted).resolve()
+        if named.is_file() and named.parent == run.checkpoints(stage).resolve():
+            return stage, named
+        for path in paths:
+            if wanted == str(checkpoint_step(path)):
+                return stage, path
+    there = ", ".join(f"{stage} {checkpoint_step(path)}" for stage, paths in found.items() for path in paths)
+    raise VaeLdmError(f"{run.path}: has no checkpoint {wanted}; there are: {there or 'none'}")
+
+
+def _diffusion_at(session: Session, checkpoint: Path) -> DiffusionParts:
+    if session.run.finished("autoencoder") is None:
+        raise RunError(f"{session.run.path}: its autoencoder is not finished, so its diffusion checkpoints fit nothing")
+    autoencoder = load_autoencoder(str(session.run.autoencoder))
+    prompts = picture_prompts(session.recipe, session.pictures.train)
+    diffusion = build_diffusion(session.recipe, autoencoder, vocabulary(session, prompts))
+    _load(diffusion.unet, checkpoint, "unet.")
+    _load(diffusion.text_encoder, checkpoint, "text_encoder.")
+    return diffusion
+
+
+def _autoencoder_at(session: Session, checkpoint: Path) -> AutoencoderKL:
+    channels = session.pictures.train.images.shape[-1]
+    autoencoder = build_autoencoder(session.recipe, image_channels=channels)
+    _load(autoencoder, checkpoint, "autoencoder.")
+    finish_autoencoder(session, autoencoder)
+    return autoencoder
+
+
+def _load(module: object, checkpoint: Path, prefix: str) -> None:
+    weights = module_weights(checkpoint)
+    own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    module.load_state_dict(own)  # type: ignore[attr-defined]

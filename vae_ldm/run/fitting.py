@@ -1,0 +1,118 @@
+"""Running one training stage to its end, from wherever it was stopped."""
+
+import time
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+
+from vae_ldm.build import build_trainer, place_channels_last
+from vae_ldm.recipe import parts
+from vae_ldm.run.folder import Stage
+from vae_ldm.run.session import Session
+from vae_ldm.training.csv_log import CsvLog
+from vae_ldm.training.hardware import Network
+from vae_ldm.training.progress import StageProgress
+
+
+class Stopwatch(Callback):
+    """Seconds of training, stops not counted."""
+
+    def __init__(self) -> None:
+        self.before = 0.0
+        self.started = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return self.before + time.perf_counter() - self.started
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.started = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.before = state_dict["seconds"]
+
+
+def fit_stage(
+    session: Session,
+    stage: Stage,
+    network: Network,
+    module: LightningModule,
+    data: LightningDataModule,
+    part: parts.Trainer,
+    *,
+    ema: parts.Ema | None,
+    callbacks: Sequence[Callback] = (),
+) -> dict[str, Any]:
+    """Train to `max_steps`, going on from the newest whole checkpoint, and return seconds and pictures seen."""
+    checkpoint_dir = session.run.checkpoints(stage)
+    checkpoint = newest_checkpoint(checkpoint_dir, session)
+    first_step = 0 if checkpoint is None else checkpoint_step(checkpoint)
+    if checkpoint is not None:
+        session.say(f"{stage}: going on from step {first_step} ({checkpoint})")
+    batches_per_step = part.accumulate_grad_batches
+    data.start_batch = first_step * batches_per_step  # type: ignore[attr-defined]
+    manual = not module.automatic_optimization
+    stopwatch = Stopwatch()
+    trainer = build_trainer(
+        part,
+        network=network,
+        seed=session.recipe.seed,
+        ema=ema,
+        checkpoint_dir=checkpoint_dir,
+        log=CsvLog(
+            session.run.log(stage), first_step=first_step, batches_per_step=batches_per_step if manual else 1
+        ),
+        callbacks=[
+            stopwatch,
+            StageProgress(
+                stage,
+                max_steps=part.max_steps,
+                pictures_per_step=part.batch_size * batches_per_step,
+                console=session.console,
+            ),
+            *callbacks,
+        ],
+        manual_optimization=manual,
+    )
+    place_channels_last(part, module)
+    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return {
+        "seconds": round(stopwatch.seconds, 1),
+        "num_images": part.max_steps * batches_per_step * part.batch_size,
+        "num_steps": part.max_steps,
+        "precision": str(trainer.precision),
+    }
+
+
+def newest_checkpoint(folder: Path, session: Session) -> Path | None:
+    """The checkpoint of the highest step that is whole; damaged ones are passed over with a line."""
+    for path in sorted(folder.glob("step=*.ckpt"), key=checkpoint_step, reverse=True):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+        except (zipfile.BadZipFile, OSError):
+            damaged = path.name
+        if damaged is None:
+            return path
+        session.say(f"{path} is damaged; trying the one before")
+    return None
+
+
+def checkpoint_step(path: Path) -> int:
+    """The step in the name of a checkpoint, `step=1200.ckpt`."""
+    return int(path.stem.split("=")[1].split("-")[0])
+
+
+def module_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The weights to use (averaged, where there is an EMA) of a checkpoint; nothing but tensors is unpickled."""
+    return torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]

@@ -1,0 +1,149 @@
+"""A run folder: where everything lies, which stages are finished, and that one process at a time writes to it."""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from vae_ldm.errors import RecipeError, RunError
+from vae_ldm.recipe import Recipe, read_recipe, recipe_differences, write_recipe
+
+Stage = Literal["autoencoder", "diffusion", "evaluation"]
+STAGES: tuple[Stage, ...] = ("autoencoder", "diffusion", "evaluation")
+
+# What the result of a stage follows from: a change in any of these would make a finished stage a lie.
+_FOLLOWS_FROM = {
+    "autoencoder": ("seed", "data", "autoencoder"),
+    "diffusion": ("seed", "data", "autoencoder", "diffusion"),
+    "evaluation": ("seed", "data", "autoencoder", "diffusion", "evaluation"),
+}
+# Settings that may change while a stage is under way.
+_FREE_UNDER_WAY = (
+    "trainer.max_steps",
+    "trainer.checkpoint_every_n_steps",
+    "trainer.keep_checkpoints",
+    "trainer.val_every_n_steps",
+    "trainer.num_val_images",
+    "trainer.log_every_n_steps",
+    "trainer.compile",
+)
+
+
+class RunFolder:
+    """Paths and state of the run folder at `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.yaml"
+        self.pictures = path / "pictures"
+        self.autoencoder = path / "autoencoder"
+        self.latents = path / "latents"
+        self.diffusion = path / "diffusion"
+        self.pipeline = path / "pipeline"
+        self.samples = path / "samples"
+        self.metrics = path / "metrics.json"
+        self.report = path / "report.html"
+        self._state = path / "state.json"
+
+    def checkpoints(self, stage: Stage) -> Path:
+        """Where a stage's checkpoints lie."""
+        return self.path / stage / "checkpoints"
+
+    def log(self, stage: Stage) -> Path:
+        """Where a stage's curves lie."""
+        return self.path / stage / "log.csv"
+
+    def finished(self, stage: Stage) -> dict[str, Any] | None:
+        """What `finish` was told about the stage; None while it is not finished."""
+        return self._read_state().get(stage)
+
+    def finish(self, stage: Stage, **facts: Any) -> None:
+        """Mark the stage as finished, with facts about it (seconds, num_images, ...)."""
+        write_json(self._state, {**self._read_state(), stage: facts})
+
+    def restart(self, stages: Sequence[Stage]) -> None:
+        """Delete what the named stages and all that follow from them have written."""
+        first = min(STAGES.index(stage) for stage in stages)
+        state = self._read_state()
+        for stage in STAGES[first:]:
+            state.pop(stage, None)
+        write_json(self._state, state)
+        written: dict[Stage, tuple[Path, ...]] = {
+            "autoencoder": (self.autoencoder, self.latents),
+            "diffusion": (self.diffusion, self.pipeline),
+            "evaluation": (self.samples, self.metrics, self.report),
+        }
+        for stage in STAGES[first:]:
+            for path in written[stage]:
+                remove(path)
+
+    def adopt(self, recipe: Recipe) -> None:
+        """Make `recipe` the run's recipe.
+
+        Raises RecipeError where it differs from the one that a finished stage, or one under way, was begun with.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self.recipe.exists():
+            for stage in STAGES:
+                self._check_unchanged(stage, recipe)
+        write_recipe(recipe, self.recipe)
+
+    def _check_unchanged(self, stage: Stage, recipe: Recipe) -> None:
+        finished = self.finished(stage) is not None
+        under_way = not finished and any(self.checkpoints(stage).glob("*.ckpt"))
+        if not (finished or under_way):
+            return
+        changes = []
+        for section in _FOLLOWS_FROM[stage]:
+            for change in recipe_differences(read_recipe(self.recipe), recipe, section):
+                key = change.split(":", 1)[0]
+                if finished or not key.startswith(stage) or not key.endswith(_FREE_UNDER_WAY):
+                    changes.append(change)
+        if changes:
+            raise RecipeError(
+                f"{self.path}: the stage {stage} {'is finished' if finished else 'has begun'} with another recipe "
+                f"({'; '.join(changes)}); give the run a new name, or start this stage afresh with --restart {stage}"
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run folder; RunError where another process holds it. The lock dies with the process."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(f"{self.path}: another process is running here; wait for it, or stop it") from None
+            yield
+
+    def _read_state(self) -> dict[str, Any]:
+        return json.loads(self._state.read_text()) if self._state.exists() else {}
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` to `path` as a whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=1))
+    part.replace(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or folder that may be absent."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target` that takes its place when the block ends well."""
+    part = target.with_name(target.name + ".part")
+    remove(part)
+    part.mkdir(parents=True)
+    yield part
+    remove(target)
+    part.rename(target)

@@ -1,0 +1,105 @@
+"""`vae-ldm generate`: pictures from a prompt, and a grid of them."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from rich.console import Console
+
+from vae_ldm.errors import WeightsError
+from vae_ldm.evaluation.image_grid import image_grid
+from vae_ldm.run.session import quieten_libraries
+from vae_ldm.training.hardware import prepare_cpu
+
+NUM_INFERENCE_STEPS = 20
+GUIDANCE_SCALE = 2.0
+_BATCH_SIZE = 32
+
+
+def generate(
+    source: Path | str,
+    prompt: str,
+    *,
+    num_images: int = 16,
+    seed: int = 0,
+    output_dir: Path,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+) -> list[Path]:
+    """Files written to `output_dir`: one PNG a picture, and grid.png last.
+
+    `source` is a run folder, a pipeline folder or a Hub name. Picture i follows from (seed, i) alone, however many
+    are asked for. Raises WeightsError where the source cannot be opened.
+    """
+    prepare_cpu()
+    quieten_libraries()
+    pipeline = open_pipeline(source)
+    unknown = unknown_words(pipeline, prompt)
+    if unknown:
+        Console(stderr=True).print(f"this model was not trained on the words: {', '.join(unknown)}", markup=False)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    images: list[np.ndarray] = []
+    for first in range(0, num_images, _BATCH_SIZE):
+        seeds = range(seed + first, seed + min(first + _BATCH_SIZE, num_images))
+        images += sample_images(
+            pipeline,
+            [prompt] * len(seeds),
+            seeds=seeds,
+            num_inference_steps=num_inference_steps or NUM_INFERENCE_STEPS,
+            guidance_scale=GUIDANCE_SCALE if guidance_scale is None else guidance_scale,
+        )
+    files = [output_dir / f"{seed + number:06d}.png" for number in range(num_images)]
+    for file, image in zip(files, images, strict=True):
+        Image.fromarray(image.squeeze()).save(file)
+    grid = output_dir / "grid.png"
+    image_grid(np.stack(images), num_columns=math.ceil(num_images**0.5)).save(grid)
+    return [*files, grid]
+
+
+def sample_images(
+    pipeline: StableDiffusionPipeline,
+    prompts: Sequence[str],
+    *,
+    seeds: Sequence[int],
+    num_inference_steps: int,
+    guidance_scale: float,
+) -> list[np.ndarray]:
+    """One uint8 picture [H, W, C] a prompt, each from its own seed, whatever else is in the batch."""
+    size = pipeline.unet.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    result = pipeline(
+        list(prompts),
+        height=height * pipeline.vae_scale_factor,
+        width=width * pipeline.vae_scale_factor,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        output_type="np",
+    )
+    return [np.round(image * 255).astype(np.uint8) for image in result.images]
+
+
+def open_pipeline(source: Path | str) -> StableDiffusionPipeline:
+    """The pipeline of a run folder, a pipeline folder or a Hub name, on the GPU where there is one."""
+    run_pipeline = Path(source) / "pipeline"
+    folder = run_pipeline if run_pipeline.is_dir() else source
+    if Path(source).is_dir() and not (Path(folder) / "model_index.json").is_file():
+        raise WeightsError(f"{source}: holds no pipeline yet; train the run to its end, or give a pipeline folder")
+    try:
+        pipeline = StableDiffusionPipeline.from_pretrained(str(folder), use_safetensors=True, safety_checker=None)
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{source}: cannot be opened as a pipeline: {str(error).splitlines()[0]}") from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def unknown_words(pipeline: StableDiffusionPipeline, prompt: str) -> list[str]:
+    """Words of the prompt that a word-level tokenizer does not know; a sub-word tokenizer knows all."""
+    unknown_id = pipeline.tokenizer.unk_token_id
+    if unknown_id is None or unknown_id == pipeline.tokenizer.eos_token_id:
+        return []
+    return [word for word in prompt.split() if unknown_id in pipeline.tokenizer(word).input_ids]

@@ -1,0 +1,105 @@
+"""One command at work on one run: the recipe, its folder, its pictures and where messages go."""
+
+import logging
+import warnings
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import diffusers
+import torch
+import transformers
+from pytorch_lightning.utilities.warnings import PossibleUserWarning
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from vae_ldm.build import build_source
+from vae_ldm.data.picture_cache import load_pictures
+from vae_ldm.data.pictures import PictureSplits
+from vae_ldm.recipe import Recipe
+from vae_ldm.run.folder import RunFolder
+from vae_ldm.training.hardware import prepare_cpu
+
+
+@dataclass
+class Session:
+    """What every stage needs. Pictures are read when first asked for."""
+
+    recipe: Recipe
+    run: RunFolder
+    console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True))
+
+    def __post_init__(self) -> None:
+        prepare_cpu()
+        quieten_libraries()
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Session":
+        """A session in the folder that the recipe names."""
+        return cls(recipe, RunFolder(Path(recipe.output_dir) / recipe.name))
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks run outside training."""
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def say(self, message: str) -> None:
+        """Print a line for the user."""
+        self.console.print(message, markup=False)
+
+    @cached_property
+    def pictures(self) -> PictureSplits:
+        """Both splits, decoded once into the run folder. Raises DataError."""
+        data = self.recipe.data
+        with self.progress("reading pictures") as report:
+            return load_pictures(
+                build_source(self.recipe),
+                self.run.pictures,
+                image_size=self.recipe.image_size,
+                channels=data.channels,
+                resize=data.resize,
+                max_unreadable_share=data.max_unreadable_share,
+                max_pixels=data.max_pixels,
+                caption_template=data.caption_template,
+                validation_fraction=data.validation_fraction,
+                progress=report,
+            )
+
+    def progress(self, what: str) -> "StepReport":
+        """A bar on a terminal, nothing elsewhere: `with session.progress("reading") as report: report(done, total)`."""
+        return StepReport(what, self.console)
+
+
+class StepReport:
+    """A progress bar that appears with the first call, told (done, total)."""
+
+    def __init__(self, what: str, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task(what, total=None, visible=False)
+
+    def __enter__(self) -> "StepReport":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, done: int, total: int | None) -> None:
+        self._progress.update(self._task, completed=done, total=total, visible=True)
+
+
+def quieten_libraries() -> None:
+    """Keep the libraries' advice about settings that are ours, not the user's, off the screen."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=PossibleUserWarning)
+    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
+    warnings.filterwarnings("ignore", message=r".*LeafSpec", category=FutureWarning)
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()

@@ -1,0 +1,44 @@
+"""`vae-ldm train`: every stage that the recipe names and that is not finished yet, in order."""
+
+from collections.abc import Sequence
+
+from vae_ldm.recipe import Recipe
+from vae_ldm.run.autoencoder_stage import run_autoencoder_stage
+from vae_ldm.run.diffusion_stage import run_diffusion_stage
+from vae_ldm.run.evaluate import run_evaluation_stage
+from vae_ldm.run.folder import STAGES, Stage
+from vae_ldm.run.session import Session
+
+
+def train_run(recipe: Recipe, *, dry_run: bool = False, restart: Sequence[Stage] = ()) -> None:
+    """Run the recipe to its end, from wherever it was stopped, and say where everything is.
+
+    Raises VaeLdmError for what the user can mend and RunError for what went wrong on the way.
+    """
+    session = Session.of(recipe)
+    if dry_run:
+        from vae_ldm.run.dry_run import describe_run
+
+        describe_run(session)
+        return
+    with session.run.locked():
+        if restart:
+            session.run.restart([stage for stage in STAGES if stage in restart])
+        session.run.adopt(recipe)
+        autoencoder = run_autoencoder_stage(session)
+        run_diffusion_stage(session, autoencoder)
+        run_evaluation_stage(session, autoencoder)
+    _say_where(session)
+
+
+def _say_where(session: Session) -> None:
+    run = session.run
+    places = {
+        "autoencoder": run.autoencoder,
+        "pipeline": run.pipeline,
+        "sample grid": run.samples / "samples.png",
+        "report": run.report,
+    }
+    for what, path in places.items():
+        if path.exists():
+            session.say(f"{what + ':':13}{path}")

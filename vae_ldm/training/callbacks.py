@@ -1,0 +1,120 @@
+"""What a run needs beside the step: exact resume, an averaged copy of the weights, a stop on NaN, grids on the way."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
+from torch import Tensor
+
+from vae_ldm.errors import RunError
+
+
+class SeedEachStep(Callback):
+    """Makes all randomness of batch k a function of (seed, rank, k).
+
+    A resumed run then draws what the uninterrupted one would have drawn, without storing the state of a generator.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        # Multiplying by odd constants keeps neighbouring (seed, rank, batch) triples apart.
+        mixed = (self.seed * 0x9E3779B1 + trainer.global_rank * 0x85EBCA77 + batch_idx * 0xC2B2AE3D) % 2**63
+        torch.manual_seed(mixed)
+
+
+class WarmedEma(WeightAveraging):
+    """Exponential moving average with decay min(decay, (1 + n) / (10 + n)) after n updates.
+
+    Lightning's EMAWeightAveraging has a constant decay, which leaves short runs full of their initial weights, and
+    averages tensor by tensor; this is its base class with a warmed, fused average.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(use_buffers=False, multi_avg_fn=self._average)
+        self.decay = decay
+
+    def _average(self, averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
+        # Our own count of updates: reading the tensor would wait for the GPU each step.
+        updates = self._latest_update_step
+        decay = min(self.decay, (1 + updates) / (10 + updates))
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing: the average moves with steps only."""
+
+
+class StopOnNonFinite(Callback):
+    """Ends the run with RunError when the loss is NaN or infinite, and names the last good checkpoint."""
+
+    def __init__(self, checkpoint_dir: Path, check_every_n_steps: int) -> None:
+        self.checkpoint_dir = checkpoint_dir
+        self.check_every_n_steps = check_every_n_steps
+        self._largest: Tensor | None = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        # NaN and infinity survive this sum, so one look every n steps sees every step.
+        self._largest = loss.detach().abs() if self._largest is None else self._largest + loss.detach().abs()
+        if (batch_idx + 1) % self.check_every_n_steps == 0:
+            finite = bool(torch.isfinite(self._largest))
+            self._largest = None
+            if not finite:
+                last = max(self.checkpoint_dir.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
+                kept = f"the last good checkpoint is {last}" if last else "no checkpoint had been written yet"
+                raise RunError(
+                    f"the loss became NaN or infinite before step {trainer.global_step}; {kept}; "
+                    "lower the learning rate or use precision: 32-true"
+                )
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Keeps the newest few checkpoints, named by step, to go on from, and the best one by a metric."""
+
+    def __init__(self, checkpoint_dir: Path, *, every_n_steps: int, keep: int) -> None:
+        super().__init__(
+            dirpath=checkpoint_dir,
+            filename="step={step}",
+            auto_insert_metric_name=False,
+            monitor="step",
+            mode="max",
+            save_top_k=keep,
+            every_n_train_steps=every_n_steps,
+            save_on_train_epoch_end=False,
+        )
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the checkpoint with the best validation metric as best.ckpt."""
+
+    def __init__(self, checkpoint_dir: Path, *, monitor: str, mode: str) -> None:
+        super().__init__(
+            dirpath=checkpoint_dir,
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            save_top_k=1,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
+        )
+
+
+class PictureEachValidation(Callback):
+    """After each validation, writes what `draw(module)` returns to `folder`/step=N.png (on the first rank)."""
+
+    def __init__(self, folder: Path, draw: Callable[[LightningModule], Any]) -> None:
+        self.folder = folder
+        self.draw = draw
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with torch.no_grad():
+            self.draw(pl_module).save(self.folder / f"step={trainer.global_step:06d}.png")

@@ -1,0 +1,93 @@
+"""Training a latent UNet on cached posteriors: LitLatentDiffusion wraps UNet and text encoder for the Trainer."""
+
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from transformers import CLIPTextModel
+
+from vae_ldm.losses.denoising import DenoisingObjective
+from vae_ldm.training.optimizers import OptimizerSettings, new_optimizer
+
+_VALIDATION_SEED = 0
+
+
+class LitLatentDiffusion(LightningModule):
+    """The denoising loss on latents drawn anew from their cached posteriors.
+
+    Batches hold `mean` and `std`, float [B, c, h, w], and `prompt_ids`, int64 [B, L]. A share `caption_dropout` of the
+    prompts is replaced by the empty one, for classifier-free guidance (Ho & Salimans 2022, algorithm 1).
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        text_encoder: CLIPTextModel,
+        *,
+        objective: DenoisingObjective,
+        empty_prompt_ids: Tensor,
+        optimizer: OptimizerSettings,
+        max_steps: int,
+        caption_dropout: float = 0.1,
+        log_every_n_steps: int = 25,
+    ) -> None:
+        super().__init__()
+        self.unet = unet
+        self.text_encoder = text_encoder
+        self.objective = objective
+        self.register_buffer("empty_prompt_ids", empty_prompt_ids, persistent=False)
+        self.optimizer_settings = optimizer
+        self.max_steps = max_steps
+        self.caption_dropout = caption_dropout
+        self.log_every_n_steps = log_every_n_steps
+
+    def configure_optimizers(self) -> Any:
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        # A fused step unscales float16 gradients by itself, after they would have been clipped.
+        fused = self.trainer.precision != "16-mixed"
+        optimizer, lr_scheduler = new_optimizer(
+            trained, self.optimizer_settings, max_steps=self.max_steps, fused=fused
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """Clip by norm; Lightning refuses to clip for a fused optimizer under autocast, also where nothing is scaled."""
+        if gradient_clip_val is not None:
+            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        prompt_ids = batch["prompt_ids"]
+        dropped = torch.rand(len(prompt_ids), 1, device=self.device) < self.caption_dropout
+        prompt_ids = torch.where(dropped, self.empty_prompt_ids, prompt_ids)
+        loss = self._denoising_loss(batch, prompt_ids, generator=None).mean()
+        if (batch_idx + 1) % self.log_every_n_steps == 0:
+            self.log("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Logs `val/loss` on fixed noise and timesteps, so that it falls only when the network is better."""
+        # The generator lives on the CPU: the same draws on every device.
+        generator = torch.Generator().manual_seed(_VALIDATION_SEED + batch_idx)
+        loss = self._denoising_loss(batch, batch["prompt_ids"], generator=generator).mean()
+        self.log("val/loss", loss, batch_size=len(batch["prompt_ids"]), sync_dist=True)
+
+    def _denoising_loss(self, batch: dict[str, Tensor], prompt_ids: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Weighted squared error, one value per image: [B]."""
+        mean, std = batch["mean"], batch["std"]
+        latents = torch.addcmul(mean, std, _randn_like(mean, generator))
+        noise = _randn_like(latents, generator)
+        timesteps = self.objective.sample_timesteps(len(latents), generator=generator, device=latents.device)
+        prompts = self.text_encoder(prompt_ids)[0]
+        noisy = self.objective.corrupt(latents, noise, timesteps)
+        prediction = self.unet(noisy, timesteps, encoder_hidden_states=prompts, return_dict=False)[0]
+        return self.objective.error(prediction, latents, noise, timesteps)
+
+
+def _randn_like(tensor: Tensor, generator: torch.Generator | None) -> Tensor:
+    if generator is None:
+        return torch.randn_like(tensor)
+    return torch.randn(tensor.shape, generator=generator).to(tensor)

@@ -1,0 +1,93 @@
+"""What a run says while it trains: a bar with the time left on a terminal, a line now and then elsewhere."""
+
+import time
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+_SECONDS_BETWEEN_LINES = 20.0
+
+
+class StageProgress(ProgressBar):
+    """Steps done, pictures a second, the loss and the time left of one stage."""
+
+    def __init__(self, stage: str, *, max_steps: int, pictures_per_step: int, console: Console | None = None) -> None:
+        super().__init__()
+        self.stage = stage
+        self.max_steps = max_steps
+        self.pictures_per_step = pictures_per_step
+        self.console = console or Console(stderr=True)
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        self._first_step = 0
+        self._started = self._last_line = 0.0
+        self._loss = ""
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._first_step = trainer.global_step
+        self._started = self._last_line = time.monotonic()
+        if self.console.is_terminal and trainer.is_global_zero:
+            self._progress = Progress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[speed]}"),
+                TextColumn("{task.fields[loss]}"),
+                TimeRemainingColumn(elapsed_when_finished=True),
+                console=self.console,
+            )
+            self._progress.start()
+            self._task = self._progress.add_task(
+                self.stage, total=self.max_steps, completed=self._first_step, speed="", loss=""
+            )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not trainer.is_global_zero:
+            return
+        now = time.monotonic()
+        due = now - self._last_line > (0.5 if self._progress is not None else _SECONDS_BETWEEN_LINES)
+        if not due and trainer.global_step < self.max_steps:
+            return
+        self._last_line = now
+        metrics = trainer.callback_metrics
+        shown = [(key.split("/")[1], metrics[key]) for key in ("train/loss", "val/psnr", "val/loss") if key in metrics]
+        self._loss = "  ".join(f"{name if i == 0 else 'val ' + name} {float(v):.4g}" for i, (name, v) in enumerate(shown))
+        steps = trainer.global_step - self._first_step
+        rate = steps / (now - self._started) if steps else 0.0
+        speed = f"{rate * self.pictures_per_step:.0f} pictures/s"
+        if self._progress is not None:
+            self._progress.update(self._task, completed=trainer.global_step, speed=speed, loss=self._loss)
+        else:
+            left = (self.max_steps - trainer.global_step) / rate if rate else 0.0
+            self.console.print(
+                f"{self.stage}: step {trainer.global_step}/{self.max_steps}, {speed}, {self._loss}, "
+                f"{format_seconds(left)} left",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration as people say it: `42 s`, `3 min 20 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
