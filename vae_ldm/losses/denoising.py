@@ -38,7 +38,7 @@ class DenoisingObjective:
         self.min_snr_gamma = min_snr_gamma
         self.zero_terminal_snr = zero_terminal_snr
         self.num_train_timesteps = num_train_timesteps
-        self._alphas_cumprod: Tensor = self.scheduler().alphas_cumprod  # type: ignore[attr-defined]
+        self._alphas_cumprod: Tensor = self.scheduler().alphas_cumprod
 
     @property
     def is_flow(self) -> bool:
