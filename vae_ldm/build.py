@@ -127,9 +127,7 @@ def build_lit_autoencoder(recipe: Recipe, autoencoder: AutoencoderKL) -> LitAuto
     if perceptual is not None:
         network = perceptual.network
         settings["perceptual"] = (
-            load_lpips(network.net)
-            if isinstance(network, parts.Lpips)
-            else PerceptualDistance(build_features(network))
+            load_lpips(network.net) if isinstance(network, parts.Lpips) else PerceptualDistance(build_features(network))
         )
         settings["perceptual_weight"] = perceptual.weight
     if adversarial is not None:

@@ -53,9 +53,7 @@ def run_diffusion_stage(session: Session, autoencoder: AutoencoderKL) -> None:
     module = build_lit_latent_diffusion(recipe, diffusion)
     compile_if_asked(part, [diffusion.unet], say=session.say)
     best = BestCheckpoint(run.checkpoints("diffusion"), monitor="val/loss", mode="min")
-    facts = fit_stage(
-        session, "diffusion", "unet", module, data, part, ema=recipe.diffusion.ema, callbacks=[best]
-    )
+    facts = fit_stage(session, "diffusion", "unet", module, data, part, ema=recipe.diffusion.ema, callbacks=[best])
     save_pipeline(diffusion, autoencoder, run.pipeline)
     run.finish("diffusion", **facts)
 

@@ -67,9 +67,7 @@ def fit_stage(
         seed=session.recipe.seed,
         ema=ema,
         checkpoint_dir=checkpoint_dir,
-        log=CsvLog(
-            session.run.log(stage), first_step=first_step, batches_per_step=batches_per_step if manual else 1
-        ),
+        log=CsvLog(session.run.log(stage), first_step=first_step, batches_per_step=batches_per_step if manual else 1),
         callbacks=[
             stopwatch,
             StageProgress(

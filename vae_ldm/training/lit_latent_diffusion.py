@@ -47,9 +47,7 @@ class LitLatentDiffusion(LightningModule):
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         # A fused step unscales float16 gradients by itself, after they would have been clipped.
         fused = self.trainer.precision != "16-mixed"
-        optimizer, lr_scheduler = new_optimizer(
-            trained, self.optimizer_settings, max_steps=self.max_steps, fused=fused
-        )
+        optimizer, lr_scheduler = new_optimizer(trained, self.optimizer_settings, max_steps=self.max_steps, fused=fused)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -63,7 +61,7 @@ class LitLatentDiffusion(LightningModule):
         prompt_ids = batch["prompt_ids"]
         dropped = torch.rand(len(prompt_ids), 1, device=self.device) < self.caption_dropout
         prompt_ids = torch.where(dropped, self.empty_prompt_ids, prompt_ids)
-        loss = self._denoising_loss(batch, prompt_ids, generator=None).mean()
+        loss = self.denoising_loss(batch, prompt_ids).mean()
         if (batch_idx + 1) % self.log_every_n_steps == 0:
             self.log("train/loss", loss)
         return loss
@@ -72,10 +70,12 @@ class LitLatentDiffusion(LightningModule):
         """Logs `val/loss` on fixed noise and timesteps, so that it falls only when the network is better."""
         # The generator lives on the CPU: the same draws on every device.
         generator = torch.Generator().manual_seed(_VALIDATION_SEED + batch_idx)
-        loss = self._denoising_loss(batch, batch["prompt_ids"], generator=generator).mean()
+        loss = self.denoising_loss(batch, batch["prompt_ids"], generator=generator).mean()
         self.log("val/loss", loss, batch_size=len(batch["prompt_ids"]), sync_dist=True)
 
-    def _denoising_loss(self, batch: dict[str, Tensor], prompt_ids: Tensor, generator: torch.Generator | None) -> Tensor:
+    def denoising_loss(
+        self, batch: dict[str, Tensor], prompt_ids: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Weighted squared error, one value per image: [B]."""
         mean, std = batch["mean"], batch["std"]
         latents = torch.addcmul(mean, std, _randn_like(mean, generator))

@@ -62,7 +62,9 @@ class StageProgress(ProgressBar):
         self._last_line = now
         metrics = trainer.callback_metrics
         shown = [(key.split("/")[1], metrics[key]) for key in ("train/loss", "val/psnr", "val/loss") if key in metrics]
-        self._loss = "  ".join(f"{name if i == 0 else 'val ' + name} {float(v):.4g}" for i, (name, v) in enumerate(shown))
+        self._loss = "  ".join(
+            f"{name if i == 0 else 'val ' + name} {float(v):.4g}" for i, (name, v) in enumerate(shown)
+        )
         steps = trainer.global_step - self._first_step
         rate = steps / (now - self._started) if steps else 0.0
         speed = f"{rate * self.pictures_per_step:.0f} pictures/s"
