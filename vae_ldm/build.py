@@ -167,7 +167,7 @@ def class_prompts(recipe: Recipe, class_names: Sequence[str]) -> list[str]:
 
 
 def picture_prompts(recipe: Recipe, pictures: Pictures) -> list[str]:
-    """The prompt of each picture: none, its class's or its own caption. Raises DataError where there is none to take."""
+    """The prompt of each picture: none, its class's or its own caption. Raises DataError where it has none."""
     assert recipe.diffusion is not None
     match recipe.diffusion.conditioning:
         case "none":

@@ -64,7 +64,7 @@ def downsample_factor(autoencoder: AutoencoderKL) -> int:
 
 
 def set_trained_part(autoencoder: AutoencoderKL, part: TrainedPart) -> None:
-    """Let gradients reach all of the autoencoder, its decoder only (so that every old latent stays valid), or nothing."""
+    """Let gradients reach all of the autoencoder, its decoder only (every old latent stays valid), or nothing."""
     autoencoder.requires_grad_(part == "all")
     if part == "decoder":
         trained: list[nn.Module] = [autoencoder.decoder]

@@ -23,7 +23,7 @@ UNET_SIZES = {
 def new_unet(
     size: str, *, latent_channels: int, latent_size: tuple[int, int], cross_attention_dim: int, dropout: float = 0.0
 ) -> UNet2DConditionModel:
-    """A randomly initialised UNet2DConditionModel: latents [B, c, h, w], timesteps [B], prompts [B, L, D] -> [B, c, h, w].
+    """A randomly initialised UNet2DConditionModel: latents [B, c, h, w], timesteps [B], prompts [B, L, D] -> latents.
 
     `size` is a key of UNET_SIZES. The finest level has convolutions only, all below it attend to the prompt
     (Rombach 2022, section 3.3). `dropout` acts in the residual blocks.

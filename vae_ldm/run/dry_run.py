@@ -1,4 +1,4 @@
-"""`vae-ldm train --dry-run`: everything is built and tried on eight pictures; nothing is trained and nothing is written."""
+"""`vae-ldm train --dry-run`: everything is built and tried on eight pictures; nothing is trained or written."""
 
 import time
 from collections.abc import Callable

@@ -53,7 +53,7 @@ class LitLatentDiffusion(LightningModule):
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        """Clip by norm; Lightning refuses to clip for a fused optimizer under autocast, also where nothing is scaled."""
+        """Clip by norm; Lightning refuses to for a fused optimizer under autocast, even where nothing is scaled."""
         if gradient_clip_val is not None:
             nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
