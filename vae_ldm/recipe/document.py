@@ -57,9 +57,9 @@ class Mistake(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        if not self.path or self.origin.override_path == self.path:
-            return f"{self.origin.label}: {self.text}"
-        return f"{self.origin.label}: {dotted(self.path)}: {self.text}"
+        path = () if self.origin.override_path == self.path else self.path
+        line = ": ".join(filter(None, (self.origin.label, dotted(path), self.text)))
+        return line.replace("\n", "\\n")
 
 
 def dotted(path: KeyPath) -> str:

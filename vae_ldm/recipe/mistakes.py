@@ -60,7 +60,7 @@ def explain(error: ValidationError, root: Node) -> list[Mistake]:
             kinds = dict.fromkeys(_KINDS[detail["type"]] for detail, _ in found)
             text = _wrong_kind(list(kinds), found[0][0]["input"])
             mistakes.append(Mistake(root.nearest(path).origin, path, text))
-    return list({mistake.path: mistake for mistake in reversed(mistakes)}.values())
+    return list({mistake.path: mistake for mistake in mistakes}.values())
 
 
 def disagreements(error: ValidationError) -> list[Disagreement]:
@@ -119,7 +119,7 @@ def _mistake(detail: Any, place: _Place, root: Node) -> Mistake:
         text = _unknown("value", value, legal)
     elif kind in _BOUNDS:
         bound, words = _BOUNDS[kind]
-        text = f"must be {words} {context[bound]}, not {shown(value)}"
+        text = f"must be {words} {context[bound]:.10g}, not {shown(value)}"
     elif kind == "finite_number":
         text = f"must be a finite number, not {shown(value)}"
     elif kind == "too_long":

@@ -20,12 +20,12 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     root, mistakes = parse_file(path)
     mistakes += apply_overrides(root, overrides)
-    reported = {mistake.path for mistake in mistakes if mistake.path}
+    unread = {mistake.path for mistake in mistakes if root.nearest(mistake.path).value is None}  # such as an alias
     try:
         recipe = Recipe.model_validate(root.plain())
     except ValidationError as error:
         wrong = explain(error, root)
-        mistakes += [mistake for mistake in wrong if mistake.path not in reported]
+        mistakes += [mistake for mistake in wrong if mistake.path not in unread]
         mistakes += _disagreements_of_the_rest(root, frozenset(_key(mistake.path) for mistake in wrong))
     if mistakes:
         raise RecipeError("\n".join(map(str, sorted(mistakes, key=lambda mistake: mistake.origin.order))))
