@@ -1,0 +1,144 @@
+"""A supersampled canvas whose coordinates are the object's own, whatever its pose and its dent."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+Color = tuple[int, ...]  # RGB, or RGBA where paint is laid on thinly
+Points = np.ndarray | list[tuple[float, float]]  # [N, 2], x to the right and y down, the object within about [-1, 1]
+
+EDGE_PIECES = 10  # straight edges are cut this finely before they are bent
+
+
+@dataclass(frozen=True)
+class Dent:
+    """A flat-bottomed hollow exp(-r^4): one formula pushes the outline in and says where light falls on its walls."""
+
+    center: np.ndarray
+    radii: np.ndarray
+    push: np.ndarray
+    """How far a point at the center is moved."""
+
+    def bend(self, points: np.ndarray) -> np.ndarray:
+        """Points moved by the blow: [N, 2]."""
+        r2 = (((points - self.center) / self.radii) ** 2).sum(-1, keepdims=True)
+        return points + self.push * np.exp(-r2 * r2)
+
+    def shading(self, points: np.ndarray, light: np.ndarray) -> np.ndarray:
+        """Slope of the hollow toward the light, [...] in [-1, 1]: the wall far from the light is the bright one."""
+        p = (points - self.center - 0.6 * self.push) / self.radii
+        r2 = (p * p).sum(-1)
+        return -2.63 * (p @ light) * r2 * np.exp(-r2 * r2)  # 2.63 brings the largest slope to 1
+
+
+@dataclass(frozen=True)
+class Pose:
+    """A homography from object coordinates to the picture's, whose shorter side spans [-1, 1]."""
+
+    matrix: np.ndarray
+    """[3, 3]"""
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, max_turn: float) -> "Pose":
+        """A pose turned by up to `max_turn` degrees, perhaps mirrored, and seen slightly from the side."""
+        turn = np.deg2rad(rng.uniform(-max_turn, max_turn))
+        scale = rng.uniform(0.80, 0.94)
+        mirror = rng.choice([-1.0, 1.0])
+        cos, sin = scale * np.cos(turn), scale * np.sin(turn)
+        shift_x, shift_y = rng.uniform(-0.08, 0.08, size=2) - [0, 0.03]
+        tilt_x, tilt_y = rng.uniform(-0.1, 0.1, size=2)
+        return cls(np.array([[mirror * cos, -sin, shift_x], [mirror * sin, cos, shift_y], [tilt_x, tilt_y, 1.0]]))
+
+    def to_picture(self, points: np.ndarray) -> np.ndarray:
+        """Object points [..., 2] as picture points."""
+        return _transform(self.matrix, points)
+
+    def to_object(self, points: np.ndarray) -> np.ndarray:
+        """Picture points [..., 2] as points on the object's plane."""
+        return _transform(np.linalg.inv(self.matrix), points)
+
+    def direction_to_object(self, direction: np.ndarray) -> np.ndarray:
+        """A unit vector of the picture as the object, turned and mirrored, sees it: [2]."""
+        turned = direction @ self.matrix[:2, :2]
+        return turned / np.linalg.norm(turned)
+
+
+class Canvas:
+    """Paints polygons several times larger than the picture and averages them down: smooth edges at any size."""
+
+    def __init__(self, image_size: tuple[int, int], pose: Pose, dent: Dent | None = None) -> None:
+        height, width = image_size
+        self.pose, self.dent = pose, dent
+        self._factor = 4 if min(image_size) < 48 else 3 if min(image_size) < 128 else 2
+        size = (width * self._factor, height * self._factor)
+        self._center = np.array(size) / 2
+        self._picture, self._mask = Image.new("RGB", size), Image.new("L", size)
+        self._brush, self._mask_brush = ImageDraw.Draw(self._picture), ImageDraw.Draw(self._mask)
+        self._thin_brush = ImageDraw.Draw(self._picture, "RGBA")  # mixes RGBA paint in, at several times the cost
+
+    def backdrop(self, points: Points, fill: Color) -> None:
+        """Paint a polygon given in picture coordinates, behind the object."""
+        self._brush.polygon(self._pixels(np.asarray(points)), fill=fill)
+
+    def silhouette(self, points: Points, fill: Color) -> None:
+        """Paint a polygon that is part of the object's outline, and so casts a shadow."""
+        pixels = self._project(points)
+        self._brush.polygon(pixels, fill=fill)
+        self._mask_brush.polygon(pixels, fill=255)
+
+    def polygon(self, points: Points, fill: Color) -> None:
+        """Paint a polygon upon the object."""
+        brush = self._thin_brush if len(fill) == 4 else self._brush
+        brush.polygon(self._project(points), fill=fill)
+
+    def rectangle(self, left: float, top: float, right: float, bottom: float, fill: Color) -> None:
+        """Paint an upright rectangle upon the object."""
+        self.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], fill)
+
+    def averaged(self, softness: float) -> tuple[np.ndarray, Image.Image]:
+        """The picture, float32 [H, W, 3] in [0, 255], and the object's mask (mode L), both at their final size.
+
+        `softness` is the standard deviation of the lens's blur in pixels.
+        """
+        picture, mask = self._picture.reduce(self._factor), self._mask.reduce(self._factor)
+        if softness > 0:
+            picture, mask = (layer.filter(ImageFilter.GaussianBlur(softness)) for layer in (picture, mask))
+        return np.asarray(picture, np.float32), mask
+
+    def _project(self, points: Points) -> list[float]:
+        points = np.asarray(points, float)
+        if self.dent is not None:
+            steps = np.arange(EDGE_PIECES)[:, None] / EDGE_PIECES
+            edges = np.roll(points, -1, axis=0) - points
+            points = self.dent.bend((points[:, None] + steps * edges[:, None]).reshape(-1, 2))
+        return self._pixels(self.pose.to_picture(points))
+
+    def _pixels(self, points: np.ndarray) -> list[float]:
+        return (self._center + points * self._center.min()).ravel().tolist()
+
+
+def picture_grid(image_size: tuple[int, int]) -> np.ndarray:
+    """Picture coordinates of every pixel's center: [H, W, 2]."""
+    height, width = image_size
+    ys, xs = np.mgrid[:height, :width].astype(np.float32) + 0.5
+    return np.stack([xs - width / 2, ys - height / 2], axis=-1) / (min(image_size) / 2)
+
+
+def ellipse(center: tuple[float, float], radii: tuple[float, float], start: float = 0, end: float = 360) -> np.ndarray:
+    """Points along an ellipse from `start` to `end` degrees, clockwise from the right: [N, 2]."""
+    num_points = max(4, round(abs(end - start) / 15))
+    angles = np.deg2rad(start + (end - start) / (num_points - 1) * np.arange(num_points))
+    return np.array(center) + np.array(radii) * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+
+
+def rounded_rectangle(left: float, top: float, right: float, bottom: float, radius: float) -> np.ndarray:
+    """Corners rounded to `radius`: [N, 2]."""
+    r = radius
+    corners = [(right - r, bottom - r), (left + r, bottom - r), (left + r, top + r), (right - r, top + r)]
+    return np.concatenate([ellipse(c, (r, r), 90 * k, 90 * k + 90) for k, c in enumerate(corners)])
+
+
+def _transform(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    mapped = points @ matrix[:, :2].T + matrix[:, 2]
+    return mapped[..., :2] / mapped[..., 2:]
