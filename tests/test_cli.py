@@ -1,0 +1,232 @@
+import errno
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from vae_ldm import cli
+from vae_ldm.errors import DataError, RunError, WeightsError
+from vae_ldm.recipe import packaged, read_recipe, recipe_json_schema
+
+RECIPE = "# vae-ldm train r\n# Quick.\nname: tiny\ndata: {type: rendered_claims}\nautoencoder: {}\n"
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("r.yaml").write_text(RECIPE)
+    return "r.yaml"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command line in this process; gives exit code, stdout and stderr."""
+
+    def run_verb(*arguments):
+        monkeypatch.setattr(sys, "argv", ["vae-ldm", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        return (caught.value.code or 0, *capsys.readouterr())
+
+    return run_verb
+
+
+@pytest.fixture
+def implementation(monkeypatch):
+    """Put a function in place of what a verb imports, recording how it is called: the verbs alone are tested here."""
+
+    def replace(module, name, result=None, error=None):
+        calls = []
+
+        def called(*args, **kwargs):
+            calls.append((args, kwargs))
+            if error is not None:
+                raise error
+            return result
+
+        stand_in = types.ModuleType(module)
+        setattr(stand_in, name, called)
+        monkeypatch.setitem(sys.modules, module, stand_in)
+        return calls
+
+    return replace
+
+
+def test_train_hands_over_the_checked_recipe(recipe, run, implementation):
+    calls = implementation("vae_ldm.run.stages", "train_run")
+    assert run("train", recipe)[0] == 0
+    arguments = ("diffusion.trainer.max_steps=5", "seed=2", "--dry-run", "--restart", "diffusion")
+    assert run("train", recipe, *arguments, "--restart", "evaluation")[0] == 0
+    assert calls == [
+        ((read_recipe(Path(recipe)),), {"dry_run": False, "restart": []}),
+        (
+            (read_recipe(Path(recipe), arguments[:2]),),
+            {"dry_run": True, "restart": ["diffusion", "evaluation"]},
+        ),
+    ]
+
+
+def test_restart_names_the_stages_that_a_run_has():
+    from vae_ldm.run.folder import STAGES
+
+    assert tuple(stage.value for stage in cli.Stage) == STAGES
+
+
+def test_generate(run, implementation, tmp_path):
+    calls = implementation("vae_ldm.run.generate", "generate", result=[tmp_path / "0.png", tmp_path / "1.png"])
+    code, out, _ = run("generate", "runs/x", "a tin", "-n", "2", "--seed", "3", "--out", str(tmp_path))
+    assert (code, out) == (0, f"{tmp_path / '0.png'}\n{tmp_path / '1.png'}\n")
+    options = {"num_images": 2, "seed": 3, "output_dir": tmp_path}
+    assert calls[0] == (("runs/x", "a tin"), {**options, "num_inference_steps": None, "guidance_scale": None})
+    run("generate", "runs/x", "", "--steps", "8", "--guidance-scale", "1.5")
+    assert calls[1][0] == ("runs/x", "")
+    assert (calls[1][1]["num_inference_steps"], calls[1][1]["guidance_scale"]) == (8, 1.5)
+    assert (calls[1][1]["num_images"], calls[1][1]["seed"]) == (16, 0)
+
+
+def test_evaluate(run, implementation, tmp_path):
+    calls = implementation("vae_ldm.run.evaluate", "evaluate_run")
+    assert run("evaluate", str(tmp_path))[0] == 0
+    assert run("evaluate", str(tmp_path), "--num-samples", "8")[0] == 0
+    assert calls == [((tmp_path,), {"num_samples": None}), ((tmp_path,), {"num_samples": 8})]
+
+
+def test_export(run, implementation, tmp_path):
+    calls = implementation("vae_ldm.run.export", "export_checkpoint", result=tmp_path / "pipeline")
+    assert run("export", str(tmp_path))[:2] == (0, f"{tmp_path / 'pipeline'}\n")
+    assert run("export", str(tmp_path), "--checkpoint", "500", "--out", "there")[0] == 0
+    assert calls == [
+        ((tmp_path,), {"checkpoint": None, "output_dir": None}),
+        ((tmp_path,), {"checkpoint": "500", "output_dir": Path("there")}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (DataError("photos: no pictures in it"), 2, "error: photos: no pictures in it\n"),
+        (WeightsError("a.bin: is a pickle"), 2, "error: a.bin: is a pickle\n"),
+        (RunError("the loss is not a number"), 1, "error: the loss is not a number\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "x.ckpt"), 1, "error: x.ckpt: No space left on device\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "error: No space left on device\n"),
+        (OSError("cannot connect"), 1, "error: cannot connect\n"),
+        (KeyboardInterrupt(), 130, "stopped; repeat the command to go on\n"),
+    ],
+)
+def test_expected_errors_are_a_line_and_an_exit_code(recipe, run, implementation, monkeypatch, error, code, message):
+    implementation("vae_ldm.run.stages", "train_run", error=error)
+    assert run("train", recipe) == (code, "", message)
+
+
+def test_a_traceback_when_asked_for_or_when_it_is_our_bug(recipe, implementation, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["vae-ldm", "train", recipe])
+    implementation("vae_ldm.run.stages", "train_run", error=ZeroDivisionError("our bug"))
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+    monkeypatch.setenv("VAE_LDM_TRACEBACK", "1")
+    implementation("vae_ldm.run.stages", "train_run", error=RunError("failed"))
+    with pytest.raises(RunError):
+        cli.main()
+
+
+def test_every_mistake_of_a_recipe_is_a_line(recipe, run):
+    code, out, err = run("train", recipe, "seed=x", "autoencoder.sise=tiny")
+    assert (code, out) == (2, "")
+    assert err.splitlines() == [
+        "error: override seed=x: needs a whole number, not 'x'",
+        "error: override autoencoder.sise=tiny: unknown key; did you mean size?",
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train",),
+        ("trian", "r.yaml"),
+        ("train", "r.yaml", "--restart", "everything"),
+        ("train", "r.yaml", "--epochs=5"),
+        ("generate", "runs/x"),
+        ("generate", "runs/x", "a tin", "-n", "0"),
+        ("generate", "runs/x", "a tin", "-n", "many"),
+        ("generate", "runs/x", "a tin", "--guidance-scale", "-1"),
+        ("generate", "runs/x", "a tin", "--out", "r.yaml"),
+        ("evaluate", "absent"),
+        ("evaluate", "r.yaml"),
+        ("export", "absent"),
+        ("recipe", "chek", "r.yaml"),
+        ("recipe", "check", "absent.yaml"),
+        ("recipe", "check", "."),
+    ],
+)
+def test_wrong_usage_is_2_without_a_traceback(recipe, run, arguments):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert "rror: " in err
+    assert "Traceback" not in err
+
+
+def test_check_and_show(recipe, run):
+    assert run("recipe", "check", recipe, "seed=3") == (0, "r.yaml: in order\n", "")
+    code, out, _ = run("recipe", "show", recipe, "seed=3")
+    Path("shown.yaml").write_text(out)
+    assert code == 0
+    assert read_recipe(Path("shown.yaml")) == read_recipe(Path(recipe), ["seed=3"])
+
+
+def test_schema(run):
+    code, out, _ = run("recipe", "schema")
+    assert (code, out) == (0, recipe_json_schema())
+    json.loads(out)
+
+
+def test_list_and_copy(recipe, run, monkeypatch, tmp_path):
+    monkeypatch.setattr(packaged, "_FOLDERS", (tmp_path,))
+    assert run("recipe", "list")[:2] == (0, "r\n    vae-ldm train r\n    Quick.\n")
+
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run("recipe", "copy", "r")[:2] == (0, "r.yaml\n")
+    assert Path("r.yaml").read_text() == RECIPE
+    assert run("recipe", "copy", "r", "mine.yaml")[:2] == (0, "mine.yaml\n")
+
+    Path("r.yaml").write_text("mine")
+    assert run("recipe", "copy", "r.yaml", ".")[0] == 2
+    assert run("recipe", "copy", "r") == (2, "", "error: r.yaml: exists already; name another file\n")
+    assert Path("r.yaml").read_text() == "mine"
+    assert run("recipe", "copy", "r", "no/r.yaml") == (2, "", "error: no: no such folder\n")
+    assert run("recipe", "copy", "absent")[0] == 2
+    assert run("recipe", "check", "r")[:2] == (0, f"{tmp_path / 'r.yaml'}: in order\n")
+
+
+def test_every_verb_has_help(run):
+    _, out, _ = run("--help")
+    for verb in ("train", "generate", "evaluate", "export", "recipe"):
+        assert f"\n  {verb} " in out
+        assert run(verb, "-h")[0] == 0
+
+
+def _subprocess(*arguments):
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["recipe", "check", "r.yaml"]])
+def test_quick_verbs_import_nothing_heavy(recipe, arguments):
+    heavy = ("torch", "diffusers", "transformers", "datasets", "pytorch_lightning", "numpy", "PIL", "rich", "jinja2")
+    script = (
+        "import sys; from vae_ldm import cli; sys.argv = sys.argv[1:]\n"
+        "try: cli.main()\n"
+        "except SystemExit as done: assert not done.code\n"
+        f"print('heavy:', [name for name in {heavy} if name in sys.modules])"
+    )
+    done = _subprocess("-c", script, "vae-ldm", *arguments)
+    assert done.stdout.endswith("heavy: []\n"), done.stdout + done.stderr
+
+
+def test_python_m_is_the_same(recipe):
+    done = _subprocess("-m", "vae_ldm", "recipe", "check", recipe, "seed=x")
+    assert done.returncode == 2
+    assert done.stderr == "error: override seed=x: needs a whole number, not 'x'\n"
+    assert _subprocess("-m", "vae_ldm", "--version").stdout.startswith("vae-ldm")
