@@ -86,7 +86,7 @@ class LitAutoencoder(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         images = to_unit_range(batch["images"])
-        optimizers = self.optimizers()
+        optimizers: Any = self.optimizers()
         optimizer, critic = optimizers if isinstance(optimizers, list) else (optimizers, None)
         active = self.discriminator_is_active
         if self.discriminator is not None:
@@ -108,7 +108,8 @@ class LitAutoencoder(LightningModule):
                 # Lightning counts every optimizer's step in global_step; only the autoencoder's is a step of the run.
                 critic._on_before_step = critic._on_after_step = _nothing
                 self._step(critic, self.discriminator)
-            self.lr_schedulers().step()
+            lr_scheduler: Any = self.lr_schedulers()
+            lr_scheduler.step()
         if (batch_idx + 1) % (self.log_every_n_steps * self.accumulate_grad_batches) == 0:
             self.log_dict({f"train/{name}": value for name, value in terms.items()})
         return loss.detach()

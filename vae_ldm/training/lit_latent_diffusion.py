@@ -21,6 +21,8 @@ class LitLatentDiffusion(LightningModule):
     prompts is replaced by the empty one, for classifier-free guidance (Ho & Salimans 2022, algorithm 1).
     """
 
+    empty_prompt_ids: Tensor
+
     def __init__(
         self,
         unet: UNet2DConditionModel,
