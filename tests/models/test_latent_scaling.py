@@ -14,6 +14,7 @@ from vae_ldm.models.latent_scaling import (
     reconstruct,
     round_to_half,
     silence_posterior,
+    stored_statistics,
 )
 
 LAYOUTS = {
@@ -137,6 +138,35 @@ def test_folding_twice_is_folding_once(autoencoder, images):
     fold_latent_scaling(autoencoder, latent_statistics(posteriors(autoencoder, images)))
     for name, weight in autoencoder.state_dict().items():
         torch.testing.assert_close(weight, once.state_dict()[name], atol=1e-5, rtol=1e-5)
+
+
+PER_CHANNEL = {"latents_mean": (0.5, -1.0, 2.0), "latents_std": (1.0, 2.0, 4.0), "scaling_factor": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        # As FluxPipeline and StableDiffusionXLPipeline compute them.
+        (LAYOUTS["flux"], lambda latents: (latents - 0.1159) * 0.3611),
+        (
+            PER_CHANNEL,
+            lambda latents: (
+                (latents - torch.tensor([0.5, -1.0, 2.0]).view(1, 3, 1, 1))
+                * (0.5 / torch.tensor([1.0, 2.0, 4.0]).view(1, 3, 1, 1))
+            ),
+        ),
+    ],
+)
+def test_stored_statistics_give_the_latents_that_their_own_pipelines_would(config, expected, images):
+    autoencoder = tiny_autoencoder(**config)
+    old = posteriors(autoencoder, images)[0].mean
+    fold_latent_scaling(autoencoder, stored_statistics(autoencoder))
+    torch.testing.assert_close(posteriors(autoencoder, images)[0].mean, expected(old), atol=1e-5, rtol=0)
+    assert stored_statistics(autoencoder) is None
+
+
+def test_a_scaling_factor_alone_is_left_to_the_pipeline():
+    assert stored_statistics(tiny_autoencoder(**LAYOUTS["stable_diffusion"])) is None
 
 
 def test_a_channel_that_never_varies_does_not_blow_up(autoencoder, images):
