@@ -161,7 +161,7 @@ def _instead_of(place: _Place) -> str:
     siblings = [tag(part) for part in place.owner_union if key in part.model_fields]
     if siblings:
         return f"type {tag(owner)} has none, type {siblings[0]} has"
-    elsewhere = [path for path in all_key_paths() if path[-1] == key]
+    elsewhere = [path for path in all_key_paths() if path[-1] == key != "type"]
     if elsewhere:
         closest = max(elsewhere, key=lambda path: (_shared_steps(path, place.path), -len(path)))
         return f"did you mean {dotted(closest)}?"
