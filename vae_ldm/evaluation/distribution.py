@@ -1,0 +1,100 @@
+"""How near two sets of pictures are as distributions: Fréchet distance, KID, precision and recall on embeddings.
+
+All take embeddings [N, D], so that pictures are embedded once. None is comparable between different features.
+"""
+
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from vae_ldm.evaluation.interval import Interval, Z
+
+MIN_IMAGES = 16
+"""Below this many pictures a distribution's distance says nothing."""
+
+
+class Embedded(nn.Identity):
+    """The network for torchmetrics when the embeddings exist already."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+
+def frechet_dimensions(num_images: int, embedding_dim: int) -> int:
+    """Dimensions on which a Fréchet distance of `num_images` may be taken: all, or at most 64.
+
+    A covariance of D dimensions wants more than D pictures; with fewer, the distance is mostly that lack.
+    """
+    return embedding_dim if num_images >= 2 * embedding_dim else min(64, num_images // 4)
+
+
+def principal_axes(reference: Tensor, num_dimensions: int) -> Tensor:
+    """Orthonormal axes [D, num_dimensions] along which `reference` [N, D] varies most (PCA without scaling).
+
+    Fit them on the training pictures, never on what is judged. Distances keep the unit of the features.
+    """
+    _, eigenvectors = torch.linalg.eigh(reference.double().T.cov())
+    return eigenvectors.flip(1)[:, :num_dimensions].to(reference.dtype)
+
+
+def frechet_distance(real: Tensor, generated: Tensor) -> float:
+    """Squared Fréchet distance of Gaussians fitted to [N, D] and [M, D], 0 and up (Heusel 2017, eq. 6).
+
+    It falls with the number of pictures: compare values at equal N only.
+    """
+    metric = FrechetInceptionDistance(feature=Embedded(real.shape[1]))
+    metric.update(real, real=True)
+    metric.update(generated, real=False)
+    # Rounding may leave a hair below zero for equal sets.
+    return max(metric.compute().item(), 0.0)
+
+
+class KernelDistance(NamedTuple):
+    value: float
+    interval: Interval
+
+
+def kernel_distance(
+    real: Tensor, generated: Tensor, *, num_subsets: int = 50, max_subset: int = 500, seed: int = 0
+) -> KernelDistance:
+    """KID: unbiased squared MMD with the kernel (x.y / D + 1)^3 (Binkowski 2018), about 0 for equal distributions.
+
+    The interval comes from the spread over random halves, which equals the standard error of the whole
+    (delete-half jackknife, Shao & Wu 1989); over smaller subsets of m in n it is scaled by sqrt(m / (n - m)).
+    """
+    num_images = min(len(real), len(generated))
+    subset = min(num_images // 2, max_subset)
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.filterwarnings("ignore", message=".*will save all extracted features")
+        torch.manual_seed(seed)
+        metric = KernelInceptionDistance(Embedded(real.shape[1]), subsets=num_subsets, subset_size=subset)
+        metric.update(real, real=True)
+        metric.update(generated, real=False)
+        mean, spread = (x.item() for x in metric.compute())
+    half = Z * spread * (subset / (num_images - subset)) ** 0.5
+    return KernelDistance(mean, Interval(mean - half, mean + half))
+
+
+class PrecisionRecall(NamedTuple):
+    precision: float
+    recall: float
+
+
+def precision_recall(real: Tensor, generated: Tensor, num_neighbours: int = 3) -> PrecisionRecall:
+    """Shares in [0, 1] of generated pictures among the real, and of real among the generated (Kynkäänniemi 2019).
+
+    A set's manifold is the union of balls around its members, each reaching its k-th neighbour (eq. 1, k = 3 as
+    there). Give sets of equal size: balls shrink as a set grows.
+    """
+    between = torch.cdist(real, generated)
+    # Column 0 is the picture itself.
+    real_radii = torch.cdist(real, real).kthvalue(num_neighbours + 1, dim=1).values
+    generated_radii = torch.cdist(generated, generated).kthvalue(num_neighbours + 1, dim=1).values
+    precision = (between <= real_radii[:, None]).any(dim=0).float().mean()
+    recall = (between <= generated_radii[None, :]).any(dim=1).float().mean()
+    return PrecisionRecall(precision.item(), recall.item())

@@ -1,0 +1,45 @@
+"""How near reconstructions are to their originals: PSNR and SSIM, a value a picture."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+# Pictures are 8-bit: rounding alone costs 59 dB, so a higher figure says nothing, and an infinite one spoils the mean.
+MAX_PSNR = 100.0
+DATA_RANGE = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class ReconstructionMetrics:
+    """PSNR in dB and SSIM in [-1, 1] of every picture, [N] each."""
+
+    psnr: Tensor
+    ssim: Tensor
+
+    def worst(self, count: int) -> list[int]:
+        """Indices of the pictures with the lowest PSNR, the worst first."""
+        return self.psnr.argsort()[:count].tolist()
+
+
+def reconstruction_metrics(originals: Tensor, reconstructions: Tensor, batch_size: int = 256) -> ReconstructionMetrics:
+    """PSNR and SSIM of [N, C, H, W] against [N, C, H, W], both in [-1, 1]; what sticks out is cut, as on saving."""
+    pairs = zip(originals.split(batch_size), reconstructions.clamp(-1, 1).split(batch_size), strict=True)
+    psnr, ssim = zip(*((psnr_per_image(r, o), ssim_per_image(r, o)) for o, r in pairs), strict=True)
+    return ReconstructionMetrics(torch.cat(psnr), torch.cat(ssim))
+
+
+def psnr_per_image(images: Tensor, originals: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB over all channels, [B], at most 100."""
+    psnr = peak_signal_noise_ratio(images, originals, data_range=DATA_RANGE, reduction="none", dim=(1, 2, 3))
+    return psnr.clamp(max=MAX_PSNR)
+
+
+def ssim_per_image(images: Tensor, originals: Tensor) -> Tensor:
+    """Structural similarity, [B] (Wang 2004): Gaussian window of 11 px, narrower where the picture is."""
+    side = min(images.shape[-2:])
+    sigma = 1.5 if side >= 11 else side / 11
+    ssim = structural_similarity_index_measure(images, originals, sigma=sigma, data_range=DATA_RANGE, reduction="none")
+    assert isinstance(ssim, Tensor)
+    return ssim.reshape(-1)
