@@ -121,6 +121,7 @@ def test_three_pictures_in_all(tmp_path: Path, fraction: float) -> None:
     values = dict(zip("abc", range(3), strict=True))
     for split in (splits.train, splits.validation):
         assert [values[name] for name in split.ids] == split.images[:, 0, 0, 0].tolist()
+        assert Path(split.images.filename).stat().st_size == split.images.offset + split.images.nbytes
     assert sorted(splits.train.ids + splits.validation.ids) == ["a", "b", "c"]
 
 
