@@ -62,8 +62,9 @@ def render_claim(seed: int, *, label: int | None = None, image_size: tuple[int, 
         paint_crack(canvas, damage_rng, item.face, core=item.crack[0], rim=item.crack[1])
     elif condition == "scratched":
         paint_scratches(canvas, damage_rng, item.face, bright=(252, 252, 250), dark=(30, 26, 28))
-    image = _develop(canvas, rng, item, dent, image_size)
-    return RenderedClaim(image, label, _caption(rng, condition, color, name, detail, place), seed)
+    caption = _caption(rng, condition, color, name, detail, place)
+    image = _develop(canvas, rng, item, dent, image_size)  # last, as it draws one number a pixel
+    return RenderedClaim(image, label, caption, seed)
 
 
 def _paint_background(canvas: Canvas, rng: np.random.Generator) -> str:
