@@ -2,8 +2,8 @@ import pytest
 from pydantic import ValidationError
 
 from vae_ldm.recipe import Recipe, read_recipe
+from vae_ldm.recipe.agreement import SettingsError
 from vae_ldm.recipe.parts import DiffusionTrainer, Trainer
-from vae_ldm.recipe.schema import SettingsError
 
 FULL = """\
 name: tiny

@@ -48,7 +48,7 @@ def test_every_default_is_written_out(write):
 )
 def test_any_text_reads_back(write, tmp_path, text):
     recipe = read_recipe(write())
-    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"caption_template": text})})
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"caption_template": text + "{label}"})})
     write_recipe(recipe, tmp_path / "resolved.yaml")
     assert read_recipe(tmp_path / "resolved.yaml") == recipe
 

@@ -7,9 +7,10 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import ValidationError
 
+from vae_ldm.recipe.agreement import Disagreement, SettingsError
 from vae_ldm.recipe.document import KeyPath, Mistake, Node, dotted, read_scalar, shown
 from vae_ldm.recipe.parts import Part
-from vae_ldm.recipe.schema import Disagreement, Recipe, SettingsError
+from vae_ldm.recipe.schema import Recipe
 from vae_ldm.recipe.schema_walk import all_key_paths, chosen, parts_below, tag
 
 _KINDS = {

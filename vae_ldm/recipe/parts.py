@@ -43,7 +43,7 @@ class _Pictures(Part):
     image_size: ImageSize = 64
     """Side in pixels, or [height, width]. Every picture is brought to this size."""
     channels: Annotated[Literal[1, 3, 4] | None, WholeNumber] = None
-    """1 grey, 3 RGB, 4 RGBA; null: 1 when every training picture is grey, else 3 (alpha is laid over white)."""
+    """1 grey, 3 RGB, 4 RGBA; null: 1 when every picture is grey, else 3 (alpha is laid over white)."""
     resize: Literal["crop", "pad"] = "crop"
     """crop: fill the size and cut the middle; pad: fit into the size and fill up with the border's mean colour."""
     horizontal_flip: bool = False
@@ -51,7 +51,7 @@ class _Pictures(Part):
     color_jitter: Share = 0.0
     """Largest relative change of brightness, contrast and saturation while training; 0 is off."""
     caption_template: str = "a photo of {label}"
-    """Caption of a picture that has a class but no caption of its own."""
+    """Caption of a picture that has a class but no caption of its own; underscores in a class name become spaces."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share held out by a hash of the file name, used only where the data has no validation split."""
     max_unreadable_share: Share = 0.01

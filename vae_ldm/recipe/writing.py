@@ -8,8 +8,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.nodes import ScalarNode, SequenceNode
 from ruamel.yaml.representer import SafeRepresenter
 
+from vae_ldm.recipe.agreement import DERIVED_FROM_WEIGHTS
 from vae_ldm.recipe.document import read_scalar, shown
-from vae_ldm.recipe.schema import DERIVED_FROM_WEIGHTS, Recipe
+from vae_ldm.recipe.schema import Recipe
 
 
 class _Representer(SafeRepresenter):

@@ -1,2 +1,261 @@
-def run_evaluation_stage(session, autoencoder):
-    pass
+"""Stage three: every number of the run beside its floor or ceiling, the grids, and one page with all of it."""
+
+import importlib.metadata
+import platform
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from torch import Tensor
+
+from vae_ldm.build import build_features, class_prompts
+from vae_ldm.evaluation.embedding import embed_pictures
+from vae_ldm.evaluation.evaluator import (
+    AutoencoderEvaluation,
+    SampleEvaluation,
+    evaluate_autoencoder,
+    evaluate_samples,
+)
+from vae_ldm.evaluation.image_grid import image_grid, pair_grid
+from vae_ldm.evaluation.measurement import Measurement
+from vae_ldm.evaluation.probe_classifier import ProbeClassifier
+from vae_ldm.evaluation.report import write_report
+from vae_ldm.models.autoencoder import downsample_factor, load_autoencoder
+from vae_ldm.recipe import parts
+from vae_ldm.run.folder import write_json
+from vae_ldm.run.generate import open_pipeline, sample_images
+from vae_ldm.run.session import Session, open_run
+
+_PACKAGES = ("vae_ldm", "torch", "pytorch-lightning", "diffusers", "transformers", "accelerate", "datasets")
+_NUM_PAIRS = 12
+_SAMPLES_A_ROW = 8
+_MAX_ROWS = 24
+
+
+def evaluate_run(run_dir: Path, *, num_samples: int | None = None) -> None:
+    """Measure a trained run (again) and write metrics.json, the grids and report.html.
+
+    Raises VaeLdmError where the folder is no run, or its training is not finished.
+    """
+    session = open_run(run_dir)
+    recipe = session.recipe
+    session.require_finished("autoencoder")
+    if recipe.diffusion is not None:
+        session.require_finished("diffusion")
+    settings = recipe.evaluation
+    if num_samples is not None:
+        settings = settings.model_copy(update={"num_samples": num_samples})
+    with session.run.locked():
+        autoencoder = load_autoencoder(str(session.run.autoencoder)).to(session.device)
+        _evaluate(session, autoencoder, settings)
+    session.say_where()
+
+
+def run_evaluation_stage(session: Session, autoencoder: AutoencoderKL) -> None:
+    """The run's metrics, grids and report, made now unless they already were."""
+    if session.run.finished("evaluation") is None:
+        _evaluate(session, autoencoder, session.recipe.evaluation)
+        session.run.finish("evaluation")
+
+
+def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Evaluation) -> None:
+    run, recipe = session.run, session.recipe
+    train, validation = session.pictures.train, session.pictures.validation
+    run.samples.mkdir(exist_ok=True)
+    session.say("evaluation: reconstructions")
+    start = time.perf_counter()
+    features = build_features(settings.features).to(session.device)
+    probe = None
+    if len(train.class_names) > 1:
+        probe = ProbeClassifier.fit(
+            train.images,
+            train.labels,
+            len(train.class_names),
+            features=features,
+            seed=recipe.seed,
+            flips=recipe.data.horizontal_flip,
+        )
+    shared = {
+        "features": features,
+        "probe": probe,
+        "batch_size": settings.batch_size,
+        "train_embeddings": embed_pictures(features, train.images, settings.batch_size),
+    }
+
+    def encode_decode(images: Tensor) -> Tensor:
+        posterior = autoencoder.encode(images.to(session.device)).latent_dist
+        return autoencoder.decode(posterior.mode()).sample
+
+    first = evaluate_autoencoder(
+        encode_decode,
+        train,
+        validation,
+        downsample_factor=downsample_factor(autoencoder),
+        latent_channels=autoencoder.config.latent_channels,
+        **shared,
+    )
+    _draw_reconstructions(session, first)
+    measurements, timings = first.measurements, [_timing(session, "autoencoder")]
+    parameters = {"autoencoder": _count(autoencoder)}
+
+    if recipe.diffusion is not None:
+        pipeline = open_pipeline(run.pipeline)
+        prompts, labels = _prompts(session, settings.num_samples)
+        sampling_start = time.perf_counter()
+        samples = _sample(session, pipeline, prompts, settings)
+        sampling = {"stage": "sampling", "seconds": round(time.perf_counter() - sampling_start, 1)}
+        ceilings = [m.value for m in measurements if m.name == "reconstruction_agreement"]
+        second = evaluate_samples(
+            samples,
+            labels,
+            train,
+            validation,
+            agreement_ceiling=ceilings[0] if ceilings else None,
+            seed=recipe.seed,
+            **shared,
+        )
+        _draw_samples(session, samples, prompts, second)
+        measurements = [*measurements, *second.measurements]
+        timings += [_timing(session, "diffusion"), {**sampling, "num_images": len(samples)}]
+        parameters |= {"unet": _count(pipeline.unet), "text_encoder": _count(pipeline.text_encoder)}
+    timings.append(
+        {
+            "stage": "evaluation",
+            "seconds": round(time.perf_counter() - start, 1),
+            "num_images": len(validation) + (settings.num_samples if recipe.diffusion is not None else 0),
+        }
+    )
+    write_json(run.metrics, _metrics(session, measurements, timings, parameters))
+    write_report(run.path)
+    for measurement in measurements:
+        session.say(f"  {_in_words(measurement)}")
+
+
+def _prompts(session: Session, count: int) -> tuple[list[str], np.ndarray | None]:
+    """`count` prompts, class after class in turn, with their classes; captions of validation pictures without classes.
+
+    Unconditional models draw from the empty prompt.
+    """
+    assert session.recipe.diffusion is not None
+    conditioning, pictures = session.recipe.diffusion.conditioning, session.pictures.validation
+    if conditioning == "none":
+        return [""] * count, None
+    if pictures.class_names:
+        prompts = class_prompts(session.recipe, pictures.class_names)
+        labels = np.arange(count) % len(prompts)
+        return [prompts[label] for label in labels], labels
+    return [pictures.captions[number % len(pictures)] for number in range(count)], None
+
+
+def _sample(
+    session: Session, pipeline: StableDiffusionPipeline, prompts: list[str], settings: parts.Evaluation
+) -> np.ndarray:
+    images: list[np.ndarray] = []
+    with session.progress("drawing samples") as report:
+        for first in range(0, len(prompts), settings.batch_size):
+            batch = prompts[first : first + settings.batch_size]
+            images += sample_images(
+                pipeline,
+                batch,
+                seeds=range(first, first + len(batch)),
+                num_inference_steps=settings.num_inference_steps,
+                guidance_scale=settings.guidance_scale,
+            )
+            report(len(images), len(prompts))
+    return np.stack(images)
+
+
+def _draw_reconstructions(session: Session, evaluation: AutoencoderEvaluation) -> None:
+    originals, samples = session.pictures.validation.images, session.run.samples
+    spread = np.linspace(0, len(originals) - 1, min(_NUM_PAIRS, len(originals))).astype(int)
+    for name, rows in (("reconstructions", spread), ("worst_reconstructions", evaluation.worst[:_NUM_PAIRS])):
+        grid = pair_grid(
+            originals[rows],
+            evaluation.reconstructions[rows],
+            pairs_per_row=4,
+            captions=[f"{evaluation.psnr[row]:.1f} dB" for row in rows],
+        )
+        grid.save(samples / f"{name}.png")
+
+
+def _draw_samples(session: Session, samples: np.ndarray, prompts: list[str], evaluation: SampleEvaluation) -> None:
+    distinct = list(dict.fromkeys(prompts))[:_MAX_ROWS]
+    rows_of = {prompt: [i for i, p in enumerate(prompts) if p == prompt][:_SAMPLES_A_ROW] for prompt in distinct}
+    if len({len(rows) for rows in rows_of.values()}) == 1 and len(distinct) > 1:
+        chosen = [row for rows in rows_of.values() for row in rows]
+        columns = len(rows_of[distinct[0]])
+        grid = image_grid(samples[chosen], num_columns=columns, row_labels=distinct)
+    else:
+        grid = image_grid(samples[: _SAMPLES_A_ROW**2], num_columns=_SAMPLES_A_ROW)
+    grid.save(session.run.samples / "samples.png")
+    closest = evaluation.closest[:_NUM_PAIRS]
+    pairs = samples[closest], session.pictures.train.images[evaluation.nearest[closest]]
+    pair_grid(*pairs, pairs_per_row=4, titles=("sample", "nearest")).save(session.run.samples / "neighbours.png")
+
+
+def _metrics(
+    session: Session, measurements: list[Measurement], timings: list[dict[str, Any]], parameters: dict[str, int]
+) -> dict[str, Any]:
+    pictures = session.pictures
+    height, width, channels = pictures.train.images.shape[1:]
+    return {
+        "name": session.recipe.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "measurements": [measurement.as_dict() for measurement in measurements],
+        "timings": [_with_speed(timing) for timing in timings if timing.get("seconds") is not None],
+        "parameters": parameters,
+        "data": {
+            "train": len(pictures.train),
+            "validation": len(pictures.validation),
+            "image_size": [height, width],
+            "channels": channels,
+            "class_names": pictures.train.class_names,
+            "unreadable": len(pictures.unreadable),
+        },
+        "device": _device_name(session.device),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _timing(session: Session, stage: str) -> dict[str, Any]:
+    facts = session.run.finished(stage) or {}  # type: ignore[arg-type]
+    return {"stage": stage, "seconds": facts.get("seconds"), "num_images": facts.get("num_images")}
+
+
+def _with_speed(timing: dict[str, Any]) -> dict[str, Any]:
+    if timing.get("num_images"):
+        timing["images_per_second"] = round(timing["num_images"] / timing["seconds"], 1)
+    return timing
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _in_words(measurement: Measurement) -> str:
+    unit = f" {measurement.unit}" if measurement.unit else ""
+    features = f" by {measurement.features}" if measurement.features else ""
+    beside = ""
+    if measurement.reference is not None:
+        beside = f"; {measurement.reference_name}: {measurement.reference:.4g}{unit}"
+    return (
+        f"{measurement.name} {measurement.value:.4g}{unit} "
+        f"({measurement.num_images} {measurement.split} pictures{features}{beside})"
+    )

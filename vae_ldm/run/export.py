@@ -5,14 +5,13 @@ from pathlib import Path
 from diffusers import AutoencoderKL
 
 from vae_ldm.build import DiffusionParts, build_autoencoder, build_diffusion
-from vae_ldm.errors import RunError, VaeLdmError
+from vae_ldm.errors import VaeLdmError
 from vae_ldm.models.autoencoder import load_autoencoder
-from vae_ldm.recipe import read_recipe
 from vae_ldm.run.autoencoder_stage import finish_autoencoder
 from vae_ldm.run.diffusion_stage import picture_prompts, save_pipeline, vocabulary
 from vae_ldm.run.fitting import checkpoint_step, module_weights
 from vae_ldm.run.folder import RunFolder, Stage, whole_folder
-from vae_ldm.run.session import Session
+from vae_ldm.run.session import Session, open_run
 
 
 def export_checkpoint(run_dir: Path, *, checkpoint: str | None = None, output_dir: Path | None = None) -> Path:
@@ -34,14 +33,6 @@ def export_checkpoint(run_dir: Path, *, checkpoint: str | None = None, output_di
         save_pipeline(_diffusion_at(session, path), load_autoencoder(str(session.run.autoencoder)), target)
     session.say(f"{path.stem} of the stage {stage} is exported to {target}")
     return target
-
-
-def open_run(run_dir: Path) -> Session:
-    """A session on an existing run folder. Raises VaeLdmError where it is none."""
-    run = RunFolder(run_dir)
-    if not run.recipe.is_file():
-        raise VaeLdmError(f"{run_dir}: is no run folder (it has no recipe.yaml); give the folder that train made")
-    return Session(read_recipe(run.recipe), run)
 
 
 def _find_checkpoint(run: RunFolder, wanted: str | None) -> tuple[Stage, Path]:
@@ -66,8 +57,7 @@ def _find_checkpoint(run: RunFolder, wanted: str | None) -> tuple[Stage, Path]:
 
 
 def _diffusion_at(session: Session, checkpoint: Path) -> DiffusionParts:
-    if session.run.finished("autoencoder") is None:
-        raise RunError(f"{session.run.path}: its autoencoder is not finished, so its diffusion checkpoints fit nothing")
+    session.require_finished("autoencoder")
     autoencoder = load_autoencoder(str(session.run.autoencoder))
     prompts = picture_prompts(session.recipe, session.pictures.train)
     diffusion = build_diffusion(session.recipe, autoencoder, vocabulary(session, prompts))

@@ -16,8 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from vae_ldm.build import build_source
 from vae_ldm.data.picture_cache import load_pictures
 from vae_ldm.data.pictures import PictureSplits
-from vae_ldm.recipe import Recipe
-from vae_ldm.run.folder import RunFolder
+from vae_ldm.errors import VaeLdmError
+from vae_ldm.recipe import Recipe, read_recipe
+from vae_ldm.run.folder import RunFolder, Stage
 from vae_ldm.training.hardware import prepare_cpu
 
 
@@ -65,9 +66,35 @@ class Session:
                 progress=report,
             )
 
+    def require_finished(self, stage: Stage) -> None:
+        """Raise VaeLdmError where the stage is not finished."""
+        if self.run.finished(stage) is None:
+            raise VaeLdmError(f"{self.run.path}: its stage {stage} is not finished; repeat the train command first")
+
+    def say_where(self) -> None:
+        """Print where everything of the run lies."""
+        run = self.run
+        places = {
+            "autoencoder": run.autoencoder,
+            "pipeline": run.pipeline,
+            "sample grid": run.samples / "samples.png",
+            "report": run.report,
+        }
+        for what, path in places.items():
+            if path.exists():
+                self.say(f"{what + ':':13}{path}")
+
     def progress(self, what: str) -> "StepReport":
         """A bar on a terminal, nothing elsewhere: `with session.progress("reading") as report: report(done, total)`."""
         return StepReport(what, self.console)
+
+
+def open_run(run_dir: Path) -> Session:
+    """A session on an existing run folder. Raises VaeLdmError where it is none."""
+    run = RunFolder(run_dir)
+    if not run.recipe.is_file():
+        raise VaeLdmError(f"{run_dir}: is no run folder (it has no recipe.yaml); give the folder that train made")
+    return Session(read_recipe(run.recipe), run)
 
 
 class StepReport:

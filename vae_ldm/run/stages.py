@@ -28,17 +28,4 @@ def train_run(recipe: Recipe, *, dry_run: bool = False, restart: Sequence[Stage]
         autoencoder = run_autoencoder_stage(session)
         run_diffusion_stage(session, autoencoder)
         run_evaluation_stage(session, autoencoder)
-    _say_where(session)
-
-
-def _say_where(session: Session) -> None:
-    run = session.run
-    places = {
-        "autoencoder": run.autoencoder,
-        "pipeline": run.pipeline,
-        "sample grid": run.samples / "samples.png",
-        "report": run.report,
-    }
-    for what, path in places.items():
-        if path.exists():
-            session.say(f"{what + ':':13}{path}")
+    session.say_where()

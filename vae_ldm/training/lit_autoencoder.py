@@ -87,7 +87,7 @@ class LitAutoencoder(LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         images = to_unit_range(batch["images"])
         optimizers: Any = self.optimizers()
-        optimizer, critic = optimizers if isinstance(optimizers, list) else (optimizers, None)
+        optimizer, *others = optimizers if isinstance(optimizers, list) else [optimizers]
         active = self.discriminator_is_active
         if self.discriminator is not None:
             self.discriminator.requires_grad_(False)
@@ -106,6 +106,7 @@ class LitAutoencoder(LightningModule):
             if active:
                 assert self.discriminator is not None
                 # Lightning counts every optimizer's step in global_step; only the autoencoder's is a step of the run.
+                (critic,) = others
                 critic._on_before_step = critic._on_after_step = _nothing
                 self._step(critic, self.discriminator)
             lr_scheduler: Any = self.lr_schedulers()

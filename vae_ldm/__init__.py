@@ -1,0 +1,1 @@
+"""Train your own autoencoder and latent diffusion model on your own photos."""

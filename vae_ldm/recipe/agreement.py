@@ -1,0 +1,104 @@
+"""Settings of a recipe that are right by themselves and wrong together, or that would be ignored."""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from vae_ldm.recipe.parts import Autoencoder, AutoencoderLoss, Diffusion, TrainedTextEncoder
+
+if TYPE_CHECKING:
+    from vae_ldm.recipe.schema import Recipe
+
+DERIVED_FROM_WEIGHTS = ("size", "downsample_factor", "latent_channels")
+"""Keys of the autoencoder that a pretrained one decides, so that a recipe must not."""
+
+
+class Disagreement(NamedTuple):
+    """One such mistake."""
+
+    keys: tuple[str, ...]
+    """Dotted key paths; the first is the one to change."""
+    text: str
+
+
+class SettingsError(ValueError):
+    """All disagreements of a recipe."""
+
+    def __init__(self, disagreements: list[Disagreement]) -> None:
+        super().__init__("; ".join(f"{disagreement.keys[0]}: {disagreement.text}" for disagreement in disagreements))
+        self.disagreements = disagreements
+
+
+def disagreements(recipe: "Recipe") -> Iterator[Disagreement]:
+    """Every disagreement of the recipe."""
+    if "{label}" not in recipe.data.caption_template:
+        yield Disagreement(("data.caption_template",), "must hold {label}, where the class's name goes")
+    yield from _autoencoder(recipe.autoencoder)
+    if recipe.autoencoder.from_pretrained is None:
+        yield from _sizes(recipe)
+    if recipe.diffusion is not None:
+        yield from _diffusion(recipe.diffusion)
+
+
+def _autoencoder(stage: Autoencoder) -> Iterator[Disagreement]:
+    pretrained = "autoencoder.from_pretrained"
+    if stage.from_pretrained is None:
+        if stage.train != "all":
+            yield Disagreement(("autoencoder.train", pretrained), f"{stage.train} needs {pretrained}")
+        yield from _ignored(stage, ("revision", "subfolder"), pretrained, f"means nothing without {pretrained}")
+    else:
+        text = "comes from the pretrained weights; leave it out"
+        for key in DERIVED_FROM_WEIGHTS:
+            if key in stage.model_fields_set:
+                yield Disagreement((f"autoencoder.{key}", pretrained), text)
+    if stage.train == "nothing":
+        keys = ("variational", "crop_size", "loss", "optimizer", "ema", "trainer")
+        yield from _ignored(stage, keys, "autoencoder.train", "nothing is trained; leave it out")
+    if not stage.variational and stage.loss.kl_weight not in (0, AutoencoderLoss().kl_weight):
+        keys = ("autoencoder.loss.kl_weight", "autoencoder.variational")
+        yield Disagreement(keys, "a plain autoencoder (variational: false) has no KL term; leave it out")
+    if stage.trainer.precision == "16-mixed":
+        text = "16-mixed would scale two losses with one scaler; use bf16-mixed or 32-true"
+        yield Disagreement(("autoencoder.trainer.precision",), text)
+
+
+def _ignored(stage: Autoencoder, keys: Iterable[str], because: str, text: str) -> Iterator[Disagreement]:
+    """Keys that have no effect and differ from their default: a resolved recipe writes the defaults out."""
+    default = Autoencoder()
+    return (
+        Disagreement((f"autoencoder.{key}", because), text)
+        for key in keys
+        if getattr(stage, key) != getattr(default, key)
+    )
+
+
+def _sizes(recipe: "Recipe") -> Iterator[Disagreement]:
+    factor, crop = recipe.autoencoder.downsample_factor, recipe.autoencoder.crop_size
+    sizes = {"data.image_size": recipe.image_size}
+    if crop is not None:
+        sizes["autoencoder.crop_size"] = (crop, crop) if isinstance(crop, int) else crop
+        if any(c > s for c, s in zip(sizes["autoencoder.crop_size"], recipe.image_size, strict=True)):
+            yield Disagreement(("autoencoder.crop_size", "data.image_size"), "larger than data.image_size")
+    for key, (height, width) in sizes.items():
+        if height % factor or width % factor:
+            text = (
+                f"{height}x{width} is not divisible by autoencoder.downsample_factor {factor}; "
+                f"the nearest that is: {_nearest(height, factor)}x{_nearest(width, factor)}"
+            )
+            yield Disagreement((key, "autoencoder.downsample_factor"), text)
+
+
+def _nearest(side: int, factor: int) -> int:
+    return max(factor, round(side / factor) * factor)
+
+
+def _diffusion(stage: Diffusion) -> Iterator[Disagreement]:
+    if stage.prediction_type == "flow_prediction" and stage.min_snr_gamma is not None:
+        keys = ("diffusion.min_snr_gamma", "diffusion.prediction_type")
+        yield Disagreement(keys, "has no meaning for flow_prediction; leave it out")
+    if stage.zero_terminal_snr and stage.prediction_type != "v_prediction":
+        keys = ("diffusion.zero_terminal_snr", "diffusion.prediction_type")
+        yield Disagreement(keys, "needs prediction_type: v_prediction")
+    encoder = stage.text_encoder
+    if isinstance(encoder, TrainedTextEncoder) and encoder.hidden_size % encoder.num_heads:
+        keys = ("diffusion.text_encoder.hidden_size", "diffusion.text_encoder.num_heads")
+        yield Disagreement(keys, f"{encoder.hidden_size} is not divisible by num_heads {encoder.num_heads}")
