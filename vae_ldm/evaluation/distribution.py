@@ -7,6 +7,7 @@ import warnings
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
@@ -91,6 +92,9 @@ def precision_recall(real: Tensor, generated: Tensor, num_neighbours: int = 3) -
     A set's manifold is the union of balls around its members, each reaching its k-th neighbour (eq. 1, k = 3 as
     there). Give sets of equal size: balls shrink as a set grows.
     """
+    # By direction, unlike the paper: featureless pictures have short embeddings, and those lie inside the ball of
+    # every outlier. Pure noise had precision 1.00 against product photos that way, and has 0.00 this way.
+    real, generated = F.normalize(real, dim=1), F.normalize(generated, dim=1)
     between = torch.cdist(real, generated)
     # Column 0 is the picture itself.
     real_radii = torch.cdist(real, real).kthvalue(num_neighbours + 1, dim=1).values

@@ -17,6 +17,16 @@ def image_batches(pictures: np.ndarray, batch_size: int) -> Iterator[Tensor]:
         yield batch.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
+def as_images(pictures: np.ndarray) -> Tensor:
+    """Images [N, C, H, W] in [-1, 1] of uint8 pictures [N, H, W, C]."""
+    return next(image_batches(pictures, len(pictures)))
+
+
+def as_pictures(images: Tensor) -> np.ndarray:
+    """Pictures at rest, uint8 [N, H, W, C], of images [N, C, H, W] in [-1, 1]; what sticks out is cut."""
+    return images.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
 @torch.inference_mode()
 def embed_pictures(features: VisionFeatures, pictures: np.ndarray, batch_size: int = 64) -> Tensor:
     """Embeddings [N, D] on the CPU of uint8 pictures [N, H, W, C]."""

@@ -27,12 +27,19 @@ class Neighbours:
 
 
 def nearest_neighbours(queries: Tensor, references: Tensor, chunk_size: int = 256) -> Neighbours:
-    """The two nearest rows of `references` [M, D], M >= 2, to each of `queries` [N, D], by Euclidean distance."""
+    """The two nearest rows of `references` [M, D] to each of `queries` [N, D], by Euclidean distance."""
+    if len(references) == 1:
+        references = references.expand(2, -1)
     rows = torch.cat([torch.cdist(q, references).topk(2, largest=False).indices for q in queries.split(chunk_size)])
     # cdist multiplies matrices, which blurs the distance of a copy; the two that matter are computed again.
     exact = torch.stack([(queries - references[rows[:, i]]).norm(dim=1) for i in range(2)], dim=1)
     exact, order = exact.sort(dim=1)
     return Neighbours(rows.gather(1, order)[:, 0], exact[:, 0], exact[:, 1])
+
+
+def nearest_in_features(queries: Tensor, references: Tensor) -> Neighbours:
+    """Nearest by direction of embeddings [N, D] against [M, D]: distances of unit vectors, in [0, 2]."""
+    return nearest_neighbours(F.normalize(queries, dim=1), F.normalize(references, dim=1))
 
 
 def nearest_in_pixels(queries: np.ndarray, references: np.ndarray, *, side: int = 32) -> Neighbours:
