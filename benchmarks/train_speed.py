@@ -21,8 +21,14 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning import Callback
 
-from vae_ldm.build import build_autoencoder, build_diffusion, build_lit_autoencoder, build_lit_latent_diffusion
-from vae_ldm.build import build_trainer, prompt_ids
+from vae_ldm.build import (
+    build_autoencoder,
+    build_diffusion,
+    build_lit_autoencoder,
+    build_lit_latent_diffusion,
+    build_trainer,
+    prompt_ids,
+)
 from vae_ldm.data.datamodule import ImageDataModule
 from vae_ldm.data.normalization import to_unit_range
 from vae_ldm.data.pictures import Pictures
@@ -48,7 +54,7 @@ class Clock(Callback):
         self.first = first
         self.start = self.stop = 0.0
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # noqa: ANN001
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         _wait()
         if batch_idx + 1 == self.first:
             self.start = time.perf_counter()
@@ -100,7 +106,7 @@ class Bench:
         data = torch.from_numpy(self.pictures.images.transpose(0, 3, 1, 2).copy())
         return lambda: to_unit_range(data[torch.randint(NUM_PICTURES, (batch_size,))].to(self.device))
 
-    def _lightning(self, module, data, stage) -> float:  # noqa: ANN001
+    def _lightning(self, module, data, stage) -> float:
         part = getattr(self.recipe, stage).trainer
         clock = Clock(self.warmup)
         network = "autoencoder" if stage == "autoencoder" else "unet"

@@ -51,8 +51,8 @@ def _autoencoder(stage: Autoencoder) -> Iterator[Disagreement]:
             if key in stage.model_fields_set:
                 yield Disagreement((f"autoencoder.{key}", pretrained), text)
     if stage.train == "nothing":
-        keys = ("variational", "crop_size", "loss", "optimizer", "ema", "trainer")
-        yield from _ignored(stage, keys, "autoencoder.train", "nothing is trained; leave it out")
+        without_effect = ("variational", "crop_size", "loss", "optimizer", "ema", "trainer")
+        yield from _ignored(stage, without_effect, "autoencoder.train", "nothing is trained; leave it out")
     if not stage.variational and stage.loss.kl_weight not in (0, AutoencoderLoss().kl_weight):
         keys = ("autoencoder.loss.kl_weight", "autoencoder.variational")
         yield Disagreement(keys, "a plain autoencoder (variational: false) has no KL term; leave it out")

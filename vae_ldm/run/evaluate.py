@@ -79,7 +79,7 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
             seed=recipe.seed,
             flips=recipe.data.horizontal_flip,
         )
-    shared = {
+    shared: dict[str, Any] = {
         "features": features,
         "probe": probe,
         "batch_size": settings.batch_size,

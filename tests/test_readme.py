@@ -1,0 +1,65 @@
+"""Every command of the README works as it stands there, the training shortened."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from vae_ldm.cli import app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line.strip() for line in re.findall(r"^    (?:\S*/)?(vae-ldm .+)$", README, re.MULTILINE)]
+SHORT = [
+    "data.image_size=16",
+    "autoencoder.trainer.max_steps=2",
+    "autoencoder.trainer.batch_size=2",
+    "diffusion.trainer.max_steps=2",
+    "diffusion.trainer.batch_size=2",
+    "evaluation.num_samples=4",
+    "evaluation.num_inference_steps=2",
+]
+
+
+def test_it_opens_with_the_two_commands():
+    first, second = re.findall(r"^    (python3 -m venv .+)$", README, re.MULTILINE)
+    assert "pip install -c constraints.txt . && " in first
+    assert first.endswith(".venv/bin/vae-ldm train recipes/claims-32.yaml")
+    assert second.endswith(".venv/bin/python -m pytest")
+    assert README.index(first) < README.index(second) < README.index("## ")
+
+
+def test_every_verb_it_uses_is_tested_here():
+    assert len(COMMANDS) == 8, COMMANDS
+
+
+@pytest.mark.slow
+def test_its_commands_work(tmp_path, monkeypatch, photos):
+    """In the README's order, in one folder, beside a folder of photos."""
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "recipes").symlink_to(ROOT / "recipes")
+    (tmp_path / "photos").symlink_to(photos)
+    monkeypatch.chdir(here)
+    runner = CliRunner()
+    for command in _in_order():
+        arguments = shlex.split(command)[1:]
+        if arguments[0] == "train" and "--dry-run" not in arguments:
+            arguments += SHORT
+            if "claims" in arguments[1]:
+                arguments += ["data.num_train=26", "data.num_validation=13"]
+        result = runner.invoke(app, arguments)
+        assert result.exit_code == 0, (command, result.output)
+
+    code = re.search(r"```python\n(.+?)```", README, re.DOTALL).group(1)
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["image"].size == (16, 16)
+
+
+def _in_order() -> list[str]:
+    """Training the default comes first, as in the README's first line."""
+    default = "vae-ldm train recipes/claims-32.yaml"
+    return [default, *(command for command in COMMANDS if command != default)]
