@@ -47,6 +47,10 @@ class WarmedEma(WeightAveraging):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing: the average moves with steps only."""
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the average in the module, also after a resume from the last step, which trains and so ends nothing."""
+        self._copy_average_to_current(pl_module)
+
 
 class StopOnNonFinite(Callback):
     """Ends the run with RunError when the loss is NaN or infinite, and names the last good checkpoint."""
@@ -63,15 +67,24 @@ class StopOnNonFinite(Callback):
         # NaN and infinity survive this sum, so one look every n steps sees every step.
         self._largest = loss.detach().abs() if self._largest is None else self._largest + loss.detach().abs()
         if (batch_idx + 1) % self.check_every_n_steps == 0:
-            finite = bool(torch.isfinite(self._largest))
-            self._largest = None
-            if not finite:
-                last = max(self.checkpoint_dir.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
-                kept = f"the last good checkpoint is {last}" if last else "no checkpoint had been written yet"
-                raise RunError(
-                    f"the loss became NaN or infinite before step {trainer.global_step}; {kept}; "
-                    "lower the learning rate or use precision: 32-true"
-                )
+            self._check(trainer, {})
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Look at the weights as well: a step whose loss was finite may have ruined them."""
+        self._check(trainer, checkpoint["state_dict"])
+
+    def _check(self, trainer: Trainer, weights: dict[str, Tensor]) -> None:
+        values = [*weights.values()] if self._largest is None else [self._largest, *weights.values()]
+        self._largest = None
+        if all(bool(torch.isfinite(value).all()) for value in values):
+            return
+        # Checkpoints are looked at before they are written, so all that are there are good.
+        last = max(self.checkpoint_dir.glob("step=*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
+        kept = f"the last good checkpoint is {last}" if last else "no checkpoint had been written yet"
+        raise RunError(
+            f"the loss became NaN or infinite by step {trainer.global_step}; {kept}; "
+            "lower the learning rate or use precision: 32-true"
+        )
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -106,13 +119,14 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class PictureEachValidation(Callback):
-    """After each validation, writes what `draw(module)` returns to `folder`/step=N.png (on the first rank)."""
+    """At the end of each validation, writes what `draw(module)` returns to `folder`/step=N.png (on the first rank)."""
 
     def __init__(self, folder: Path, draw: Callable[[LightningModule], Any]) -> None:
         self.folder = folder
         self.draw = draw
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    # Not on_validation_end: by then the average that was validated has left the module again.
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,105 @@
+"""What several test files need: one thread, networks of a few thousand weights, and one run trained to its end."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: stored loss curves and small networks want one thread
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vae_ldm.models import autoencoder, unet
+from vae_ldm.recipe import Recipe
+from vae_ldm.run import stages
+from vae_ldm.run.folder import RunFolder
+
+NANO_AUTOENCODER = autoencoder.AutoencoderSize((16, 16, 32, 32, 32), 1, 8)
+NANO_UNET = unet.UNetSize((16, 32, 32), 1, 16)
+
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def nano_networks() -> Iterator[None]:
+    """The size `tiny` means a few thousand weights, so that a checkpoint is small and a step takes milliseconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(autoencoder.AUTOENCODER_SIZES, "tiny", NANO_AUTOENCODER)
+        patch.setitem(unet.UNET_SIZES, "tiny", NANO_UNET)
+        yield
+
+
+@pytest.fixture(scope="session")
+def no_evaluation() -> Iterator[None]:
+    """Runs end with the pipeline; evaluation has tests of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "run_evaluation_stage", lambda session, autoencoder: None)
+        yield
+
+
+def recipe_settings(output_dir: Path, **overrides: Any) -> dict[str, Any]:
+    """A recipe that uses everything that resuming could forget; `overrides` are dotted with two underscores."""
+    trainer = {
+        "max_steps": 6,
+        "batch_size": 4,
+        "accumulate_grad_batches": 2,
+        "checkpoint_every_n_steps": 2,
+        "val_every_n_steps": 2,
+        "log_every_n_steps": 1,
+        "num_val_images": 6,
+        "precision": "32-true",
+    }
+    settings: dict[str, Any] = {
+        "name": "nano",
+        "seed": 3,
+        "output_dir": str(output_dir),
+        "data": {
+            "type": "rendered_claims",
+            "num_train": 24,
+            "num_validation": 6,
+            "image_size": 16,
+            "horizontal_flip": True,
+        },
+        "autoencoder": {
+            "ema": {"decay": 0.9},
+            "loss": {"adversarial": {"start": 0.5, "base_channels": 8, "num_layers": 2}},
+            "trainer": dict(trainer),
+        },
+        "diffusion": {
+            "text_encoder": {"type": "trained", "hidden_size": 32, "num_layers": 1},
+            "trainer": dict(trainer),
+        },
+        "evaluation": {"num_samples": 2, "num_inference_steps": 2},
+    }
+    for path, value in overrides.items():
+        *sections, key = path.split("__")
+        section = settings
+        for name in sections:
+            section = section.setdefault(name, {})
+        section[key] = value
+    return settings
+
+
+@pytest.fixture
+def make_recipe(tmp_path: Path, nano_networks: None, no_evaluation: None) -> MakeRecipe:
+    """`make_recipe(autoencoder__trainer__max_steps=4)`: the tiny recipe, with its run folder in tmp_path/nano."""
+
+    def make(output_dir: Path = tmp_path, **overrides: Any) -> Recipe:
+        return Recipe.model_validate(recipe_settings(output_dir, **overrides))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory, nano_networks: None, no_evaluation: None) -> RunFolder:
+    """The tiny recipe, run to its end once for all tests. Copy it before changing anything in it."""
+    folder = tmp_path_factory.mktemp("runs")
+    stages.train_run(Recipe.model_validate(recipe_settings(folder)))
+    return RunFolder(folder / "nano")

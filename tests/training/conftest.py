@@ -1,0 +1,86 @@
+"""A tiny autoencoder, loaders of random pictures, and a bare Trainer."""
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from vae_ldm.losses.reconstruction import l1_error
+from vae_ldm.models.autoencoder import new_autoencoder
+from vae_ldm.training.lit_autoencoder import LitAutoencoder
+from vae_ldm.training.optimizers import OptimizerSettings
+
+Batches = list[dict[str, Tensor]]
+Fit = Callable[..., Trainer]
+
+
+class _Stream(IterableDataset[dict[str, Tensor]]):
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return itertools.cycle(self.batches)
+
+
+@pytest.fixture
+def fit() -> Fit:
+    """`fit(module, batches, max_steps=3)` trains on the batches in turn and gives the Trainer."""
+
+    warnings.filterwarnings("ignore", message=".*LeafSpec")
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+
+    def train(
+        module: LightningModule, batches: Batches, *, max_steps: int, validation: Batches | None = None, **settings: Any
+    ) -> Trainer:
+        if validation is None:
+            settings["limit_val_batches"] = 0
+        ckpt_path = settings.pop("ckpt_path", None)
+        settings = {"logger": False, "enable_checkpointing": False, "callbacks": []} | settings
+        trainer = Trainer(
+            accelerator="cpu",
+            max_steps=max_steps,
+            max_epochs=-1,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            **settings,
+        )
+        loaders = [DataLoader(_Stream(batches), batch_size=None)]
+        if validation is not None:
+            loaders.append(DataLoader(validation, batch_size=None))  # type: ignore[arg-type]
+        trainer.fit(module, *loaders, ckpt_path=ckpt_path, weights_only=True)
+        return trainer
+
+    return train
+
+
+@pytest.fixture
+def autoencoder(nano_networks: None) -> AutoencoderKL:
+    torch.manual_seed(0)
+    return new_autoencoder("tiny", downsample_factor=4, latent_channels=4, image_channels=3, image_size=(16, 16))
+
+
+@pytest.fixture
+def batches() -> Batches:
+    generator = torch.Generator().manual_seed(1)
+    return [{"images": torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8, generator=generator)} for _ in range(4)]
+
+
+@pytest.fixture
+def lit(autoencoder: AutoencoderKL) -> Callable[..., LitAutoencoder]:
+    """`lit(kl_weight=1.0)`: the tiny autoencoder wrapped for training, constant learning rate."""
+
+    def wrap(**settings: Any) -> LitAutoencoder:
+        optimizer = OptimizerSettings(learning_rate=1e-3, lr_scheduler="constant", warmup_steps=0)
+        defaults = {"reconstruction": l1_error, "optimizer": optimizer, "max_steps": 10, "log_every_n_steps": 1}
+        return LitAutoencoder(autoencoder, **defaults | settings)
+
+    return wrap

@@ -1,0 +1,218 @@
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from vae_ldm.errors import RunError
+from vae_ldm.losses.reconstruction import l1_error
+from vae_ldm.training.callbacks import (
+    BestCheckpoint,
+    PictureEachValidation,
+    RunCheckpoint,
+    SeedEachStep,
+    StopOnNonFinite,
+    WarmedEma,
+)
+
+
+class Line(LightningModule):
+    """y = w x, which learns y = 2 x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([0.0, 1.0]))
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return ((self.weight - 2) * batch["x"]).square().sum()
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.log("val/weight", self.weight[0].detach())
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Notes(Callback):
+    """What the weights and the random numbers are after each batch."""
+
+    def __init__(self) -> None:
+        self.weights: list[Tensor] = []
+        self.randoms: dict[int, float] = {}
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.randoms[batch_idx] = torch.rand(()).item()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self.weights.append(pl_module.weight.detach().clone())
+
+
+X = [{"x": torch.tensor(1.0)}, {"x": torch.tensor(0.5)}]
+
+
+# --- the average ------------------------------------------------------------------------------------------------------
+
+
+def expected_average(weights: list[Tensor], decay: float) -> Tensor:
+    average = weights[0]
+    for updates, weight in enumerate(weights[1:], start=1):
+        share = min(decay, (1 + updates) / (10 + updates))
+        average = share * average + (1 - share) * weight
+    return average
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("decay", [0.3, 0.999])
+def test_average_against_a_hand_computation(fit, decay, accumulate):
+    module, notes = Line(), Notes()
+    fit(module, X, max_steps=9, callbacks=[notes, WarmedEma(decay)], accumulate_grad_batches=accumulate)
+    assert len(notes.weights) == 9
+    torch.testing.assert_close(module.weight.detach(), expected_average(notes.weights, decay))
+    assert not torch.allclose(module.weight.detach(), notes.weights[-1])
+
+
+def test_average_is_what_is_validated_and_training_goes_on_unaveraged(fit):
+    module, notes = Line(), Notes()
+    settings: dict[str, Any] = {"validation": X[:1], "val_check_interval": 5, "check_val_every_n_epoch": None}
+    trainer = fit(module, X, max_steps=5, callbacks=[notes, WarmedEma(0.9)], **settings)
+    expected = expected_average(notes.weights, 0.9)
+    assert trainer.callback_metrics["val/weight"].item() == pytest.approx(expected[0].item())
+
+    plain, plain_notes = Line(), Notes()
+    fit(plain, X, max_steps=8, callbacks=[plain_notes])
+    averaged, averaged_notes = Line(), Notes()
+    settings["val_check_interval"] = 3
+    fit(averaged, X, max_steps=8, callbacks=[averaged_notes, WarmedEma(0.9)], **settings)
+    assert torch.equal(torch.stack(plain_notes.weights), torch.stack(averaged_notes.weights))
+
+
+@pytest.mark.parametrize("stopped_at", [1, 4, 8])
+def test_average_across_a_resume(fit, tmp_path, stopped_at):
+    def callbacks() -> list[Callback]:
+        return [RunCheckpoint(tmp_path, every_n_steps=1, keep=100), WarmedEma(0.9)]
+
+    whole = Line()
+    fit(whole, X[:1], max_steps=8, callbacks=callbacks(), enable_checkpointing=True)
+    resumed = Line()
+    checkpoint = tmp_path / f"step={stopped_at}.ckpt"
+    fit(resumed, X[:1], max_steps=8, callbacks=callbacks(), enable_checkpointing=True, ckpt_path=checkpoint)
+    assert torch.equal(whole.weight, resumed.weight)
+
+
+# --- randomness -------------------------------------------------------------------------------------------------------
+
+
+def test_randomness_of_a_batch_follows_from_seed_and_batch_alone(fit):
+    notes = []
+    for seed, global_seed, max_steps in ((1, 5, 6), (1, 6, 3), (2, 5, 6)):
+        torch.manual_seed(global_seed)
+        notes.append(Notes())
+        fit(Line(), X, max_steps=max_steps, callbacks=[SeedEachStep(seed), notes[-1]])
+    first, shorter, other_seed = (note.randoms for note in notes)
+    assert shorter == {batch: first[batch] for batch in range(3)}
+    assert len(set(first.values()) | set(other_seed.values())) == 12
+
+
+def test_ranks_draw_different_numbers(fit):
+    drawn = set()
+    for rank in (0, 1):
+        callback, trainer = SeedEachStep(0), Trainer.__new__(Trainer)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Trainer, "global_rank", rank)
+            for batch_idx in range(3):
+                callback.on_train_batch_start(trainer, Line(), None, batch_idx)
+                drawn.add(torch.rand(()).item())
+    assert len(drawn) == 6
+
+
+# --- not a number -----------------------------------------------------------------------------------------------------
+
+
+class Explodes(Line):
+    """Line whose loss, or only its gradient, stops being a number at batch `at`."""
+
+    def __init__(self, at: int, *, gradient_only: bool) -> None:
+        super().__init__()
+        self.at, self.gradient_only = at, gradient_only
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        if batch_idx != self.at:
+            return loss
+        if self.gradient_only:
+            return loss + ((self.weight - self.weight.detach()) ** 2).sum().sqrt()
+        return loss * float("inf")
+
+
+@pytest.mark.parametrize("gradient_only", [False, True])
+@pytest.mark.parametrize("ema", [False, True])
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_a_good_checkpoint(fit, tmp_path, gradient_only, ema):
+    callbacks: list[Callback] = [StopOnNonFinite(tmp_path, 4), RunCheckpoint(tmp_path, every_n_steps=1, keep=2)]
+    callbacks += [WarmedEma(0.9)] if ema else []
+    module = Explodes(at=5, gradient_only=gradient_only)
+    with pytest.raises(RunError, match=r"NaN or infinite.*step=5\.ckpt.*learning rate") as caught:
+        fit(module, X, max_steps=20, callbacks=callbacks, enable_checkpointing=True)
+    assert "\n" not in str(caught.value)
+    kept = sorted(tmp_path.glob("*.ckpt"))
+    assert [path.name for path in kept] == ["step=4.ckpt", "step=5.ckpt"]
+    for path in kept:
+        checkpoint = torch.load(path, weights_only=True)
+        for weights in (checkpoint["state_dict"], checkpoint.get("current_model_state", {})):
+            assert all(bool(weight.isfinite().all()) for weight in weights.values())
+
+
+def test_without_checkpoints_a_loss_that_is_no_number_is_noticed_within_n_steps(fit, tmp_path):
+    notes = Notes()
+    with pytest.raises(RunError, match="no checkpoint had been written yet"):
+        fit(Explodes(at=1, gradient_only=False), X, max_steps=20, callbacks=[notes, StopOnNonFinite(tmp_path, 4)])
+    assert len(notes.weights) == 4
+
+
+def test_not_a_number_in_manual_optimisation(fit, lit, batches, tmp_path):
+    def nan(reconstructions: Tensor, images: Tensor) -> Tensor:
+        return l1_error(reconstructions, images) * float("nan")
+
+    with pytest.raises(RunError, match="NaN or infinite"):
+        fit(lit(reconstruction=nan), batches, max_steps=9, callbacks=[StopOnNonFinite(tmp_path, 3)])
+
+
+# --- checkpoints and pictures -----------------------------------------------------------------------------------------
+
+
+def test_the_newest_checkpoints_are_kept(fit, tmp_path):
+    callbacks = [RunCheckpoint(tmp_path, every_n_steps=2, keep=2)]
+    fit(Line(), X, max_steps=9, callbacks=callbacks, enable_checkpointing=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step=6.ckpt", "step=8.ckpt"]
+
+
+def test_the_best_checkpoint_is_kept_beside_them(fit, tmp_path):
+    class UpAndDown(Line):
+        def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+            self.log("val/psnr", torch.tensor({2: 1.0, 4: 3.0, 6: 2.0}[self.global_step]))
+
+    callbacks = [BestCheckpoint(tmp_path, monitor="val/psnr", mode="max")]
+    settings: dict[str, Any] = {"validation": X[:1], "val_check_interval": 2, "check_val_every_n_epoch": None}
+    fit(UpAndDown(), X, max_steps=6, callbacks=callbacks, enable_checkpointing=True, **settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["best.ckpt"]
+    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["global_step"] == 4
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_pictures_of_each_validation_show_the_weights_that_were_validated(fit, tmp_path: Path, ema: bool):
+    drawn: list[float] = []
+
+    def draw(module: LightningModule) -> Image.Image:
+        assert not torch.is_grad_enabled()
+        drawn.append(copy.deepcopy(module.weight[0].item()))  # type: ignore[index, union-attr, operator]
+        return Image.new("L", (2, 2))
+
+    callbacks: list[Callback] = [PictureEachValidation(tmp_path / "grids", draw), *([WarmedEma(0.9)] if ema else [])]
+    settings: dict[str, Any] = {"validation": X[:1], "val_check_interval": 3, "check_val_every_n_epoch": None}
+    trainer = fit(Line(), X, max_steps=6, callbacks=callbacks, **settings)
+    assert sorted(path.name for path in (tmp_path / "grids").iterdir()) == ["step=000003.png", "step=000006.png"]
+    assert drawn[-1] == pytest.approx(trainer.callback_metrics["val/weight"].item())

@@ -1,0 +1,175 @@
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Callback
+from torch import Tensor, nn
+
+from vae_ldm.losses.denoising import DenoisingObjective
+from vae_ldm.models.text_encoder import new_text_encoder, new_tokenizer, tokenize
+from vae_ldm.models.unet import new_unet
+from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
+from vae_ldm.training.optimizers import OptimizerSettings
+
+PROMPTS = ["a red tin", "a blue tin"]
+
+
+@pytest.fixture
+def lit(nano_networks: None) -> Callable[..., LitLatentDiffusion]:
+    """`lit(caption_dropout=1.0)`: a tiny UNet and text encoder wrapped for training."""
+
+    def wrap(prediction_type: str = "flow_prediction", **settings: Any) -> LitLatentDiffusion:
+        torch.manual_seed(0)
+        tokenizer = new_tokenizer(PROMPTS, max_length=8)
+        text_encoder = new_text_encoder(tokenizer, hidden_size=32, num_layers=1, num_heads=2)
+        unet = new_unet("tiny", latent_channels=4, latent_size=(4, 4), cross_attention_dim=32)
+        defaults: dict[str, Any] = {
+            "objective": DenoisingObjective(prediction_type, "uniform"),  # type: ignore[arg-type]
+            "empty_prompt_ids": tokenize(tokenizer, [""]),
+            "optimizer": OptimizerSettings(learning_rate=2e-3, lr_scheduler="constant", warmup_steps=0),
+            "max_steps": 10,
+            "log_every_n_steps": 1,
+        }
+        return LitLatentDiffusion(unet, text_encoder, **defaults | settings)
+
+    return wrap
+
+
+@pytest.fixture
+def batch() -> dict[str, Tensor]:
+    """Latents of one value a prompt, so that only a network that reads the prompt can tell them apart."""
+    tokenizer = new_tokenizer(PROMPTS, max_length=8)
+    mean = torch.tensor([1.0, -1.0]).repeat(8).view(16, 1, 1, 1).expand(16, 4, 4, 4).clone()
+    return {"mean": mean, "std": torch.full_like(mean, 0.1), "prompt_ids": tokenize(tokenizer, PROMPTS * 8)}
+
+
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    return copy.deepcopy(module.state_dict())
+
+
+def loss_at(module: LitLatentDiffusion, batch: dict[str, Tensor], prompt_ids: Tensor) -> float:
+    with torch.no_grad():
+        return module.denoising_loss(batch, prompt_ids, generator=torch.Generator().manual_seed(0)).mean().item()
+
+
+def prompts_seen(module: LitLatentDiffusion) -> list[Tensor]:
+    """The token ids of every later call of the text encoder."""
+    seen: list[Tensor] = []
+    module.text_encoder.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].clone()))
+    return seen
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_caption_dropout_of_none_and_of_all(lit, batch, fit, share):
+    module = lit(caption_dropout=share)
+    seen = prompts_seen(module)
+    fit(module, [batch], max_steps=2)
+    expected = module.empty_prompt_ids.expand(16, -1) if share else batch["prompt_ids"]
+    assert len(seen) == 2
+    assert all(torch.equal(ids, expected) for ids in seen)
+
+
+def test_caption_dropout_takes_its_share_of_whole_prompts(lit, batch, fit):
+    module = lit(caption_dropout=0.25)
+    seen = prompts_seen(module)
+    fit(module, [batch], max_steps=20)
+    dropped = torch.stack([(ids == module.empty_prompt_ids).all(1) for ids in seen])
+    kept = torch.stack([(ids == batch["prompt_ids"]).all(1) for ids in seen])
+    assert torch.equal(dropped, ~kept)
+    assert dropped.float().mean().item() == pytest.approx(0.25, abs=0.08)
+
+
+def test_validation_drops_no_caption_and_gives_the_same_loss_each_time(lit, batch, fit):
+    module = lit(caption_dropout=1.0)
+    settings: dict[str, Any] = {"val_check_interval": 1, "check_val_every_n_epoch": None, "max_steps": 1}
+    module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), lr=0.0)
+    losses = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        trainer = fit(module, [batch], validation=[batch, batch], **settings)
+        losses.append(trainer.callback_metrics["val/loss"].item())
+    assert losses[0] == losses[1]
+    seen = prompts_seen(module)
+    fit(module, [batch], validation=[batch], **settings)
+    assert torch.equal(seen[-1], batch["prompt_ids"])
+
+
+def test_the_loss_is_the_direct_computation(lit, batch):
+    module = lit()
+    loss = module.denoising_loss(batch, batch["prompt_ids"], generator=torch.Generator().manual_seed(4))
+
+    generator = torch.Generator().manual_seed(4)
+    latents = batch["mean"] + batch["std"] * torch.randn(batch["mean"].shape, generator=generator)
+    noise = torch.randn(latents.shape, generator=generator)
+    timesteps = 1000 * torch.rand(16, generator=generator)
+    sigmas = timesteps / 1000
+    mixed = (1 - sigmas.view(-1, 1, 1, 1)) * latents + sigmas.view(-1, 1, 1, 1) * noise
+    states = module.text_encoder(batch["prompt_ids"]).last_hidden_state
+    velocity = module.unet(mixed, timesteps, encoder_hidden_states=states).sample
+    expected = (velocity - (noise - latents)).square().flatten(1).mean(1)
+    # At 1x1 the tiny UNet's groups hold two values, and where they nearly agree normalising enlarges rounding.
+    torch.testing.assert_close(loss, expected, rtol=1e-3, atol=0)
+    assert loss.shape == (16,)
+
+
+def test_latents_are_drawn_anew_from_the_posterior(lit, batch):
+    module = lit()
+    module.objective.sample_timesteps = lambda n, **_: torch.zeros(n)  # no noise: the UNet sees the latents
+    seen: list[Tensor] = []
+    module.unet.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    for _ in range(2):
+        module.denoising_loss(batch, batch["prompt_ids"])
+    assert not torch.equal(seen[0], seen[1])
+    for latents in seen:
+        torch.testing.assert_close((latents - batch["mean"]).std().item(), 0.1, atol=0.02, rtol=0)
+
+
+def test_a_frozen_text_encoder_stays_bit_identical(lit, batch, fit):
+    module = lit()
+    module.text_encoder.requires_grad_(False)
+    before = weights(module)
+    fit(module, [batch], max_steps=2)
+    after = module.state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"unet"}
+
+
+def test_unet_and_text_encoder_learn_together(lit, batch, fit):
+    module = lit()
+    before = weights(module)
+    fit(module, [batch], max_steps=2)
+    after = module.state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"unet", "text_encoder"}
+
+
+@pytest.mark.parametrize("prediction_type", ["flow_prediction", "epsilon", "v_prediction"])
+def test_the_loss_falls(lit, batch, fit, prediction_type):
+    module = lit(prediction_type, caption_dropout=0.0)
+
+    before = loss_at(module, batch, batch["prompt_ids"])
+    fit(module, [batch], max_steps=25, gradient_clip_val=1.0)
+    assert loss_at(module, batch, batch["prompt_ids"]) < 0.8 * before
+
+
+def test_the_prompt_is_used(lit, batch, fit):
+    module = lit(caption_dropout=0.0)
+    # Noise alone, so that nothing but the prompt says which latents to predict.
+    module.objective.timesteps_at = lambda quantiles: torch.full_like(quantiles, 999.0)
+    fit(module, [batch], max_steps=40, gradient_clip_val=1.0)
+    wrong = loss_at(module, batch, batch["prompt_ids"].flip(0))
+    assert loss_at(module, batch, batch["prompt_ids"]) < 0.5 * wrong
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradient_clipping_acts(lit, batch, fit, precision):
+    norms = []
+
+    class NoteNorm(Callback):
+        def on_train_batch_end(self, _trainer: Any, module: Any, *_: Any) -> None:
+            norms.append(nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]).item())
+
+    fit(lit(), [batch], max_steps=2, gradient_clip_val=1e-2, precision=precision, callbacks=[NoteNorm()])
+    assert norms == pytest.approx([1e-2] * 2, rel=1e-2)
