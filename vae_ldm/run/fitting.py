@@ -81,9 +81,12 @@ def fit_stage(
         manual_optimization=manual,
     )
     place_channels_last(part, module)
-    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:
+        if trainer.interrupted:  # Lightning turns Ctrl-C into exit(1); the command line has words for it
+            raise KeyboardInterrupt from None
+        raise
     return {
         "seconds": round(stopwatch.seconds, 1),
         "num_images": part.max_steps * batches_per_step * part.batch_size,
