@@ -310,7 +310,8 @@ def build_trainer(
         val_check_interval=part.val_every_n_steps * batches_per_step,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        log_every_n_steps=part.log_every_n_steps,
+        # In manual optimisation Lightning counts batches.
+        log_every_n_steps=part.log_every_n_steps * (batches_per_step if manual_optimization else 1),
         logger=log,
         callbacks=[*callbacks, *standard],
         enable_model_summary=False,

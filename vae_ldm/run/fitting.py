@@ -30,7 +30,8 @@ class Stopwatch(Callback):
         """Seconds so far."""
         return self.before + time.perf_counter() - self.started
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    # Not on_train_start, which a run resumed at its last step never reaches.
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
@@ -89,8 +90,8 @@ def fit_stage(
         raise
     return {
         "seconds": round(stopwatch.seconds, 1),
-        "num_images": part.max_steps * batches_per_step * part.batch_size,
-        "num_steps": part.max_steps,
+        "num_images": trainer.global_step * batches_per_step * part.batch_size,
+        "num_steps": trainer.global_step,
         "precision": str(trainer.precision),
     }
 

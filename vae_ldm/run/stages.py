@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+from safetensors import SafetensorError
+
+from vae_ldm.errors import RunError
 from vae_ldm.recipe import Recipe
 from vae_ldm.run.autoencoder_stage import run_autoencoder_stage
 from vae_ldm.run.diffusion_stage import run_diffusion_stage
@@ -25,7 +28,10 @@ def train_run(recipe: Recipe, *, dry_run: bool = False, restart: Sequence[Stage]
         if restart:
             session.run.restart([stage for stage in STAGES if stage in restart])
         session.run.adopt(recipe)
-        autoencoder = run_autoencoder_stage(session)
-        run_diffusion_stage(session, autoencoder)
-        run_evaluation_stage(session, autoencoder)
+        try:
+            autoencoder = run_autoencoder_stage(session)
+            run_diffusion_stage(session, autoencoder)
+            run_evaluation_stage(session, autoencoder)
+        except SafetensorError as error:  # its name for a full disk, which is no OSError
+            raise RunError(f"{session.run.path}: weights cannot be written: {error}") from error
     session.say_where()
