@@ -27,10 +27,9 @@ def as_pictures(images: Tensor) -> np.ndarray:
     return images.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def embed_pictures(features: VisionFeatures, pictures: np.ndarray, batch_size: int = 64) -> Tensor:
     """Embeddings [N, D] on the CPU of uint8 pictures [N, H, W, C]."""
     device = features.mean.device
     batches = [features.embed(batch.to(device)).float().cpu() for batch in image_batches(pictures, batch_size)]
-    # A copy out of inference mode, so that a caller may do with it as with any tensor.
-    return torch.cat(batches).clone() if batches else torch.empty(0, features.embedding_dim)
+    return torch.cat(batches) if batches else torch.empty(0, features.embedding_dim)

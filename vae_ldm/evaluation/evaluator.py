@@ -76,13 +76,14 @@ def evaluate_autoencoder(
     `encode_decode` maps images [B, C, H, W] in [-1, 1] on the CPU to reconstructions of the same shape.
     `train_embeddings`, as `embed_pictures` gives them, save embedding the training pictures again.
     """
+    assert len(validation.images), "an autoencoder is judged on validation pictures"
     code = LinearCode.fit(
         as_images(evenly_chosen(train.images, MAX_LINEAR_CODE_VALUES)),
         downsample_factor=downsample_factor,
         latent_channels=latent_channels,
     )
     scores, floors, at_rest = [], [], []
-    with torch.inference_mode():
+    with torch.no_grad():
         for originals in image_batches(validation.images, batch_size):
             reconstructions = encode_decode(originals).float().cpu()
             scores.append(reconstruction_metrics(originals, reconstructions))

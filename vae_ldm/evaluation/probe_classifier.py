@@ -65,11 +65,11 @@ class ProbeClassifier:
         train_head(head, (inputs - mean) / std, targets, max_steps, generator)
         return cls(features, mean, std, head)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def predict(self, images: Tensor, batch_size: int = 64) -> Tensor:
         """Classes [N] of images [N, C, H, W] in [-1, 1]."""
         pooled = torch.cat([pool_stages(self.features, batch) for batch in images.split(batch_size)])
-        return self.head((pooled - self.mean) / self.std).argmax(dim=1).clone()
+        return self.head((pooled - self.mean) / self.std).argmax(dim=1)
 
     def agrees(self, images: Tensor, labels: Tensor) -> Tensor:
         """Whether each picture shows its class: booleans [N]."""
@@ -80,7 +80,7 @@ class ProbeClassifier:
         return self.agrees(images, labels).float().mean().item()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def pool_stages(features: VisionFeatures, images: Tensor) -> Tensor:
     """Mean, maximum and minimum over positions of every channel of every stage: [B, 3 * channels], on the CPU."""
     device = features.mean.device
