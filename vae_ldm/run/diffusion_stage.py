@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vae_ldm.build import (
@@ -69,6 +70,21 @@ def save_pipeline(diffusion: DiffusionParts, autoencoder: AutoencoderKL, folder:
     pipeline: StableDiffusionPipeline = diffusion.pipeline(autoencoder)
     with whole_folder(folder) as part:
         pipeline.save_pretrained(part, safe_serialization=True)
+        _make_readable_by_transformers_4(part)
+
+
+def _make_readable_by_transformers_4(folder: Path) -> None:
+    """Write the names of tokenizer class and text encoder weights that transformers 4 knows and 5 still reads.
+
+    Version 5 saves a new name of PreTrainedTokenizerFast, and the weights without the prefix that every CLIP on the
+    Hub has: version 4 would leave the text encoder random with no more than a warning.
+    """
+    for file in (folder / "model_index.json", folder / "tokenizer" / "tokenizer_config.json"):
+        text = file.read_text(encoding="utf-8")
+        file.write_text(text.replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'), encoding="utf-8")
+    weights = folder / "text_encoder" / "model.safetensors"
+    prefixed = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in load_file(weights).items()}
+    save_file(prefixed, weights, metadata={"format": "pt"})
 
 
 def _posteriors(session: Session, autoencoder: AutoencoderKL, split: str) -> Path:
