@@ -30,11 +30,11 @@ from vae_ldm.build import (
     prompt_ids,
 )
 from vae_ldm.data.datamodule import ImageDataModule
-from vae_ldm.data.normalization import to_unit_range
 from vae_ldm.data.pictures import Pictures
 from vae_ldm.data.posterior_cache import PosteriorDataModule, PosteriorDataset, cache_posteriors
 from vae_ldm.losses.reconstruction import l1_error, ssim_error
 from vae_ldm.models.discriminator import PatchDiscriminator
+from vae_ldm.models.pixels import to_unit_range
 from vae_ldm.models.vision_features import load_efficientnet_lite
 from vae_ldm.recipe import Recipe
 from vae_ldm.run.session import quieten_libraries

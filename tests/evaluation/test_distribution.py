@@ -11,7 +11,8 @@ from vae_ldm.evaluation.distribution import (
     precision_recall,
     principal_axes,
 )
-from vae_ldm.evaluation.embedding import as_images, as_pictures, embed_pictures
+from vae_ldm.evaluation.embedding import embed_pictures
+from vae_ldm.models.pixels import as_images, as_pictures
 from vae_ldm.models.vision_features import VisionFeatures
 
 

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vae_ldm.evaluation.embedding import as_pictures, embed_pictures
+from vae_ldm.evaluation.embedding import embed_pictures
 from vae_ldm.evaluation.evaluator import evaluate_autoencoder, evaluate_samples
 from vae_ldm.evaluation.measurement import Measurement
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
+from vae_ldm.models.pixels import as_pictures
 from vae_ldm.models.vision_features import VisionFeatures
 
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from vae_ldm.evaluation.embedding import as_images
 from vae_ldm.evaluation.linear_floor import LinearCode
 from vae_ldm.evaluation.reconstruction import reconstruction_metrics
+from vae_ldm.models.pixels import as_images
 
 PACK = Path(__file__).parents[2] / "../shared/data/product_clothing"
 

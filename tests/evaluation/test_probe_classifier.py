@@ -3,8 +3,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vae_ldm.evaluation.embedding import as_images
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier, degrade
+from vae_ldm.models.pixels import as_images
 from vae_ldm.models.vision_features import VisionFeatures
 
 

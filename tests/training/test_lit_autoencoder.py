@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vae_ldm.data.normalization import to_unit_range
 from vae_ldm.losses.adversarial import adaptive_weight, hinge_discriminator_loss, hinge_generator_loss
 from vae_ldm.losses.kl import kl_divergence
 from vae_ldm.losses.perceptual import PerceptualDistance
 from vae_ldm.losses.reconstruction import l1_error, l2_error, ssim_error
 from vae_ldm.models.autoencoder import set_trained_part
 from vae_ldm.models.discriminator import PatchDiscriminator
+from vae_ldm.models.pixels import to_unit_range
 from vae_ldm.models.vision_features import load_efficientnet_lite
 from vae_ldm.training.optimizers import OptimizerSettings
 

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vae_ldm.data.normalization import to_unit_range
 from vae_ldm.data.pictures import Pictures
 from vae_ldm.data.sampling import Batch, EndlessBatches, batch_generator
+from vae_ldm.models.pixels import as_images
 
 Encode = Callable[[Tensor], DiagonalGaussianDistribution]
 Progress = Callable[[int, int], None]
@@ -75,7 +75,7 @@ def cache_posteriors(
 
 @torch.no_grad()
 def _encode_views(encode: Encode, images: Any, *, flips: bool) -> dict[str, Tensor]:
-    batch = to_unit_range(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    batch = as_images(images)
     views = [batch, batch.flip(-1)] if flips else [batch]
     posteriors = [encode(view) for view in views]
     return {

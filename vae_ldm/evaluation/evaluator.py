@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from vae_ldm.evaluation.distribution import MIN_IMAGES
-from vae_ldm.evaluation.embedding import as_images, as_pictures, embed_pictures, image_batches
+from vae_ldm.evaluation.embedding import embed_pictures
 from vae_ldm.evaluation.linear_floor import LinearCode
 from vae_ldm.evaluation.measurement import Measurement, measured_mean, measured_share
 from vae_ldm.evaluation.memorisation import copies, nearest_in_features, nearest_in_pixels, too_near
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
 from vae_ldm.evaluation.reconstruction import reconstruction_metrics
 from vae_ldm.evaluation.set_comparison import FrechetAxes, compare_sets
+from vae_ldm.models.pixels import as_images, as_pictures, image_batches
 from vae_ldm.models.vision_features import VisionFeatures
 
 # 200 MB of float32: enough pictures for a linear code of at most 768 inputs.

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vae_ldm.evaluation.embedding import image_batches
+from vae_ldm.models.pixels import image_batches
 
 COPY_RATIO = 1 / 3
 HELD_OUT_QUANTILE = 0.01

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_ldm.evaluation.embedding import image_batches
+from vae_ldm.models.pixels import image_batches
 from vae_ldm.models.vision_features import VisionFeatures, enlarge
 
 

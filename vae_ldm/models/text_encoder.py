@@ -64,9 +64,7 @@ def new_text_encoder(
     )
 
 
-def load_text_encoder(
-    source: str, *, revision: str | None = None
-) -> tuple[PreTrainedTokenizerBase, CLIPTextModel]:
+def load_text_encoder(source: str, *, revision: str | None = None) -> tuple[PreTrainedTokenizerBase, CLIPTextModel]:
     """Tokenizer and frozen CLIPTextModel of a folder or Hub name: a CLIP repository, or a whole SD pipeline.
 
     Raises WeightsError where either cannot be opened.

@@ -8,11 +8,9 @@ import torch
 from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
-from torch import Tensor
 
 from vae_ldm.build import build_autoencoder, build_lit_autoencoder, compile_if_asked
 from vae_ldm.data.datamodule import ImageDataModule
-from vae_ldm.data.normalization import to_uint8, to_unit_range
 from vae_ldm.data.pictures import Pictures
 from vae_ldm.evaluation.image_grid import image_grid
 from vae_ldm.models.autoencoder import load_autoencoder
@@ -24,6 +22,7 @@ from vae_ldm.models.latent_scaling import (
     silence_posterior,
     stored_statistics,
 )
+from vae_ldm.models.pixels import as_images, as_pictures, image_batches
 from vae_ldm.run.fitting import fit_stage
 from vae_ldm.run.session import Session
 from vae_ldm.training.callbacks import BestCheckpoint, PictureEachValidation
@@ -84,9 +83,9 @@ def _train(session: Session, autoencoder: AutoencoderKL) -> dict[str, object]:
 
 def _before_and_after(module: torch.nn.Module, images: np.ndarray) -> Image.Image:
     assert isinstance(module, LitAutoencoder)
-    originals = to_unit_range(as_batch(images).to(module.device))
+    originals = as_images(images).to(module.device)
     posterior = module.autoencoder.encode(originals).latent_dist
-    reconstructions = to_uint8(module.autoencoder.decode(posterior.mode()).sample)
+    reconstructions = as_pictures(module.autoencoder.decode(posterior.mode()).sample)
     return image_grid(np.concatenate([images, reconstructions]), num_columns=len(images), scale=2)
 
 
@@ -104,7 +103,7 @@ def finish_autoencoder(session: Session, autoencoder: AutoencoderKL) -> dict[str
     facts: dict[str, object] = {}
     measured = stage.train == "all"
     statistics = latent_statistics(_posteriors(autoencoder, train)) if measured else stored_statistics(autoencoder)
-    images = to_unit_range(as_batch(evenly_spaced(train, _NUM_CHECK_IMAGES))).to(session.device)
+    images = as_images(evenly_spaced(train, _NUM_CHECK_IMAGES)).to(session.device)
     if statistics is not None:
         before = copy.deepcopy(autoencoder)
         fold_latent_scaling(autoencoder, statistics)
@@ -119,14 +118,8 @@ def finish_autoencoder(session: Session, autoencoder: AutoencoderKL) -> dict[str
 
 
 def _posteriors(autoencoder: AutoencoderKL, pictures: Pictures) -> Iterator[DiagonalGaussianDistribution]:
-    for first in range(0, len(pictures.ids), _BATCH_SIZE):
-        batch = to_unit_range(as_batch(pictures.images[first : first + _BATCH_SIZE]).to(autoencoder.device))
-        yield autoencoder.encode(batch).latent_dist
-
-
-def as_batch(images: np.ndarray) -> Tensor:
-    """uint8 tensor [N, C, H, W] of an array [N, H, W, C]."""
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    for batch in image_batches(pictures.images, _BATCH_SIZE):
+        yield autoencoder.encode(batch.to(autoencoder.device)).latent_dist
 
 
 def evenly_spaced(pictures: Pictures, count: int) -> np.ndarray:

@@ -16,10 +16,9 @@ from vae_ldm.build import (
     picture_prompts,
     prompt_ids,
 )
-from vae_ldm.data.normalization import to_unit_range
 from vae_ldm.data.picture_cache import Preview, inspect_pictures
+from vae_ldm.models.pixels import as_images
 from vae_ldm.recipe import parts
-from vae_ldm.run.autoencoder_stage import as_batch
 from vae_ldm.run.session import Session
 from vae_ldm.training.hardware import Network, fastest_precision
 from vae_ldm.training.progress import format_seconds
@@ -54,7 +53,7 @@ def describe_run(session: Session) -> None:
         say(f"autoencoder: {_millions(autoencoder)} parameters, kept as they are")
     else:
         module = build_lit_autoencoder(recipe, autoencoder)
-        batch = to_unit_range(as_batch(images)[torch.arange(part.batch_size) % len(images)])
+        batch = as_images(images)[torch.arange(part.batch_size) % len(images)]
 
         def autoencoder_step() -> torch.Tensor:
             return module.generator_loss(batch)[1]
@@ -72,7 +71,7 @@ def describe_run(session: Session) -> None:
     part = recipe.diffusion.trainer
     rows = torch.arange(part.batch_size) % len(images)
     with torch.no_grad():
-        posterior = autoencoder.encode(to_unit_range(as_batch(images))).latent_dist
+        posterior = autoencoder.encode(as_images(images)).latent_dist
     latents = {
         "mean": posterior.mean[rows],
         "std": posterior.std[rows],

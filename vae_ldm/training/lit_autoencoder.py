@@ -9,10 +9,10 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from vae_ldm.data.normalization import to_unit_range
 from vae_ldm.losses.adversarial import adaptive_weight, hinge_discriminator_loss, hinge_generator_loss
 from vae_ldm.losses.kl import kl_divergence
 from vae_ldm.losses.reconstruction import ssim_error
+from vae_ldm.models.pixels import to_unit_range
 from vae_ldm.training.optimizers import OptimizerSettings, new_optimizer
 
 ImageLoss = Callable[[Tensor, Tensor], Tensor]
