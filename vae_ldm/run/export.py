@@ -9,9 +9,10 @@ from vae_ldm.errors import VaeLdmError
 from vae_ldm.models.autoencoder import load_autoencoder
 from vae_ldm.run.autoencoder_stage import finish_autoencoder
 from vae_ldm.run.diffusion_stage import picture_prompts, save_pipeline, vocabulary
-from vae_ldm.run.fitting import checkpoint_step, module_weights
+from vae_ldm.run.fitting import module_weights
 from vae_ldm.run.folder import RunFolder, Stage, whole_folder
 from vae_ldm.run.session import Session, open_run
+from vae_ldm.training.callbacks import checkpoint_step, run_checkpoints
 
 
 def export_checkpoint(run_dir: Path, *, checkpoint: str | None = None, output_dir: Path | None = None) -> Path:
@@ -37,9 +38,7 @@ def export_checkpoint(run_dir: Path, *, checkpoint: str | None = None, output_di
 
 def _find_checkpoint(run: RunFolder, wanted: str | None) -> tuple[Stage, Path]:
     stages: tuple[Stage, ...] = ("diffusion", "autoencoder")
-    found = {
-        stage: sorted(run.checkpoints(stage).glob("step=*.ckpt"), key=checkpoint_step, reverse=True) for stage in stages
-    }
+    found = {stage: run_checkpoints(run.checkpoints(stage)) for stage in stages}
     if wanted is None:
         for stage, paths in found.items():
             if paths:

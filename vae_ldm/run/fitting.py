@@ -13,6 +13,7 @@ from vae_ldm.build import build_trainer, place_channels_last
 from vae_ldm.recipe import parts
 from vae_ldm.run.folder import Stage
 from vae_ldm.run.session import Session
+from vae_ldm.training.callbacks import checkpoint_step, run_checkpoints
 from vae_ldm.training.csv_log import CsvLog
 from vae_ldm.training.hardware import Network
 from vae_ldm.training.progress import StageProgress
@@ -98,7 +99,7 @@ def fit_stage(
 
 def newest_checkpoint(folder: Path, session: Session) -> Path | None:
     """The checkpoint of the highest step that is whole; damaged ones are passed over with a line."""
-    for path in sorted(folder.glob("step=*.ckpt"), key=checkpoint_step, reverse=True):
+    for path in run_checkpoints(folder):
         try:
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()
@@ -108,11 +109,6 @@ def newest_checkpoint(folder: Path, session: Session) -> Path | None:
             return path
         session.say(f"{path} is damaged; trying the one before")
     return None
-
-
-def checkpoint_step(path: Path) -> int:
-    """The step in the name of a checkpoint, `step=1200.ckpt`."""
-    return int(path.stem.split("=")[1].split("-")[0])
 
 
 def module_weights(checkpoint: Path) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, WeightAveraging
 from torch import Tensor
 
 from vae_ldm.errors import RunError
@@ -79,28 +79,59 @@ class StopOnNonFinite(Callback):
         if all(bool(torch.isfinite(value).all()) for value in values):
             return
         # Checkpoints are looked at before they are written, so all that are there are good.
-        last = max(self.checkpoint_dir.glob("step=*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
-        kept = f"the last good checkpoint is {last}" if last else "no checkpoint had been written yet"
+        good = run_checkpoints(self.checkpoint_dir)
+        kept = f"the last good checkpoint is {good[0]}" if good else "no checkpoint had been written yet"
         raise RunError(
             f"the loss became NaN or infinite by step {trainer.global_step}; {kept}; "
             "lower the learning rate or use precision: 32-true"
         )
 
 
-class RunCheckpoint(ModelCheckpoint):
-    """Keeps the newest few checkpoints, named by step, to go on from, and the best one by a metric."""
+class RunCheckpoint(Checkpoint):
+    """Keeps the newest few checkpoints, named by step, to go on from.
+
+    ModelCheckpoint saves before the validation of the same step, which a resumed run then never makes up for, and
+    keeps each file that a run was resumed from for ever.
+    """
 
     def __init__(self, checkpoint_dir: Path, *, every_n_steps: int, keep: int) -> None:
-        super().__init__(
-            dirpath=checkpoint_dir,
-            filename="step={step}",
-            auto_insert_metric_name=False,
-            monitor="step",
-            mode="max",
-            save_top_k=keep,
-            every_n_train_steps=every_n_steps,
-            save_on_train_epoch_end=False,
-        )
+        self.checkpoint_dir = checkpoint_dir
+        self.every_n_steps = every_n_steps
+        self.keep = keep
+        self._last_saved = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        every = trainer.val_check_batch if trainer.enable_validation else None
+        validation_follows = every is not None and (batch_idx + 1) % every == 0
+        if not validation_follows:
+            self._save_if_due(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save_if_due(trainer)
+
+    def _save_if_due(self, trainer: Trainer) -> None:
+        step = trainer.global_step
+        if step % self.every_n_steps or step == self._last_saved:  # a step may take several batches
+            return
+        self._last_saved = step
+        for logger in trainer.loggers:
+            logger.save()
+        trainer.save_checkpoint(self.checkpoint_dir / f"step={step}.ckpt")
+        if trainer.is_global_zero:
+            for path in run_checkpoints(self.checkpoint_dir)[self.keep :]:
+                path.unlink()
+
+
+def run_checkpoints(checkpoint_dir: Path) -> list[Path]:
+    """What RunCheckpoint has left, the newest first."""
+    return sorted(checkpoint_dir.glob("step=*.ckpt"), key=checkpoint_step, reverse=True)
+
+
+def checkpoint_step(path: Path) -> int:
+    """The step in the name of a checkpoint, `step=1200.ckpt`."""
+    return int(path.stem.removeprefix("step="))
 
 
 class BestCheckpoint(ModelCheckpoint):

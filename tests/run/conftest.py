@@ -1,0 +1,60 @@
+"""The command as a user starts it, with the tiny networks, and what a run leaves."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import NANO_AUTOENCODER, NANO_UNET
+from vae_ldm.recipe import Recipe, write_recipe
+
+# What `python -m vae_ldm` does, after the size `tiny` has become smaller still.
+_COMMAND = f"""
+from vae_ldm.models import autoencoder, unet
+autoencoder.AUTOENCODER_SIZES["tiny"] = autoencoder.AutoencoderSize(*{tuple(NANO_AUTOENCODER)!r})
+unet.UNET_SIZES["tiny"] = unet.UNetSize(*{tuple(NANO_UNET)!r})
+from vae_ldm.run import stages
+stages.run_evaluation_stage = lambda session, autoencoder: None
+from vae_ldm.cli import main
+main()
+"""
+
+
+def start(*arguments: str | Path) -> subprocess.Popen[str]:
+    """The command line in a process of its own, its output in a pipe."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", _COMMAND, *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code, and what was said."""
+    output, errors = process.communicate(timeout=120)
+    return process.returncode, output + errors
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Callable[[Recipe], Path]:
+    def write(recipe: Recipe) -> Path:
+        path = tmp_path / "recipe.yaml"
+        write_recipe(recipe, path)
+        return path
+
+    return write
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    """Every safetensors file at or below one folder has its bit-identical counterpart in the other."""
+    files = sorted(path.relative_to(one) for path in one.rglob("*.safetensors"))
+    assert files
+    assert files == sorted(path.relative_to(other) for path in other.rglob("*.safetensors"))
+    for file in files:
+        left, right = load_file(one / file), load_file(other / file)
+        assert left.keys() == right.keys()
+        different = [name for name in left if not torch.equal(left[name], right[name])]
+        assert not different, f"{file}: {len(different)} of {len(left)} tensors differ, {different[0]} among them"

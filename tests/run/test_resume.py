@@ -1,0 +1,223 @@
+"""Design promise 5: stop anywhere, go on exactly."""
+
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pytorch_lightning import Callback
+
+from tests.run.conftest import assert_same_weights, finish, start
+from vae_ldm.run import autoencoder_stage, diffusion_stage, fitting
+from vae_ldm.run.folder import RunFolder, Stage
+from vae_ldm.run.stages import train_run
+from vae_ldm.training.csv_log import read_csv_log
+
+
+class Stop(Exception):  # noqa: N818
+    """In place of kill -9, from which it differs in that Python still unwinds."""
+
+
+class StopAt(Callback):
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def on_train_batch_start(self, *arguments: object) -> None:
+        if arguments[3] == self.batch:
+            raise Stop
+
+
+def stop_once(patch: pytest.MonkeyPatch, where: object, name: str, *, after: bool) -> None:
+    """The next call of a function stops the run, before or after its work."""
+    function = getattr(where, name)
+
+    def stopping(*args: object, **kwargs: object) -> object:
+        if after:
+            function(*args, **kwargs)
+        raise Stop
+
+    patch.setattr(where, name, stopping)
+
+
+def stop_at_batch(patch: pytest.MonkeyPatch, *, manual: bool, batch: int) -> None:
+    build_trainer = fitting.build_trainer
+
+    def stopping(*args: object, **kwargs: object) -> object:
+        if kwargs["manual_optimization"] == manual:
+            kwargs["callbacks"] = [*kwargs["callbacks"], StopAt(batch)]  # type: ignore[misc]
+        return build_trainer(*args, **kwargs)  # type: ignore[arg-type]
+
+    patch.setattr(fitting, "build_trainer", stopping)
+
+
+def assert_same_run(one: RunFolder, other: RunFolder, *stages: Stage) -> None:
+    for stage in stages or ("autoencoder", "diffusion"):
+        for folder in {"autoencoder": ("autoencoder",), "diffusion": ("latents", "pipeline")}[stage]:
+            assert_same_weights(one.path / folder, other.path / folder)
+        assert read_csv_log(one.log(stage)) == read_csv_log(other.log(stage))
+        facts, expected = ({**(run.finished(stage) or {})} for run in (one, other))
+        assert facts.pop("seconds") < 100
+        assert expected.pop("seconds") < 100
+        assert facts == expected
+
+
+def begin(trained_run: RunFolder, path: Path, stage: Stage) -> dict[str, None]:
+    """Lay a run in `path` that has all before the stage behind it; what its recipe says differently for speed."""
+    if stage == "autoencoder":
+        return {"diffusion": None}
+    shutil.copytree(trained_run.path, path)
+    run = RunFolder(path)
+    run.restart(["diffusion"])
+    shutil.rmtree(run.latents)
+    return {}
+
+
+# 6 steps of 2 batches, a checkpoint and a validation every 2 steps, the discriminator from step 3 on.
+@pytest.mark.parametrize(
+    ("stage", "batch"),
+    [(stage, batch) for stage in ("autoencoder", "diffusion") for batch in (1, 4, 7, 11)],
+)
+def test_a_run_stopped_in_training_ends_as_if_it_had_not_been(trained_run, make_recipe, tmp_path, stage, batch):
+    recipe = make_recipe(**begin(trained_run, tmp_path / "nano", stage))
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at_batch(patch, manual=stage == "autoencoder", batch=batch)
+        with pytest.raises(Stop):
+            train_run(recipe)
+    train_run(recipe)
+    assert_same_run(trained_run, RunFolder(tmp_path / "nano"), stage)
+
+
+@pytest.mark.parametrize(
+    ("stage", "where", "name", "after"),
+    [
+        ("autoencoder", autoencoder_stage, "finish_autoencoder", False),
+        ("autoencoder", autoencoder_stage.AutoencoderKL, "save_pretrained", True),
+        ("diffusion", diffusion_stage, "cache_posteriors", True),
+        ("diffusion", diffusion_stage, "build_diffusion", False),
+        ("diffusion", diffusion_stage, "_make_readable_by_transformers_4", False),
+        ("diffusion", diffusion_stage, "save_pipeline", True),
+    ],
+)
+def test_a_run_stopped_between_trainings_ends_as_if_it_had_not_been(
+    trained_run, make_recipe, tmp_path, stage, where, name, after
+):
+    recipe = make_recipe(**begin(trained_run, tmp_path / "nano", stage))
+    with pytest.MonkeyPatch.context() as patch:
+        stop_once(patch, where, name, after=after)
+        with pytest.raises(Stop):
+            train_run(recipe)
+    train_run(recipe)
+    assert_same_run(trained_run, RunFolder(tmp_path / "nano"), stage)
+
+
+def test_a_checkpoint_that_is_being_written_is_not_picked_up(trained_run, make_recipe, tmp_path, capsys):
+    recipe = make_recipe(diffusion=None)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_once(patch, autoencoder_stage, "finish_autoencoder", after=False)
+        with pytest.raises(Stop):
+            train_run(recipe)
+    run = RunFolder(tmp_path / "nano")
+    newest = run.checkpoints("autoencoder") / "step=6.ckpt"
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    capsys.readouterr()
+    train_run(recipe)
+    said = capsys.readouterr().err
+    assert f"{newest} is damaged; trying the one before" in said
+    assert "autoencoder: going on from step 4" in said
+    assert_same_run(trained_run, run, "autoencoder")
+
+
+def test_a_flipped_byte_in_a_checkpoint_is_noticed(make_recipe, tmp_path, capsys):
+    recipe = make_recipe(diffusion=None)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_once(patch, autoencoder_stage, "finish_autoencoder", after=False)
+        with pytest.raises(Stop):
+            train_run(recipe)
+    for newest in RunFolder(tmp_path / "nano").checkpoints("autoencoder").glob("step=*.ckpt"):
+        content = bytearray(newest.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        newest.write_bytes(content)
+    capsys.readouterr()
+    train_run(recipe)
+    said = capsys.readouterr().err
+    assert said.count("is damaged; trying the one before") == 2
+    assert "going on from" not in said
+
+
+def test_training_may_be_prolonged_while_under_way(make_recipe, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at_batch(patch, manual=True, batch=9)
+        with pytest.raises(Stop):
+            train_run(make_recipe(diffusion=None))
+    # A constant rate and no discriminator's start that moves: the longer run is the same up to here.
+    train_run(make_recipe(diffusion=None, autoencoder__trainer__max_steps=8))
+    facts = RunFolder(tmp_path / "nano").finished("autoencoder")
+    assert facts is not None
+    assert (facts["num_steps"], facts["num_images"]) == (8, 64)
+
+
+def test_training_that_has_done_enough_already_ends_with_what_it_has(make_recipe, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at_batch(patch, manual=True, batch=9)
+        with pytest.raises(Stop):
+            train_run(make_recipe(diffusion=None))
+    train_run(make_recipe(diffusion=None, autoencoder__trainer__max_steps=3))
+    facts = RunFolder(tmp_path / "nano").finished("autoencoder")
+    assert facts is not None
+    assert (facts["num_steps"], facts["num_images"]) == (4, 32)
+
+
+def test_checkpoints_do_not_pile_up_over_stops(make_recipe, tmp_path):
+    for batch in (5, 9):
+        with pytest.MonkeyPatch.context() as patch:
+            stop_at_batch(patch, manual=True, batch=batch)
+            with pytest.raises(Stop):
+                train_run(make_recipe(diffusion=None))
+    train_run(make_recipe(diffusion=None))
+    names = sorted(path.name for path in RunFolder(tmp_path / "nano").checkpoints("autoencoder").iterdir())
+    assert names == ["best.ckpt", "step=4.ckpt", "step=6.ckpt"]
+
+
+# --- kill -9 ----------------------------------------------------------------------------------------------------------
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert time.monotonic() < deadline, "it never came so far"
+        time.sleep(0.005)
+
+
+@pytest.mark.slow
+def test_kill_in_every_stage(trained_run, make_recipe, recipe_file, tmp_path):
+    run = RunFolder(tmp_path / "nano")
+    command = ("train", recipe_file(make_recipe()))
+    moments: list[tuple[Callable[[], bool], Callable[[], bool]]] = [
+        (lambda: (run.path / "pictures.partial").exists() or run.pictures.exists(), lambda: True),
+        (lambda: any(run.checkpoints("autoencoder").glob("*.ckpt")), lambda: run.finished("autoencoder") is None),
+        (lambda: run.latents.exists(), lambda: run.finished("diffusion") is None),
+        (lambda: any(run.checkpoints("diffusion").glob("*.ckpt")), lambda: run.finished("diffusion") is None),
+    ]
+    for reached, still_before_the_end in moments:
+        process = start(*command)
+        wait_for(reached)
+        process.send_signal(signal.SIGKILL)
+        assert finish(process)[0] == -signal.SIGKILL
+        assert still_before_the_end()
+    code, said = finish(start(*command))
+    assert code == 0, said
+    assert_same_run(trained_run, run)
+
+
+def test_ctrl_c_ends_with_a_line(make_recipe, recipe_file, tmp_path):
+    run = RunFolder(tmp_path / "nano")
+    command = ("train", recipe_file(make_recipe(autoencoder__trainer__max_steps=400, diffusion=None)))
+    process = start(*command)
+    wait_for(lambda: any(run.checkpoints("autoencoder").glob("step=*.ckpt")))
+    process.send_signal(signal.SIGINT)
+    code, said = finish(process)
+    assert code == 130, said
+    assert said.splitlines()[-1] == "stopped; repeat the command to go on"
+    assert "Traceback" not in said
