@@ -149,7 +149,9 @@ def export(
     checkpoint: Annotated[
         str | None, typer.Option(metavar="PATH_OR_STEP", help="Which checkpoint; by default the last.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="By default the run's own pipeline folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="By default a folder in the run, named by the step.")
+    ] = None,
 ) -> None:
     """Write a checkpoint as an ordinary diffusers pipeline."""
     from vae_ldm.run.export import export_checkpoint
@@ -214,4 +216,6 @@ def copy(
 
 def main() -> None:
     """The entry point. Exit codes: 0 done, 1 the run failed, 2 the user's input is wrong, 130 interrupted."""
+    # transformers speaks while it is imported, of a torchvision that nothing here needs.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     app(prog_name="vae-ldm")

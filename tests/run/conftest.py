@@ -15,6 +15,8 @@ from vae_ldm.recipe import Recipe, write_recipe
 
 # What `python -m vae_ldm` does, after the size `tiny` has become smaller still.
 _COMMAND = f"""
+import os
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 from vae_ldm.models import autoencoder, unet
 autoencoder.AUTOENCODER_SIZES["tiny"] = autoencoder.AutoencoderSize(*{tuple(NANO_AUTOENCODER)!r})
 unet.UNET_SIZES["tiny"] = unet.UNetSize(*{tuple(NANO_UNET)!r})
