@@ -1,0 +1,187 @@
+import fcntl
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.run.conftest import finish, start
+from vae_ldm.errors import RecipeError, RunError
+from vae_ldm.run.folder import RunFolder, whole_folder, write_json
+from vae_ldm.run.stages import train_run
+
+
+@pytest.fixture
+def finished(trained_run: RunFolder, tmp_path: Path) -> RunFolder:
+    """A copy of the finished run, for the recipe of `make_recipe`."""
+    shutil.copytree(trained_run.path, tmp_path / "nano")
+    return RunFolder(tmp_path / "nano")
+
+
+def times(run: RunFolder) -> dict[str, int]:
+    """When each file was last written, without recipe and lock, which every command touches."""
+    files = (path for path in run.path.rglob("*") if path.is_file() and path.name not in ("recipe.yaml", "lock"))
+    return {str(path.relative_to(run.path)): path.stat().st_mtime_ns for path in files}
+
+
+def test_everything_lies_where_the_design_says(trained_run):
+    names = {path.name for path in trained_run.path.iterdir()}
+    assert names == {"recipe.yaml", "pictures", "autoencoder", "latents", "diffusion", "pipeline", "state.json", "lock"}
+    assert (trained_run.autoencoder / "config.json").is_file()
+    assert (trained_run.autoencoder / "reconstructions" / "step=000006.png").is_file()
+    assert list(trained_run.path.rglob("*.part")) == []
+
+
+def test_finished_stages_are_not_run_again(finished, make_recipe, capsys):
+    before, started = times(finished), time.perf_counter()
+    train_run(make_recipe())
+    assert time.perf_counter() - started < 2
+    assert times(finished) == before
+    said = capsys.readouterr().err
+    assert f"pipeline:    {finished.pipeline}" in said
+    assert "going on" not in said
+
+
+@pytest.mark.parametrize(
+    ("change", "stage", "key"),
+    [
+        ({"seed": 4}, "autoencoder", "seed: 3 -> 4"),
+        ({"data__num_train": 25}, "autoencoder", "data.num_train: 24 -> 25"),
+        ({"autoencoder__loss__kl_weight": 1.0}, "autoencoder", "autoencoder.loss.kl_weight"),
+        ({"autoencoder__trainer__max_steps": 7}, "autoencoder", "autoencoder.trainer.max_steps: 6 -> 7"),
+        ({"diffusion__dropout": 0.5}, "diffusion", "diffusion.dropout: 0.0 -> 0.5"),
+        ({"diffusion__trainer__max_steps": 7}, "diffusion", "diffusion.trainer.max_steps: 6 -> 7"),
+    ],
+)
+def test_another_recipe_for_a_finished_stage_is_refused(finished, make_recipe, change, stage, key):
+    before, recipe = times(finished), finished.recipe.read_text()
+    with pytest.raises(RecipeError) as caught:
+        train_run(make_recipe(**change))
+    message = str(caught.value)
+    assert key in message
+    assert f"--restart {stage}" in message
+    assert "\n" not in message
+    assert times(finished) == before
+    assert finished.recipe.read_text() == recipe
+
+
+def test_what_no_finished_stage_follows_from_may_change(finished, make_recipe):
+    before = times(finished)
+    train_run(make_recipe(evaluation__num_samples=3))
+    assert times(finished) == before
+    assert "num_samples: 3" in finished.recipe.read_text()
+
+
+def test_restarting_diffusion_runs_only_diffusion(finished, make_recipe):
+    before, facts = times(finished), finished.finished("autoencoder")
+    train_run(make_recipe(diffusion__trainer__max_steps=2), restart=["diffusion"])
+    after = times(finished)
+    changed = {file for file in before.keys() | after.keys() if before.get(file) != after.get(file)}
+    assert {file.split("/")[0] for file in changed} == {"diffusion", "pipeline", "state.json"}
+    assert finished.finished("autoencoder") == facts
+    diffusion = finished.finished("diffusion")
+    assert diffusion is not None
+    assert diffusion["num_steps"] == 2
+    assert sorted(path.name for path in finished.checkpoints("diffusion").iterdir()) == ["best.ckpt", "step=2.ckpt"]
+
+
+def test_restarting_the_autoencoder_restarts_what_follows_from_it(finished, make_recipe):
+    run = finished
+    run.restart(["autoencoder"])
+    assert run.finished("autoencoder") is None
+    assert run.finished("diffusion") is None
+    assert {path.name for path in run.path.iterdir()} == {"recipe.yaml", "pictures", "state.json", "lock"}
+
+
+@pytest.mark.parametrize(
+    ("change", "is_free"),
+    [
+        ({"autoencoder__trainer__max_steps": 9}, True),
+        ({"autoencoder__trainer__checkpoint_every_n_steps": 1}, True),
+        ({"autoencoder__trainer__log_every_n_steps": 2}, True),
+        ({"diffusion__trainer__batch_size": 3}, True),
+        ({"autoencoder__trainer__batch_size": 3}, False),
+        ({"autoencoder__optimizer__learning_rate": 0.1}, False),
+        ({"data__horizontal_flip": False}, False),
+        ({"seed": 4}, False),
+    ],
+)
+def test_what_may_change_while_the_autoencoder_is_under_way(make_recipe, tmp_path, change, is_free):
+    run = RunFolder(tmp_path / "nano")
+    run.adopt(make_recipe())
+    run.checkpoints("autoencoder").mkdir(parents=True)
+    (run.checkpoints("autoencoder") / "step=2.ckpt").touch()
+    if is_free:
+        run.adopt(make_recipe(**change))
+        return
+    with pytest.raises(RecipeError, match="has begun with another recipe"):
+        run.adopt(make_recipe(**change))
+
+
+def test_a_key_that_only_ends_like_a_free_one_is_not_free(make_recipe, tmp_path):
+    run = RunFolder(tmp_path / "nano")
+    run.adopt(make_recipe())
+    run.checkpoints("diffusion").mkdir(parents=True)
+    (run.checkpoints("diffusion") / "step=2.ckpt").touch()
+    with pytest.raises(RecipeError, match=r"autoencoder\.trainer\.max_steps"):
+        run.adopt(make_recipe(autoencoder__trainer__max_steps=9))
+    run.adopt(make_recipe(diffusion__trainer__max_steps=9))
+
+
+def test_a_second_process_is_refused_and_the_first_goes_on(make_recipe, recipe_file, tmp_path):
+    run = RunFolder(tmp_path / "nano")
+    run.path.mkdir()
+    command = ("train", recipe_file(make_recipe(diffusion=None)))
+    with (run.path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        code, said = finish(start(*command))
+    assert code == 1
+    assert said == f"error: {run.path}: another process is running here; wait for it, or stop it\n"
+
+
+def test_the_lock_dies_with_its_process(tmp_path):
+    run = RunFolder(tmp_path)
+    lock = str(tmp_path / "lock")
+    code = f"import fcntl, time; f = open({lock!r}, 'w'); fcntl.flock(f, 2); print(flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-S", "-c", code], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(RunError, match="another process"), run.locked():
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    with run.locked():
+        pass
+
+
+# --- files that are whole or absent -----------------------------------------------------------------------------------
+
+
+def test_a_failed_write_leaves_the_old_json(tmp_path):
+    file = tmp_path / "state.json"
+    write_json(file, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(file, {"a": object()})
+    assert json.loads(file.read_text()) == {"a": 1}
+
+
+def test_a_folder_takes_its_place_only_when_all_went_well(tmp_path):
+    target = tmp_path / "pipeline"
+    with whole_folder(target) as part:
+        (part / "a").touch()
+        assert not target.exists()
+    assert [path.name for path in target.iterdir()] == ["a"]
+
+    with pytest.raises(FileNotFoundError), whole_folder(target) as part:
+        (part / "absent" / "b").touch()
+    assert [path.name for path in target.iterdir()] == ["a"]
+
+    with whole_folder(target) as part:
+        (part / "c").touch()
+    assert [path.name for path in target.iterdir()] == ["c"]
+    assert [path.name for path in tmp_path.iterdir()] == ["pipeline"]
