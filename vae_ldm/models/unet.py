@@ -25,8 +25,8 @@ def new_unet(
 ) -> UNet2DConditionModel:
     """A randomly initialised UNet2DConditionModel: latents [B, c, h, w], timesteps [B], prompts [B, L, D] -> latents.
 
-    `size` is a key of UNET_SIZES. The finest level has convolutions only, all below it attend to the prompt
-    (Rombach 2022, section 3.3). `dropout` acts in the residual blocks.
+    `size` is a key of UNET_SIZES. As in Stable Diffusion every level but the coarsest attends to the prompt, and so
+    does the middle (Rombach 2022, section 3.3). `dropout` acts in the residual blocks.
     """
     widths, layers_per_block, attention_head_dim = UNET_SIZES[size]
     num_attending = len(widths) - 1
@@ -35,8 +35,8 @@ def new_unet(
         sample_size=latent_size[0] if latent_size[0] == latent_size[1] else latent_size,
         in_channels=latent_channels,
         out_channels=latent_channels,
-        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * num_attending,
-        up_block_types=("CrossAttnUpBlock2D",) * num_attending + ("UpBlock2D",),
+        down_block_types=("CrossAttnDownBlock2D",) * num_attending + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * num_attending,
         block_out_channels=widths,
         layers_per_block=layers_per_block,
         attention_head_dim=tuple(width // attention_head_dim for width in widths),
