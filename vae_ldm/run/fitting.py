@@ -1,5 +1,6 @@
 """Running one training stage to its end, from wherever it was stopped."""
 
+import pickle
 import time
 import zipfile
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import torch
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 
 from vae_ldm.build import build_trainer, place_channels_last
+from vae_ldm.errors import WeightsError
 from vae_ldm.recipe import parts
 from vae_ldm.run.folder import Stage
 from vae_ldm.run.session import Session
@@ -112,5 +114,11 @@ def newest_checkpoint(folder: Path, session: Session) -> Path | None:
 
 
 def module_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The weights to use (averaged, where there is an EMA) of a checkpoint; nothing but tensors is unpickled."""
-    return torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    """The weights to use (averaged, where there is an EMA) of a checkpoint; nothing but tensors is unpickled.
+
+    Raises WeightsError where it is damaged.
+    """
+    try:
+        return torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise WeightsError(f"{checkpoint}: is damaged; take another checkpoint") from error

@@ -1,6 +1,7 @@
 """`vae-ldm generate`: pictures from a prompt, and a grid of them."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -98,8 +99,9 @@ def open_pipeline(source: Path | str) -> StableDiffusionPipeline:
 
 
 def unknown_words(pipeline: StableDiffusionPipeline, prompt: str) -> list[str]:
-    """Words of the prompt that a word-level tokenizer does not know; a sub-word tokenizer knows all."""
+    """Words of the prompt, once each, that a word-level tokenizer does not know; a sub-word tokenizer knows all."""
     unknown_id = pipeline.tokenizer.unk_token_id
     if unknown_id is None or unknown_id == pipeline.tokenizer.eos_token_id:
         return []
-    return [word for word in prompt.split() if unknown_id in pipeline.tokenizer(word).input_ids]
+    words = dict.fromkeys(re.findall(r"\w+", prompt))  # as the tokenizer splits them, without punctuation
+    return [word for word in words if unknown_id in pipeline.tokenizer(word).input_ids]

@@ -1,0 +1,86 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from tests.run.conftest import assert_same_weights
+from vae_ldm.errors import VaeLdmError
+from vae_ldm.models.latent_scaling import latent_statistics
+from vae_ldm.run.export import export_checkpoint
+from vae_ldm.run.folder import RunFolder
+from vae_ldm.run.generate import open_pipeline
+
+
+def test_the_last_checkpoint_is_the_pipeline_of_the_run(trained_run, tmp_path):
+    written = export_checkpoint(trained_run.path, checkpoint="6", output_dir=tmp_path / "export")
+    assert written == tmp_path / "export"
+    assert_same_weights(trained_run.pipeline, written)
+    for file in ("model_index.json", "tokenizer/tokenizer_config.json", "scheduler/scheduler_config.json"):
+        assert (written / file).read_text() == (trained_run.pipeline / file).read_text()
+
+
+def test_an_earlier_step_is_a_pipeline_of_its_averaged_weights(trained_run, tmp_path):
+    written = export_checkpoint(trained_run.path, checkpoint="4", output_dir=tmp_path / "export")
+    pipeline = open_pipeline(written)
+    weights = torch.load(trained_run.checkpoints("diffusion") / "step=4.ckpt", weights_only=True)
+    name = "conv_in.weight"
+    assert torch.equal(pipeline.unet.state_dict()[name], weights["state_dict"][f"unet.{name}"])
+    assert not torch.equal(pipeline.unet.state_dict()[name], weights["current_model_state"][f"unet.{name}"])
+
+
+def test_the_best_checkpoint_by_its_path(trained_run, tmp_path):
+    best = trained_run.checkpoints("diffusion") / "best.ckpt"
+    assert (export_checkpoint(trained_run.path, checkpoint=str(best), output_dir=tmp_path / "x") / "unet").is_dir()
+
+
+def test_an_autoencoder_checkpoint_leaves_with_folded_latents(trained_run, tmp_path):
+    checkpoint = trained_run.checkpoints("autoencoder") / "step=4.ckpt"
+    written = export_checkpoint(trained_run.path, checkpoint=str(checkpoint), output_dir=tmp_path / "export")
+    autoencoder = AutoencoderKL.from_pretrained(written)
+    images = torch.from_numpy(np.load(trained_run.pictures / "train.npy")).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        statistics = latent_statistics([autoencoder.encode(images).latent_dist])
+    torch.testing.assert_close(statistics.mean, torch.zeros(4).double(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(statistics.std, torch.ones(4).double(), atol=1e-3, rtol=0)
+
+
+def test_by_default_the_newest_of_the_furthest_stage_into_the_run(trained_run, tmp_path):
+    shutil.copytree(trained_run.path, tmp_path / "run")
+    assert export_checkpoint(tmp_path / "run") == tmp_path / "run" / "pipeline-step=6"
+    RunFolder(tmp_path / "run").restart(["diffusion"])
+    assert export_checkpoint(tmp_path / "run") == tmp_path / "run" / "autoencoder-step=6"
+
+
+@pytest.mark.parametrize("what", ["full", "empty", "file"])
+def test_nothing_is_overwritten(trained_run, tmp_path, what):
+    target: Path = tmp_path / "export"
+    if what == "file":
+        target.write_text("mine")
+    else:
+        target.mkdir()
+    if what == "full":
+        (target / "mine").touch()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(VaeLdmError, match=f"^{target}: exists already; name another folder with --out, or delete it$"):
+        export_checkpoint(trained_run.path, output_dir=target)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(trained_run, tmp_path):
+    expected = r"has no checkpoint 5; there are: diffusion 6, diffusion 4, autoencoder 6, autoencoder 4$"
+    with pytest.raises(VaeLdmError, match=expected):
+        export_checkpoint(trained_run.path, checkpoint="5", output_dir=tmp_path / "export")
+    with pytest.raises(VaeLdmError, match="is no run folder"):
+        export_checkpoint(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_refused_in_one_line(trained_run, tmp_path):
+    shutil.copytree(trained_run.path, tmp_path / "run")
+    checkpoint = RunFolder(tmp_path / "run").checkpoints("diffusion") / "step=6.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(VaeLdmError, match="damaged"):
+        export_checkpoint(tmp_path / "run", checkpoint="6")
+    assert not (tmp_path / "run" / "pipeline-step=6").exists()
