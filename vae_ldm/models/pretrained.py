@@ -33,10 +33,11 @@ def load_pretrained(
             torch_dtype=torch.float32,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the info, by name; the error would name none
             **({"low_cpu_mem_usage": False} if model_class.__module__.startswith("diffusers") else {}),
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise WeightsError(f"{folder}: cannot be opened as {model_class.__name__}: {_first_line(error)}") from error
+        raise WeightsError(f"{folder}: cannot be opened as {model_class.__name__}: {first_line(error)}") from error
     missing = sorted(info["missing_keys"])
     mismatched = [key[0] if isinstance(key, tuple) else key for key in info.get("mismatched_keys", ())]
     for keys, what in ((missing, "missing"), (mismatched, "mis-shaped")):
@@ -68,5 +69,6 @@ def _check_folder(folder: Path) -> None:
         raise WeightsError(f"{folder}: has no .safetensors file; save the weights with save_pretrained")
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, cut to one line."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

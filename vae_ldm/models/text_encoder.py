@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from vae_ldm.errors import WeightsError
-from vae_ldm.models.pretrained import load_pretrained
+from vae_ldm.models.pretrained import first_line, load_pretrained
 
 _PAD, _BEGIN, _END, _UNKNOWN = "<pad>", "<begin>", "<end>", "<unknown>"
 
@@ -69,16 +69,19 @@ def load_text_encoder(source: str, *, revision: str | None = None) -> tuple[PreT
 
     Raises WeightsError where either cannot be opened.
     """
-    errors: list[Exception] = []
+    errors: list[WeightsError] = []
     for tokenizer_folder, encoder_folder in (("", ""), ("tokenizer", "text_encoder")):
         try:
             encoder = load_pretrained(CLIPTextModel, source, revision=revision, subfolder=encoder_folder or None)
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, subfolder=tokenizer_folder)
-        except (WeightsError, OSError, ValueError) as error:
+        except WeightsError as error:
             errors.append(error)
             continue
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, subfolder=tokenizer_folder)
+        except (OSError, ValueError) as error:
+            raise WeightsError(f"{source}: no tokenizer beside the text encoder ({first_line(error)})") from error
         return tokenizer, encoder.requires_grad_(False)
-    raise WeightsError(f"{source}: no CLIP text encoder with its tokenizer found ({errors[0]})")
+    raise WeightsError(f"{source}: no CLIP text encoder found ({errors[0]})")
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> torch.Tensor:
