@@ -124,12 +124,18 @@ def test_the_unet_learns_the_latents_that_the_pipeline_decodes(make_recipe, tmp_
     ("settings", "message"),
     [
         ({"data__channels": 1}, r"takes pictures of 3 channels, the data has 1; set data\.channels: 3"),
-        ({"data__image_size": 18}, r"needs sides divisible by 4; data\.image_size is 18x18"),
+        ({"data__image_size": 18, "diffusion": None}, r"needs sides divisible by 4; data\.image_size is 18x18"),
     ],
 )
 def test_weights_that_do_not_fit_the_pictures_are_refused(make_recipe, tmp_path, settings, message):
     with pytest.raises(WeightsError, match=message):
         run_from(make_recipe, tmp_path, "nothing", SD, **settings)
+
+
+def test_a_size_that_the_pipeline_could_not_draw_is_refused_before_training(make_recipe):
+    with pytest.raises(ValueError, match=r"data\.image_size: 20x28 is not divisible by 8.*the nearest that is: 16x32"):
+        make_recipe(data__image_size=[20, 28])
+    make_recipe(data__image_size=[20, 28], diffusion=None)
 
 
 def test_a_pretrained_text_encoder_stays_bit_identical_and_is_exported(make_recipe, tmp_path, trained_run):

@@ -37,6 +37,7 @@ def disagreements(recipe: "Recipe") -> Iterator[Disagreement]:
         yield from _sizes(recipe)
     if recipe.diffusion is not None:
         yield from _diffusion(recipe.diffusion)
+        yield from _pipeline_size(recipe)
 
 
 def _autoencoder(stage: Autoencoder) -> Iterator[Disagreement]:
@@ -85,6 +86,19 @@ def _sizes(recipe: "Recipe") -> Iterator[Disagreement]:
                 f"the nearest that is: {_nearest(height, factor)}x{_nearest(width, factor)}"
             )
             yield Disagreement((key, "autoencoder.downsample_factor"), text)
+
+
+def _pipeline_size(recipe: "Recipe") -> Iterator[Disagreement]:
+    """StableDiffusionPipeline draws sides divisible by 8 only, whatever the autoencoder's factor is."""
+    (height, width), multiple = recipe.image_size, 8
+    factor = 1 if recipe.autoencoder.from_pretrained is not None else recipe.autoencoder.downsample_factor
+    said_already = height % factor or width % factor
+    if not said_already and (height % multiple or width % multiple):
+        text = (
+            f"{height}x{width} is not divisible by {multiple}, as a StableDiffusionPipeline needs it; "
+            f"the nearest that is: {_nearest(height, multiple)}x{_nearest(width, multiple)}"
+        )
+        yield Disagreement(("data.image_size", "diffusion"), text)
 
 
 def _nearest(side: int, factor: int) -> int:
