@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from tests.run.conftest import finish, start
+from vae_ldm.cli import app
 from vae_ldm.errors import RecipeError, RunError
 from vae_ldm.run.folder import RunFolder, whole_folder, write_json
 from vae_ldm.run.stages import train_run
@@ -131,15 +132,15 @@ def test_a_key_that_only_ends_like_a_free_one_is_not_free(make_recipe, tmp_path)
     run.adopt(make_recipe(diffusion__trainer__max_steps=9))
 
 
-def test_a_second_process_is_refused_and_the_first_goes_on(make_recipe, recipe_file, tmp_path):
+def test_a_second_process_is_refused_in_one_line(make_recipe, recipe_file, tmp_path):
     run = RunFolder(tmp_path / "nano")
     run.path.mkdir()
-    command = ("train", recipe_file(make_recipe(diffusion=None)))
     with (run.path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        code, said = finish(start(*command))
-    assert code == 1
-    assert said == f"error: {run.path}: another process is running here; wait for it, or stop it\n"
+        result = CliRunner().invoke(app, ["train", str(recipe_file(make_recipe()))])
+    assert result.exit_code == 1
+    assert result.output == f"error: {run.path}: another process is running here; wait for it, or stop it\n"
+    assert {path.name for path in run.path.iterdir()} == {"lock"}
 
 
 def test_the_lock_dies_with_its_process(tmp_path):
