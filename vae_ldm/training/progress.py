@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 _SECONDS_BETWEEN_LINES = 20.0
+_SHOWN = {"train/loss": "loss", "val/psnr": "validation PSNR", "val/loss": "validation loss"}
 
 
 class StageProgress(ProgressBar):
@@ -22,9 +23,9 @@ class StageProgress(ProgressBar):
         self.console = console or Console(stderr=True)
         self._progress: Progress | None = None
         self._task = TaskID(0)
-        self._first_step = 0
-        self._started = self._last_line = 0.0
-        self._loss = ""
+        self._last_step = 0
+        self._last_line = 0.0
+        self._rate: float | None = None
 
     def disable(self) -> None:
         self._enabled = False
@@ -33,8 +34,8 @@ class StageProgress(ProgressBar):
         self._enabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._first_step = trainer.global_step
-        self._started = self._last_line = time.monotonic()
+        self._last_step = trainer.global_step
+        self._last_line = time.monotonic()
         if self.console.is_terminal and trainer.is_global_zero:
             self._progress = Progress(
                 TextColumn("[bold]{task.description}"),
@@ -47,7 +48,7 @@ class StageProgress(ProgressBar):
             )
             self._progress.start()
             self._task = self._progress.add_task(
-                self.stage, total=self.max_steps, completed=self._first_step, speed="", loss=""
+                self.stage, total=self.max_steps, completed=trainer.global_step, speed="", loss=""
             )
 
     def on_train_batch_end(
@@ -59,25 +60,25 @@ class StageProgress(ProgressBar):
         due = now - self._last_line > (0.5 if self._progress is not None else _SECONDS_BETWEEN_LINES)
         if not due and trainer.global_step < self.max_steps:
             return
+        rate = self._steps_a_second(now, trainer.global_step)
         self._last_line = now
         metrics = trainer.callback_metrics
-        shown = [(key.split("/")[1], metrics[key]) for key in ("train/loss", "val/psnr", "val/loss") if key in metrics]
-        self._loss = "  ".join(
-            f"{name if i == 0 else 'val ' + name} {float(v):.4g}" for i, (name, v) in enumerate(shown)
-        )
-        steps = trainer.global_step - self._first_step
-        rate = steps / (now - self._started) if steps else 0.0
+        terms = [f"{name} {float(metrics[key]):.4g}" for key, name in _SHOWN.items() if key in metrics]
         speed = f"{rate * self.pictures_per_step:.0f} pictures/s"
         if self._progress is not None:
-            self._progress.update(self._task, completed=trainer.global_step, speed=speed, loss=self._loss)
+            loss = "  ".join(terms)
+            self._progress.update(self._task, completed=trainer.global_step, speed=speed, loss=loss)
         else:
-            left = (self.max_steps - trainer.global_step) / rate if rate else 0.0
-            self.console.print(
-                f"{self.stage}: step {trainer.global_step}/{self.max_steps}, {speed}, {self._loss}, "
-                f"{format_seconds(left)} left",
-                highlight=False,
-                soft_wrap=True,
-            )
+            left = format_seconds((self.max_steps - trainer.global_step) / rate) if rate else "unknown time"
+            line = ", ".join([f"step {trainer.global_step}/{self.max_steps}", speed, *terms, f"{left} left"])
+            self.console.print(f"{self.stage}: {line}", highlight=False, soft_wrap=True)
+
+    def _steps_a_second(self, now: float, step: int) -> float:
+        """Speed of late: half of it from the time since the last line, so that a pause or another job soon shows."""
+        since = (step - self._last_step) / max(now - self._last_line, 1e-9)
+        self._rate = since if self._rate is None else (self._rate + since) / 2
+        self._last_step = step
+        return self._rate
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._progress is not None:
