@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from vae_ldm.evaluation.reconstruction import MAX_PSNR, psnr_per_image, reconstruction_metrics
+from vae_ldm.evaluation.reconstruction import MAX_PSNR, psnr_per_image, reconstruction_metrics, ssim_per_image
 
 
 def images(size: tuple[int, int], channels: int = 3, count: int = 3) -> torch.Tensor:
@@ -27,6 +27,13 @@ def test_psnr_by_hand() -> None:
     originals = images((24, 40), 1)
     expected = torch.full((3,), 20 * math.log10(20.0))
     torch.testing.assert_close(psnr_per_image(originals + 0.1, originals), expected)
+
+
+def test_ssim_by_hand_on_the_scale_of_pictures() -> None:
+    """Of two flat pictures only the luminance term is left, on values in [0, 1]: eq. 6 of Wang 2004."""
+    dark, bright = torch.full((1, 1, 16, 16), -0.8), torch.full((1, 1, 16, 16), 0.2)
+    expected = (2 * 0.1 * 0.6 + 0.01**2) / (0.1**2 + 0.6**2 + 0.01**2)
+    torch.testing.assert_close(ssim_per_image(dark, bright), torch.tensor([expected]), rtol=1e-4, atol=0)
 
 
 def test_pictures_do_not_influence_each_other_and_the_worst_are_found() -> None:

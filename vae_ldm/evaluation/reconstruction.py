@@ -40,6 +40,9 @@ def ssim_per_image(images: Tensor, originals: Tensor) -> Tensor:
     """Structural similarity, [B] (Wang 2004): Gaussian window of 11 px, narrower where the picture is."""
     side = min(images.shape[-2:])
     sigma = 1.5 if side >= 11 else side / 11
-    ssim = structural_similarity_index_measure(images, originals, sigma=sigma, data_range=DATA_RANGE, reduction="none")
+    # Its luminance term compares means that must not be negative: pictures are moved to [0, 1], as everybody does.
+    ssim = structural_similarity_index_measure(
+        (images + 1) / 2, (originals + 1) / 2, sigma=sigma, data_range=1.0, reduction="none"
+    )
     assert isinstance(ssim, Tensor)
     return ssim.reshape(-1)
