@@ -260,7 +260,7 @@ class PretrainedTextEncoder(Part):
 class Diffusion(Part):
     """The second stage: a UNet on cached latents, conditioned by prompt."""
 
-    size: Literal["tiny", "small", "base"] = "tiny"
+    size: Literal["nano", "tiny", "small", "base"] = "tiny"
     conditioning: Literal["none", "class", "caption"] = "class"
     text_encoder: Annotated[TrainedTextEncoder | PretrainedTextEncoder, Field(discriminator="type")] = (
         TrainedTextEncoder()
