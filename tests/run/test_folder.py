@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from vae_ldm.cli import app
-from vae_ldm.errors import RecipeError, RunError
+from vae_ldm.errors import DataError, RecipeError, RunError, VaeLdmError
 from vae_ldm.run.folder import RunFolder, whole_folder, write_json
 from vae_ldm.run.stages import train_run
 
@@ -87,6 +88,28 @@ def test_restarting_diffusion_runs_only_diffusion(finished, make_recipe):
     assert diffusion is not None
     assert diffusion["num_steps"] == 2
     assert sorted(path.name for path in finished.checkpoints("diffusion").iterdir()) == ["best.ckpt", "step=2.ckpt"]
+
+
+def test_a_restart_that_is_refused_deletes_nothing(finished, make_recipe):
+    before = times(finished)
+    with pytest.raises(RecipeError, match="--restart autoencoder"):
+        train_run(make_recipe(autoencoder__latent_channels=8), restart=["diffusion"])
+    assert times(finished) == before
+
+
+def test_an_output_dir_that_cannot_be_written_is_the_users_mistake(make_recipe, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(VaeLdmError, match=r"cannot be written \(Not a directory\); set output_dir"):
+        train_run(make_recipe(tmp_path / "file"))
+
+
+def test_pictures_without_prompts_are_refused_before_anything_is_trained(make_recipe, tmp_path):
+    for number in range(6):
+        Image.new("RGB", (16, 16), (40 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    data = {"type": "image_folder", "path": str(tmp_path), "image_size": 16}
+    with pytest.raises(DataError, match="the pictures have no classes"):
+        train_run(make_recipe(tmp_path / "runs", data=data))
+    assert not (tmp_path / "runs/nano/autoencoder").exists()
 
 
 def test_restarting_the_autoencoder_restarts_what_follows_from_it(finished, make_recipe):

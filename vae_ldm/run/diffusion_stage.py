@@ -20,6 +20,7 @@ from vae_ldm.build import (
     prompt_ids,
 )
 from vae_ldm.data.posterior_cache import PosteriorDataModule, PosteriorDataset, cache_posteriors, has_posteriors
+from vae_ldm.data.sources import SPLITS, Split
 from vae_ldm.run.fitting import fit_stage
 from vae_ldm.run.folder import whole_folder
 from vae_ldm.run.session import Session
@@ -31,9 +32,8 @@ def run_diffusion_stage(session: Session, autoencoder: AutoencoderKL) -> None:
     run, recipe = session.run, session.recipe
     if recipe.diffusion is None or run.finished("diffusion") is not None:
         return
-    pictures = session.pictures
-    prompts = {split: picture_prompts(recipe, getattr(pictures, split)) for split in ("train", "validation")}
-    folders = {split: _posteriors(session, autoencoder, split) for split in ("train", "validation")}
+    prompts = _prompts(session)
+    folders = {split: _posteriors(session, autoencoder, split) for split in SPLITS}
 
     torch.manual_seed(recipe.seed)
     diffusion = build_diffusion(recipe, autoencoder, vocabulary(session, prompts["train"]))
@@ -57,6 +57,16 @@ def run_diffusion_stage(session: Session, autoencoder: AutoencoderKL) -> None:
     facts = fit_stage(session, "diffusion", "unet", module, data, part, ema=recipe.diffusion.ema, callbacks=[best])
     save_pipeline(diffusion, autoencoder, run.pipeline)
     run.finish("diffusion", **facts)
+
+
+def check_prompts(session: Session) -> None:
+    """Raise DataError where the pictures cannot give the prompts to come: to be asked before the first stage trains."""
+    if session.recipe.diffusion is not None and session.run.finished("diffusion") is None:
+        _prompts(session)
+
+
+def _prompts(session: Session) -> dict[Split, list[str]]:
+    return {split: picture_prompts(session.recipe, getattr(session.pictures, split)) for split in SPLITS}
 
 
 def vocabulary(session: Session, train_prompts: list[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """A run folder: where everything lies, which stages are finished, and that one process at a time writes to it."""
 
+import errno
 import fcntl
 import json
 import shutil
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from vae_ldm.errors import RecipeError, RunError
+from vae_ldm.errors import RecipeError, RunError, VaeLdmError
 from vae_ldm.recipe import Recipe, read_recipe, recipe_differences, write_recipe
 
 Stage = Literal["autoencoder", "diffusion", "evaluation"]
@@ -30,6 +31,8 @@ _FREE_UNDER_WAY = (
     "trainer.log_every_n_steps",
     "trainer.compile",
 )
+
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 class RunFolder:
@@ -80,15 +83,19 @@ class RunFolder:
             for path in written[stage]:
                 remove(path)
 
-    def adopt(self, recipe: Recipe) -> None:
-        """Make `recipe` the run's recipe.
+    def adopt(self, recipe: Recipe, *, restart: Sequence[Stage] = ()) -> None:
+        """Make `recipe` the run's recipe, after deleting what the stages to restart have written.
 
-        Raises RecipeError where it differs from the one that a finished stage, or one under way, was begun with.
+        Raises RecipeError, and deletes nothing, where it differs from the recipe that a stage to be kept, finished or
+        under way, was begun with.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        kept = STAGES[: min((STAGES.index(stage) for stage in restart), default=len(STAGES))]
         if self.recipe.exists():
-            for stage in STAGES:
+            for stage in kept:
                 self._check_unchanged(stage, recipe)
+        if restart:
+            self.restart(restart)
         write_recipe(recipe, self.recipe)
 
     def _check_unchanged(self, stage: Stage, recipe: Recipe) -> None:
@@ -110,8 +117,19 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run folder; RunError where another process holds it. The lock dies with the process."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Hold the run folder; RunError where another process holds it. The lock dies with the process.
+
+        Raises VaeLdmError where the folder cannot be made or written to.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "lock").touch()
+        except OSError as error:
+            if error.errno in _FULL_DISK:
+                raise
+            raise VaeLdmError(
+                f"{self.path}: the run folder cannot be written ({error.strerror}); set output_dir to another folder"
+            ) from error
         with (self.path / "lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,9 +7,9 @@ from safetensors import SafetensorError
 from vae_ldm.errors import RunError
 from vae_ldm.recipe import Recipe
 from vae_ldm.run.autoencoder_stage import run_autoencoder_stage
-from vae_ldm.run.diffusion_stage import run_diffusion_stage
+from vae_ldm.run.diffusion_stage import check_prompts, run_diffusion_stage
 from vae_ldm.run.evaluate import run_evaluation_stage
-from vae_ldm.run.folder import STAGES, Stage
+from vae_ldm.run.folder import Stage
 from vae_ldm.run.session import Session
 
 
@@ -25,9 +25,8 @@ def train_run(recipe: Recipe, *, dry_run: bool = False, restart: Sequence[Stage]
         describe_run(session)
         return
     with session.run.locked():
-        if restart:
-            session.run.restart([stage for stage in STAGES if stage in restart])
-        session.run.adopt(recipe)
+        session.run.adopt(recipe, restart=restart)
+        check_prompts(session)
         try:
             autoencoder = run_autoencoder_stage(session)
             run_diffusion_stage(session, autoencoder)
