@@ -44,6 +44,15 @@ def test_guidance_and_steps_are_heard(trained_run, tmp_path):
     assert len(set(pictures)) == 4
 
 
+def test_steps_and_guidance_are_by_default_those_of_the_recipe(trained_run, tmp_path):
+    settings: list[dict[str, float]] = [{}, {"num_inference_steps": 2, "guidance_scale": 2.0}]
+    asked, told = (
+        generate(trained_run.pipeline, "a photo", num_images=1, output_dir=tmp_path / str(number), **setting)  # type: ignore[arg-type]
+        for number, setting in enumerate(settings)
+    )
+    assert asked[0].read_bytes() == told[0].read_bytes()
+
+
 def test_unknown_words_are_named_in_one_line(trained_run, tmp_path, capsys):
     settings = {"num_images": 1, "output_dir": tmp_path, "num_inference_steps": 1}
     generate(trained_run.path, "a Photo of a zebra, a unicorn; a zebra!", **settings)

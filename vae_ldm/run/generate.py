@@ -13,11 +13,11 @@ from rich.console import Console
 
 from vae_ldm.errors import WeightsError
 from vae_ldm.evaluation.image_grid import image_grid
+from vae_ldm.recipe import parts, read_recipe
+from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.session import quieten_libraries
 from vae_ldm.training.hardware import prepare_cpu
 
-NUM_INFERENCE_STEPS = 20
-GUIDANCE_SCALE = 2.0
 _BATCH_SIZE = 32
 
 
@@ -34,7 +34,8 @@ def generate(
     """Files written to `output_dir`: one PNG a picture, and grid.png last.
 
     `source` is a run folder, a pipeline folder or a Hub name. Picture i follows from (seed, i) alone, however many
-    are asked for. Raises WeightsError where the source cannot be opened.
+    are asked for. Steps and guidance are by default those that the run's recipe evaluates with. Raises WeightsError
+    where the source cannot be opened.
     """
     prepare_cpu()
     quieten_libraries()
@@ -42,6 +43,7 @@ def generate(
     unknown = unknown_words(pipeline, prompt)
     if unknown:
         Console(stderr=True).print(f"this model was not trained on the words: {', '.join(unknown)}", markup=False)
+    defaults = _sampling_settings(Path(source))
     output_dir.mkdir(parents=True, exist_ok=True)
     images: list[np.ndarray] = []
     for first in range(0, num_images, _BATCH_SIZE):
@@ -50,8 +52,8 @@ def generate(
             pipeline,
             [prompt] * len(seeds),
             seeds=seeds,
-            num_inference_steps=num_inference_steps or NUM_INFERENCE_STEPS,
-            guidance_scale=GUIDANCE_SCALE if guidance_scale is None else guidance_scale,
+            num_inference_steps=num_inference_steps or defaults.num_inference_steps,
+            guidance_scale=defaults.guidance_scale if guidance_scale is None else guidance_scale,
         )
     files = [output_dir / f"{seed + number:06d}.png" for number in range(num_images)]
     for file, image in zip(files, images, strict=True):
@@ -59,6 +61,14 @@ def generate(
     grid = output_dir / "grid.png"
     image_grid(np.stack(images), num_columns=math.ceil(num_images**0.5)).save(grid)
     return [*files, grid]
+
+
+def _sampling_settings(source: Path) -> parts.Evaluation:
+    """What the recipe of the run says, `source` being the run or a pipeline folder in it; elsewhere the defaults."""
+    for run in (RunFolder(source), RunFolder(source.resolve().parent)):
+        if run.recipe.is_file() and run.autoencoder.is_dir():
+            return read_recipe(run.recipe).evaluation
+    return parts.Evaluation()
 
 
 def sample_images(
