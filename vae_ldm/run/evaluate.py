@@ -118,7 +118,7 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
             seed=recipe.seed,
             **shared,
         )
-        _draw_samples(session, samples, prompts, second)
+        _draw_samples(session, samples, _row_names(session, prompts, labels), second)
         measurements = [*measurements, *second.measurements]
         timings += [_timing(session, "diffusion"), {**sampling, "num_images": len(samples)}]
         parameters |= {"unet": _count(pipeline.unet), "text_encoder": _count(pipeline.text_encoder)}
@@ -136,19 +136,27 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
 
 
 def _prompts(session: Session, count: int) -> tuple[list[str], np.ndarray | None]:
-    """`count` prompts, class after class in turn, with their classes; captions of validation pictures without classes.
+    """`count` prompts, class after class in turn, and the class each asks for; None where there are none.
 
-    Unconditional models draw from the empty prompt.
+    A model of captions is asked with those of held-out pictures, and an unconditional one with the empty prompt.
     """
     assert session.recipe.diffusion is not None
     conditioning, pictures = session.recipe.diffusion.conditioning, session.pictures.validation
     if conditioning == "none":
         return [""] * count, None
-    if pictures.class_names:
+    if conditioning == "class":
         prompts = class_prompts(session.recipe, pictures.class_names)
         labels = np.arange(count) % len(prompts)
         return [prompts[label] for label in labels], labels
-    return [pictures.captions[number % len(pictures)] for number in range(count)], None
+    rows = _class_by_class(pictures.labels)[np.arange(count) % len(pictures)]
+    labels = pictures.labels[rows]
+    return [pictures.captions[row] for row in rows], None if (labels < 0).any() else labels
+
+
+def _class_by_class(labels: np.ndarray) -> np.ndarray:
+    """Every row once: the first of each class, then the second of each, and so on."""
+    turn = np.array([np.count_nonzero(labels[:row] == label) for row, label in enumerate(labels)])
+    return np.lexsort((labels, turn))
 
 
 def _sample(
@@ -182,13 +190,21 @@ def _draw_reconstructions(session: Session, evaluation: AutoencoderEvaluation) -
         grid.save(samples / f"{name}.png")
 
 
-def _draw_samples(session: Session, samples: np.ndarray, prompts: list[str], evaluation: SampleEvaluation) -> None:
-    distinct = list(dict.fromkeys(prompts))[:_MAX_ROWS]
-    rows_of = {prompt: [i for i, p in enumerate(prompts) if p == prompt][:_SAMPLES_A_ROW] for prompt in distinct}
-    if len({len(rows) for rows in rows_of.values()}) == 1 and len(distinct) > 1:
-        chosen = [row for rows in rows_of.values() for row in rows]
-        columns = len(rows_of[distinct[0]])
-        grid = image_grid(samples[chosen], num_columns=columns, row_labels=distinct)
+def _row_names(session: Session, prompts: list[str], labels: np.ndarray | None) -> list[str]:
+    """The row of the sample grid that each sample belongs to: its class where captions differ, else its prompt."""
+    assert session.recipe.diffusion is not None
+    if session.recipe.diffusion.conditioning == "caption" and labels is not None:
+        return [session.pictures.validation.class_names[label] for label in labels]
+    return prompts
+
+
+def _draw_samples(session: Session, samples: np.ndarray, row_names: list[str], evaluation: SampleEvaluation) -> None:
+    distinct = list(dict.fromkeys(row_names))
+    rows_of = {name: [i for i, other in enumerate(row_names) if other == name] for name in distinct[:_MAX_ROWS]}
+    columns = min(_SAMPLES_A_ROW, *map(len, rows_of.values()))
+    if len(distinct) > 1 and (columns > 1 or len(distinct) <= _MAX_ROWS):
+        chosen = [row for rows in rows_of.values() for row in rows[:columns]]
+        grid = image_grid(samples[chosen], num_columns=columns, row_labels=list(rows_of))
     else:
         grid = image_grid(samples[: _SAMPLES_A_ROW**2], num_columns=_SAMPLES_A_ROW)
     grid.save(session.run.samples / "samples.png")
