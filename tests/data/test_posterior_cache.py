@@ -55,6 +55,16 @@ def test_every_posterior_in_order(pictures, tmp_path):
     assert batch["mean"].dtype == batch["std"].dtype == torch.float32
 
 
+def test_latents_of_one_channel_are_cached(tmp_path):
+    def one_channel(images: Tensor) -> DiagonalGaussianDistribution:
+        return DiagonalGaussianDistribution(images[:, :2].contiguous(memory_format=torch.channels_last))
+
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    one = Pictures(images, np.zeros(3, np.int64), [""] * 3, ["a", "b", "c"], ["one"])
+    cache_posteriors(one_channel, one, tmp_path, key="k")
+    assert has_posteriors(tmp_path, key="k")
+
+
 def test_indices_choose_pictures_across_shards(pictures, tmp_path):
     cache(Encode(), pictures, tmp_path)
     whole = dataset(tmp_path)[everything()]
