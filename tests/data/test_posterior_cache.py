@@ -10,6 +10,7 @@ from torch import Tensor
 from vae_ldm.data.pictures import Pictures
 from vae_ldm.data.posterior_cache import PosteriorDataModule, PosteriorDataset, cache_posteriors, has_posteriors
 from vae_ldm.data.sampling import Batch
+from vae_ldm.models.autoencoder import new_autoencoder
 
 
 @pytest.fixture
@@ -55,13 +56,17 @@ def test_every_posterior_in_order(pictures, tmp_path):
     assert batch["mean"].dtype == batch["std"].dtype == torch.float32
 
 
-def test_latents_of_one_channel_are_cached(tmp_path):
-    def one_channel(images: Tensor) -> DiagonalGaussianDistribution:
-        return DiagonalGaussianDistribution(images[:, :2].contiguous(memory_format=torch.channels_last))
+@pytest.mark.parametrize("flips", [False, True])
+def test_latents_of_one_channel_are_cached(tmp_path, flips):
+    autoencoder = new_autoencoder("tiny", downsample_factor=4, latent_channels=1, image_channels=1, image_size=(24, 40))
 
-    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
-    one = Pictures(images, np.zeros(3, np.int64), [""] * 3, ["a", "b", "c"], ["one"])
-    cache_posteriors(one_channel, one, tmp_path, key="k")
+    def encode(images: Tensor) -> DiagonalGaussianDistribution:
+        mean, logvar = autoencoder.encode(images).latent_dist.parameters.chunk(2, dim=1)
+        return DiagonalGaussianDistribution(torch.cat([mean, logvar], dim=1))
+
+    images = np.random.default_rng(0).integers(0, 256, (4, 24, 40, 1), dtype=np.uint8)
+    grey = Pictures(images, np.zeros(4, np.int64), [""] * 4, list("abcd"), ["one"])
+    cache_posteriors(encode, grey, tmp_path, key="k", flips=flips, batch_size=2)
     assert has_posteriors(tmp_path, key="k")
 
 

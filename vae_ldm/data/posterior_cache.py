@@ -65,7 +65,7 @@ def cache_posteriors(
             if progress is not None:
                 progress(min(first + batch_size, stop), len(pictures.ids))
         part_file = folder / (name + ".part")
-        # Contiguous: of one latent channel, as the half of two, torch leaves the strides of two.
+        # Contiguous: stacked views of one latent channel keep strides that safetensors refuses.
         save_file({part: torch.cat(values).contiguous() for part, values in parts.items()}, part_file)
         part_file.replace(folder / name)
         index["shards"][name] = _sha256(folder / name)
