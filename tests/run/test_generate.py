@@ -61,6 +61,22 @@ def test_unknown_words_are_named_in_one_line(trained_run, tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_a_prompt_that_is_cut_is_one_line(trained_run, tmp_path, capsys):
+    longest = open_pipeline(trained_run.path).tokenizer.model_max_length - 2  # begin and end take two
+    settings = {"num_images": 1, "output_dir": tmp_path, "num_inference_steps": 1}
+    generate(trained_run.path, "photo " * longest, **settings)
+    assert capsys.readouterr().err == ""
+    generate(trained_run.path, "photo " * (longest + 3), **settings)
+    assert capsys.readouterr().err == "the prompt is too long for this model: its last 3 tokens are not read\n"
+
+
+def test_a_missing_run_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(WeightsError, match=r"^runs/nope: no such folder; give a run folder"):
+        open_pipeline("runs/nope")
+
+
 def test_a_tokenizer_without_an_unknown_word_knows_all(trained_run):
     pipeline = open_pipeline(trained_run.path)
     pipeline.tokenizer.unk_token = pipeline.tokenizer.eos_token  # as CLIP's

@@ -22,7 +22,7 @@ def load_pretrained(
     (diffusers itself only warns about a missing one and leaves it random).
     """
     folder = Path(source) / (subfolder or "")
-    if _is_local(source):
+    if is_local(source):
         _check_folder(folder)
     load: Callable[..., Any] = model_class.from_pretrained  # type: ignore[attr-defined]
     try:
@@ -49,9 +49,9 @@ def load_pretrained(
     return model.eval()
 
 
-def _is_local(source: str) -> bool:
-    """A path, and not ORG/NAME of the Hub: it exists, or is written as a path."""
-    return Path(source).exists() or source.startswith((".", "/", "~")) or source.count("/") != 1
+def is_local(source: str) -> bool:
+    """A path, and not ORG/NAME of the Hub: it or the folder it would lie in exists, or it is written as a path."""
+    return Path(source).parent.is_dir() or source.startswith((".", "/", "~")) or source.count("/") != 1
 
 
 def _check_folder(folder: Path) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from vae_ldm.errors import WeightsError
 from vae_ldm.evaluation.image_grid import image_grid
+from vae_ldm.models.pretrained import is_local
 from vae_ldm.recipe import parts, read_recipe
 from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.session import quieten_libraries
@@ -40,9 +41,14 @@ def generate(
     prepare_cpu()
     quieten_libraries()
     pipeline = open_pipeline(source)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     unknown = unknown_words(pipeline, prompt)
     if unknown:
-        Console(stderr=True).print(f"this model was not trained on the words: {', '.join(unknown)}", markup=False)
+        console.print(f"this model was not trained on the words: {', '.join(unknown)}", markup=False)
+    tokenizer = pipeline.tokenizer
+    too_long = len(tokenizer(prompt).input_ids) - tokenizer.model_max_length
+    if too_long > 0:
+        console.print(f"the prompt is too long for this model: its last {too_long} tokens are not read")
     defaults = _sampling_settings(Path(source))
     output_dir.mkdir(parents=True, exist_ok=True)
     images: list[np.ndarray] = []
@@ -96,6 +102,8 @@ def sample_images(
 
 def open_pipeline(source: Path | str) -> StableDiffusionPipeline:
     """The pipeline of a run folder, a pipeline folder or a Hub name, on the GPU where there is one."""
+    if not Path(source).exists() and is_local(str(source)):
+        raise WeightsError(f"{source}: no such folder; give a run folder, a pipeline folder or ORG/NAME of the Hub")
     run_pipeline = Path(source) / "pipeline"
     folder = run_pipeline if run_pipeline.is_dir() else source
     if Path(source).is_dir() and not (Path(folder) / "model_index.json").is_file():
