@@ -148,15 +148,16 @@ def _prompts(session: Session, count: int) -> tuple[list[str], np.ndarray | None
         prompts = class_prompts(session.recipe, pictures.class_names)
         labels = np.arange(count) % len(prompts)
         return [prompts[label] for label in labels], labels
-    rows = _class_by_class(pictures.labels)[np.arange(count) % len(pictures)]
+    rows = _class_by_class(pictures.labels, count)
     labels = pictures.labels[rows]
     return [pictures.captions[row] for row in rows], None if (labels < 0).any() else labels
 
 
-def _class_by_class(labels: np.ndarray) -> np.ndarray:
-    """Every row once: the first of each class, then the second of each, and so on."""
-    turn = np.array([np.count_nonzero(labels[:row] == label) for row, label in enumerate(labels)])
-    return np.lexsort((labels, turn))
+def _class_by_class(labels: np.ndarray, count: int) -> list[int]:
+    """`count` rows: one of each class in turn, a class's own rows in turn as well."""
+    classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    turns = (divmod(number, len(classes)) for number in range(count))
+    return [int(classes[label][turn % len(classes[label])]) for turn, label in turns]
 
 
 def _sample(
