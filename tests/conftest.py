@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: stored loss curves and small networks want one thread
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +28,32 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session")
-def nano_networks() -> Iterator[None]:
-    """The size `tiny` means a few thousand weights, so that a checkpoint is small and a step takes milliseconds."""
+@contextmanager
+def _nano_networks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(autoencoder.AUTOENCODER_SIZES, "tiny", NANO_AUTOENCODER)
         patch.setitem(unet.UNET_SIZES, "tiny", NANO_UNET)
         yield
 
 
-@pytest.fixture(scope="session")
-def no_evaluation() -> Iterator[None]:
-    """Runs end with the pipeline; evaluation has tests of its own."""
+@contextmanager
+def _no_evaluation() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "run_evaluation_stage", lambda session, autoencoder: None)
+        yield
+
+
+@pytest.fixture
+def nano_networks() -> Iterator[None]:
+    """The size `tiny` means a few thousand weights, so that a checkpoint is small and a step takes milliseconds."""
+    with _nano_networks():
+        yield
+
+
+@pytest.fixture
+def no_evaluation() -> Iterator[None]:
+    """Runs end with the pipeline; evaluation has tests of its own."""
+    with _no_evaluation():
         yield
 
 
@@ -98,8 +111,15 @@ def make_recipe(tmp_path: Path, nano_networks: None, no_evaluation: None) -> Mak
 
 
 @pytest.fixture(scope="session")
-def trained_run(tmp_path_factory: pytest.TempPathFactory, nano_networks: None, no_evaluation: None) -> RunFolder:
-    """The tiny recipe, run to its end once for all tests. Copy it before changing anything in it."""
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """The tiny recipe, run to its end once for all tests."""
     folder = tmp_path_factory.mktemp("runs")
-    stages.train_run(Recipe.model_validate(recipe_settings(folder)))
+    with _nano_networks(), _no_evaluation():
+        stages.train_run(Recipe.model_validate(recipe_settings(folder)))
     return RunFolder(folder / "nano")
+
+
+@pytest.fixture
+def trained_run(trained_once: RunFolder, nano_networks: None, no_evaluation: None) -> RunFolder:
+    """That run, among networks of its size. Copy it before changing anything in it."""
+    return trained_once

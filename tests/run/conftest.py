@@ -1,6 +1,7 @@
 """The command as a user starts it, with the tiny networks, and what a run leaves."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,7 +32,12 @@ def start(*arguments: str | Path) -> subprocess.Popen[str]:
     """The command line in a process of its own, its output in a pipe."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", _COMMAND, *map(str, arguments)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    # A job in the background, as a test run may be, ignores Ctrl-C and its children inherit that.
+    wake = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    finally:
+        signal.signal(signal.SIGINT, wake)
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:

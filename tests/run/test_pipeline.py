@@ -52,8 +52,8 @@ numpy.save(sys.argv[2], images)
 
 
 @pytest.fixture(scope="session")
-def pipeline(trained_run: RunFolder) -> StableDiffusionPipeline:
-    return open_pipeline(trained_run.path)
+def pipeline(trained_once: RunFolder) -> StableDiffusionPipeline:
+    return open_pipeline(trained_once.path)
 
 
 def draw_elsewhere(folder: Path, size: tuple[int, int], out: Path) -> np.ndarray:

@@ -14,7 +14,7 @@ class UNetSize(NamedTuple):
 
 
 UNET_SIZES = {
-    "nano": UNetSize((48, 96, 128), 1, 32),
+    "nano": UNetSize((48, 96, 128), 1, 16),
     "tiny": UNetSize((64, 96, 128), 1, 32),
     "small": UNetSize((128, 192, 256), 2, 32),
     "base": UNetSize((192, 384, 576), 2, 64),
