@@ -19,6 +19,7 @@ SHORT = [
     "autoencoder.trainer.max_steps=2",
     "autoencoder.trainer.batch_size=2",
     "diffusion.trainer.max_steps=2",
+    "diffusion.trainer.checkpoint_every_n_steps=1",
     "diffusion.trainer.batch_size=2",
     "evaluation.num_samples=4",
     "evaluation.num_inference_steps=2",
@@ -34,7 +35,7 @@ def test_it_opens_with_the_two_commands():
 
 
 def test_every_verb_it_uses_is_tested_here():
-    assert len(COMMANDS) == 8, COMMANDS
+    assert len(COMMANDS) == 10, COMMANDS
 
 
 @pytest.fixture

@@ -329,6 +329,7 @@ def compile_if_asked(part: parts.Trainer, modules: Sequence[nn.Module], *, say: 
     except RuntimeError as error:
         say(f"torch.compile does not work here ({str(error).splitlines()[0]}); going on without it")
         return
+    say("compiling: the first step of a stage takes minutes")
     for module in modules:
         module.compile()
 

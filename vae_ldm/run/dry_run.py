@@ -24,6 +24,7 @@ from vae_ldm.training.hardware import Network, fastest_precision
 from vae_ldm.training.progress import format_seconds
 
 _NUM_TIMED_STEPS = 3
+_CHANNELS = {1: "grey", 3: "RGB", 4: "RGBA"}
 
 
 def describe_run(session: Session) -> None:
@@ -42,7 +43,8 @@ def describe_run(session: Session) -> None:
     )
     images = preview.pictures.images
     height, width, channels = images.shape[1:]
-    say(f"data: {_count(preview)}; pictures of {width}x{height}, {channels} channels; run folder {session.run.path}")
+    kind = f"{height} high, {width} wide, {_CHANNELS[channels]}"
+    say(f"data: {_count(preview)}; pictures {kind}; run folder {session.run.path}")
     if preview.unreadable:
         say(f"data: {len(preview.unreadable)} of the first {len(images) + len(preview.unreadable)} are unreadable")
 
@@ -60,6 +62,7 @@ def describe_run(session: Session) -> None:
 
         _describe_stage(session, "autoencoder", "autoencoder", module, autoencoder_step, part)
     if recipe.diffusion is None:
+        say("then: evaluation on all validation pictures, and the report")
         return
 
     prompts = picture_prompts(recipe, preview.pictures)
@@ -81,6 +84,7 @@ def describe_run(session: Session) -> None:
     _describe_stage(
         session, "diffusion", "unet", lit, lambda: lit.denoising_loss(latents, latents["prompt_ids"]).mean(), part
     )
+    say(f"then: evaluation on all validation pictures and {recipe.evaluation.num_samples} samples, and the report")
 
 
 def _describe_stage(

@@ -66,7 +66,7 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
     run, recipe = session.run, session.recipe
     train, validation = session.pictures.train, session.pictures.validation
     run.samples.mkdir(exist_ok=True)
-    session.say("evaluation: reconstructions")
+    session.say(f"evaluation: features of {len(train)} training pictures, and a probe classifier of them")
     start = time.perf_counter()
     features = build_features(settings.features).to(session.device)
     probe = None
@@ -85,6 +85,8 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
         "batch_size": settings.batch_size,
         "train_embeddings": embed_pictures(features, train.images, settings.batch_size),
     }
+
+    session.say(f"evaluation: reconstructions of {len(validation)} validation pictures")
 
     def encode_decode(images: Tensor) -> Tensor:
         posterior = autoencoder.encode(images.to(session.device)).latent_dist
@@ -105,6 +107,7 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
     if recipe.diffusion is not None:
         pipeline = open_pipeline(run.pipeline)
         prompts, labels = _prompts(session, settings.num_samples)
+        session.say(f"evaluation: {len(prompts)} generated pictures")
         sampling_start = time.perf_counter()
         samples = _sample(session, pipeline, prompts, settings)
         sampling = {"stage": "sampling", "seconds": round(time.perf_counter() - sampling_start, 1)}
