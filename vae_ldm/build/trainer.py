@@ -1,0 +1,83 @@
+"""From a stage's trainer settings to the Lightning Trainer, and to what is done to modules before it runs."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Callback, LightningModule
+from pytorch_lightning import Trainer as LightningTrainer
+from torch import nn
+
+from vae_ldm.recipe import parts
+from vae_ldm.training.callbacks import RunCheckpoint, SeedEachStep, StopOnNonFinite, WarmedEma
+from vae_ldm.training.csv_log import CsvLog
+from vae_ldm.training.hardware import Network, fastest_precision
+from vae_ldm.training.optimizers import OptimizerSettings
+
+
+def build_optimizer(part: parts.Optimizer) -> OptimizerSettings:
+    """The recipe's optimizer as the training modules take it."""
+    return OptimizerSettings(**part.model_dump())
+
+
+def build_trainer(
+    part: parts.Trainer,
+    *,
+    network: Network,
+    seed: int,
+    ema: parts.Ema | None,
+    checkpoint_dir: Path,
+    log: CsvLog,
+    callbacks: Sequence[Callback],
+    manual_optimization: bool,
+) -> LightningTrainer:
+    """The Lightning Trainer of a stage. One epoch is the whole run: steps are what is counted."""
+    batches_per_step = part.accumulate_grad_batches
+    standard: list[Callback] = [
+        SeedEachStep(seed),
+        StopOnNonFinite(checkpoint_dir, part.log_every_n_steps),
+        RunCheckpoint(checkpoint_dir, every_n_steps=part.checkpoint_every_n_steps, keep=part.keep_checkpoints),
+    ]
+    if ema is not None:
+        standard.append(WarmedEma(ema.decay))
+    return LightningTrainer(
+        accelerator="auto",
+        devices=1,
+        precision=part.precision or fastest_precision(network),
+        max_steps=part.max_steps,
+        max_epochs=-1,
+        # In manual optimisation the module accumulates and clips by itself.
+        accumulate_grad_batches=1 if manual_optimization else batches_per_step,
+        gradient_clip_val=None if manual_optimization else part.gradient_clip_norm,
+        val_check_interval=part.val_every_n_steps * batches_per_step,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        # In manual optimisation Lightning counts batches.
+        log_every_n_steps=part.log_every_n_steps * (batches_per_step if manual_optimization else 1),
+        logger=log,
+        callbacks=[*callbacks, *standard],
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def compile_if_asked(part: parts.Trainer, modules: Sequence[nn.Module], *, say: Callable[[str], None]) -> None:
+    """torch.compile in place; where it does not work the modules stay eager and a line says so."""
+    if not part.compile:
+        return
+    torch._dynamo.config.suppress_errors = True  # a graph that cannot be compiled later on runs eagerly
+    try:
+        torch.compile(torch.cos)(torch.ones(2))
+    except RuntimeError as error:
+        say(f"torch.compile does not work here ({str(error).splitlines()[0]}); going on without it")
+        return
+    say("compiling: the first step of a stage takes minutes")
+    for module in modules:
+        module.compile()
+
+
+def place_channels_last(part: parts.Trainer, module: LightningModule) -> None:
+    """Lay convolution weights out channels-last where the recipe asks for it, or, by default, on a GPU."""
+    wanted = torch.cuda.is_available() if part.channels_last is None else part.channels_last
+    if wanted:
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
