@@ -1,8 +1,11 @@
 """What several test files need: one thread, networks of a few thousand weights, and one run trained to its end."""
 
 import os
+import subprocess
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: stored loss curves and small networks want one thread
+
+import tests.hub.environment  # before the Hub's client  # noqa: F401, I001
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +24,7 @@ NANO_AUTOENCODER = autoencoder.AutoencoderSize((16, 16, 32, 32, 32), 1, 8)
 NANO_UNET = unet.UNetSize((16, 32, 32), 1, 16)
 
 MakeRecipe = Callable[..., Recipe]
+Disk = Callable[[int], Path]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -123,3 +127,21 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 def trained_run(trained_once: RunFolder, nano_networks: None, no_evaluation: None) -> RunFolder:
     """That run, among networks of its size. Copy it before changing anything in it."""
     return trained_once
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Disk]:
+    """`small_disk(100)`: a folder on a disk of 100 kilobytes; called again, the same disk with more room."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(kilobytes: int) -> Path:
+        options = f"size={kilobytes}k" + (",remount" if folder.is_mount() else "")
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+            pytest.skip("only root may mount a small disk, and not everywhere")
+        return folder
+
+    yield mount
+    if folder.is_mount():
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

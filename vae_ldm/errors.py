@@ -17,5 +17,9 @@ class WeightsError(VaeLdmError):
     """A folder of weights is missing, incomplete, mis-shaped or pickled."""
 
 
+class HubError(VaeLdmError):
+    """The Hub does not have what was asked for, or does not let this token have it."""
+
+
 class RunError(RuntimeError):
     """The run failed although its input was right; the command line prints the message and exits with 1."""

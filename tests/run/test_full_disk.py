@@ -1,33 +1,8 @@
-import os
-import subprocess
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
 import pytest
 from typer.testing import CliRunner
 
 from tests.run.conftest import assert_same_weights
 from vae_ldm.cli import app
-
-Disk = Callable[[int], Path]
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Disk]:
-    """`small_disk(100)`: a folder on a disk of 100 kilobytes; called again, the same disk with more room."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(kilobytes: int) -> Path:
-        options = f"size={kilobytes}k" + (",remount" if folder.is_mount() else "")
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-        if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
-            pytest.skip("only root may mount a small disk, and not everywhere")
-        return folder
-
-    yield mount
-    if folder.is_mount():
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.mark.slow

@@ -1,0 +1,133 @@
+"""From the Hub into the client's cache: only what is expected, never a pickle, and offline after the first time."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+)
+
+from vae_ldm.errors import HubError
+from vae_ldm.hub.failures import in_plain_words
+from vae_ldm.hub.files import EXPECTED, NETWORKS, choose
+from vae_ldm.hub.names import parse_name
+
+_ANSWER_WITHIN_SECONDS = 10
+_LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
+"""Where classes of a pipeline may come from; the last is what diffusers calls its own safety checker."""
+
+
+def download(
+    name: str,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: Path | str | None = None,
+    subfolder: str | None = None,
+) -> Path:
+    """The folder in the cache with a repository's pipeline or autoencoder, downloaded now unless it already was.
+
+    `name` is ORG/NAME, hf://ORG/NAME or hf://ORG/NAME@REVISION; `token` is by default the one stored by `hf auth
+    login`. Only files of an exact list are written: safetensors, JSON and text. With `subfolder`, only those of that
+    one component. Without a connection the copy in the cache serves.
+
+    Raises HubError where the repository, or its revision, is not there or may not be read, holds only pickled
+    weights, names a file outside its folder or wants classes from elsewhere than diffusers and transformers; RunError
+    where there is no connection, or no room on the disk.
+    """
+    repository, revision = parse_name(name, revision)
+    where: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
+    with in_plain_words(repository, token=token, revision=revision):
+        try:
+            names = _list_files(repository, revision, token)
+        except (HTTPError, ConnectionError, TimeoutError) as error:
+            if not _is_unreachable(error):
+                raise
+            folder = _cached(repository, where, subfolder, error)
+        else:
+            folder = snapshot_download(repository, **where, allow_patterns=choose(repository, names, subfolder))
+    _check_classes(repository, Path(folder))
+    return Path(folder)
+
+
+def download_recipe(
+    name: str, *, revision: str | None = None, token: str | None = None, cache_dir: Path | str | None = None
+) -> Path:
+    """The recipe.yaml that travels with a pushed run; arguments and errors are those of `download`."""
+    repository, revision = parse_name(name, revision)
+    with in_plain_words(repository, token=token, revision=revision):
+        try:
+            file = hf_hub_download(repository, "recipe.yaml", revision=revision, token=token, cache_dir=cache_dir)
+        except RemoteEntryNotFoundError:
+            raise HubError(f"{repository}: holds no recipe.yaml; it was not pushed by vae-ldm push") from None
+    return Path(file)
+
+
+def _list_files(repository: str, revision: str | None, token: str | None) -> list[str]:
+    info = HfApi(token=token).model_info(repository, revision=revision, timeout=_ANSWER_WITHIN_SECONDS)
+    return [sibling.rfilename for sibling in info.siblings or ()]
+
+
+def _is_unreachable(error: Exception) -> bool:
+    return not isinstance(error, HfHubHTTPError) or error.response.status_code >= 500
+
+
+def _cached(repository: str, where: dict[str, Any], subfolder: str | None, unreachable: Exception) -> str:
+    """The copy in the cache, where it is whole; else raises what kept the Hub from answering."""
+    patterns = [pattern for pattern in EXPECTED if subfolder is None or pattern.startswith(f"{subfolder}/")]
+    offline = isinstance(unreachable, OfflineModeIsEnabled)
+    try:
+        folder = snapshot_download(repository, **where, allow_patterns=patterns, local_files_only=True)
+        # The client cannot tell where only single files, such as a recipe, were downloaded before.
+        if not _has_all_weights(Path(folder), subfolder):
+            raise LocalEntryNotFoundError(folder)
+    except LocalEntryNotFoundError:
+        if offline:
+            raise
+        raise unreachable from None
+    if not offline:
+        logging.getLogger(__name__).warning("%s: the Hub cannot be reached; taking the copy in the cache", repository)
+    return folder
+
+
+def _has_all_weights(folder: Path, subfolder: str | None) -> bool:
+    if subfolder is not None:
+        networks = [subfolder]
+    elif (folder / "model_index.json").is_file():
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        networks = [name for name in NETWORKS if isinstance(index.get(name), list) and index[name][0] is not None]
+    else:
+        networks = [""]
+    return all(_has_weights(folder / network) for network in networks)
+
+
+def _has_weights(network: Path) -> bool:
+    for index in network.glob("*.safetensors.index.json"):
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return all((network / shard).is_file() for shard in shards)
+    return any(network.glob("*.safetensors"))
+
+
+def _check_classes(repository: str, folder: Path) -> None:
+    """Raise HubError where a pipeline wants a class of any other package: opening it would import that package."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        return
+    try:
+        components = json.loads(index.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise HubError(f"{repository}: its model_index.json is not JSON ({error})") from error
+    for component, entry in components.items():
+        library = entry[0] if isinstance(entry, list) and entry else None
+        if library not in (None, *_LIBRARIES):
+            raise HubError(
+                f"{repository}: its {component} is code of {library!r}, and nothing but diffusers and transformers "
+                "is run; take another repository"
+            )
