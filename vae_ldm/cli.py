@@ -147,7 +147,11 @@ def evaluate(
 def export(
     run: RunArgument,
     checkpoint: Annotated[
-        str | None, typer.Option(metavar="PATH_OR_STEP", help="Which checkpoint; by default the last.")
+        str | None,
+        typer.Option(
+            metavar="PATH_OR_STEP",
+            help="A checkpoint file, or the step of one of the diffusion stage; by default the last.",
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="By default a folder in the run, named by the step.")

@@ -112,6 +112,19 @@ def test_pictures_without_prompts_are_refused_before_anything_is_trained(make_re
     assert not (tmp_path / "runs/nano/autoencoder").exists()
 
 
+def test_a_wrong_path_leaves_no_empty_run_behind(make_recipe, tmp_path):
+    recipe = make_recipe(data={"type": "image_folder", "path": str(tmp_path / "nowhere"), "image_size": 16})
+    with pytest.raises(DataError, match="nowhere"):
+        train_run(recipe)
+    assert not (Path(recipe.output_dir) / recipe.name).exists()
+
+
+def test_weights_can_be_read_by_whoever_can_read_the_folder(trained_run):
+    weights = [*trained_run.autoencoder.glob("*.safetensors"), *trained_run.pipeline.rglob("*.safetensors")]
+    assert len(weights) >= 4
+    assert {file.stat().st_mode & 0o777 for file in weights} == {trained_run.path.stat().st_mode & 0o666}
+
+
 def test_restarting_the_autoencoder_restarts_what_follows_from_it(finished, make_recipe):
     run = finished
     run.restart(["autoencoder"])

@@ -242,7 +242,7 @@ def _check_unreadable(name: str, splits: PictureSplits, max_share: float, list_f
     if num_unreadable > max_share * total:
         raise DataError(
             f"{found}, more than max_unreadable_share {max_share:g} allows: {_examples(splits.unreadable)}; "
-            f"the whole list is in {list_file}"
+            f"the whole list is in {list_file}; mend or delete them, or raise data.max_unreadable_share"
         )
     _log.warning("%s and are left out; they are listed in %s", found, list_file)
 

@@ -1,5 +1,7 @@
 """Pictures to embeddings: computed once, used by every measure that needs them."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,8 +11,18 @@ from vae_ldm.models.vision_features import VisionFeatures
 
 
 @torch.no_grad()
-def embed_pictures(features: VisionFeatures, pictures: np.ndarray, batch_size: int = 64) -> Tensor:
-    """Embeddings [N, D] on the CPU of uint8 pictures [N, H, W, C]."""
-    device = features.mean.device
-    batches = [features.embed(batch.to(device)).float().cpu() for batch in image_batches(pictures, batch_size)]
-    return torch.cat(batches) if batches else torch.empty(0, features.embedding_dim)
+def embed_pictures(
+    features: VisionFeatures,
+    pictures: np.ndarray,
+    batch_size: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Embeddings [N, D] on the CPU of uint8 pictures [N, H, W, C]; `progress(done, total)` is told after each batch."""
+    embeddings = torch.empty(len(pictures), features.embedding_dim)
+    done = 0
+    for batch in image_batches(pictures, batch_size):
+        embeddings[done : done + len(batch)] = features.embed(batch.to(features.mean.device)).float().cpu()
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(pictures))
+    return embeddings

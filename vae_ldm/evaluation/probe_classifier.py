@@ -1,5 +1,6 @@
 """A small judge of content: which class a picture shows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -42,21 +43,25 @@ class ProbeClassifier:
         max_images: int = 4000,
         max_steps: int = 1000,
         flips: bool = False,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Self:
         """The classifier of uint8 pictures [N, H, W, C] with labels [N] in [0, num_classes); -1 (no class) is left out.
 
         Classes weigh the same whatever their counts. `flips`: classes stay the same in a mirror.
+        `progress(done, total)` is told of the pictures looked at.
         """
         generator = torch.Generator().manual_seed(seed)
         labelled = np.flatnonzero(labels >= 0)
         assert len(labelled), "a probe needs pictures with classes"
         order = torch.randperm(len(labelled), generator=generator)[:max_images].sort().values.numpy()
         chosen = labelled[order]
-        pooled = [
-            pool_stages(features, degrade(batch, generator, flips))
-            for rows in np.array_split(chosen, -(-len(chosen) // 64))
-            for batch in image_batches(pictures[rows], 64)
-        ]
+        pooled = []
+        for rows in np.array_split(chosen, -(-len(chosen) // 64)):
+            pooled += [
+                pool_stages(features, degrade(images, generator, flips)) for images in image_batches(pictures[rows], 64)
+            ]
+            if progress is not None:
+                progress(sum(map(len, pooled)), len(chosen))
         inputs, targets = torch.cat(pooled), torch.from_numpy(np.asarray(labels)[chosen]).long()
         mean, std = inputs.mean(dim=0), inputs.std(dim=0, correction=0) + 1e-3
         with torch.random.fork_rng(devices=[]):

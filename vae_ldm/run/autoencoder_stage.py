@@ -24,6 +24,7 @@ from vae_ldm.models.latent_scaling import (
 )
 from vae_ldm.models.pixels import as_images, as_pictures, image_batches
 from vae_ldm.run.fitting import fit_stage
+from vae_ldm.run.folder import let_others_read
 from vae_ldm.run.session import Session
 from vae_ldm.training.callbacks import BestCheckpoint, PictureEachValidation
 from vae_ldm.training.lit_autoencoder import LitAutoencoder
@@ -43,6 +44,7 @@ def run_autoencoder_stage(session: Session) -> AutoencoderKL:
         facts = {} if recipe.autoencoder.train == "nothing" else _train(session, autoencoder)
         facts |= finish_autoencoder(session, autoencoder)
         autoencoder.save_pretrained(run.autoencoder)
+        let_others_read(run.autoencoder)
         run.finish("autoencoder", **facts)
     return load_autoencoder(str(run.autoencoder)).to(session.device).requires_grad_(False)
 

@@ -14,13 +14,7 @@ from torch import Tensor
 
 from vae_ldm.build import build_features, class_prompts
 from vae_ldm.evaluation.embedding import embed_pictures
-from vae_ldm.evaluation.evaluator import (
-    AutoencoderEvaluation,
-    SampleEvaluation,
-    evaluate_autoencoder,
-    evaluate_samples,
-)
-from vae_ldm.evaluation.image_grid import image_grid, pair_grid
+from vae_ldm.evaluation.evaluator import evaluate_autoencoder, evaluate_samples
 from vae_ldm.evaluation.measurement import Measurement
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
 from vae_ldm.evaluation.report import write_report
@@ -28,12 +22,10 @@ from vae_ldm.models.autoencoder import downsample_factor, load_autoencoder
 from vae_ldm.recipe import parts
 from vae_ldm.run.folder import write_json
 from vae_ldm.run.generate import open_pipeline, sample_images
+from vae_ldm.run.sample_grids import draw_reconstructions, draw_samples, row_names
 from vae_ldm.run.session import Session, open_run
 
 _PACKAGES = ("vae_ldm", "torch", "pytorch-lightning", "diffusers", "transformers", "accelerate", "datasets")
-_NUM_PAIRS = 12
-_SAMPLES_A_ROW = 8
-_MAX_ROWS = 24
 
 
 def evaluate_run(run_dir: Path, *, num_samples: int | None = None) -> None:
@@ -71,36 +63,47 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
     features = build_features(settings.features).to(session.device)
     probe = None
     if len(train.class_names) > 1:
-        probe = ProbeClassifier.fit(
-            train.images,
-            train.labels,
-            len(train.class_names),
-            features=features,
-            seed=recipe.seed,
-            flips=recipe.data.horizontal_flip,
-        )
+        with session.progress("fitting the probe classifier") as report:
+            probe = ProbeClassifier.fit(
+                train.images,
+                train.labels,
+                len(train.class_names),
+                features=features,
+                seed=recipe.seed,
+                flips=recipe.data.horizontal_flip,
+                progress=report,
+            )
+    with session.progress("features of the training pictures") as report:
+        seen = embed_pictures(features, train.images, settings.batch_size, report)
     shared: dict[str, Any] = {
         "features": features,
         "probe": probe,
         "batch_size": settings.batch_size,
-        "train_embeddings": embed_pictures(features, train.images, settings.batch_size),
+        "train_embeddings": seen,
     }
 
     session.say(f"evaluation: reconstructions of {len(validation)} validation pictures")
 
-    def encode_decode(images: Tensor) -> Tensor:
-        posterior = autoencoder.encode(images.to(session.device)).latent_dist
-        return autoencoder.decode(posterior.mode()).sample
+    with session.progress("reconstructing") as report:
+        done = 0
 
-    first = evaluate_autoencoder(
-        encode_decode,
-        train,
-        validation,
-        downsample_factor=downsample_factor(autoencoder),
-        latent_channels=autoencoder.config.latent_channels,
-        **shared,
-    )
-    _draw_reconstructions(session, first)
+        def encode_decode(images: Tensor) -> Tensor:
+            nonlocal done
+            posterior = autoencoder.encode(images.to(session.device)).latent_dist
+            reconstructions = autoencoder.decode(posterior.mode()).sample
+            done += len(images)
+            report(done, len(validation))
+            return reconstructions
+
+        first = evaluate_autoencoder(
+            encode_decode,
+            train,
+            validation,
+            downsample_factor=downsample_factor(autoencoder),
+            latent_channels=autoencoder.config.latent_channels,
+            **shared,
+        )
+    draw_reconstructions(session, first)
     measurements, timings = first.measurements, [_timing(session, "autoencoder")]
     parameters = {"autoencoder": _count(autoencoder)}
 
@@ -121,7 +124,7 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
             seed=recipe.seed,
             **shared,
         )
-        _draw_samples(session, samples, _row_names(session, prompts, labels), second)
+        draw_samples(session, samples, row_names(session, prompts, labels), second)
         measurements = [*measurements, *second.measurements]
         timings += [_timing(session, "diffusion"), {**sampling, "num_images": len(samples)}]
         parameters |= {"unet": _count(pipeline.unet), "text_encoder": _count(pipeline.text_encoder)}
@@ -179,42 +182,6 @@ def _sample(
             )
             report(len(images), len(prompts))
     return np.stack(images)
-
-
-def _draw_reconstructions(session: Session, evaluation: AutoencoderEvaluation) -> None:
-    originals, samples = session.pictures.validation.images, session.run.samples
-    spread = np.linspace(0, len(originals) - 1, min(_NUM_PAIRS, len(originals))).astype(int)
-    for name, rows in (("reconstructions", spread), ("worst_reconstructions", evaluation.worst[:_NUM_PAIRS])):
-        grid = pair_grid(
-            originals[rows],
-            evaluation.reconstructions[rows],
-            pairs_per_row=4,
-            captions=[f"{evaluation.psnr[row]:.1f} dB" for row in rows],
-        )
-        grid.save(samples / f"{name}.png")
-
-
-def _row_names(session: Session, prompts: list[str], labels: np.ndarray | None) -> list[str]:
-    """The row of the sample grid that each sample belongs to: its class where captions differ, else its prompt."""
-    assert session.recipe.diffusion is not None
-    if session.recipe.diffusion.conditioning == "caption" and labels is not None:
-        return [session.pictures.validation.class_names[label] for label in labels]
-    return prompts
-
-
-def _draw_samples(session: Session, samples: np.ndarray, row_names: list[str], evaluation: SampleEvaluation) -> None:
-    distinct = list(dict.fromkeys(row_names))
-    rows_of = {name: [i for i, other in enumerate(row_names) if other == name] for name in distinct[:_MAX_ROWS]}
-    columns = min(_SAMPLES_A_ROW, *map(len, rows_of.values()))
-    if len(distinct) > 1 and (columns > 1 or len(distinct) <= _MAX_ROWS):
-        chosen = [row for rows in rows_of.values() for row in rows[:columns]]
-        grid = image_grid(samples[chosen], num_columns=columns, row_labels=list(rows_of))
-    else:
-        grid = image_grid(samples[: _SAMPLES_A_ROW**2], num_columns=_SAMPLES_A_ROW)
-    grid.save(session.run.samples / "samples.png")
-    closest = evaluation.closest[:_NUM_PAIRS]
-    pairs = samples[closest], session.pictures.train.images[evaluation.nearest[closest]]
-    pair_grid(*pairs, pairs_per_row=4, titles=("sample", "nearest")).save(session.run.samples / "neighbours.png")
 
 
 def _metrics(

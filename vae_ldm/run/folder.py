@@ -156,6 +156,13 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def let_others_read(folder: Path) -> None:
+    """Give every file below `folder` the mode of a new file: safetensors makes its own readable to their owner only."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(folder.stat().st_mode & 0o666)
+
+
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
     """A temporary folder beside `target` that takes its place when the block ends well."""
@@ -163,5 +170,6 @@ def whole_folder(target: Path) -> Iterator[Path]:
     remove(part)
     part.mkdir(parents=True)
     yield part
+    let_others_read(part)
     remove(target)
     part.rename(target)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from safetensors import SafetensorError
 
+from vae_ldm.build import build_source
 from vae_ldm.errors import RunError
 from vae_ldm.recipe import Recipe
 from vae_ldm.run.autoencoder_stage import run_autoencoder_stage
@@ -24,6 +25,8 @@ def train_run(recipe: Recipe, *, dry_run: bool = False, restart: Sequence[Stage]
 
         describe_run(session)
         return
+    if not session.run.path.exists():
+        build_source(recipe)  # raises before a wrong path has left an empty run behind
     with session.run.locked():
         session.run.adopt(recipe, restart=restart)
         check_prompts(session)
