@@ -114,13 +114,18 @@ def make_recipe(tmp_path: Path, nano_networks: None, no_evaluation: None) -> Mak
     return make
 
 
+def nano_run(output_dir: Path, **overrides: Any) -> RunFolder:
+    """The tiny recipe under `overrides`, run to its end outside any test's own fixtures."""
+    with _nano_networks(), _no_evaluation():
+        recipe = Recipe.model_validate(recipe_settings(output_dir, **overrides))
+        stages.train_run(recipe)
+    return RunFolder(output_dir / recipe.name)
+
+
 @pytest.fixture(scope="session")
 def trained_once(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """The tiny recipe, run to its end once for all tests."""
-    folder = tmp_path_factory.mktemp("runs")
-    with _nano_networks(), _no_evaluation():
-        stages.train_run(Recipe.model_validate(recipe_settings(folder)))
-    return RunFolder(folder / "nano")
+    return nano_run(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture

@@ -68,10 +68,12 @@ def test_its_commands_work(tmp_path, monkeypatch):
         result = runner.invoke(app, arguments)
         assert result.exit_code == 0, (command, result.output)
 
-    code = re.search(r"```python\n(.+?)```", README, re.DOTALL).group(1)
     names: dict = {}
-    exec(compile(code, "README.md", "exec"), names)
+    for code in re.findall(r"```python\n(.+?)```", README, re.DOTALL):
+        exec(compile(code, "README.md", "exec"), names)
     assert names["image"].size == (16, 16)
+    assert (len(names["variations"]), len(names["frames"])) == (4, 8)
+    assert names["latents"].shape == (1, 8, 4, 4)
 
 
 def _in_order() -> list[str]:

@@ -1,1 +1,56 @@
-"""Train your own autoencoder and latent diffusion model on your own photos."""
+"""Train your own autoencoder and latent diffusion model on your own photos.
+
+    import vae_ldm
+
+    pipeline = vae_ldm.pipeline("runs/claims-32")              # a run, an export or ORG/NAME of the Hub
+    autoencoder = vae_ldm.load_autoencoder("runs/claims-32")   # only photos to latents and back
+
+Importing this costs nothing: each name is imported when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vae_ldm.errors import DataError, HubError, RecipeError, RunError, VaeLdmError, WeightsError
+    from vae_ldm.front_door import load_autoencoder, pipeline
+    from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
+    from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
+
+__all__ = [
+    "DataError",
+    "HubError",
+    "ImageAutoencoder",
+    "LatentDiffusionPipeline",
+    "RecipeError",
+    "RunError",
+    "VaeLdmError",
+    "WeightsError",
+    "load_autoencoder",
+    "pipeline",
+]
+
+_HOMES = {
+    "DataError": "errors",
+    "HubError": "errors",
+    "ImageAutoencoder": "pipelines.image_autoencoder",
+    "LatentDiffusionPipeline": "pipelines.latent_diffusion",
+    "RecipeError": "errors",
+    "RunError": "errors",
+    "VaeLdmError": "errors",
+    "WeightsError": "errors",
+    "load_autoencoder": "front_door",
+    "pipeline": "front_door",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

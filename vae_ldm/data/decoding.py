@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from vae_ldm.models.image_input import to_eight_bits
+
 Resize = Literal["crop", "pad"]
 Picture = Path | bytes | Image.Image
 
@@ -22,7 +24,6 @@ SUFFIXES = frozenset(
 # Only formats that Pillow decodes itself: it would hand an EPS file, whatever its name, to Ghostscript.
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "JPEG2000", "PPM", "TGA")
 _SMALLEST_SIDE = 8
-_GREY_MODES = ("1", "L")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -78,14 +79,14 @@ def _open(picture: Picture, image_size: tuple[int, int], max_pixels: int, *, kee
     # Decoders meet any bytes at all and fail in their own ways (OSError, SyntaxError, struct.error, ...).
     try:
         if isinstance(picture, Image.Image):
-            return _normalize_mode(_checked(picture, max_pixels), keep_alpha=keep_alpha)
+            return to_eight_bits(_checked(picture, max_pixels), keep_alpha=keep_alpha)
         file = io.BytesIO(picture) if isinstance(picture, bytes) else picture
         with Image.open(file, formats=_known_formats()) as image:
             # A JPEG can be decoded at 1/2, 1/4 or 1/8; twice the final size leaves the smoothing to Lanczos. The
             # longer side serves for both because the picture may yet be turned.
             _checked(image, max_pixels).draft(None, (2 * max(image_size),) * 2)
             ImageOps.exif_transpose(image, in_place=True)
-            return _normalize_mode(image, keep_alpha=keep_alpha)
+            return to_eight_bits(image, keep_alpha=keep_alpha)
     except (UnreadablePictureError, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -104,26 +105,6 @@ def _checked(image: Image.Image, max_pixels: int) -> Image.Image:
     if min(width, height) < _SMALLEST_SIDE:
         raise UnreadablePictureError(f"too small ({width}x{height} pixels)")
     return image
-
-
-def _normalize_mode(image: Image.Image, *, keep_alpha: bool) -> Image.Image:
-    if image.mode.startswith("I"):
-        return _from_deep_grey(np.asarray(image))
-    if image.mode == "F":
-        raise UnreadablePictureError("floating-point pixels have no known range; save it with 8 or 16 bits")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        if keep_alpha:
-            return image
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("L" if image.mode in _GREY_MODES else "RGB")
-
-
-def _from_deep_grey(pixels: np.ndarray) -> Image.Image:
-    """8 bits of 16: Pillow's own conversion would clip everything above 255 to white."""
-    if pixels.min() < 0 or pixels.max() > 65535:
-        raise UnreadablePictureError("32-bit pixels have no known range; save it with 8 or 16 bits")
-    return Image.fromarray(((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 
 def _crop(image: Image.Image, image_size: tuple[int, int]) -> Image.Image:

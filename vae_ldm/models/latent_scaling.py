@@ -54,6 +54,32 @@ def stored_statistics(autoencoder: AutoencoderKL) -> LatentStatistics | None:
     return None
 
 
+@dataclass(frozen=True, eq=False)
+class LatentScale:
+    """From latents as `AutoencoderKL.encode` gives them to those that a UNet sees: (raw - mean) / std, [1, c, 1, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def normalize(self, raw: Tensor) -> Tensor:
+        """Latents [B, c, h, w] as a UNet sees them."""
+        return (raw - self.mean.to(raw)) / self.std.to(raw)
+
+    def denormalize(self, latents: Tensor) -> Tensor:
+        """Latents [B, c, h, w] as `AutoencoderKL.decode` takes them."""
+        return latents * self.std.to(latents) + self.mean.to(latents)
+
+
+def latent_scale(autoencoder: AutoencoderKL) -> LatentScale:
+    """What the layout's own pipelines do between autoencoder and UNet, by its config: factor, shift or statistics."""
+    config = autoencoder.config
+    statistics = stored_statistics(autoencoder)
+    if statistics is None:
+        zeros = torch.zeros(config.latent_channels, dtype=torch.float64)
+        statistics = LatentStatistics(zeros, zeros + 1 / config.scaling_factor)
+    return LatentScale(statistics.mean.view(1, -1, 1, 1), statistics.std.view(1, -1, 1, 1))
+
+
 @torch.no_grad()
 def fold_latent_scaling(autoencoder: AutoencoderKL, statistics: LatentStatistics) -> None:
     """Rewrite the autoencoder in place so that the latents it gives have zero mean and unit variance per channel.

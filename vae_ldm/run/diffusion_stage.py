@@ -5,9 +5,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vae_ldm.build import (
@@ -21,6 +20,7 @@ from vae_ldm.build import (
 )
 from vae_ldm.data.posterior_cache import PosteriorDataModule, PosteriorDataset, cache_posteriors, has_posteriors
 from vae_ldm.data.sources import SPLITS, Split
+from vae_ldm.pipelines.plain_folder import save_plain_pipeline
 from vae_ldm.run.fitting import fit_stage
 from vae_ldm.run.folder import whole_folder
 from vae_ldm.run.session import Session
@@ -77,24 +77,8 @@ def vocabulary(session: Session, train_prompts: list[str]) -> list[str]:
 
 def save_pipeline(diffusion: DiffusionParts, autoencoder: AutoencoderKL, folder: Path) -> None:
     """Write the pipeline as a folder that plain diffusers opens, as a whole or not at all."""
-    pipeline: StableDiffusionPipeline = diffusion.pipeline(autoencoder)
     with whole_folder(folder) as part:
-        pipeline.save_pretrained(part, safe_serialization=True)
-        _make_readable_by_transformers_4(part)
-
-
-def _make_readable_by_transformers_4(folder: Path) -> None:
-    """Write the names of tokenizer class and text encoder weights that transformers 4 knows and 5 still reads.
-
-    Version 5 saves a new name of PreTrainedTokenizerFast, and the weights without the prefix that every CLIP on the
-    Hub has: version 4 would leave the text encoder random with no more than a warning.
-    """
-    for file in (folder / "model_index.json", folder / "tokenizer" / "tokenizer_config.json"):
-        text = file.read_text(encoding="utf-8")
-        file.write_text(text.replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'), encoding="utf-8")
-    weights = folder / "text_encoder" / "model.safetensors"
-    prefixed = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in load_file(weights).items()}
-    save_file(prefixed, weights, metadata={"format": "pt"})
+        save_plain_pipeline(diffusion.pipeline(autoencoder), part)
 
 
 def _posteriors(session: Session, autoencoder: AutoencoderKL, split: str) -> Path:

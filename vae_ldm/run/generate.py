@@ -11,9 +11,9 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from rich.console import Console
 
-from vae_ldm.errors import WeightsError
+from vae_ldm import front_door
 from vae_ldm.evaluation.image_grid import image_grid
-from vae_ldm.models.pretrained import is_local
+from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
 from vae_ldm.recipe import parts, read_recipe
 from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.session import quieten_libraries
@@ -100,20 +100,11 @@ def sample_images(
     return [np.round(image * 255).astype(np.uint8) for image in result.images]
 
 
-def open_pipeline(source: Path | str) -> StableDiffusionPipeline:
-    """The pipeline of a run folder, a pipeline folder or a Hub name, on the GPU where there is one."""
-    if not Path(source).exists() and is_local(str(source)):
-        raise WeightsError(f"{source}: no such folder; give a run folder, a pipeline folder or ORG/NAME of the Hub")
-    run_pipeline = Path(source) / "pipeline"
-    folder = run_pipeline if run_pipeline.is_dir() else source
-    if Path(source).is_dir() and not (Path(folder) / "model_index.json").is_file():
-        raise WeightsError(f"{source}: holds no pipeline yet; train the run to its end, or give a pipeline folder")
-    try:
-        pipeline = StableDiffusionPipeline.from_pretrained(str(folder), use_safetensors=True, safety_checker=None)
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{source}: cannot be opened as a pipeline: {str(error).splitlines()[0]}") from error
+def open_pipeline(source: Path | str) -> LatentDiffusionPipeline:
+    """The pipeline of a run folder, a pipeline folder or a Hub name, on the GPU where there is one; it shows no bar."""
+    pipeline = front_door.pipeline(source)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    return pipeline
 
 
 def unknown_words(pipeline: StableDiffusionPipeline, prompt: str) -> list[str]:

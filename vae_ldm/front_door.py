@@ -1,0 +1,112 @@
+"""What a user calls: a pipeline, or an autoencoder, of a run, of a folder or of the Hub."""
+
+import json
+import warnings
+from pathlib import Path
+
+import torch
+
+from vae_ldm.errors import WeightsError
+from vae_ldm.models import autoencoder as autoencoder_models
+from vae_ldm.models.pretrained import first_line
+from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
+from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
+from vae_ldm.weights import Source, autoencoder_folder, local_folder, pipeline_folder
+
+_COMPONENTS = {"vae": "AutoencoderKL", "unet": "UNet2DConditionModel", "text_encoder": "CLIPTextModel"}
+"""What a folder must hold to be opened as a LatentDiffusionPipeline."""
+
+
+def pipeline(
+    source: Source,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: Source | None = None,
+    torch_dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> LatentDiffusionPipeline:
+    """The pipeline of a run folder, of an export folder or of a repository ORG/NAME of the Hub.
+
+    >>> import torch, vae_ldm
+    >>> pipeline = vae_ldm.pipeline("runs/claims-32")
+    >>> pipeline.set_progress_bar_config(disable=True)
+    >>> pipeline("a photo of a good tin", num_inference_steps=4, generator=torch.manual_seed(0)).images[0].size
+    (32, 32)
+
+    `revision`, `token` and `cache_dir` are those of huggingface_hub. `torch_dtype` None is float32, `device` None the
+    GPU where there is one. No safety checker is loaded, safetensors only, and nothing of a repository is executed.
+
+    Raises WeightsError where there is no pipeline, or none of Stable Diffusion's kind, and what `vae_ldm.hub.download`
+    raises where a repository cannot be had.
+    """
+    folder = pipeline_folder(local_folder(source, revision=revision, token=token, cache_dir=cache_dir))
+    _check_components(source, folder)
+    try:
+        opened = LatentDiffusionPipeline.from_pretrained(
+            str(folder),
+            use_safetensors=True,
+            safety_checker=None,
+            requires_safety_checker=False,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{source}: cannot be opened as a pipeline: {first_line(error)}") from error
+    if torch_dtype == torch.float16 and opened.vae.config.force_upcast:
+        warnings.warn(
+            f"{source}: its autoencoder is marked as unfit for float16; should pictures come out black, take "
+            "torch.bfloat16 or torch.float32",
+            stacklevel=2,
+        )
+    return opened.to(_device(device), torch_dtype or torch.float32)
+
+
+def load_autoencoder(
+    source: Source,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: Source | None = None,
+    torch_dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    subfolder: str | None = None,
+    tile_size: int | None = 512,
+) -> ImageAutoencoder:
+    """The autoencoder of a run, of a pipeline, of its own folder or of the Hub: images to latents and back.
+
+    >>> import numpy as np, vae_ldm
+    >>> autoencoder = vae_ldm.load_autoencoder("runs/claims-32")
+    >>> latents = autoencoder.encode(np.zeros((32, 32, 3), np.uint8))
+    >>> [image.size for image in autoencoder.decode(latents)]
+    [(32, 32)]
+
+    Any AutoencoderKL, in the layout of Stable Diffusion, SDXL or FLUX. `revision`, `token` and `cache_dir` are those of
+    huggingface_hub; `torch_dtype` None is float32, `device` None the GPU where there is one. `subfolder="vae"` gets
+    no more than the autoencoder of a pipeline. Sides above `tile_size` px are worked through in tiles.
+
+    Raises WeightsError where there is no autoencoder, or its weights are incomplete or pickled, and what
+    `vae_ldm.hub.download` raises where a repository cannot be had.
+    """
+    folder = local_folder(source, revision=revision, token=token, cache_dir=cache_dir, subfolder=subfolder)
+    folder = autoencoder_folder(folder, subfolder)
+    opened = autoencoder_models.load_autoencoder(str(folder)).requires_grad_(False)
+    return ImageAutoencoder(opened.to(_device(device), torch_dtype or torch.float32), tile_size=tile_size)
+
+
+def _check_components(source: Source, folder: Path) -> None:
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        found = {name: index.get(name, [None, None])[1] for name in (*_COMPONENTS, "text_encoder_2")}
+    except (ValueError, TypeError, AttributeError, IndexError) as error:
+        raise WeightsError(f"{source}: its model_index.json cannot be read ({first_line(error)})") from error
+    wrong = [f"{name} is {found[name]}" for name, wanted in _COMPONENTS.items() if found[name] != wanted]
+    if found["text_encoder_2"] is not None:
+        wrong.append("it has a second text encoder")
+    if wrong:
+        raise WeightsError(
+            f"{source}: a {index.get('_class_name')} is not of Stable Diffusion's kind ({', '.join(wrong)}); "
+            "open it with diffusers.DiffusionPipeline.from_pretrained"
+        )
+
+
+def _device(device: torch.device | str | None) -> torch.device:
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -1,0 +1,233 @@
+"""A StableDiffusionPipeline that can also vary, morph and reconstruct photos, and saves as a plain one."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from vae_ldm.errors import VaeLdmError
+from vae_ldm.models.image_input import Images, as_image_batch
+from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
+from vae_ldm.pipelines.plain_folder import save_plain_pipeline
+
+Generators = torch.Generator | list[torch.Generator]
+
+
+class LatentDiffusionPipeline(StableDiffusionPipeline):
+    """A StableDiffusionPipeline, called as that is, with three methods that begin from photos.
+
+    >>> import numpy as np, torch, vae_ldm
+    >>> pipeline = vae_ldm.pipeline("runs/claims-32")
+    >>> pipeline.set_progress_bar_config(disable=True)
+    >>> photos = np.zeros((2, 30, 45, 3), np.uint8)
+    >>> pipeline.reconstruct(photos).images[0].size
+    (45, 30)
+    >>> varied = pipeline.vary(photos, strength=0.5, n=3, generator=torch.Generator().manual_seed(0))
+    >>> len(varied.images)  # three of the first photo, then three of the second
+    6
+    >>> len(pipeline.morph(photos[0], photos[1], steps=5).images)
+    5
+
+    The three take what `ImageAutoencoder.encode` takes, of any size, and return StableDiffusionPipelineOutput:
+    `.images` is a list of Pillow images, or with `output_type` "np" or "pt" floats in [0, 1], [B, H, W, C] or
+    [B, C, H, W]. No safety checker looks at them.
+    """
+
+    @property
+    def autoencoder(self) -> ImageAutoencoder:
+        """The pipeline's autoencoder in plain calls."""
+        return ImageAutoencoder(self.vae)
+
+    def reconstruct(self, images: Images, *, output_type: str = "pil") -> StableDiffusionPipelineOutput:
+        """The images through the autoencoder and back, B images of their own size: what the pipeline can show at best.
+
+        Raises DataError for what is no image.
+        """
+        return _output(self.autoencoder.reconstruct(images, output_type=output_type))
+
+    @torch.no_grad()
+    def vary(
+        self,
+        images: Images,
+        strength: float = 0.5,
+        n: int = 4,
+        *,
+        prompt: str | Sequence[str] = "",
+        num_inference_steps: int = 20,
+        guidance_scale: float = 2.0,
+        generator: Generators | None = None,
+        output_type: str = "pil",
+        callback_on_step_end: Callable[..., Any] | None = None,
+        **options: Any,
+    ) -> StableDiffusionPipelineOutput:
+        """B * n images like these, the n of the first image first.
+
+        `strength` in [0, 1] is the share of the way to noise that each goes and comes back (SDEdit, Meng 2021): 0 is
+        the reconstruction, 1 keeps nothing. `prompt` is one for all or one an image; `guidance_scale` acts only with
+        one. `generator` is one, or B * n; steps and callbacks are those of diffusers, as are further `options`
+        (negative_prompt, callback_on_step_end_tensor_inputs, ...).
+
+        Raises VaeLdmError for a strength outside [0, 1], an n below 1 or a wrong number of prompts, DataError for what
+        is no image.
+        """
+        if n < 1:
+            raise VaeLdmError(f"n is {n}; at least 1 variation is asked for")
+        size, latents = self._encoded(images)
+        varied = self._denoised(
+            latents,
+            strength,
+            n,
+            prompt=prompt,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            generator=generator,
+            callback_on_step_end=callback_on_step_end,
+            **options,
+        )
+        return _output(self.autoencoder.decode(varied, size=size, output_type=output_type))
+
+    @torch.no_grad()
+    def morph(
+        self,
+        a: Images,
+        b: Images,
+        steps: int = 8,
+        *,
+        strength: float = 0.0,
+        prompt: str = "",
+        num_inference_steps: int = 20,
+        guidance_scale: float = 2.0,
+        generator: torch.Generator | None = None,
+        output_type: str = "pil",
+        callback_on_step_end: Callable[..., Any] | None = None,
+    ) -> StableDiffusionPipelineOutput:
+        """`steps` images from the reconstruction of `a` to that of `b`, both included.
+
+        Latents in between lie on the great circle through both (Shoemake 1985). With a `strength` the images in between
+        are varied by that much, all with the same noise, so that they become pictures of their own instead of double
+        exposures; the ends stay what they are.
+
+        Raises VaeLdmError where `steps` is below 2, `a` or `b` are several images, or they differ in size.
+        """
+        if steps < 2:
+            raise VaeLdmError(f"steps is {steps}; the two ends are 2 already")
+        (size, start), (other_size, end) = self._encoded(a), self._encoded(b)
+        if len(start) != 1 or len(end) != 1:
+            raise VaeLdmError(f"a morph is between two images, not {len(start)} and {len(end)}")
+        if size != other_size:
+            shown = " and ".join("x".join(map(str, one)) for one in (size, other_size))
+            raise VaeLdmError(f"a morph is between images of one size, not {shown}; resize one of them")
+        latents = torch.cat([slerp(start, end, step / (steps - 1)) for step in range(steps)])
+        if strength and steps > 2:
+            # Every frame is given a generator in the same state: the same noise, or the frames would flicker.
+            state = (generator or torch.Generator().manual_seed(torch.seed())).get_state()
+            device = "cpu" if generator is None else generator.device
+            generators = [torch.Generator(device) for _ in range(steps - 2)]
+            for one in generators:
+                one.set_state(state)
+            latents[1:-1] = self._denoised(
+                latents[1:-1],
+                strength,
+                1,
+                prompt=prompt,
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                generator=generators,
+                callback_on_step_end=callback_on_step_end,
+            )
+        return _output(self.autoencoder.decode(latents, size=size, output_type=output_type))
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
+        """Write a plain StableDiffusionPipeline, which needs nothing of ours to be opened.
+
+        `options` are those of diffusers, less push_to_hub, for which there is `vae_ldm.push`: VaeLdmError.
+        """
+        if options.get("push_to_hub"):
+            raise VaeLdmError("save_pretrained pushes nothing; use vae_ldm.push, which writes the model card as well")
+        save_plain_pipeline(self, Path(save_directory), **options)
+
+    def _encoded(self, images: Images) -> tuple[tuple[int, int], Tensor]:
+        """Height and width of the images, and their latents [B, c, h, w]."""
+        batch = as_image_batch(images, channels=self.vae.config.in_channels)
+        return (batch.shape[2], batch.shape[3]), self.autoencoder.encode_batch(batch)
+
+    def _denoised(
+        self,
+        latents: Tensor,
+        strength: float,
+        n: int,
+        *,
+        prompt: str | Sequence[str],
+        num_inference_steps: int,
+        **options: Any,
+    ) -> Tensor:
+        """Latents [B * n, c, h, w] after `strength` of the way to noise and back."""
+        if not 0 <= strength <= 1:
+            raise VaeLdmError(f"strength is {strength:g}; it is a share in [0, 1]")
+        prompts = [prompt] * len(latents) if isinstance(prompt, str) else list(prompt)
+        if len(prompts) != len(latents):
+            raise VaeLdmError(f"{len(prompts)} prompts for {len(latents)} images; give one for all, or one an image")
+        if strength == 0:
+            return latents.repeat_interleave(n, dim=0)
+        if not any(prompts) and not options.get("negative_prompt"):
+            options["guidance_scale"] = 1.0  # guidance from the empty prompt to itself would change nothing
+        image_to_image = _LatentToLatent(**self.components, requires_safety_checker=False)
+        # By the number of its channels the processor knows latents, and leaves them as they are.
+        image_to_image.image_processor = VaeImageProcessor(vae_latent_channels=latents.shape[1])
+        image_to_image.set_progress_bar_config(**getattr(self, "_progress_bar_config", {}))
+        return image_to_image(
+            prompts,
+            image=latents,
+            strength=strength,
+            # At least one step, however small the share.
+            num_inference_steps=max(num_inference_steps, math.floor(1 / strength) + 1),
+            num_images_per_prompt=n,
+            output_type="latent",
+            **options,
+        ).images
+
+
+class _LatentToLatent(StableDiffusionImg2ImgPipeline):
+    """Image to image that is given latents: diffusers' own takes them only where they have 4 channels."""
+
+    def prepare_latents(
+        self,
+        image: Tensor,
+        timestep: Tensor,
+        batch_size: int,
+        num_images_per_prompt: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        generator: Generators | None = None,
+    ) -> Tensor:
+        latents = image.to(device, dtype).repeat_interleave(num_images_per_prompt, dim=0)
+        if isinstance(generator, list) and len(generator) != len(latents):
+            raise VaeLdmError(f"{len(generator)} generators for {len(latents)} images; give one, or one an image")
+        noise = randn_tensor(latents.shape, generator=generator, device=latents.device, dtype=dtype)
+        return self.scheduler.add_noise(latents, noise, timestep)
+
+
+def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
+    """The point at `share` in [0, 1] of the great circle from `start` to `end`, both exactly reproduced.
+
+    Each is one vector, whatever its shape. Where they are nearly parallel the circle is a straight line.
+    """
+    if share in (0, 1):
+        return end if share else start
+    cosine = torch.nn.functional.cosine_similarity(start.double().flatten(), end.double().flatten(), dim=0)
+    angle = cosine.clamp(-1, 1).acos()
+    if angle < 1e-4 or math.pi - angle < 1e-4:  # opposite ends have no one circle between them
+        return torch.lerp(start, end, share)
+    near, far = ((1 - share) * angle).sin() / angle.sin(), (share * angle).sin() / angle.sin()
+    return start * near.to(start) + end * far.to(end)
+
+
+def _output(images: Any) -> StableDiffusionPipelineOutput:
+    return StableDiffusionPipelineOutput(images=images, nsfw_content_detected=None)
