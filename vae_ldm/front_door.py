@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from vae_ldm.errors import WeightsError
 from vae_ldm.models import autoencoder as autoencoder_models
@@ -57,7 +58,10 @@ def pipeline(
             "torch.bfloat16 or torch.float32",
             stacklevel=2,
         )
-    return opened.to(_device(device), torch_dtype or torch.float32)
+    for component in opened.components.values():
+        if isinstance(component, nn.Module):
+            _place(component, device, torch_dtype)
+    return opened
 
 
 def load_autoencoder(
@@ -89,7 +93,8 @@ def load_autoencoder(
     folder = local_folder(source, revision=revision, token=token, cache_dir=cache_dir, subfolder=subfolder)
     folder = autoencoder_folder(folder, subfolder)
     opened = autoencoder_models.load_autoencoder(str(folder)).requires_grad_(False)
-    return ImageAutoencoder(opened.to(_device(device), torch_dtype or torch.float32), tile_size=tile_size)
+    _place(opened, device, torch_dtype)
+    return ImageAutoencoder(opened, tile_size=tile_size)
 
 
 def _check_components(source: Source, folder: Path) -> None:
@@ -108,5 +113,6 @@ def _check_components(source: Source, folder: Path) -> None:
         )
 
 
-def _device(device: torch.device | str | None) -> torch.device:
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+def _place(module: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+    # Not the models' own `to`, which warns of modules to be kept in float32 even where there are none.
+    nn.Module.to(module, device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype or torch.float32)
