@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+LICENSES = ("apache-2.0", "cc0-1.0", "mit", "openrail", "other")
 LFS_SUFFIXES = (".safetensors", ".bin", ".png")
 
 
@@ -227,7 +228,7 @@ class _BlobHandler(_Base):
         digest = path.rsplit("/", 1)[-1]
         if method == "PUT":
             if self.cut_after is not None:
-                self.rfile.read(self.cut_after)
+                self.rfile.read1(self.cut_after)
                 self.cut()
                 return
             content = self.body()
@@ -343,6 +344,11 @@ class _Handler(_Base):
         content = json.loads(self.raw)["content"]
         if not content.startswith("---\n"):
             self.answer_json({"warnings": [{"message": "empty or missing yaml metadata in repo card"}], "errors": []})
+            return
+        license_id = re.search(r"^license: (.+)$", content, re.MULTILINE)
+        if license_id is not None and license_id[1] not in LICENSES:
+            errors = [{"message": f'"license" must be one of [{", ".join(LICENSES)}]'}]
+            self.answer_json({"error": errors[0]["message"], "errors": errors, "warnings": []}, 400)
             return
         self.answer_json({"errors": [], "warnings": []})
 

@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 from vae_ldm.errors import HubError, RunError, VaeLdmError
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-_LOG_IN = "run `hf auth login`, or set HF_TOKEN"
+LOG_IN = "run `hf auth login`, or set HF_TOKEN"
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def _explained(error: BaseException, repository: str, token: str | None, revisio
     if isinstance(error, RepositoryNotFoundError) or (status == 401 and token is None):
         if token is None:
             return HubError(
-                f"{repository}: there is no such repository, or it is private and there is no token; {_LOG_IN}"
+                f"{repository}: there is no such repository, or it is private and there is no token; {LOG_IN}"
             )
         return HubError(f"{repository}: there is no such repository, or the token's account may not see it")
     if status == 401:
@@ -69,6 +69,10 @@ def _explained(error: BaseException, repository: str, token: str | None, revisio
         return HubError(f"{repository}: is not, or not wholly, in the cache; download it once with a connection")
     if isinstance(error, HTTPError | ConnectionError | TimeoutError):
         return RunError(f"{repository}: {hub} cannot be reached ({_said(error)}); check the connection and try again")
+    refused_card = "Invalid metadata in README.md."
+    if isinstance(error, ValueError) and str(error).startswith(refused_card):
+        reasons = " ".join(str(error).removeprefix(refused_card).split()).removeprefix("- ")
+        return HubError(f"{repository}: the Hub refuses the card: {reasons}")
     return RunError(f"{repository}: {_said(error)}")
 
 
