@@ -5,7 +5,7 @@ import subprocess
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: stored loss curves and small networks want one thread
 
-import tests.hub.environment  # before the Hub's client  # noqa: F401, I001
+from tests.hub.environment import HUB_PORT  # before the Hub's client  # noqa: I001
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +14,10 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
+from huggingface_hub.utils import close_session
 
+from tests.hub.server import HubServer
 from vae_ldm.models import autoencoder, unet
 from vae_ldm.recipe import Recipe
 from vae_ldm.run import stages
@@ -150,3 +153,26 @@ def small_disk(tmp_path: Path) -> Iterator[Disk]:
     yield mount
     if folder.is_mount():
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client tries again at once."""
+    for module in ("utils._http", "file_download"):
+        monkeypatch.setattr(f"huggingface_hub.{module}.time.sleep", lambda seconds: None)
+
+
+@pytest.fixture
+def hub(no_waiting: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    """A Hub on loopback, a cache of the test's own, and no token."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with HubServer(HUB_PORT) as server:
+        yield server
+    close_session()  # a connection that is kept alive would still speak to this server in the next test
+
+
+@pytest.fixture
+def anna(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Logged in as somebody who may write to anna/ and acme/."""
+    monkeypatch.setenv("HF_TOKEN", "hf_anna")
+    return "hf_anna"

@@ -104,6 +104,39 @@ def test_export(run, implementation, tmp_path):
     ]
 
 
+def test_push(run, implementation, tmp_path):
+    calls = implementation("vae_ldm.run.push", "push", result=types.SimpleNamespace(url="https://hub/acme/tins"))
+    assert run("push", str(tmp_path), "acme/tins")[:2] == (0, "https://hub/acme/tins\n")
+    options = ("--public", "--revision", "draft", "--tag", "v1", "--license", "mit", "--show-photos")
+    assert run("push", str(tmp_path), "acme/tins", *options)[0] == 0
+    assert run("push", str(tmp_path), "acme/tins", "--private")[0] == 0
+    default = {"private": None, "revision": None, "tag": None, "license": None, "show_photos": False}
+    asked = {"private": False, "revision": "draft", "tag": "v1", "license": "mit", "show_photos": True}
+    expected = [default, asked, default | {"private": True}]
+    assert calls == [((tmp_path, "acme/tins"), settings) for settings in expected]
+
+
+def test_pull(run, implementation, tmp_path):
+    calls = implementation("vae_ldm.hub", "pull", result=tmp_path / "tins")
+    assert run("pull", "acme/tins")[:2] == (0, f"{tmp_path / 'tins'}\n")
+    assert run("pull", "acme/tins", "--out", "tins", "--revision", "v1")[0] == 0
+    assert calls == [
+        (("acme/tins", None), {"revision": None}),
+        (("acme/tins", Path("tins")), {"revision": "v1"}),
+    ]
+
+
+def test_a_recipe_of_the_hub(recipe, run, implementation):
+    checked = read_recipe(Path(recipe), ["seed=3"])
+    trained = implementation("vae_ldm.run.stages", "train_run")
+    read = implementation("vae_ldm.run.replay", "read_hub_recipe", result=checked)
+    assert run("train", "hf://acme/tins@v1", "seed=3")[0] == 0
+    assert trained == [((checked,), {"dry_run": False, "restart": []})]
+    assert run("recipe", "check", "hf://acme/tins")[:2] == (0, "hf://acme/tins: in order\n")
+    assert "seed: 3" in run("recipe", "show", "hf://acme/tins")[1]
+    assert read[0] == (("hf://acme/tins@v1", ["seed=3"]), {})
+
+
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
@@ -156,6 +189,11 @@ def test_every_mistake_of_a_recipe_is_a_line(recipe, run):
         ("evaluate", "absent"),
         ("evaluate", "r.yaml"),
         ("export", "absent"),
+        ("push", "absent", "acme/tins"),
+        ("push", "."),
+        ("pull",),
+        ("pull", "no-name"),
+        ("train", "hf://no-name"),
         ("recipe", "chek", "r.yaml"),
         ("recipe", "check", "absent.yaml"),
         ("recipe", "check", "."),
@@ -203,7 +241,7 @@ def test_list_and_copy(recipe, run, monkeypatch, tmp_path):
 
 def test_every_verb_has_help(run):
     _, out, _ = run("--help")
-    for verb in ("train", "generate", "evaluate", "export", "recipe"):
+    for verb in ("train", "generate", "evaluate", "export", "push", "pull", "recipe"):
         assert f"\n  {verb} " in out
         assert run(verb, "-h")[0] == 0
 

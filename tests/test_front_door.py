@@ -69,6 +69,13 @@ def test_its_examples_run(module, claims_run, monkeypatch):
     assert result.failed == 0
 
 
+def test_the_examples_of_push_and_pull_run(claims_run, hub, anna, monkeypatch):
+    monkeypatch.chdir(claims_run)
+    for module, attempted in (("run.push", 3), ("hub.download", 3)):
+        result = doctest.testmod(importlib.import_module(f"vae_ldm.{module}"), raise_on_error=False)
+        assert (result.failed, result.attempted) == (0, attempted)
+
+
 def test_a_run_its_export_and_its_autoencoder_are_opened(trained_run, monkeypatch):
     opened = vae_ldm.pipeline(trained_run.path)
     assert isinstance(opened, LatentDiffusionPipeline)

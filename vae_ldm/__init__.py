@@ -4,6 +4,7 @@
 
     pipeline = vae_ldm.pipeline("runs/claims-32")              # a run, an export or ORG/NAME of the Hub
     autoencoder = vae_ldm.load_autoencoder("runs/claims-32")   # only photos to latents and back
+    vae_ldm.push("runs/claims-32", "ORG/NAME")                 # to the Hub
 
 Importing this costs nothing: each name is imported when it is first used.
 """
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vae_ldm.errors import DataError, HubError, RecipeError, RunError, VaeLdmError, WeightsError
     from vae_ldm.front_door import load_autoencoder, pipeline
+    from vae_ldm.hub import pull
     from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
     from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
+    from vae_ldm.run.push import push
 
 __all__ = [
     "DataError",
@@ -28,6 +31,8 @@ __all__ = [
     "WeightsError",
     "load_autoencoder",
     "pipeline",
+    "pull",
+    "push",
 ]
 
 _HOMES = {
@@ -41,6 +46,8 @@ _HOMES = {
     "WeightsError": "errors",
     "load_autoencoder": "front_door",
     "pipeline": "front_door",
+    "pull": "hub",
+    "push": "run.push",
 }
 
 

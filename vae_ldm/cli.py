@@ -3,12 +3,15 @@
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from vae_ldm.errors import RunError, VaeLdmError
+
+if TYPE_CHECKING:
+    from vae_ldm.recipe import Recipe
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -56,11 +59,28 @@ app = typer.Typer(
 recipe_app = typer.Typer(help="Check, show and find recipes.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(recipe_app, name="recipe")
 
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a packaged recipe.")]
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A YAML file, the name of a packaged recipe, or hf://ORG/NAME.")
+]
+RepositoryArgument = Annotated[str, typer.Argument(metavar="ORG/NAME", help="A repository of the Hub.")]
 OverridesArgument = Annotated[
     list[str] | None, typer.Argument(metavar="KEY.SUB=VALUE", help="Settings that replace the recipe's.")
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", exists=True, file_okay=False, help="A run folder.")]
+
+
+def _is_on_the_hub(recipe: str) -> bool:
+    return recipe.startswith("hf://")
+
+
+def _read_recipe(recipe: str, overrides: list[str] | None) -> "Recipe":
+    if _is_on_the_hub(recipe):
+        from vae_ldm.run.replay import read_hub_recipe
+
+        return read_hub_recipe(recipe, overrides or ())
+    from vae_ldm.recipe import find_recipe, read_recipe
+
+    return read_recipe(find_recipe(recipe), overrides or ())
 
 
 def _print_version(wanted: bool) -> None:
@@ -97,9 +117,7 @@ def train(
     ] = None,
 ) -> None:
     """Run a recipe, or go on with a run that was stopped."""
-    from vae_ldm.recipe import find_recipe, read_recipe
-
-    checked = read_recipe(find_recipe(recipe), overrides or ())
+    checked = _read_recipe(recipe, overrides)
 
     from vae_ldm.run.stages import train_run
 
@@ -163,22 +181,72 @@ def export(
     typer.echo(export_checkpoint(run, checkpoint=checkpoint, output_dir=out))
 
 
+@app.command()
+def push(
+    run: RunArgument,
+    repository: RepositoryArgument,
+    private: Annotated[
+        bool | None,
+        typer.Option(
+            "--private/--public",
+            help="Who may see it; by default nobody else a new repository, and an old one stays as it is.",
+            show_default=False,
+        ),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(metavar="BRANCH", help="By default main.")] = None,
+    tag: Annotated[str | None, typer.Option(metavar="TAG", help="A name for what is pushed.")] = None,
+    license_id: Annotated[
+        str | None,
+        typer.Option("--license", metavar="ID", help="Such as apache-2.0; by default that of the pretrained weights."),
+    ] = None,
+    show_photos: Annotated[
+        bool, typer.Option("--show-photos", help="Let held-out photos travel too, beside their reconstructions.")
+    ] = False,
+) -> None:
+    """Push a finished run to the Hub: pipeline, recipe, metrics, grid and card, in one commit."""
+    from vae_ldm.run.push import push as push_run
+
+    pushed = push_run(
+        run,
+        repository,
+        private=private,
+        revision=revision,
+        tag=tag,
+        license=license_id,
+        show_photos=show_photos,
+    )
+    typer.echo(pushed.url)
+
+
+@app.command()
+def pull(
+    repository: RepositoryArgument,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write a copy here; by default only into the cache.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(metavar="REV", help="A branch, a tag or a commit.")] = None,
+) -> None:
+    """Download a repository of the Hub, safetensors only; afterwards its name works without a connection."""
+    from vae_ldm.hub import pull as pull_repository
+
+    typer.echo(pull_repository(repository, out, revision=revision))
+
+
 @recipe_app.command()
 def check(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     """Say whether a recipe is in order, or all that is wrong with it."""
-    from vae_ldm.recipe import find_recipe, read_recipe
+    from vae_ldm.recipe import find_recipe
 
-    path = find_recipe(recipe)
-    read_recipe(path, overrides or ())
-    typer.echo(f"{path}: in order")
+    _read_recipe(recipe, overrides)
+    typer.echo(f"{recipe if _is_on_the_hub(recipe) else find_recipe(recipe)}: in order")
 
 
 @recipe_app.command()
 def show(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     """Print a recipe with every default written out."""
-    from vae_ldm.recipe import dump_recipe, find_recipe, read_recipe
+    from vae_ldm.recipe import dump_recipe
 
-    typer.echo(dump_recipe(read_recipe(find_recipe(recipe), overrides or ())), nl=False)
+    typer.echo(dump_recipe(_read_recipe(recipe, overrides)), nl=False)
 
 
 @recipe_app.command()

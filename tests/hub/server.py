@@ -99,7 +99,7 @@ class HubServer:
 
     def __init__(self, port: int) -> None:
         self.accounts = {
-            "hf_anna": Account("anna", ("acme",)),
+            "hf_anna": Account("anna", ("acme", "ORG")),
             "hf_anna_read": Account("anna", ("acme",), role="read"),
             "hf_ben": Account("ben"),
         }

@@ -250,7 +250,7 @@ def test_without_a_connection_the_cache_serves_and_says_so(hub: HubServer, caplo
     )
 
 
-def test_no_network(tmp_path: Path) -> None:
+def test_no_network(tmp_path: Path, no_waiting: None) -> None:
     # Nothing listens on the port while no server is there.
     message = refusal(RunError, "acme/tins", cache_dir=tmp_path)
     assert message.startswith(f"acme/tins: {constants.ENDPOINT} cannot be reached (")

@@ -252,7 +252,7 @@ def test_offline(hub: HubServer, anna: str, files: dict, monkeypatch: pytest.Mon
     assert refusal(RunError, files) == "acme/tins: HF_HUB_OFFLINE is set, and this needs the Hub; unset it"
 
 
-def test_no_network(anna: str, files: dict) -> None:
+def test_no_network(no_waiting: None, anna: str, files: dict) -> None:
     assert refusal(RunError, files).endswith("; check the connection and try again")
 
 
@@ -266,10 +266,13 @@ def test_what_is_not_on_the_list_is_our_mistake(hub: HubServer, anna: str, files
         push(files | {"unet/diffusion_pytorch_model.bin": b"pickle"})
 
 
-def test_the_licence_of_a_base_model(hub: HubServer) -> None:
+def test_the_licence_of_a_base_model(hub: HubServer, tmp_path: Path) -> None:
     hub.add("acme/base", {"config.json": b"{}"}, card_data={"license": "openrail"})
     hub.add("acme/bare", {"config.json": b"{}"})
     assert license_of("acme/base") == "openrail"
     assert license_of("acme/bare") is None
+    assert license_of(str(tmp_path)) is None
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# Base\n")
+    assert license_of(str(tmp_path)) == "mit"
     with pytest.raises(HubError, match="there is no such repository"):
         license_of("acme/absent")

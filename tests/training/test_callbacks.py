@@ -12,6 +12,7 @@ from vae_ldm.errors import RunError
 from vae_ldm.losses.reconstruction import l1_error
 from vae_ldm.training.callbacks import (
     BestCheckpoint,
+    EachNSteps,
     PictureEachValidation,
     RunCheckpoint,
     SeedEachStep,
@@ -179,6 +180,48 @@ def test_not_a_number_in_manual_optimisation(fit, lit, batches, tmp_path):
 
     with pytest.raises(RunError, match="NaN or infinite"):
         fit(lit(reconstruction=nan), batches, max_steps=9, callbacks=[StopOnNonFinite(tmp_path, 3)])
+
+
+# --- on the way -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_what_is_done_on_the_way_sees_the_average_of_that_step_and_leaves_no_trace(fit, accumulate):
+    seen: dict[int, Tensor] = {}
+
+    def act(module: LightningModule, step: int) -> None:
+        seen[step] = module.weight.detach().clone()
+        module.eval()
+        torch.rand(5)
+
+    settings: dict[str, Any] = {"validation": X[:1], "val_check_interval": 4, "check_val_every_n_epoch": None}
+    plain, plain_notes = Line(), Notes()
+    fit(plain, X, max_steps=8, callbacks=[plain_notes], accumulate_grad_batches=accumulate, **settings)
+    module, notes = Line(), Notes()
+    callbacks = [EachNSteps(3, act), EachNSteps(4, act), notes, WarmedEma(0.9)]
+    fit(
+        module,
+        X,
+        max_steps=8,
+        callbacks=callbacks,
+        enable_checkpointing=True,
+        accumulate_grad_batches=accumulate,
+        **settings,
+    )
+    assert list(seen) == [3, 4, 6]  # not 8: there the run itself ends
+    for step, weight in seen.items():
+        torch.testing.assert_close(weight, expected_average(notes.weights[:step], 0.9))
+    assert torch.equal(torch.stack(notes.weights), torch.stack(plain_notes.weights))
+    assert notes.randoms.keys() == plain_notes.randoms.keys()
+    assert module.training
+
+
+def test_without_an_average_the_weights_themselves_are_seen(fit):
+    seen: list[Tensor] = []
+    notes = Notes()
+    act = EachNSteps(2, lambda module, step: seen.append(module.weight.detach().clone()))
+    fit(Line(), X, max_steps=5, callbacks=[act, notes], enable_checkpointing=True)
+    assert torch.equal(torch.stack(seen), torch.stack([notes.weights[1], notes.weights[3]]))
 
 
 # --- checkpoints and pictures -----------------------------------------------------------------------------------------

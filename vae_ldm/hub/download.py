@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,36 @@ def download(
             folder = snapshot_download(repository, **where, allow_patterns=choose(repository, names, subfolder))
     _check_classes(repository, Path(folder))
     return Path(folder)
+
+
+def pull(
+    name: str,
+    output_dir: Path | str | None = None,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: Path | str | None = None,
+) -> Path:
+    """A repository's pipeline or autoencoder as a folder: the one in the cache, or else a copy in `output_dir`.
+
+    >>> import vae_ldm
+    >>> folder = vae_ldm.pull("ORG/claims-32", "claims-32", revision="v1")
+    >>> vae_ldm.pipeline(folder).unet.config.in_channels
+    8
+
+    After it the repository can be used without a connection, by its name too. Arguments and errors are those of
+    `download`; HubError too where `output_dir` exists already.
+    """
+    target = None if output_dir is None else Path(output_dir)
+    if target is not None and target.exists():
+        raise HubError(f"{target}: exists already; name another folder, or delete it")
+    folder = download(name, revision=revision, token=token, cache_dir=cache_dir)
+    if target is None:
+        return folder
+    unfinished = target.with_name(f"{target.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(folder, unfinished)  # links into the cache become files
+    return unfinished.rename(target)
 
 
 def download_recipe(

@@ -6,7 +6,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, ModelInfo, get_token
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
@@ -111,12 +111,15 @@ def _changes(
     ]
 
 
-def license_of(name: str, *, revision: str | None = None, token: str | None = None) -> str | None:
-    """The licence that a repository's card names; None where it names none. Raises as `download` does."""
-    repository, revision = parse_name(name, revision)
+def license_of(source: str, *, token: str | None = None) -> str | None:
+    """The licence that the card of a folder or of a repository names; None where there is no card or licence."""
+    if Path(source).is_dir():
+        card = Path(source) / "README.md"
+        return ModelCard.load(card).data.get("license") if card.is_file() else None
+    repository, revision = parse_name(source)
     with in_plain_words(repository, token=token, revision=revision):
-        card = HfApi(token=token).model_info(repository, revision=revision).card_data
-    return None if card is None else card.get("license")
+        data = HfApi(token=token).model_info(repository, revision=revision).card_data
+    return None if data is None else data.get("license")
 
 
 def _check_ours(repository: str, about: ModelInfo) -> None:

@@ -38,6 +38,9 @@ def disagreements(recipe: "Recipe") -> Iterator[Disagreement]:
     if recipe.diffusion is not None:
         yield from _diffusion(recipe.diffusion)
         yield from _pipeline_size(recipe)
+    elif recipe.hub is not None and recipe.hub.push_every_n_steps is not None:
+        text = "only the diffusion stage is pushed on the way, and there is none; leave it out"
+        yield Disagreement(("hub.push_every_n_steps", "diffusion"), text)
 
 
 def _autoencoder(stage: Autoencoder) -> Iterator[Disagreement]:

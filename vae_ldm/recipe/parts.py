@@ -288,3 +288,21 @@ class Evaluation(Part):
     batch_size: PositiveInt = 64
     features: Features = EfficientNetLite()
     """Features behind FD, KID, precision, recall and nearest neighbours."""
+
+
+class Hub(Part):
+    """Where on the Hub the run is pushed to, as one repository: when it is finished, and on the way if asked."""
+
+    repository: Annotated[str, Field(pattern=r"^\w[\w.-]*/\w[\w.-]*$")]
+    """ORG/NAME."""
+    private: bool = True
+    revision: str | None = None
+    """The branch to push to, made where there is none; null: main."""
+    tag: str | None = None
+    """A name for what was pushed when the run was finished."""
+    license: str | None = None
+    """An identifier of the Hub, such as apache-2.0; null: that of the pretrained weights, where there are any."""
+    push_every_n_steps: PositiveInt | None = None
+    """Also push the pipeline as it stands every so many steps of the diffusion stage; null: at the end only."""
+    show_photos: bool = False
+    """Let held-out photos travel with it, each beside its reconstruction."""

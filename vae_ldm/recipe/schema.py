@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from vae_ldm.recipe.agreement import SettingsError, disagreements
-from vae_ldm.recipe.parts import Autoencoder, Data, Diffusion, Evaluation, Part
+from vae_ldm.recipe.parts import Autoencoder, Data, Diffusion, Evaluation, Hub, Part
 
 
 class Recipe(Part):
@@ -19,6 +19,7 @@ class Recipe(Part):
     autoencoder: Autoencoder
     diffusion: Diffusion | None = None
     evaluation: Evaluation = Evaluation()
+    hub: Hub | None = None
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:

@@ -25,6 +25,7 @@ from vae_ldm.models.latent_scaling import (
 from vae_ldm.models.pixels import as_images, as_pictures, image_batches
 from vae_ldm.run.fitting import fit_stage
 from vae_ldm.run.folder import let_others_read
+from vae_ldm.run.seal import seal_autoencoder
 from vae_ldm.run.session import Session
 from vae_ldm.training.callbacks import BestCheckpoint, PictureEachValidation
 from vae_ldm.training.lit_autoencoder import LitAutoencoder
@@ -43,6 +44,7 @@ def run_autoencoder_stage(session: Session) -> AutoencoderKL:
         autoencoder = build_autoencoder(recipe, image_channels=channels)
         facts = {} if recipe.autoencoder.train == "nothing" else _train(session, autoencoder)
         facts |= finish_autoencoder(session, autoencoder)
+        facts |= seal_autoencoder(autoencoder)
         autoencoder.save_pretrained(run.autoencoder)
         let_others_read(run.autoencoder)
         run.finish("autoencoder", **facts)

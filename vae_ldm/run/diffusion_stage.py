@@ -1,12 +1,14 @@
 """Stages two and three: cached posteriors, and a UNet on them that leaves as a pipeline folder."""
 
 import hashlib
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from pytorch_lightning import Callback
 from torch import Tensor
 
 from vae_ldm.build import (
@@ -23,12 +25,19 @@ from vae_ldm.data.sources import SPLITS, Split
 from vae_ldm.pipelines.plain_folder import save_plain_pipeline
 from vae_ldm.run.fitting import fit_stage
 from vae_ldm.run.folder import whole_folder
+from vae_ldm.run.seal import seal_pipeline
 from vae_ldm.run.session import Session
-from vae_ldm.training.callbacks import BestCheckpoint
+from vae_ldm.training.callbacks import BestCheckpoint, EachNSteps
+from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
+
+MakePusher = Callable[[Session, DiffusionParts, AutoencoderKL], Callable[[LitLatentDiffusion, int], None]]
 
 
-def run_diffusion_stage(session: Session, autoencoder: AutoencoderKL) -> None:
-    """Leaves `pipeline/` in the run folder, trained now unless it already was."""
+def run_diffusion_stage(session: Session, autoencoder: AutoencoderKL, make_pusher: MakePusher) -> None:
+    """Leaves `pipeline/` in the run folder, trained now unless it already was.
+
+    `make_pusher` gives what is called on the way, where the recipe asks for that.
+    """
     run, recipe = session.run, session.recipe
     if recipe.diffusion is None or run.finished("diffusion") is not None:
         return
@@ -53,8 +62,12 @@ def run_diffusion_stage(session: Session, autoencoder: AutoencoderKL) -> None:
     )
     module = build_lit_latent_diffusion(recipe, diffusion)
     compile_if_asked(part, [diffusion.unet], say=session.say)
-    best = BestCheckpoint(run.checkpoints("diffusion"), monitor="val/loss", mode="min")
-    facts = fit_stage(session, "diffusion", "unet", module, data, part, ema=recipe.diffusion.ema, callbacks=[best])
+    callbacks: list[Callback] = [BestCheckpoint(run.checkpoints("diffusion"), monitor="val/loss", mode="min")]
+    if recipe.hub is not None and recipe.hub.push_every_n_steps is not None:
+        pusher = make_pusher(session, diffusion, autoencoder)
+        callbacks.append(EachNSteps(recipe.hub.push_every_n_steps, pusher))
+    facts = fit_stage(session, "diffusion", "unet", module, data, part, ema=recipe.diffusion.ema, callbacks=callbacks)
+    facts |= seal_pipeline(diffusion.pipeline(autoencoder).to(session.device), run.reference)
     save_pipeline(diffusion, autoencoder, run.pipeline)
     run.finish("diffusion", **facts)
 

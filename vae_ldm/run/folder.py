@@ -49,6 +49,7 @@ class RunFolder:
         self.samples = path / "samples"
         self.metrics = path / "metrics.json"
         self.report = path / "report.html"
+        self.reference = path / "diffusion" / "reference.png"
         self._state = path / "state.json"
 
     def checkpoints(self, stage: Stage) -> Path:

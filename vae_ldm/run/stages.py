@@ -11,6 +11,7 @@ from vae_ldm.run.autoencoder_stage import run_autoencoder_stage
 from vae_ldm.run.diffusion_stage import check_prompts, run_diffusion_stage
 from vae_ldm.run.evaluate import run_evaluation_stage
 from vae_ldm.run.folder import Stage
+from vae_ldm.run.push import check_push, push_when_asked, pusher_on_the_way
 from vae_ldm.run.session import Session
 
 
@@ -30,10 +31,12 @@ def train_run(recipe: Recipe, *, dry_run: bool = False, restart: Sequence[Stage]
     with session.run.locked():
         session.run.adopt(recipe, restart=restart)
         check_prompts(session)
+        check_push(session)
         try:
             autoencoder = run_autoencoder_stage(session)
-            run_diffusion_stage(session, autoencoder)
+            run_diffusion_stage(session, autoencoder, pusher_on_the_way)
             run_evaluation_stage(session, autoencoder)
+            push_when_asked(session)
         except SafetensorError as error:  # its name for a full disk, which is no OSError
             raise RunError(f"{session.run.path}: weights cannot be written: {error}") from error
     session.say_where()

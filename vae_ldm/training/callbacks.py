@@ -1,6 +1,7 @@
 """What a run needs beside the step: exact resume, an averaged copy of the weights, a stop on NaN, grids on the way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,15 @@ class WarmedEma(WeightAveraging):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing: the average moves with steps only."""
+
+    @contextmanager
+    def averaged(self, pl_module: LightningModule) -> Iterator[None]:
+        """The average in the module's place while the block runs."""
+        self._swap_models(pl_module)
+        try:
+            yield
+        finally:
+            self._swap_models(pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the average in the module, also after a resume from the last step, which trains and so ends nothing."""
@@ -163,3 +173,32 @@ class PictureEachValidation(Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         with torch.no_grad():
             self.draw(pl_module).save(self.folder / f"step={trainer.global_step:06d}.png")
+
+
+class EachNSteps(Checkpoint):
+    """Calls `act(module, step)` each n steps but the last (on the first rank), with the average in the module.
+
+    Training goes on as if nothing had happened: random state and modes are put back. It counts as a checkpoint because
+    Lightning calls those last, after the average has taken the step.
+    """
+
+    def __init__(self, every_n_steps: int, act: Callable[[Any, int], None]) -> None:
+        self.every_n_steps = every_n_steps
+        self.act = act
+        self._last_step = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step % self.every_n_steps or step in (0, self._last_step, trainer.max_steps):
+            return
+        self._last_step = step  # a step may take several batches
+        if not trainer.is_global_zero:
+            return
+        average = next((each for each in trainer.callbacks if isinstance(each, WarmedEma)), None)  # type: ignore[attr-defined]
+        modes = [(module, module.training) for module in pl_module.modules()]
+        with torch.random.fork_rng(), average.averaged(pl_module) if average is not None else nullcontext():
+            self.act(pl_module, step)
+        for module, is_training in modes:
+            module.training = is_training

@@ -1,0 +1,214 @@
+"""`vae-ldm push`: a finished run as one repository of the Hub, after its export was compared with what was trained."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+from diffusers import AutoencoderKL
+
+from vae_ldm.build import DiffusionParts, class_prompts
+from vae_ldm.errors import RunError, VaeLdmError
+from vae_ldm.evaluation.report import read_metrics
+from vae_ldm.hub import Pushed, check_access, license_of, upload
+from vae_ldm.hub.model_card import CardFacts, Licence, model_card
+from vae_ldm.hub.names import parse_name
+from vae_ldm.models.pretrained import is_local
+from vae_ldm.recipe import Recipe, dump_recipe, parts
+from vae_ldm.run.diffusion_stage import save_pipeline
+from vae_ldm.run.folder import Stage, remove
+from vae_ldm.run.seal import check_autoencoder, check_pipeline, seal_pipeline
+from vae_ldm.run.session import Session, open_run
+from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
+
+
+def push(
+    run: Path | str,
+    repository: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    tag: str | None = None,
+    license: str | None = None,  # noqa: A002  # the Hub's word
+    show_photos: bool = False,
+    token: str | None = None,
+) -> Pushed:
+    """Push a finished run to ORG/NAME of the Hub: pipeline, recipe, metrics, sample grid and card, in one commit.
+
+    >>> import vae_ldm
+    >>> pushed = vae_ldm.push("runs/claims-32", "ORG/claims-32", tag="v1")
+    >>> pushed.is_private
+    True
+    >>> vae_ldm.push("runs/claims-32", "ORG/claims-32").commit == pushed.commit  # nothing has changed
+    True
+
+    `private` None makes a new repository private and leaves an old one as it is. `revision` is a branch, made where
+    there is none; `tag` names what was pushed. `license` is an identifier of the Hub, by default that of the
+    pretrained weights that the run started from. With `show_photos` held-out photos travel too, each beside its
+    reconstruction. A push that failed is repeated as it is; nothing of it was visible, and what was sent is not sent
+    again.
+
+    Raises VaeLdmError where the run is not finished, WeightsError where its export is not what was trained, HubError
+    and RunError as `vae_ldm.hub.upload` does.
+    """
+    session = open_run(Path(run))
+    name, branch = parse_name(repository, revision)
+    where = parts.Hub(
+        repository=name,
+        revision=branch,
+        tag=tag,
+        license=license,
+        show_photos=show_photos,
+    )
+    with session.run.locked():
+        return _push_run(session, where, private=private, token=token)
+
+
+def push_when_asked(session: Session) -> None:
+    """What `hub:` in a recipe asks for when the run is finished."""
+    if session.recipe.hub is not None:
+        _push_run(session, session.recipe.hub, private=session.recipe.hub.private, token=None)
+
+
+def check_push(session: Session) -> None:
+    """Raise HubError before the first stage trains where the recipe asks for a push that the Hub would refuse.
+
+    Without a connection it only says so: there may be one when the run is finished.
+    """
+    if session.recipe.hub is None:
+        return
+    try:
+        check_access(session.recipe.hub.repository)
+    except RunError as error:
+        session.say(f"push: {error}; the run goes on, and is pushed at its end")
+
+
+def pusher_on_the_way(
+    session: Session, diffusion: DiffusionParts, autoencoder: AutoencoderKL
+) -> Callable[[LitLatentDiffusion, int], None]:
+    """A function of (module, step) that pushes the pipeline as it stands; where that fails, training goes on."""
+    where, stage = session.recipe.hub, session.recipe.diffusion
+    assert where is not None
+    assert stage is not None
+    last = stage.trainer.max_steps
+
+    def push_step(module: LitLatentDiffusion, step: int) -> None:
+        scheduler = copy.deepcopy(diffusion.scheduler)
+        now = DiffusionParts(diffusion.tokenizer, module.text_encoder, module.unet, scheduler)
+        folder, picture = session.run.path / "pushing", session.run.path / "pushing.png"
+        try:
+            facts = seal_pipeline(now.pipeline(autoencoder), picture)
+            save_pipeline(now, autoencoder, folder)
+            check_pipeline(folder, facts["weights"], picture)
+            pushed = upload(
+                _files(session, where, folder, step=(step, last), token=None),
+                where.repository,
+                message=f"{session.recipe.name}: step {step} of {last}",
+                private=where.private,
+                revision=where.revision,
+            )
+        except (VaeLdmError, RunError, OSError) as error:
+            session.say(f"push at step {step} failed, training goes on: {error}")
+        else:
+            _say(session, pushed)
+        finally:
+            remove(folder)
+            remove(picture)
+
+    return push_step
+
+
+def _push_run(session: Session, where: parts.Hub, *, private: bool | None, token: str | None) -> Pushed:
+    run, recipe = session.run, session.recipe
+    stage: Stage = "autoencoder" if recipe.diffusion is None else "diffusion"
+    session.require_finished(stage)
+    sealed = (run.finished(stage) or {}).get("weights")
+    if sealed is None:
+        raise VaeLdmError(f"{run.path}: was trained before runs kept what a push compares with; train it again")
+    check_access(where.repository, token=token)
+    folder = run.autoencoder if recipe.diffusion is None else run.pipeline
+    session.say(f"push: opening {folder} in plain diffusers, to compare it with what was trained")
+    if recipe.diffusion is None:
+        check_autoencoder(folder, sealed)
+    else:
+        check_pipeline(folder, sealed, run.reference)
+    pushed = upload(
+        _files(session, where, folder, step=None, token=token),
+        where.repository,
+        message=f"{recipe.name}: trained, measured and pushed by vae-ldm",
+        private=private,
+        revision=where.revision,
+        tag=where.tag,
+        token=token,
+    )
+    _say(session, pushed)
+    return pushed
+
+
+def _files(
+    session: Session, where: parts.Hub, folder: Path, *, step: tuple[int, int] | None, token: str | None
+) -> dict[str, Path | bytes]:
+    """What the repository is to hold: path in it -> file or bytes."""
+    run, recipe = session.run, session.recipe
+    travelling = recipe.model_copy(update={"hub": None, "output_dir": Recipe.model_fields["output_dir"].default})
+    weights = folder.glob("*.*") if recipe.diffusion is None else (file for file in folder.rglob("*") if file.is_file())
+    files: dict[str, Path | bytes] = {file.relative_to(folder).as_posix(): file for file in weights if file.is_file()}
+    metrics = read_metrics(run.path)
+    if step is None:
+        grids = ["samples.png", *(["reconstructions.png"] if where.show_photos else [])]
+        beside = {f"samples/{name}": run.samples / name for name in grids} | {"metrics.json": run.metrics}
+        files |= {name: file for name, file in beside.items() if file.is_file()}
+    else:
+        metrics |= {"measurements": [], "timings": []}
+    files.pop("log.csv", None)
+    card = CardFacts(
+        where.repository,
+        recipe.model_dump(mode="json"),
+        metrics,
+        _licence(recipe, where.license, token),
+        base_models=[source for source in _bases(recipe) if not is_local(source)],
+        pictures=[name for name in files if name.endswith(".png")],
+        prompts=_prompts(recipe, metrics["data"].get("class_names", [])),
+        step=step,
+    )
+    return files | {"recipe.yaml": dump_recipe(travelling).encode(), "README.md": model_card(card).encode()}
+
+
+def _prompts(recipe: Recipe, class_names: list[str]) -> list[str]:
+    asks_for_classes = recipe.diffusion is not None and recipe.diffusion.conditioning == "class"
+    return class_prompts(recipe, class_names) if asks_for_classes else []
+
+
+def _bases(recipe: Recipe) -> list[str]:
+    """Folders and Hub names that the run's weights were started from."""
+    found = [recipe.autoencoder.from_pretrained]
+    if recipe.diffusion is not None and isinstance(recipe.diffusion.text_encoder, parts.PretrainedTextEncoder):
+        found.append(recipe.diffusion.text_encoder.from_pretrained)
+    return list(dict.fromkeys(source for source in found if source is not None))
+
+
+def _licence(recipe: Recipe, asked: str | None, token: str | None) -> Licence:
+    """The one that was asked for, else that of the weights that the run was started from."""
+    if asked is not None:
+        return Licence(asked, "says its maker")
+    found: dict[str, str] = {}
+    for source in _bases(recipe):
+        try:
+            name = license_of(source, token=token)
+        except VaeLdmError:  # gone since, or no name at all
+            continue
+        if name is not None:
+            found[source] = name
+    if not found:
+        return Licence()
+    if len(set(found.values())) == 1:
+        return Licence(next(iter(found.values())), "as the weights it was started from")
+    return Licence("other", "for its parts differ: " + ", ".join(f"{name} ({of})" for of, name in found.items()))
+
+
+def _say(session: Session, pushed: Pushed) -> None:
+    seen_by = "private" if pushed.is_private else "public"
+    if pushed.num_changed:
+        what = f"{pushed.num_changed} files as commit {pushed.commit[:7]}"
+    else:
+        what = f"nothing, it was there already as commit {pushed.commit[:7]}"
+    session.say(f"pushed to {pushed.url} ({seen_by}): {what}")

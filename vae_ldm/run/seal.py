@@ -1,0 +1,88 @@
+"""What a finished stage leaves to be recognised by, and the comparison of an export with it.
+
+A push sends what others will open with plain diffusers, so it is opened with plain diffusers first: every weight must
+be the one that was trained, bit for bit, and the picture drawn from seed 0 the one that the networks drew when
+training ended.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionPipeline
+from PIL import Image
+
+from vae_ldm.errors import WeightsError
+from vae_ldm.models.pretrained import first_line
+from vae_ldm.run.generate import sample_images
+
+_NETWORKS = ("vae", "unet", "text_encoder")
+# Bits agree on the machine that trained; others round otherwise, which two steps do not let grow.
+_NUM_STEPS = 2
+_LARGEST_DIFFERENCE = 3
+
+
+def seal_pipeline(pipeline: StableDiffusionPipeline, picture: Path) -> dict[str, Any]:
+    """Digests of the networks' weights, as facts about the stage; a picture that they draw goes to the file."""
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(_draw(pipeline)).save(picture)
+    return {"weights": {name: weights_digest(getattr(pipeline, name)) for name in _NETWORKS}}
+
+
+def seal_autoencoder(autoencoder: AutoencoderKL) -> dict[str, Any]:
+    """The digest of an autoencoder alone, as facts about its stage."""
+    return {"weights": {"vae": weights_digest(autoencoder)}}
+
+
+def weights_digest(network: torch.nn.Module) -> str:
+    """SHA-256 of every tensor's name, type, shape and bytes, wherever it lies in memory."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        value = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def check_pipeline(folder: Path, sealed: Mapping[str, str], picture: Path) -> None:
+    """Raise WeightsError where plain diffusers opens anything else in the folder than what was sealed."""
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
+    except Exception as error:  # whatever a damaged folder makes diffusers stumble over
+        raise WeightsError(f"{folder}: plain diffusers cannot open it ({first_line(error)})") from error
+    if type(pipeline) is not StableDiffusionPipeline:
+        raise WeightsError(f"{folder}: opens as {type(pipeline).__name__}, not as StableDiffusionPipeline")
+    _check_weights(folder, {name: getattr(pipeline, name) for name in _NETWORKS}, sealed)
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    with Image.open(picture) as image:
+        expected = np.asarray(image).astype(int)
+    drawn = _draw(pipeline).astype(int)
+    if drawn.shape != expected.shape or np.abs(drawn - expected).max() > _LARGEST_DIFFERENCE:
+        raise WeightsError(
+            f"{folder}: draws another picture than the run did when it was trained ({picture}), "
+            "though its weights are the same; its scheduler, tokenizer or configuration was changed"
+        )
+
+
+def check_autoencoder(folder: Path, sealed: Mapping[str, str]) -> None:
+    """Raise WeightsError where plain diffusers opens another autoencoder in the folder than what was sealed."""
+    try:
+        autoencoder = AutoencoderKL.from_pretrained(folder, use_safetensors=True)
+    except Exception as error:
+        raise WeightsError(f"{folder}: plain diffusers cannot open it ({first_line(error)})") from error
+    _check_weights(folder, {"vae": autoencoder}, sealed)
+
+
+def _check_weights(folder: Path, networks: Mapping[str, torch.nn.Module], sealed: Mapping[str, str]) -> None:
+    for name, network in networks.items():
+        if weights_digest(network) != sealed[name]:
+            raise WeightsError(f"{folder}: the weights of its {name} are not those that the run has trained")
+
+
+def _draw(pipeline: StableDiffusionPipeline) -> np.ndarray:
+    pipeline.set_progress_bar_config(disable=True)
+    (picture,) = sample_images(pipeline, [""], seeds=[0], num_inference_steps=_NUM_STEPS, guidance_scale=1)
+    return picture.squeeze()
