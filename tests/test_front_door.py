@@ -71,7 +71,7 @@ def test_its_examples_run(module, claims_run, monkeypatch):
 
 def test_the_examples_of_push_and_pull_run(claims_run, hub, anna, monkeypatch):
     monkeypatch.chdir(claims_run)
-    for module, attempted in (("run.push", 3), ("hub.download", 3)):
+    for module, attempted in (("run.push", 4), ("hub.download", 3)):
         result = doctest.testmod(importlib.import_module(f"vae_ldm.{module}"), raise_on_error=False)
         assert (result.failed, result.attempted) == (0, attempted)
 
