@@ -18,7 +18,7 @@ def local_folder(
     cache_dir: Source | None = None,
     subfolder: str | None = None,
 ) -> Path:
-    """The folder `source` itself, or where ORG/NAME (or hf://ORG/NAME@REVISION) of the Hub lies after a download.
+    """`source` itself, a folder or a single file, or where ORG/NAME (or hf://ORG/NAME@REVISION) lies after a download.
 
     Of a repository, `subfolder` downloads that one component only. Raises WeightsError where there is no such folder,
     HubError or RunError where the repository cannot be had.
@@ -27,7 +27,7 @@ def local_folder(
     if name.startswith(PREFIX) or not is_local(name):
         return download(name, revision=revision, token=token, cache_dir=cache_dir, subfolder=subfolder)
     folder = Path(source).expanduser()
-    if not folder.is_dir():
+    if not (folder.is_dir() or folder.is_file()):
         raise WeightsError(
             f"{source}: no such folder; give a run folder, a folder made by save_pretrained or ORG/NAME of the Hub"
         )

@@ -1,11 +1,13 @@
 """The autoencoder: diffusers' AutoencoderKL, configured by a named size or loaded from a folder or the Hub."""
 
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from diffusers import AutoencoderKL
 from torch import nn
 
-from vae_ldm.models.pretrained import load_pretrained
+from vae_ldm.models.pretrained import check_no_pickle, load_pretrained
+from vae_ldm.models.single_file import load_single_file
 
 TrainedPart = Literal["all", "decoder", "nothing"]
 
@@ -51,10 +53,13 @@ def new_autoencoder(
 
 
 def load_autoencoder(source: str, *, revision: str | None = None, subfolder: str | None = None) -> AutoencoderKL:
-    """A pretrained AutoencoderKL in float32, from a folder or the Hub, safetensors only.
+    """A pretrained AutoencoderKL in float32, from a folder, the Hub or a single file of the original layout.
 
-    Raises WeightsError where the weights are missing, incomplete, mis-shaped or pickled.
+    Safetensors only. Raises WeightsError where the weights are missing, incomplete, mis-shaped or pickled.
     """
+    if Path(source).is_file():
+        check_no_pickle(Path(source))
+        return load_single_file(Path(source))
     return load_pretrained(AutoencoderKL, source, revision=revision, subfolder=subfolder)
 
 

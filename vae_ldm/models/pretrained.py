@@ -10,7 +10,7 @@ from vae_ldm.errors import WeightsError
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def load_pretrained(
@@ -60,13 +60,18 @@ def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise WeightsError(f"{folder}: has no config.json; give the folder that save_pretrained wrote")
     if not any(folder.glob("*.safetensors")):
-        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
-        if pickles:
-            raise WeightsError(
-                f"{folder}: {pickles[0]} is a pickle, which can run code when opened; "
-                "save the weights as safetensors (save_pretrained does)"
-            )
+        for file in sorted(folder.iterdir()):
+            check_no_pickle(file)
         raise WeightsError(f"{folder}: has no .safetensors file; save the weights with save_pretrained")
+
+
+def check_no_pickle(file: Path) -> None:
+    """Raise WeightsError where a file of weights is a pickle by its name; it is not opened."""
+    if file.suffix in _PICKLES:
+        raise WeightsError(
+            f"{file.parent}: {file.name} is a pickle, which can run code when opened; "
+            "save the weights as safetensors (save_pretrained does)"
+        )
 
 
 def first_line(error: BaseException) -> str:

@@ -220,7 +220,8 @@ class Autoencoder(Part):
     """The first stage: photos to latents and back."""
 
     from_pretrained: str | None = None
-    """A folder or Hub name with an AutoencoderKL (SD, SDXL or FLUX layout); null: from scratch."""
+    """A folder or Hub name with an AutoencoderKL (SD, SDXL or FLUX layout), or a single .safetensors file with the
+    original key names; null: from scratch."""
     revision: str | None = None
     subfolder: str | None = None
     train: Literal["all", "decoder", "nothing"] = "all"

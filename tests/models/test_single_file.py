@@ -1,0 +1,138 @@
+"""Autoencoders in one file with the original key names: a tiny one is converted to them here."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import vae_ldm
+from vae_ldm.errors import WeightsError
+from vae_ldm.models.autoencoder import load_autoencoder
+from vae_ldm.run.folder import RunFolder
+from vae_ldm.run.stages import train_run
+
+SD: dict[str, Any] = {"scaling_factor": 0.18215}
+FLUX: dict[str, Any] = {
+    "use_quant_conv": False, "use_post_quant_conv": False, "latent_channels": 16,
+    "scaling_factor": 0.3611, "shift_factor": 0.1159,
+}  # fmt: skip
+ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+
+
+def tiny(**layout: Any) -> AutoencoderKL:
+    torch.manual_seed(0)
+    levels = len(layout.pop("block_out_channels", (32, 64, 64)))
+    settings: dict[str, Any] = {"block_out_channels": (32, 64, 64, 64)[:levels], "layers_per_block": 1}
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        **settings | layout,
+    ).eval()
+
+
+def original_names(autoencoder: AutoencoderKL) -> dict[str, Tensor]:
+    """The weights under the names, and in the shapes, that CompVis' code gives them."""
+    last = len(autoencoder.config.block_out_channels) - 1
+    weights = {}
+    for name, value in autoencoder.state_dict().items():
+        side, *path = name.split(".")
+        match path:
+            case ["down_blocks", level, "resnets", number, *rest]:
+                path = ["down", level, "block", number, *rest]
+            case ["down_blocks", level, "downsamplers", "0", *rest]:
+                path = ["down", level, "downsample", *rest]
+            case ["up_blocks", level, "resnets", number, *rest]:
+                path = ["up", str(last - int(level)), "block", number, *rest]
+            case ["up_blocks", level, "upsamplers", "0", *rest]:
+                path = ["up", str(last - int(level)), "upsample", *rest]
+            case ["mid_block", "resnets", number, *rest]:
+                path = ["mid", f"block_{int(number) + 1}", *rest]
+            case ["mid_block", "attentions", "0", *between, kind]:
+                path = ["mid", "attn_1", ATTENTION[".".join(between)], kind]
+                value = value[:, :, None, None] if value.ndim == 2 else value
+        original = ".".join([side, *path])
+        for ours, theirs in (("conv_norm_out", "norm_out"), ("conv_shortcut", "nin_shortcut")):
+            original = original.replace(ours, theirs)
+        weights[original] = value.clone()
+    return weights
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    save_file(original_names(tiny(**SD)), tmp_path / "vae.safetensors")
+    return tmp_path / "vae.safetensors"
+
+
+@pytest.mark.parametrize("prefix", ["", "first_stage_model.", "vae."])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        SD,
+        FLUX,
+        SD | {"in_channels": 1, "out_channels": 1, "latent_channels": 3, "layers_per_block": 2},
+        SD | {"block_out_channels": (32, 64, 64, 64)},
+        SD | {"block_out_channels": (32, 64)},
+    ],
+)
+def test_every_weight_comes_back(tmp_path, layout, prefix):
+    saved = tiny(**layout)
+    beside = {} if not prefix else {"model.diffusion_model.out.2.bias": torch.zeros(4)}
+    weights = {f"{prefix}{name}": value for name, value in original_names(saved).items()}
+    save_file(weights | beside, tmp_path / "model.safetensors")
+    opened = load_autoencoder(str(tmp_path / "model.safetensors"))
+    assert not opened.training
+    assert opened.state_dict().keys() == saved.state_dict().keys()
+    assert all(torch.equal(value, opened.state_dict()[name]) for name, value in saved.state_dict().items())
+    for key in ("scaling_factor", "shift_factor", "latent_channels", "layers_per_block", "norm_num_groups"):
+        assert opened.config[key] == saved.config[key]
+    images = torch.rand(1, saved.config.in_channels, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(opened(images).sample, saved(images).sample)
+
+
+def test_half_precision_is_opened_in_float32(tmp_path):
+    save_file({k: v.half() for k, v in original_names(tiny()).items()}, tmp_path / "vae.safetensors")
+    assert {value.dtype for value in load_autoencoder(str(tmp_path / "vae.safetensors")).parameters()} == {
+        torch.float32
+    }
+
+
+def test_a_missing_weight_is_named(file):
+    weights = load_file(file)
+    del weights["decoder.norm_out.bias"]
+    save_file(weights, file)
+    with pytest.raises(WeightsError, match=r"1 weights of AutoencoderKL are missing, .* decoder\.conv_norm_out\.bias"):
+        load_autoencoder(str(file))
+
+
+def test_what_is_something_else_is_one_line(file, tmp_path):
+    save_file({"layer.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    file.write_bytes(file.read_bytes()[:1000])
+    (tmp_path / "vae.ckpt").write_bytes(b"cposix\nsystem\n(S'touch pwned'\ntR.")
+    for name, message in (
+        ("other.safetensors", "is no autoencoder with the key names of latent-diffusion"),
+        ("vae.safetensors", "is damaged, or no safetensors file"),
+        ("vae.ckpt", "vae.ckpt is a pickle, which can run code when opened"),
+    ):
+        with pytest.raises(WeightsError, match=message) as caught:
+            load_autoencoder(str(tmp_path / name))
+        assert "\n" not in str(caught.value)
+
+
+def test_through_the_front_door(file):
+    photo = torch.zeros(1, 3, 32, 32)
+    assert vae_ldm.load_autoencoder(file).encode(photo).shape == (1, 4, 8, 8)
+
+
+def test_from_a_recipe_to_a_pipeline(file, make_recipe, tmp_path):
+    train_run(
+        make_recipe(autoencoder={"from_pretrained": str(file), "train": "nothing"}, diffusion__trainer__max_steps=1)
+    )
+    kept = AutoencoderKL.from_pretrained(RunFolder(tmp_path / "nano").pipeline / "vae")
+    saved = tiny(**SD)
+    assert all(torch.equal(value, kept.state_dict()[name]) for name, value in saved.state_dict().items())
+    assert kept.config.scaling_factor == 0.18215
