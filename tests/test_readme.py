@@ -35,7 +35,7 @@ def test_it_opens_with_the_two_commands():
 
 
 def test_every_verb_it_uses_is_tested_here():
-    assert len(COMMANDS) == 10, COMMANDS
+    assert len(COMMANDS) == 13, COMMANDS
 
 
 @pytest.fixture
@@ -51,9 +51,9 @@ def photos(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("photos")
+@pytest.mark.usefixtures("photos", "hub", "anna")
 def test_its_commands_work(tmp_path, monkeypatch):
-    """In the README's order, in one folder, beside a folder of photos."""
+    """In the README's order, in one folder, beside a folder of photos and with a Hub of our own."""
     here = tmp_path / "here"
     here.mkdir()
     (here / "recipes").symlink_to(ROOT / "recipes")
