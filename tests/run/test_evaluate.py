@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vae_ldm.data.pictures import Pictures
-from vae_ldm.run.evaluate import _prompts
+from vae_ldm.run.evaluate import _prompts, _with_speed
 
 
 @pytest.fixture
@@ -38,3 +38,8 @@ def test_a_model_of_captions_is_asked_with_captions_and_not_with_prompts_it_neve
 def test_captions_without_classes_and_no_conditioning(session):
     assert _prompts(session("caption", [-1, -1], []), 3) == (["caption 0", "caption 1", "caption 0"], None)
     assert _prompts(session("none", [0, 1], ["cat", "dog"]), 2) == (["", ""], None)
+
+
+def test_a_stage_too_short_to_time_has_no_speed():
+    assert _with_speed({"stage": "autoencoder", "seconds": 0.0, "num_images": 8}).get("images_per_second") is None
+    assert _with_speed({"stage": "autoencoder", "seconds": 4.0, "num_images": 8})["images_per_second"] == 2

@@ -214,9 +214,9 @@ def _timing(session: Session, stage: str) -> dict[str, Any]:
 
 
 def _with_speed(timing: dict[str, Any]) -> dict[str, Any]:
-    if timing.get("num_images"):
-        timing["images_per_second"] = round(timing["num_images"] / timing["seconds"], 1)
-    return timing
+    """The timing with pictures a second; None where it is too short to tell."""
+    seconds = timing["seconds"]
+    return timing | {"images_per_second": round(timing["num_images"] / seconds, 1) if seconds else None}
 
 
 def _device_name(device: torch.device) -> str:
