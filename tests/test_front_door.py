@@ -138,8 +138,7 @@ def test_a_repository_is_downloaded_with_what_was_said(call, trained_run, monkey
 
     monkeypatch.setattr("vae_ldm.weights.download", download)
     options = {"revision": "v1", "token": "hf_x", "cache_dir": "cache"}
+    part = "vae" if call is vae_ldm.load_autoencoder else None
     for name in ("org/name", "hf://org/name@v1"):
         call(name, **options)
-        assert asked.pop() == (name, {**options, "subfolder": None})
-    vae_ldm.load_autoencoder("org/name", subfolder="vae")
-    assert asked.pop()[1]["subfolder"] == "vae"
+        assert asked.pop() == (name, {**options, "subfolder": part})

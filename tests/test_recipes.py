@@ -6,24 +6,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_ldm.recipe import parts, read_recipe
+from tests.models.test_text_encoder import save_clip
+from tests.run.start_points import SD, save_autoencoder, save_stable_diffusion
+from vae_ldm.models.lora import LORA_FILE
+from vae_ldm.recipe import Recipe, parts, read_recipe
 from vae_ldm.run.stages import train_run
 
 RECIPES = sorted(Path(__file__).parents[1].glob("recipes/**/*.yaml"))
-SHORT = (
-    "autoencoder.trainer.max_steps=2",
-    "autoencoder.trainer.batch_size=2",
-    "diffusion.trainer.max_steps=2",
-    "diffusion.trainer.batch_size=2",
-    "evaluation.num_samples=4",
-    "evaluation.num_inference_steps=2",
-)
+SHORT = ("max_steps=2", "batch_size=2")
 
 
-def test_there_are_four_recipes():
+def test_there_are_seven_recipes():
     assert [path.name for path in RECIPES] == [
         "claims-32.yaml",
         "damage-cans-64.yaml",
+        "finetune-autoencoder-decoder.yaml",
+        "finetune-lora.yaml",
+        "from-hub.yaml",
         "product-photos-64.yaml",
         "thermal-solar.yaml",
     ]
@@ -46,9 +45,40 @@ def test_it_runs_to_the_end(path, tmp_path):
         if isinstance(recipe.data, parts.RenderedClaims)
         else (f"data.path={_photos(tmp_path / 'photos', recipe)}",)
     )
-    train_run(read_recipe(path, (f"output_dir={tmp_path}", *data, *SHORT)))
-    for left in ("pipeline/model_index.json", "report.html", "metrics.json", "samples/samples.png"):
-        assert (tmp_path / recipe.name / left).is_file()
+    train_run(read_recipe(path, (f"output_dir={tmp_path}", *data, *_short(recipe), *_start_points(tmp_path, recipe))))
+    made = ["autoencoder/config.json", "report.html", "metrics.json", "samples/reconstructions.png"]
+    if recipe.diffusion is not None:
+        is_lora = recipe.diffusion.train == "lora"
+        made += ["samples/samples.png", f"lora/{LORA_FILE}" if is_lora else "pipeline/model_index.json"]
+    for file in made:
+        assert (tmp_path / recipe.name / file).is_file(), file
+
+
+def _short(recipe: Recipe) -> list[str]:
+    settings = ["evaluation.num_samples=4", "evaluation.num_inference_steps=2"]
+    if recipe.autoencoder.train != "nothing":
+        settings += [f"autoencoder.trainer.{setting}" for setting in SHORT]
+    if recipe.diffusion is not None:
+        settings += [f"diffusion.trainer.{setting}" for setting in SHORT]
+    return settings
+
+
+def _start_points(folder: Path, recipe: Recipe) -> list[str]:
+    """Tiny weights of the same layout in place of those that a recipe takes from the Hub."""
+    settings = []
+    if recipe.autoencoder.from_pretrained is not None:
+        settings += [f"autoencoder.from_pretrained={folder / 'sd'}", "data.image_size=32"]
+        if recipe.autoencoder.crop_size is not None:
+            settings.append("autoencoder.crop_size=16")
+        if recipe.diffusion is not None and recipe.diffusion.from_pretrained is not None:
+            save_stable_diffusion(folder / "sd")
+            settings.append(f"diffusion.from_pretrained={folder / 'sd'}")
+        else:
+            save_autoencoder(folder / "sd", **SD)
+    if recipe.diffusion is not None and isinstance(recipe.diffusion.text_encoder, parts.PretrainedTextEncoder):
+        save_clip(folder / "clip")
+        settings.append(f"diffusion.text_encoder.from_pretrained={folder / 'clip'}")
+    return settings
 
 
 def _photos(folder: Path, recipe) -> Path:

@@ -1,6 +1,5 @@
 """What a user calls: a pipeline, or an autoencoder, of a run, of a folder or of the Hub."""
 
-import json
 import warnings
 from pathlib import Path
 
@@ -9,13 +8,11 @@ from torch import nn
 
 from vae_ldm.errors import WeightsError
 from vae_ldm.models import autoencoder as autoencoder_models
+from vae_ldm.models.lora import lora_base
 from vae_ldm.models.pretrained import first_line
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
-from vae_ldm.weights import Source, autoencoder_folder, local_folder, pipeline_folder
-
-_COMPONENTS = {"vae": "AutoencoderKL", "unet": "UNet2DConditionModel", "text_encoder": "CLIPTextModel"}
-"""What a folder must hold to be opened as a LatentDiffusionPipeline."""
+from vae_ldm.weights import Source, autoencoder_folder, check_components, local_folder, lora_file, pipeline_folder
 
 
 def pipeline(
@@ -27,7 +24,7 @@ def pipeline(
     torch_dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> LatentDiffusionPipeline:
-    """The pipeline of a run folder, of an export folder or of a repository ORG/NAME of the Hub.
+    """The pipeline of a run folder, of an export folder or of a repository ORG/NAME of the Hub; of a LoRA, on its base.
 
     >>> import torch, vae_ldm
     >>> pipeline = vae_ldm.pipeline("runs/claims-32")
@@ -41,17 +38,17 @@ def pipeline(
     Raises WeightsError where there is no pipeline, or none of Stable Diffusion's kind, and what `vae_ldm.hub.download`
     raises where a repository cannot be had.
     """
-    folder = pipeline_folder(local_folder(source, revision=revision, token=token, cache_dir=cache_dir))
-    _check_components(source, folder)
-    try:
-        opened = LatentDiffusionPipeline.from_pretrained(
-            str(folder),
-            use_safetensors=True,
-            safety_checker=None,
-            requires_safety_checker=False,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{source}: cannot be opened as a pipeline: {first_line(error)}") from error
+    folder = local_folder(source, revision=revision, token=token, cache_dir=cache_dir)
+    lora = lora_file(folder)
+    if lora is None:
+        opened = _open(source, pipeline_folder(folder))
+    else:
+        base = lora_base(lora)
+        base_folder = local_folder(base.source, revision=base.revision, token=token, cache_dir=cache_dir)
+        opened = _open(base.source, pipeline_folder(base_folder))
+        if (folder / "autoencoder" / "config.json").is_file():  # a run's own, whose decoder may have been trained
+            opened.register_modules(vae=autoencoder_models.load_autoencoder(str(folder / "autoencoder")))
+        opened.load_lora_weights(lora.parent, weight_name=lora.name)
     if torch_dtype == torch.float16 and opened.vae.config.force_upcast:
         warnings.warn(
             f"{source}: its autoencoder is marked as unfit for float16; should pictures come out black, take "
@@ -84,33 +81,31 @@ def load_autoencoder(
     [(32, 32)]
 
     Any AutoencoderKL, in the layout of Stable Diffusion, SDXL or FLUX. `revision`, `token` and `cache_dir` are those of
-    huggingface_hub; `torch_dtype` None is float32, `device` None the GPU where there is one. `subfolder="vae"` gets
-    no more than the autoencoder of a pipeline. Sides above `tile_size` px are worked through in tiles.
+    huggingface_hub; `torch_dtype` None is float32, `device` None the GPU where there is one. Of a pipeline on
+    the Hub nothing but the autoencoder is downloaded, of another repository its `subfolder`. Sides above `tile_size` px
+    are worked through in tiles.
 
     Raises WeightsError where there is no autoencoder, or its weights are incomplete or pickled, and what
     `vae_ldm.hub.download` raises where a repository cannot be had.
     """
-    folder = local_folder(source, revision=revision, token=token, cache_dir=cache_dir, subfolder=subfolder)
-    folder = autoencoder_folder(folder, subfolder)
+    folder = autoencoder_folder(source, revision=revision, token=token, cache_dir=cache_dir, subfolder=subfolder)
     opened = autoencoder_models.load_autoencoder(str(folder)).requires_grad_(False)
     _place(opened, device, torch_dtype)
     return ImageAutoencoder(opened, tile_size=tile_size)
 
 
-def _check_components(source: Source, folder: Path) -> None:
+def _open(source: Source, folder: Path) -> LatentDiffusionPipeline:
+    check_components(source, folder)
     try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        found = {name: index.get(name, [None, None])[1] for name in (*_COMPONENTS, "text_encoder_2")}
-    except (ValueError, TypeError, AttributeError, IndexError) as error:
-        raise WeightsError(f"{source}: its model_index.json cannot be read ({first_line(error)})") from error
-    wrong = [f"{name} is {found[name]}" for name, wanted in _COMPONENTS.items() if found[name] != wanted]
-    if found["text_encoder_2"] is not None:
-        wrong.append("it has a second text encoder")
-    if wrong:
-        raise WeightsError(
-            f"{source}: a {index.get('_class_name')} is not of Stable Diffusion's kind ({', '.join(wrong)}); "
-            "open it with diffusers.DiffusionPipeline.from_pretrained"
+        return LatentDiffusionPipeline.from_pretrained(
+            str(folder),
+            use_safetensors=True,
+            safety_checker=None,
+            feature_extractor=None,  # it only prepares pictures for the checker
+            requires_safety_checker=False,
         )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{source}: cannot be opened as a pipeline: {first_line(error)}") from error
 
 
 def _place(module: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None) -> None:

@@ -132,6 +132,11 @@ def test_weights_that_do_not_fit_the_pictures_are_refused(make_recipe, tmp_path,
         run_from(make_recipe, tmp_path, "nothing", SD, **settings)
 
 
+def test_crops_that_do_not_fit_the_weights_are_refused(make_recipe, tmp_path):
+    with pytest.raises(WeightsError, match=r"needs sides divisible by 4; autoencoder\.crop_size is 10x10"):
+        run_from(make_recipe, tmp_path, "decoder", SD, autoencoder__crop_size=10)
+
+
 def test_a_size_that_the_pipeline_could_not_draw_is_refused_before_training(make_recipe):
     with pytest.raises(ValueError, match=r"data\.image_size: 20x28 is not divisible by 8.*the nearest that is: 16x32"):
         make_recipe(data__image_size=[20, 28])

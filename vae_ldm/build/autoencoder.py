@@ -13,7 +13,9 @@ from vae_ldm.models.autoencoder import downsample_factor, load_autoencoder, new_
 from vae_ldm.models.discriminator import PatchDiscriminator
 from vae_ldm.models.vision_features import VisionFeatures, load_efficientnet_lite, load_transformers_backbone
 from vae_ldm.recipe import Recipe, parts
+from vae_ldm.training.frozen_weights import leave_frozen_out
 from vae_ldm.training.lit_autoencoder import ImageLoss, LitAutoencoder
+from vae_ldm.weights import autoencoder_folder
 
 
 def build_autoencoder(recipe: Recipe, *, image_channels: int) -> AutoencoderKL:
@@ -30,7 +32,8 @@ def build_autoencoder(recipe: Recipe, *, image_channels: int) -> AutoencoderKL:
             image_channels=image_channels,
             image_size=recipe.image_size,
         )
-    autoencoder = load_autoencoder(stage.from_pretrained, revision=stage.revision, subfolder=stage.subfolder)
+    folder = autoencoder_folder(stage.from_pretrained, revision=stage.revision, subfolder=stage.subfolder)
+    autoencoder = load_autoencoder(str(folder))
     check_pretrained_fits(autoencoder, recipe, image_channels=image_channels)
     set_trained_part(autoencoder, stage.train)
     return autoencoder
@@ -44,9 +47,13 @@ def check_pretrained_fits(autoencoder: AutoencoderKL, recipe: Recipe, *, image_c
             f"{source}: takes pictures of {autoencoder.config.in_channels} channels, the data has {image_channels}; "
             f"set data.channels: {autoencoder.config.in_channels}"
         )
-    height, width = recipe.image_size
-    if height % factor or width % factor:
-        raise WeightsError(f"{source}: needs sides divisible by {factor}; data.image_size is {height}x{width}")
+    crop = recipe.autoencoder.crop_size
+    sizes = {"data.image_size": recipe.image_size}
+    if crop is not None:
+        sizes["autoencoder.crop_size"] = (crop, crop) if isinstance(crop, int) else crop
+    for key, (height, width) in sizes.items():
+        if height % factor or width % factor:
+            raise WeightsError(f"{source}: needs sides divisible by {factor}; {key} is {height}x{width}")
 
 
 def build_image_loss(part: parts.L1 | parts.L2 | parts.Huber) -> ImageLoss:
@@ -92,7 +99,7 @@ def build_lit_autoencoder(recipe: Recipe, autoencoder: AutoencoderKL) -> LitAuto
             "adversarial_start_step": round(adversarial.start * trainer.max_steps),
             "use_adaptive_weight": adversarial.adaptive_weight,
         }
-    return LitAutoencoder(
+    module = LitAutoencoder(
         autoencoder,
         reconstruction=build_image_loss(loss.reconstruction),
         optimizer=build_optimizer(stage.optimizer),
@@ -106,3 +113,5 @@ def build_lit_autoencoder(recipe: Recipe, autoencoder: AutoencoderKL) -> LitAuto
         log_every_n_steps=trainer.log_every_n_steps,
         **settings,
     )
+    leave_frozen_out(module)
+    return module

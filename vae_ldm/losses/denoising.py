@@ -1,10 +1,10 @@
 """What the UNet learns and how it is sampled, in one place, so that training and export cannot disagree."""
 
-from typing import Literal
+from typing import Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
-from diffusers import DPMSolverMultistepScheduler
+from diffusers import DPMSolverMultistepScheduler, SchedulerMixin
 from torch import Tensor
 
 from vae_ldm.errors import VaeLdmError
@@ -28,6 +28,7 @@ class DenoisingObjective:
         min_snr_gamma: float | None = None,
         zero_terminal_snr: bool = False,
         num_train_timesteps: int = 1000,
+        alphas_cumprod: Tensor | None = None,
     ) -> None:
         if zero_terminal_snr and prediction_type != "v_prediction":
             raise VaeLdmError(f"zero_terminal_snr needs prediction_type v_prediction, not {prediction_type}")
@@ -38,7 +39,29 @@ class DenoisingObjective:
         self.min_snr_gamma = min_snr_gamma
         self.zero_terminal_snr = zero_terminal_snr
         self.num_train_timesteps = num_train_timesteps
-        self._alphas_cumprod: Tensor = self.scheduler().alphas_cumprod
+        self._alphas_cumprod: Tensor = self.scheduler().alphas_cumprod if alphas_cumprod is None else alphas_cumprod
+
+    @classmethod
+    def of_scheduler(
+        cls, scheduler: SchedulerMixin, timestep_sampling: TimestepSampling, *, min_snr_gamma: float | None = None
+    ) -> Self:
+        """The objective that a pretrained UNet was trained on, by the scheduler in its pipeline: its noise, its target.
+
+        Raises VaeLdmError where the scheduler is for something else.
+        """
+        prediction_type, steps = (scheduler.config.get(key) for key in ("prediction_type", "num_train_timesteps"))
+        if prediction_type not in get_args(PredictionType) or not hasattr(scheduler, "alphas_cumprod"):
+            raise VaeLdmError(
+                f"a {type(scheduler).__name__} that predicts {prediction_type} cannot be trained for; "
+                f"known are {', '.join(get_args(PredictionType))}"
+            )
+        return cls(
+            prediction_type,
+            timestep_sampling,
+            min_snr_gamma=min_snr_gamma,
+            num_train_timesteps=steps,
+            alphas_cumprod=scheduler.alphas_cumprod,
+        )
 
     @property
     def is_flow(self) -> bool:

@@ -1,9 +1,11 @@
 """Opening other people's weights: safetensors only, nothing missing, nothing mis-shaped, one clear line otherwise."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import diffusers
 import torch
 
 from vae_ldm.errors import WeightsError
@@ -47,6 +49,19 @@ def load_pretrained(
                 "save the model again with save_pretrained"
             )
     return model.eval()
+
+
+def load_scheduler(folder: Path) -> Any:
+    """The scheduler of the pipeline in `folder`, in the class it was saved as; WeightsError where there is none."""
+    try:
+        name = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))["_class_name"]
+        found = getattr(diffusers, name, None)
+        if not (isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)):
+            raise ValueError(f"diffusers has no scheduler {name}")
+        load: Callable[..., Any] = found.from_pretrained  # type: ignore[attr-defined]
+        return load(str(folder), subfolder="scheduler")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{folder}: its scheduler cannot be opened: {first_line(error)}") from error
 
 
 def is_local(source: str) -> bool:

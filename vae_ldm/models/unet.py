@@ -1,8 +1,10 @@
 """The denoiser: diffusers' UNet2DConditionModel, configured by a named size."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from diffusers import UNet2DConditionModel
+
+TrainedUNetPart = Literal["all", "attention", "nothing"]
 
 
 class UNetSize(NamedTuple):
@@ -33,7 +35,7 @@ def new_unet(
     num_attending = len(widths) - 1
     # diffusers calls the number of heads `attention_head_dim` and resolves it a level, so heads are named here.
     return UNet2DConditionModel(
-        sample_size=latent_size[0] if latent_size[0] == latent_size[1] else latent_size,
+        sample_size=sample_size(latent_size),
         in_channels=latent_channels,
         out_channels=latent_channels,
         down_block_types=("CrossAttnDownBlock2D",) * num_attending + ("DownBlock2D",),
@@ -45,3 +47,16 @@ def new_unet(
         norm_num_groups=16,
         dropout=dropout,
     )
+
+
+def sample_size(latent_size: tuple[int, int]) -> int | tuple[int, int]:
+    """The config entry from which StableDiffusionPipeline takes the size that it draws by default."""
+    return latent_size[0] if latent_size[0] == latent_size[1] else latent_size
+
+
+def set_trained_unet_part(unet: UNet2DConditionModel, part: TrainedUNetPart) -> None:
+    """Let gradients reach all of the UNet, its self- and cross-attention only, or nothing."""
+    unet.requires_grad_(part == "all")
+    if part == "attention":
+        for name, parameter in unet.named_parameters():
+            parameter.requires_grad_(bool({"attn1", "attn2"} & set(name.split("."))))

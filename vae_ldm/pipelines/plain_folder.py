@@ -6,15 +6,19 @@ from typing import Any
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+from vae_ldm.models.lora import has_lora, merged
+
 
 def save_plain_pipeline(pipeline: StableDiffusionPipeline, folder: Path, **options: Any) -> None:
     """Write `folder` as a StableDiffusionPipeline, whatever class of ours the pipeline is; safetensors only.
 
+    A LoRA is merged into the UNet that is written, and stays beside the one in memory.
     `options` go to diffusers' save_pretrained.
     """
-    plain = StableDiffusionPipeline(
-        **pipeline.components, requires_safety_checker=pipeline.config.requires_safety_checker
-    )
+    components = dict(pipeline.components)
+    if has_lora(pipeline.unet):
+        components["unet"] = merged(pipeline.unet)
+    plain = StableDiffusionPipeline(**components, requires_safety_checker=pipeline.config.requires_safety_checker)
     plain.save_pretrained(folder, **options)
     _make_readable_by_transformers_4(folder)
 

@@ -8,8 +8,11 @@ from vae_ldm.recipe.parts import Autoencoder, AutoencoderLoss, Diffusion, Traine
 if TYPE_CHECKING:
     from vae_ldm.recipe.schema import Recipe
 
-DERIVED_FROM_WEIGHTS = ("size", "downsample_factor", "latent_channels")
-"""Keys of the autoencoder that a pretrained one decides, so that a recipe must not."""
+DERIVED_FROM_WEIGHTS = {
+    "autoencoder": ("size", "downsample_factor", "latent_channels"),
+    "diffusion": ("size", "text_encoder", "prediction_type", "zero_terminal_snr", "dropout"),
+}
+"""Keys of each stage that pretrained weights decide, so that a recipe must not."""
 
 
 class Disagreement(NamedTuple):
@@ -36,7 +39,9 @@ def disagreements(recipe: "Recipe") -> Iterator[Disagreement]:
     if recipe.autoencoder.from_pretrained is None:
         yield from _sizes(recipe)
     if recipe.diffusion is not None:
-        yield from _diffusion(recipe.diffusion)
+        if recipe.diffusion.from_pretrained is None:  # else the weights decide what is asked there
+            yield from _diffusion(recipe.diffusion)
+        yield from _pretrained_diffusion(recipe, recipe.diffusion)
         yield from _pipeline_size(recipe)
     elif recipe.hub is not None and recipe.hub.push_every_n_steps is not None:
         text = "only the diffusion stage is pushed on the way, and there is none; leave it out"
@@ -50,10 +55,7 @@ def _autoencoder(stage: Autoencoder) -> Iterator[Disagreement]:
             yield Disagreement(("autoencoder.train", pretrained), f"{stage.train} needs {pretrained}")
         yield from _ignored(stage, ("revision", "subfolder"), pretrained, f"means nothing without {pretrained}")
     else:
-        text = "comes from the pretrained weights; leave it out"
-        for key in DERIVED_FROM_WEIGHTS:
-            if key in stage.model_fields_set:
-                yield Disagreement((f"autoencoder.{key}", pretrained), text)
+        yield from _derived("autoencoder", stage)
     if stage.train == "nothing":
         without_effect = ("variational", "crop_size", "loss", "optimizer", "ema", "trainer")
         yield from _ignored(stage, without_effect, "autoencoder.train", "nothing is trained; leave it out")
@@ -65,13 +67,44 @@ def _autoencoder(stage: Autoencoder) -> Iterator[Disagreement]:
         yield Disagreement(("autoencoder.trainer.precision",), text)
 
 
-def _ignored(stage: Autoencoder, keys: Iterable[str], because: str, text: str) -> Iterator[Disagreement]:
-    """Keys that have no effect and differ from their default: a resolved recipe writes the defaults out."""
-    default = Autoencoder()
+def _pretrained_diffusion(recipe: "Recipe", stage: Diffusion) -> Iterator[Disagreement]:
+    autoencoder = recipe.autoencoder
+    pretrained = "diffusion.from_pretrained"
+    if stage.from_pretrained is None:
+        if stage.train != "all":
+            yield Disagreement(("diffusion.train", pretrained), f"{stage.train} needs {pretrained}")
+        yield from _ignored(stage, ("revision",), pretrained, f"means nothing without {pretrained}")
+    else:
+        yield from _derived("diffusion", stage)
+        keys = (pretrained, "autoencoder.from_pretrained", "autoencoder.train")
+        if autoencoder.from_pretrained is None:
+            text = "its UNet knows the latents of its own autoencoder only; set autoencoder.from_pretrained to it"
+            yield Disagreement(keys, text)
+        elif autoencoder.train == "all":
+            text = "its UNet would no longer fit the latents; set autoencoder.train to nothing or decoder"
+            yield Disagreement(keys, text)
+    if recipe.hub is not None and stage.train == "lora" and not stage.lora.merge:
+        yield Disagreement(
+            ("hub", "diffusion.lora.merge"), "a push sends a whole pipeline; set diffusion.lora.merge: true"
+        )
+    if stage.train != "lora":
+        yield from _ignored(stage, ("lora",), "diffusion.train", "means nothing without diffusion.train: lora")
+
+
+def _derived(name: str, stage: Autoencoder | Diffusion) -> Iterator[Disagreement]:
+    """Keys that the recipe sets and the pretrained weights decide."""
     return (
-        Disagreement((f"autoencoder.{key}", because), text)
-        for key in keys
-        if getattr(stage, key) != getattr(default, key)
+        Disagreement((f"{name}.{key}", f"{name}.from_pretrained"), "comes from the pretrained weights; leave it out")
+        for key in DERIVED_FROM_WEIGHTS[name]
+        if key in stage.model_fields_set
+    )
+
+
+def _ignored(stage: Autoencoder | Diffusion, keys: Iterable[str], because: str, text: str) -> Iterator[Disagreement]:
+    """Keys that have no effect and differ from their default: a resolved recipe writes the defaults out."""
+    default, name = type(stage)(), type(stage).__name__.lower()
+    return (
+        Disagreement((f"{name}.{key}", because), text) for key in keys if getattr(stage, key) != getattr(default, key)
     )
 
 

@@ -220,8 +220,8 @@ class Autoencoder(Part):
     """The first stage: photos to latents and back."""
 
     from_pretrained: str | None = None
-    """A folder or Hub name with an AutoencoderKL (SD, SDXL or FLUX layout), or a single .safetensors file with the
-    original key names; null: from scratch."""
+    """A run, a folder or Hub name with an AutoencoderKL (SD, SDXL or FLUX layout), a pipeline, or a single .safetensors
+    file with the original key names; null: from scratch."""
     revision: str | None = None
     subfolder: str | None = None
     train: Literal["all", "decoder", "nothing"] = "all"
@@ -258,9 +258,33 @@ class PretrainedTextEncoder(Part):
     revision: str | None = None
 
 
+class Lora(Part):
+    """Low-rank updates beside the UNet's own weights (Hu 2021), trained by peft, saved as diffusers' LoRA file."""
+
+    rank: PositiveInt = 8
+    alpha: PositiveFloat | None = None
+    """The update is scaled by alpha / rank; null: by 1."""
+    dropout: Share = 0.0
+    target_modules: Annotated[tuple[str, ...], Strict(False), Field(min_length=1)] = (
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_out.0",
+    )
+    """Names, or ends of names, of the layers that get an update; by default all of the attention's."""
+    merge: bool = False
+    """Also write pipeline/ with the updates added to the weights; else the LoRA file alone, beside its base."""
+
+
 class Diffusion(Part):
     """The second stage: a UNet on cached latents, conditioned by prompt."""
 
+    from_pretrained: str | None = None
+    """A run, a pipeline folder or Hub name of Stable Diffusion's kind: UNet, text encoder and scheduler; null: anew."""
+    revision: str | None = None
+    train: Literal["all", "unet", "attention", "lora"] = "all"
+    """all: UNet and text encoder. unet, attention: the text encoder stays. lora: all stays, small updates are added."""
+    lora: Lora = Lora()
     size: Literal["nano", "tiny", "small", "base"] = "tiny"
     conditioning: Literal["none", "class", "caption"] = "class"
     text_encoder: Annotated[TrainedTextEncoder | PretrainedTextEncoder, Field(discriminator="type")] = (

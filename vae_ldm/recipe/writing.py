@@ -77,7 +77,8 @@ def _brief(value: object) -> str:
 
 def _resolved(recipe: Recipe) -> dict[str, Any]:
     resolved = recipe.model_dump(mode="json")
-    if recipe.autoencoder.from_pretrained is not None:
-        for key in DERIVED_FROM_WEIGHTS:
-            del resolved["autoencoder"][key]
+    for stage, keys in DERIVED_FROM_WEIGHTS.items():
+        if resolved[stage] is not None and resolved[stage]["from_pretrained"] is not None:
+            for key in keys:
+                del resolved[stage][key]
     return resolved

@@ -97,22 +97,32 @@ def _before_and_after(module: torch.nn.Module, images: np.ndarray) -> Image.Imag
 def finish_autoencoder(session: Session, autoencoder: AutoencoderKL) -> dict[str, object]:
     """Fold the latents' scale into the weights where it changed, check the fold, and decide on `force_upcast`.
 
-    A pretrained autoencoder whose encoder did not change keeps its weights and factor. What StableDiffusionPipeline
-    would ignore (FLUX's shift, SDXL's per-channel statistics) is folded all the same, with the numbers it came with.
+    A pretrained autoencoder whose encoder did not change keeps its weights and factor, and so every old latent and
+    UNet. Only where a UNet is trained on its latents, what StableDiffusionPipeline would ignore (FLUX's shift, SDXL's
+    per-channel statistics) is folded, with the numbers it came with.
     """
-    stage, train = session.recipe.autoencoder, session.pictures.train
+    recipe, train = session.recipe, session.pictures.train
+    stage = recipe.autoencoder
     autoencoder.to(session.device).eval()
     if not stage.variational:
         silence_posterior(autoencoder)
     facts: dict[str, object] = {}
-    measured = stage.train == "all"
-    statistics = latent_statistics(_posteriors(autoencoder, train)) if measured else stored_statistics(autoencoder)
+    statistics = None
+    if stage.train == "all":
+        statistics = latent_statistics(_posteriors(autoencoder, train))
+    elif recipe.diffusion is not None and recipe.diffusion.from_pretrained is None:
+        statistics = stored_statistics(autoencoder)
     images = as_images(evenly_spaced(train, _NUM_CHECK_IMAGES)).to(session.device)
     if statistics is not None:
         before = copy.deepcopy(autoencoder)
         fold_latent_scaling(autoencoder, statistics)
         difference = check_fold(before, autoencoder, images)
         session.say(f"autoencoder: latents folded to zero mean and unit variance; decodes differ by {difference:.1e}")
+        if stage.from_pretrained is not None and stage.train == "all":
+            session.say(
+                f"autoencoder: its latents are no longer those of {stage.from_pretrained}: latents and UNets made with "
+                "that do not fit it; autoencoder.train=decoder keeps them"
+            )
         facts["fold_difference"] = difference
         facts["latent_mean"], facts["latent_std"] = statistics.mean.tolist(), statistics.std.tolist()
     upcast = decide_force_upcast(autoencoder, images)

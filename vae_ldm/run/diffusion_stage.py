@@ -22,6 +22,7 @@ from vae_ldm.build import (
 )
 from vae_ldm.data.posterior_cache import PosteriorDataModule, PosteriorDataset, cache_posteriors, has_posteriors
 from vae_ldm.data.sources import SPLITS, Split
+from vae_ldm.models.lora import save_lora
 from vae_ldm.pipelines.plain_folder import save_plain_pipeline
 from vae_ldm.run.fitting import fit_stage
 from vae_ldm.run.folder import whole_folder
@@ -67,8 +68,12 @@ def run_diffusion_stage(session: Session, autoencoder: AutoencoderKL, make_pushe
         pusher = make_pusher(session, diffusion, autoencoder)
         callbacks.append(EachNSteps(recipe.hub.push_every_n_steps, pusher))
     facts = fit_stage(session, "diffusion", "unet", module, data, part, ema=recipe.diffusion.ema, callbacks=callbacks)
-    facts |= seal_pipeline(diffusion.pipeline(autoencoder).to(session.device), run.reference)
-    save_pipeline(diffusion, autoencoder, run.pipeline)
+    if recipe.diffusion.train == "lora":
+        with whole_folder(run.lora) as folder:
+            save_lora(diffusion.unet, folder)
+    if recipe.diffusion.train != "lora" or recipe.diffusion.lora.merge:
+        facts |= seal_pipeline(diffusion.pipeline(autoencoder).to(session.device), run.reference)
+        save_pipeline(diffusion, autoencoder, run.pipeline)
     run.finish("diffusion", **facts)
 
 

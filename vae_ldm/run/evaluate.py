@@ -108,7 +108,7 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
     parameters = {"autoencoder": _count(autoencoder)}
 
     if recipe.diffusion is not None:
-        pipeline = open_pipeline(run.pipeline)
+        pipeline = open_pipeline(run.path)
         prompts, labels = _prompts(session, settings.num_samples)
         session.say(f"evaluation: {len(prompts)} generated pictures")
         sampling_start = time.perf_counter()
@@ -203,7 +203,7 @@ def _metrics(
             "class_names": pictures.train.class_names,
             "unreadable": len(pictures.unreadable),
         },
-        "device": _device_name(session.device),
+        "device": device_name(session.device),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
     }
 
@@ -219,7 +219,8 @@ def _with_speed(timing: dict[str, Any]) -> dict[str, Any]:
     return timing | {"images_per_second": round(timing["num_images"] / seconds, 1) if seconds else None}
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """What a page calls the device that it was measured on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name()
     return f"CPU, {torch.get_num_threads()} threads"

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from diffusers import AutoencoderKL
+from torch import nn
 
 from vae_ldm.build import DiffusionParts, build_autoencoder, build_diffusion
-from vae_ldm.errors import VaeLdmError
+from vae_ldm.errors import VaeLdmError, WeightsError
 from vae_ldm.models.autoencoder import load_autoencoder
 from vae_ldm.run.autoencoder_stage import finish_autoencoder
 from vae_ldm.run.diffusion_stage import picture_prompts, save_pipeline, vocabulary
@@ -73,7 +74,12 @@ def _autoencoder_at(session: Session, checkpoint: Path) -> AutoencoderKL:
     return autoencoder
 
 
-def _load(module: object, checkpoint: Path, prefix: str) -> None:
+def _load(module: nn.Module, checkpoint: Path, prefix: str) -> None:
     weights = module_weights(checkpoint)
     own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-    module.load_state_dict(own)  # type: ignore[attr-defined]
+    missing, unexpected = module.load_state_dict(own, strict=False)
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    if unexpected or trained & set(missing):
+        raise WeightsError(
+            f"{checkpoint}: holds other weights than the recipe's networks have; take another checkpoint"
+        )

@@ -46,6 +46,7 @@ class RunFolder:
         self.latents = path / "latents"
         self.diffusion = path / "diffusion"
         self.pipeline = path / "pipeline"
+        self.lora = path / "lora"
         self.samples = path / "samples"
         self.metrics = path / "metrics.json"
         self.report = path / "report.html"
@@ -77,7 +78,7 @@ class RunFolder:
         write_json(self._state, state)
         written: dict[Stage, tuple[Path, ...]] = {
             "autoencoder": (self.autoencoder, self.latents),
-            "diffusion": (self.diffusion, self.pipeline),
+            "diffusion": (self.diffusion, self.pipeline, self.lora),
             "evaluation": (self.samples, self.metrics, self.report),
         }
         for stage in STAGES[first:]:

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from vae_ldm import front_door
 from vae_ldm.evaluation.image_grid import image_grid
+from vae_ldm.models.unet import sample_size
 from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
-from vae_ldm.recipe import parts, read_recipe
+from vae_ldm.recipe import Recipe, parts, read_recipe
 from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.session import quieten_libraries
 from vae_ldm.training.hardware import prepare_cpu
@@ -49,7 +50,8 @@ def generate(
     too_long = len(tokenizer(prompt).input_ids) - tokenizer.model_max_length
     if too_long > 0:
         console.print(f"the prompt is too long for this model: its last {too_long} tokens are not read")
-    defaults = _sampling_settings(Path(source))
+    recipe = _recipe_of(Path(source))
+    defaults = parts.Evaluation() if recipe is None else recipe.evaluation
     output_dir.mkdir(parents=True, exist_ok=True)
     images: list[np.ndarray] = []
     for first in range(0, num_images, _BATCH_SIZE):
@@ -69,12 +71,12 @@ def generate(
     return [*files, grid]
 
 
-def _sampling_settings(source: Path) -> parts.Evaluation:
-    """What the recipe of the run says, `source` being the run or a pipeline folder in it; elsewhere the defaults."""
+def _recipe_of(source: Path) -> Recipe | None:
+    """The recipe of the run, `source` being the run or a pipeline folder in it; None elsewhere."""
     for run in (RunFolder(source), RunFolder(source.resolve().parent)):
         if run.recipe.is_file() and run.autoencoder.is_dir():
-            return read_recipe(run.recipe).evaluation
-    return parts.Evaluation()
+            return read_recipe(run.recipe)
+    return None
 
 
 def sample_images(
@@ -104,6 +106,10 @@ def open_pipeline(source: Path | str) -> LatentDiffusionPipeline:
     """The pipeline of a run folder, a pipeline folder or a Hub name, on the GPU where there is one; it shows no bar."""
     pipeline = front_door.pipeline(source)
     pipeline.set_progress_bar_config(disable=True)
+    recipe = _recipe_of(Path(source))
+    if recipe is not None:  # the base of a LoRA may draw another size than the run has trained
+        height, width = (side // pipeline.vae_scale_factor for side in recipe.image_size)
+        pipeline.unet.register_to_config(sample_size=sample_size((height, width)))
     return pipeline
 
 

@@ -121,6 +121,11 @@ def _push_run(session: Session, where: parts.Hub, *, private: bool | None, token
     run, recipe = session.run, session.recipe
     stage: Stage = "autoencoder" if recipe.diffusion is None else "diffusion"
     session.require_finished(stage)
+    if recipe.diffusion is not None and not run.pipeline.is_dir():
+        raise VaeLdmError(
+            f"{run.path}: is a LoRA beside its base, and a push sends a whole pipeline; train it with "
+            "diffusion.lora.merge=true"
+        )
     sealed = (run.finished(stage) or {}).get("weights")
     if sealed is None:
         raise VaeLdmError(f"{run.path}: was trained before runs kept what a push compares with; train it again")
@@ -181,6 +186,8 @@ def _prompts(recipe: Recipe, class_names: list[str]) -> list[str]:
 def _bases(recipe: Recipe) -> list[str]:
     """Folders and Hub names that the run's weights were started from."""
     found = [recipe.autoencoder.from_pretrained]
+    if recipe.diffusion is not None:
+        found.append(recipe.diffusion.from_pretrained)
     if recipe.diffusion is not None and isinstance(recipe.diffusion.text_encoder, parts.PretrainedTextEncoder):
         found.append(recipe.diffusion.text_encoder.from_pretrained)
     return list(dict.fromkeys(source for source in found if source is not None))

@@ -77,6 +77,7 @@ class Session:
         places = {
             "autoencoder": run.autoencoder,
             "pipeline": run.pipeline,
+            "lora": run.lora,
             "sample grid": run.samples / "samples.png",
             "report": run.report,
         }
