@@ -75,6 +75,16 @@ def test_restart_names_the_stages_that_a_run_has():
     assert tuple(stage.value for stage in cli.Stage) == STAGES
 
 
+def test_compare(run, implementation, tmp_path):
+    calls = implementation("vae_ldm.run.compare", "compare")
+    assert run("compare", "photos", "runs/x", "ORG/NAME")[0] == 0
+    options = ("--out", str(tmp_path / "page.html"), "--num-photos", "9", "--side", "64")
+    assert run("compare", "photos", "runs/x", *options)[0] == 0
+    default = {"out": Path("report.html"), "num_photos": 256, "side": None}
+    assert calls[0] == ((Path("photos"), ["runs/x", "ORG/NAME"]), default)
+    assert calls[1][1] == {"out": tmp_path / "page.html", "num_photos": 9, "side": 64}
+
+
 def test_generate(run, implementation, tmp_path):
     calls = implementation("vae_ldm.run.generate", "generate", result=[tmp_path / "0.png", tmp_path / "1.png"])
     code, out, _ = run("generate", "runs/x", "a tin", "-n", "2", "--seed", "3", "--out", str(tmp_path))

@@ -162,6 +162,26 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="A folder of photos, of any layout.")],
+    autoencoders: Annotated[
+        list[str], typer.Argument(metavar="AUTOENCODER...", help="Runs, folders or ORG/NAME of the Hub.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="Where the page goes.")] = Path(
+        "report.html"
+    ),
+    num_photos: Annotated[int, typer.Option(min=1, help="Photos to take, evenly spread over the folder.")] = 256,
+    side: Annotated[
+        int | None, typer.Option(min=8, help="Crop photos to squares of this many px; by default their median.")
+    ] = None,
+) -> None:
+    """Say which autoencoder keeps most of your photos, and whether to train one at all."""
+    from vae_ldm.run.compare import compare as compare_autoencoders
+
+    compare_autoencoders(photos, autoencoders, out=out, num_photos=num_photos, side=side)
+
+
+@app.command()
 def export(
     run: RunArgument,
     checkpoint: Annotated[

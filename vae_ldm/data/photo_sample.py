@@ -1,0 +1,64 @@
+"""Some photos of a folder, of any layout, at one size: for measuring, not for training."""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from vae_ldm.data.decoding import SUFFIXES, UnreadablePictureError, decode_picture, pillow_limit_lifted
+from vae_ldm.data.sources import existing_folder, list_files
+from vae_ldm.errors import DataError
+
+MAX_DEFAULT_SIDE = 512
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoSample:
+    """Photos evenly spread over a folder in the order of their names."""
+
+    images: np.ndarray
+    """uint8 [N, side, side, C]."""
+    ids: list[str]
+    """N file names relative to the folder."""
+    num_unreadable: int
+    num_in_folder: int
+
+
+def sample_photos(
+    folder: Path | str, count: int, *, channels: int, multiple_of: int, side: int | None = None
+) -> PhotoSample:
+    """At most `count` photos below `folder`, cropped to squares of `side` px, which `multiple_of` divides.
+
+    Side None is the photos' own median shorter side, at most 512, so that few are enlarged. Photos that cannot be read
+    are passed over. Raises DataError where there are none, or the side does not fit.
+    """
+    place = existing_folder(folder)
+    names = [name for name in list_files(place) if PurePosixPath(name).suffix.lower() in SUFFIXES]
+    if not names:
+        raise DataError(f"no pictures in {folder}")
+    if side is not None and side % multiple_of:
+        nearest = max(multiple_of, round(side / multiple_of) * multiple_of)
+        raise DataError(f"a side of {side} px is not divisible by {multiple_of}; the nearest that is: {nearest}")
+    chosen = [names[row] for row in np.linspace(0, len(names) - 1, min(count, len(names))).astype(int)]
+    with pillow_limit_lifted():
+        if side is None:
+            shorter = np.median([_shorter_side(place / name) for name in chosen])
+            side = max(multiple_of, int(min(shorter, MAX_DEFAULT_SIDE)) // multiple_of * multiple_of)
+        found = {}
+        for name in chosen:
+            try:
+                found[name] = decode_picture(place / name, image_size=(side, side), channels=channels)
+            except UnreadablePictureError as error:
+                reason = str(error)
+    if not found:
+        raise DataError(f"none of {len(chosen)} pictures in {folder} can be read ({chosen[-1]}: {reason})")
+    return PhotoSample(np.stack(list(found.values())), list(found), len(chosen) - len(found), len(names))
+
+
+def _shorter_side(file: Path) -> int:
+    try:
+        with Image.open(file) as image:
+            return min(image.size)
+    except Exception:  # decoders fail in their own ways; decode_picture will say why
+        return MAX_DEFAULT_SIDE
