@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, EulerDiscreteScheduler, PNDMScheduler, StableDiffusionPipeline
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 
 from tests.run.conftest import assert_same_weights
@@ -19,6 +20,7 @@ from vae_ldm.recipe import Recipe
 from vae_ldm.run.export import export_checkpoint
 from vae_ldm.run.folder import RunFolder, write_json
 from vae_ldm.run.generate import open_pipeline
+from vae_ldm.run.push import push
 from vae_ldm.run.stages import train_run
 
 
@@ -89,6 +91,8 @@ def test_what_is_trained_moves_and_nothing_else(finetune, base, train, text_enco
 def test_a_lora_file_opens_in_plain_diffusers_and_is_the_run(finetune, base, tmp_path):
     run = finetune({"train": "lora", "lora": {"rank": 2}})
     assert not run.pipeline.exists()
+    with pytest.raises(VaeLdmError, match="is a LoRA beside its base, and a push sends a whole pipeline"):
+        push(run.path, "acme/tins")
     with safe_open(run.lora / "pytorch_lora_weights.safetensors", "pt") as file:
         names = list(file.keys())
     assert {name.partition(".")[0] for name in names} == {"unet"}
@@ -127,7 +131,7 @@ def test_a_checkpoint_holds_what_is_trained_and_goes_on_bit_for_bit(finetune, tm
     stage = {"train": "lora", "ema": {"decay": 0.9}}
     run = finetune(stage)
     file = run.lora / "pytorch_lora_weights.safetensors"
-    finished = file.read_bytes()
+    finished = load_file(file)
     checkpoints = run.checkpoints("diffusion")
     state = torch.load(checkpoints / "step=1.ckpt", weights_only=True)
     for weights in (state["state_dict"], state["current_model_state"]):
@@ -138,7 +142,9 @@ def test_a_checkpoint_holds_what_is_trained_and_goes_on_bit_for_bit(finetune, tm
     write_json(run.path / "state.json", {"autoencoder": facts["autoencoder"]})
     file.unlink()
     finetune(stage)
-    assert file.read_bytes() == finished
+    again = load_file(file)
+    assert again.keys() == finished.keys()
+    assert all(torch.equal(again[name], finished[name]) for name in finished)
 
 
 def test_a_lora_on_a_decoder_of_its_own(finetune, base):
@@ -266,7 +272,7 @@ def test_a_lora_without_its_base_is_one_line(finetune, base, tmp_path):
         ({"diffusion": {"revision": "x"}}, "diffusion.revision: means nothing without diffusion.from_pretrained"),
         (
             {"hub": {"repository": "a/b"}, "diffusion": {"from_pretrained": "x", "train": "lora"}},
-            "hub: sends a whole pipeline; set diffusion.lora.merge: true",
+            "hub: a push sends a whole pipeline; set diffusion.lora.merge: true",
         ),
         ({"diffusion": {"lora": {"rank": 4}}}, "diffusion.lora: means nothing without diffusion.train: lora"),
     ],

@@ -65,7 +65,7 @@ def save_lora(unet: UNet2DConditionModel, folder: Path) -> Path:
     from peft.utils import get_peft_model_state_dict
 
     # No more than is needed: an older peft refuses settings that it does not know. In order, because a set's order
-    # differs from process to process, and so would the file.
+    # differs from process to process.
     config = unet.peft_config[_ADAPTER].to_dict()
     metadata = {key: config[key] for key in _NOTED} | {"target_modules": sorted(config["target_modules"])}
     StableDiffusionPipeline.save_lora_weights(
