@@ -147,6 +147,16 @@ def test_a_recipe_of_the_hub(recipe, run, implementation):
     assert read[0] == (("hf://acme/tins@v1", ["seed=3"]), {})
 
 
+def test_lesson(run, implementation, tmp_path):
+    calls = implementation("vae_ldm.lesson.story", "tell")
+    assert run("lesson")[0] == 0
+    assert run("lesson", "--beta", "4", "--out", str(tmp_path / "there"))[0] == 0
+    assert [(call[1]["beta"], call[1]["output_dir"]) for call in calls] == [
+        (0.1, Path("lesson")),
+        (4.0, tmp_path / "there"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
@@ -204,6 +214,11 @@ def test_every_mistake_of_a_recipe_is_a_line(recipe, run):
         ("pull",),
         ("pull", "no-name"),
         ("train", "hf://no-name"),
+        ("lesson", "--beta", "-1"),
+        ("lesson", "--beta", "nan"),
+        ("lesson", "--beta", "inf"),
+        ("lesson", "--beta", "much"),
+        ("lesson", "--out", "r.yaml"),
         ("recipe", "chek", "r.yaml"),
         ("recipe", "check", "absent.yaml"),
         ("recipe", "check", "."),
@@ -251,7 +266,7 @@ def test_list_and_copy(recipe, run, monkeypatch, tmp_path):
 
 def test_every_verb_has_help(run):
     _, out, _ = run("--help")
-    for verb in ("train", "generate", "evaluate", "export", "push", "pull", "recipe"):
+    for verb in ("train", "generate", "evaluate", "export", "push", "pull", "lesson", "recipe"):
         assert f"\n  {verb} " in out
         assert run(verb, "-h")[0] == 0
 
@@ -271,6 +286,21 @@ def test_quick_verbs_import_nothing_heavy(recipe, arguments):
     )
     done = _subprocess("-c", script, "vae-ldm", *arguments)
     assert done.stdout.endswith("heavy: []\n"), done.stdout + done.stderr
+
+
+def test_the_lesson_imports_no_deep_learning_library():
+    heavy = (
+        "torch",
+        "diffusers",
+        "transformers",
+        "datasets",
+        "pytorch_lightning",
+        "torchmetrics",
+        "accelerate",
+        "rich",
+    )
+    script = f"import sys; import vae_ldm.cli, vae_ldm.lesson.story; print([n for n in {heavy} if n in sys.modules])"
+    assert _subprocess("-c", script).stdout == "[]\n"
 
 
 def test_python_m_is_the_same(recipe):

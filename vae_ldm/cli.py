@@ -252,6 +252,21 @@ def pull(
     typer.echo(pull_repository(repository, out, revision=revision))
 
 
+@app.command()
+def lesson(
+    beta: Annotated[float, typer.Option(min=0, help="Weight of the KL term in the VAE that the story follows.")] = 0.1,
+    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Where the pictures go.")] = Path("lesson"),
+) -> None:
+    """Train an autoencoder and a VAE in plain NumPy, explain each step, draw three pictures (seconds)."""
+    # On matrices as small as these a second thread only adds to the work.
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
+    from vae_ldm.lesson.story import tell
+
+    tell(typer.echo, beta=beta, output_dir=out)
+
+
 @recipe_app.command()
 def check(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     """Say whether a recipe is in order, or all that is wrong with it."""
