@@ -35,7 +35,7 @@ def test_it_opens_with_the_two_commands():
 
 
 def test_every_verb_it_uses_is_tested_here():
-    assert len(COMMANDS) == 15, COMMANDS
+    assert len(COMMANDS) == 16, COMMANDS
 
 
 @pytest.fixture
