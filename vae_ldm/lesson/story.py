@@ -270,7 +270,7 @@ overlap, so patches blur. A latent that saves less squared error than beta times
 nats is given up: posterior collapse, one unit after the other. A linear VAE keeps one
 for each direction in which patches vary by more than beta / 2 (docs/lesson.md); along
 the two widest directions the variance of ours is {variances}.
-Fine print goes first: it takes many nats to tell where thin lines are, and they are
+Fine detail goes first: it takes many nats to tell where thin lines are, and they are
 few pixels. At beta 1, patch 1 (print) and patch 2 (edge) come out {apart_out:.1f} % apart; they
 went in {apart_in:.0f} % apart. What is left is how light a patch is on the whole: the active
 latent follows that with a correlation of {light:.3f}.""")
