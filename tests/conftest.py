@@ -24,7 +24,7 @@ from vae_ldm.run import stages
 from vae_ldm.run.folder import RunFolder
 
 NANO_AUTOENCODER = autoencoder.AutoencoderSize((16, 16, 32, 32, 32), 1, 8)
-NANO_UNET = unet.UNetSize((16, 32, 32), 1, 16)
+NANO_UNET = unet.UNetSize((16, 32, 32), 1, 16, (True, True, False))
 
 MakeRecipe = Callable[..., Recipe]
 Disk = Callable[[int], Path]

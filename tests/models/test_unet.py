@@ -24,13 +24,13 @@ def test_sample_size_is_a_number_where_latents_are_square(nano_networks):
 def test_every_size_can_be_built_with_heads_of_its_width(size):
     with torch.device("meta"):
         unet = new_unet(size, latent_channels=4, latent_size=(16, 16), cross_attention_dim=64)
-    widths, _, head_width = UNET_SIZES[size]
+    chosen = UNET_SIZES[size]
     attention = [m for name, m in unet.named_modules() if name.endswith("attn1")]
     assert attention
-    assert {module.inner_dim // module.heads for module in attention} == {head_width}
+    assert {module.inner_dim // module.heads for module in attention} == {chosen.attention_head_dim}
     attending = [hasattr(block, "attentions") for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks)]
-    assert attending == [True, True, False, True, False, True, True]
-    assert unet.config.block_out_channels == widths
+    assert attending == [*chosen.attends, True, *reversed(chosen.attends)]
+    assert unet.config.block_out_channels == chosen.block_out_channels
 
 
 def test_dropout_acts_in_training_only(nano_networks):
@@ -43,10 +43,11 @@ def test_dropout_acts_in_training_only(nano_networks):
         assert torch.equal(unet(*inputs).sample, unet(*inputs).sample)
 
 
-def test_the_prompt_matters(nano_networks):
+@pytest.mark.parametrize(("size", "prompt_width"), [("tiny", 32), ("nano", 32), ("nano", 20)])
+def test_the_prompt_matters(size, prompt_width, nano_networks):
     torch.manual_seed(0)
-    unet = new_unet("tiny", latent_channels=4, latent_size=(4, 4), cross_attention_dim=32).eval()
+    unet = new_unet(size, latent_channels=4, latent_size=(4, 4), cross_attention_dim=prompt_width).eval()
     latents, timesteps = torch.randn(1, 4, 4, 4), torch.tensor([500])
     with torch.no_grad():
-        one, other = (unet(latents, timesteps, torch.randn(1, 5, 32)).sample for _ in range(2))
+        one, other = (unet(latents, timesteps, torch.randn(1, 5, prompt_width)).sample for _ in range(2))
     assert not torch.allclose(one, other)

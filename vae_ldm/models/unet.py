@@ -8,18 +8,24 @@ TrainedUNetPart = Literal["all", "attention", "nothing"]
 
 
 class UNetSize(NamedTuple):
-    """Widths of the levels from the latents downwards, and the width of one attention head."""
+    """What a named size decides; widths and attention go from the latents' level downwards."""
 
     block_out_channels: tuple[int, ...]
     layers_per_block: int
     attention_head_dim: int
+    """Width of one head."""
+    attends: tuple[bool, ...]
+    """Which levels attend to themselves and to the prompt; the middle always does."""
+    pools_prompt: bool = False
+    """The prompt is also pooled into the time embedding, which scales and shifts every residual block's norm."""
 
 
 UNET_SIZES = {
-    "nano": UNetSize((48, 96, 128), 1, 16),
-    "tiny": UNetSize((64, 96, 128), 1, 32),
-    "small": UNetSize((128, 192, 256), 2, 32),
-    "base": UNetSize((192, 384, 576), 2, 64),
+    # Attention at the finest level is a third of a step of `tiny`; without it the prompt needs another way there.
+    "nano": UNetSize((64, 96, 128), 1, 32, (False, True, False), pools_prompt=True),
+    "tiny": UNetSize((64, 96, 128), 1, 32, (True, True, False)),
+    "small": UNetSize((128, 192, 256), 2, 32, (True, True, False)),
+    "base": UNetSize((192, 384, 576), 2, 64, (True, True, False)),
 }
 
 
@@ -29,23 +35,29 @@ def new_unet(
     """A randomly initialised UNet2DConditionModel: latents [B, c, h, w], timesteps [B], prompts [B, L, D] -> latents.
 
     `size` is a key of UNET_SIZES. As in Stable Diffusion every level but the coarsest attends to the prompt, and so
-    does the middle (Rombach 2022, section 3.3). `dropout` acts in the residual blocks.
+    does the middle (Rombach 2022, section 3.3); in `nano` only the level between them does, and its residual blocks
+    are modulated by the pooled prompt (as in Imagen, Saharia 2022, section 2.3). `dropout` acts in the residual blocks.
     """
-    widths, layers_per_block, attention_head_dim = UNET_SIZES[size]
-    num_attending = len(widths) - 1
+    chosen = UNET_SIZES[size]
+    pooling = {
+        "addition_embed_type": "text",
+        "addition_embed_type_num_heads": cross_attention_dim // 16 if cross_attention_dim % 16 == 0 else 1,
+        "resnet_time_scale_shift": "scale_shift",
+    }
     # diffusers calls the number of heads `attention_head_dim` and resolves it a level, so heads are named here.
     return UNet2DConditionModel(
         sample_size=sample_size(latent_size),
         in_channels=latent_channels,
         out_channels=latent_channels,
-        down_block_types=("CrossAttnDownBlock2D",) * num_attending + ("DownBlock2D",),
-        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * num_attending,
-        block_out_channels=widths,
-        layers_per_block=layers_per_block,
-        attention_head_dim=tuple(width // attention_head_dim for width in widths),
+        down_block_types=tuple("CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in chosen.attends),
+        up_block_types=tuple("CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(chosen.attends)),
+        block_out_channels=chosen.block_out_channels,
+        layers_per_block=chosen.layers_per_block,
+        attention_head_dim=tuple(width // chosen.attention_head_dim for width in chosen.block_out_channels),
         cross_attention_dim=cross_attention_dim,
         norm_num_groups=16,
         dropout=dropout,
+        **(pooling if chosen.pools_prompt else {}),
     )
 
 
