@@ -6,8 +6,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, ModelInfo, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, ModelInfo, constants, get_token
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import enable_progress_bars
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
 from vae_ldm.errors import HubError
@@ -54,6 +55,7 @@ def upload(
     revision: str | None = None,
     tag: str | None = None,
     token: str | None = None,
+    show_progress: bool = False,
 ) -> Pushed:
     """Make a repository's branch hold exactly `files` (path in the repository -> file or bytes), in one commit.
 
@@ -68,6 +70,8 @@ def upload(
     check_names(repository, files)
     assert all(map(is_expected, files)), [path for path in files if not is_expected(path)]
     check_access(repository, token=token)
+    if show_progress and not constants.HF_HUB_DISABLE_PROGRESS_BARS:
+        enable_progress_bars()  # transformers switches the Hub's off together with its own
     api = HfApi(token=token)
     with in_plain_words(repository, token=token, revision=branch):
         api.create_repo(repository, private=private is not False, exist_ok=True)

@@ -144,6 +144,7 @@ def _push_run(session: Session, where: parts.Hub, *, private: bool | None, token
         revision=where.revision,
         tag=where.tag,
         token=token,
+        show_progress=session.console.is_terminal,
     )
     _say(session, pushed)
     return pushed
@@ -175,7 +176,7 @@ def _files(
         prompts=_prompts(recipe, metrics["data"].get("class_names", [])),
         step=step,
     )
-    return files | {"recipe.yaml": dump_recipe(travelling).encode(), "README.md": model_card(card).encode()}
+    return files | {"recipe.yaml": dump_recipe(travelling).encode(), "README.md": f"{model_card(card)}\n".encode()}
 
 
 def _prompts(recipe: Recipe, class_names: list[str]) -> list[str]:
