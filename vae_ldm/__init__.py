@@ -12,6 +12,8 @@ Importing this costs nothing: each name is imported when it is first used.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from vae_ldm.registration import offer_strategy
+
 if TYPE_CHECKING:
     from vae_ldm.errors import DataError, HubError, RecipeError, RunError, VaeLdmError, WeightsError
     from vae_ldm.front_door import load_autoencoder, pipeline
@@ -61,3 +63,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+offer_strategy()

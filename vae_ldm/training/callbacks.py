@@ -57,9 +57,21 @@ class WarmedEma(WeightAveraging):
         finally:
             self._swap_models(pl_module)
 
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_epoch_start(trainer, pl_module)
+        _take_buffers_of_first_process(trainer, pl_module)
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the average in the module, also after a resume from the last step, which trains and so ends nothing."""
         self._copy_average_to_current(pl_module)
+        _take_buffers_of_first_process(trainer, pl_module)
+
+
+def _take_buffers_of_first_process(trainer: Trainer, pl_module: LightningModule) -> None:
+    """The average's buffers are those of one step, at which each process had its own."""
+    if trainer.world_size > 1:
+        for buffer in pl_module.buffers():
+            buffer.copy_(trainer.strategy.broadcast(buffer))
 
 
 class StopOnNonFinite(Callback):

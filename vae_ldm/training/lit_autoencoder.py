@@ -1,11 +1,13 @@
 """Training an autoencoder: LitAutoencoder wraps the network for the Lightning Trainer and can be thrown away after."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
 from pytorch_lightning import LightningModule
+from pytorch_lightning.strategies import ParallelStrategy
 from torch import Tensor, nn
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
@@ -89,19 +91,22 @@ class LitAutoencoder(LightningModule):
         optimizers: Any = self.optimizers()
         optimizer, *others = optimizers if isinstance(optimizers, list) else [optimizers]
         active = self.discriminator_is_active
+        steps_now = (batch_idx + 1) % self.accumulate_grad_batches == 0
         if self.discriminator is not None:
             self.discriminator.requires_grad_(False)
 
         reconstructions, loss, terms = self.generator_loss(images)
-        self.manual_backward(loss / self.accumulate_grad_batches)
+        with self._gradients_sent(steps_now):
+            self.manual_backward(loss / self.accumulate_grad_batches)
         if active:
             assert self.discriminator is not None
             self.discriminator.requires_grad_(True)
             critic_loss = self.discriminator_loss(images, reconstructions)
-            self.manual_backward(critic_loss / self.accumulate_grad_batches)
+            with self._gradients_sent(steps_now):
+                self.manual_backward(critic_loss / self.accumulate_grad_batches)
             terms["discriminator"] = critic_loss.detach()
 
-        if (batch_idx + 1) % self.accumulate_grad_batches == 0:
+        if steps_now:
             self._step(optimizer, self.autoencoder)
             if active:
                 assert self.discriminator is not None
@@ -112,7 +117,7 @@ class LitAutoencoder(LightningModule):
             lr_scheduler: Any = self.lr_schedulers()
             lr_scheduler.step()
         if (batch_idx + 1) % (self.log_every_n_steps * self.accumulate_grad_batches) == 0:
-            self.log_dict({f"train/{name}": value for name, value in terms.items()})
+            self.log_dict({f"train/{name}": value for name, value in terms.items()}, sync_dist=True)
         return loss.detach()
 
     def generator_loss(self, images: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -140,7 +145,7 @@ class LitAutoencoder(LightningModule):
             if self.use_adaptive_weight:
                 last_layer = self.autoencoder.decoder.conv_out.weight
                 weight = self.adversarial_weight * adaptive_weight(
-                    reconstruction_loss, terms["adversarial"], last_layer
+                    reconstruction_loss, terms["adversarial"], last_layer, average=self._mean_over_processes
                 )
                 terms["adaptive_weight"] = weight
             loss = loss + weight * terms["adversarial"]
@@ -168,6 +173,15 @@ class LitAutoencoder(LightningModule):
         self.log_dict(
             {f"val/{name}": term.mean() for name, term in terms.items()}, batch_size=len(images), sync_dist=True
         )
+
+    def _mean_over_processes(self, tensor: Tensor) -> Tensor:
+        alone = self._trainer is None or self.trainer.world_size == 1
+        return tensor if alone else self.trainer.strategy.reduce(tensor, reduce_op="mean")
+
+    def _gradients_sent(self, now: bool) -> AbstractContextManager[None]:
+        """Processes tell each other of a backward pass's gradients only where a step follows."""
+        strategy = self.trainer.strategy
+        return nullcontext() if now or not isinstance(strategy, ParallelStrategy) else strategy.block_backward_sync()
 
     def _kl_share(self) -> float:
         return min(1.0, (self.global_step + 1) / self.kl_warmup_steps) if self.kl_warmup_steps else 1.0
