@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vae_ldm.errors import RunError, VaeLdmError
+from vae_ldm.errors import RecipeError, RunError, StoppedError, VaeLdmError
 
 if TYPE_CHECKING:
     from vae_ldm.recipe import Recipe
 
-FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
+FAILED, WRONG_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 
 class Stage(StrEnum):
@@ -30,14 +30,20 @@ class _Verbs(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (VaeLdmError, RunError, OSError, KeyboardInterrupt) as error:
+        except (VaeLdmError, RunError, StoppedError, OSError, KeyboardInterrupt) as error:
             if os.environ.get("VAE_LDM_TRACEBACK") == "1" or isinstance(error, BrokenPipeError):
                 raise
             if isinstance(error, KeyboardInterrupt):
                 typer.echo("stopped; repeat the command to go on", err=True)
                 raise typer.Exit(INTERRUPTED) from None
-            for line in _message(error).splitlines():
-                typer.echo(f"error: {line}", err=True)
+            rank = int(os.environ.get("RANK", "0"))  # of the processes that `accelerate launch` has started
+            if isinstance(error, StoppedError):
+                if rank == 0:
+                    typer.echo(str(error), err=True)
+                raise typer.Exit(TERMINATED) from None
+            if rank == 0 or not isinstance(error, RecipeError):  # the first one says what all find in the recipe
+                for line in _message(error).splitlines():
+                    typer.echo(f"error: {f'process {rank}: ' if rank else ''}{line}", err=True)
             raise typer.Exit(WRONG_INPUT if isinstance(error, VaeLdmError) else FAILED) from None
 
 
@@ -115,13 +121,16 @@ def train(
         list[Stage] | None,
         typer.Option(metavar="STAGE", help="Begin autoencoder, diffusion or evaluation afresh, and all after it."),
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Write a torch profiler trace of a few steps of each stage.")
+    ] = False,
 ) -> None:
     """Run a recipe, or go on with a run that was stopped."""
     checked = _read_recipe(recipe, overrides)
 
     from vae_ldm.run.stages import train_run
 
-    train_run(checked, dry_run=dry_run, restart=[stage.value for stage in restart or ()])
+    train_run(checked, dry_run=dry_run, restart=[stage.value for stage in restart or ()], profile=profile)
 
 
 @app.command()
@@ -322,7 +331,7 @@ def copy(
 
 
 def main() -> None:
-    """The entry point. Exit codes: 0 done, 1 the run failed, 2 the user's input is wrong, 130 interrupted."""
+    """The entry point. Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted, 143 stopped."""
     # transformers speaks while it is imported, of a torchvision that nothing here needs.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     app(prog_name="vae-ldm")

@@ -21,5 +21,9 @@ class HubError(VaeLdmError):
     """The Hub does not have what was asked for, or does not let this token have it."""
 
 
+class StoppedError(RuntimeError):
+    """Something outside asked the run to stop (SIGTERM); the command line prints the message and exits with 143."""
+
+
 class RunError(RuntimeError):
     """The run failed although its input was right; the command line prints the message and exits with 1."""

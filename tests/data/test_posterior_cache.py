@@ -1,5 +1,8 @@
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,8 +37,8 @@ class Encode:
         return DiagonalGaussianDistribution(torch.cat([mean, mean / 2], dim=1))
 
 
-def cache(encode: Encode, pictures: Pictures, folder: Path, key: str = "k", *, flips: bool = False) -> None:
-    cache_posteriors(encode, pictures, folder, key=key, flips=flips, batch_size=2, shard_size=4)
+def cache(encode: Encode, pictures: Pictures, folder: Path, key: str = "k", **settings: Any) -> None:
+    cache_posteriors(encode, pictures, folder, key=key, **{"batch_size": 2, "shard_size": 4} | settings)
 
 
 def dataset(folder: Path, *, seed: int = 0, augment: bool = False) -> PosteriorDataset:
@@ -155,6 +158,24 @@ def test_nothing_half_written_is_left(pictures, tmp_path):
     cache(Encode(), pictures, tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
     assert json.loads((tmp_path / "index.json").read_text())["complete"] is True
+
+
+@pytest.mark.parametrize("num_replicas", [2, 3])
+def test_replicas_write_the_cache_together(pictures, tmp_path, num_replicas):
+    cache(Encode(), pictures, tmp_path / "alone")
+    barrier, encodes = threading.Barrier(num_replicas), [Encode() for _ in range(num_replicas)]
+
+    def replica(rank: int) -> None:
+        place = {"rank": rank, "num_replicas": num_replicas, "wait": barrier.wait}
+        cache(encodes[rank], pictures, tmp_path / "together", shard_size=2, **place)
+
+    with ThreadPoolExecutor(num_replicas) as pool:
+        list(pool.map(replica, range(num_replicas)))
+    assert has_posteriors(tmp_path / "together", key="k")
+    assert sum(encode.num_images for encode in encodes) == 10
+    assert all(encode.num_images >= 2 for encode in encodes)
+    for name, values in dataset(tmp_path / "together")[everything()].items():
+        assert torch.equal(values, dataset(tmp_path / "alone")[everything()][name])
 
 
 def test_progress_counts_pictures(pictures, tmp_path):

@@ -47,12 +47,12 @@ def test_seeds_differ() -> None:
 def test_replicas_share_out_the_order_of_one(num_replicas: int) -> None:
     alone = _take(EndlessBatches(10, 4, seed=5), 6 * num_replicas)
     shares = [
-        _take(EndlessBatches(10, 4, seed=5, rank=rank, num_replicas=num_replicas, start_batch=2), 4)
+        _take(EndlessBatches(10, 4, seed=5, rank=rank, num_replicas=num_replicas, start_batch=3), 4)
         for rank in range(num_replicas)
     ]
     together = [batch for step in zip(*shares, strict=True) for batch in step]
-    assert [batch.number for batch in together] == [batch.number for batch in alone[2 * num_replicas :]]
-    assert _indices(together) == _indices(alone[2 * num_replicas :])
+    assert [batch.number for batch in together] == [batch.number for batch in alone[3 : 3 + 4 * num_replicas]]
+    assert _indices(together) == _indices(alone[3 : 3 + 4 * num_replicas])
 
 
 def test_a_batch_has_randomness_of_its_own() -> None:

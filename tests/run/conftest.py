@@ -15,7 +15,7 @@ from tests.conftest import NANO_AUTOENCODER, NANO_UNET
 from vae_ldm.recipe import Recipe, write_recipe
 
 # What `python -m vae_ldm` does, after the size `tiny` has become smaller still.
-_COMMAND = f"""
+COMMAND = f"""
 import os
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 from vae_ldm.models import autoencoder, unet
@@ -31,7 +31,7 @@ main()
 def start(*arguments: str | Path) -> subprocess.Popen[str]:
     """The command line in a process of its own, its output in a pipe."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", _COMMAND, *map(str, arguments)]
+    command = [sys.executable, "-c", COMMAND, *map(str, arguments)]
     # A job in the background, as a test run may be, ignores Ctrl-C and its children inherit that.
     wake = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:

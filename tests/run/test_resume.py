@@ -1,5 +1,6 @@
 """Design promise 5: stop anywhere, go on exactly."""
 
+import random
 import shutil
 import signal
 import time
@@ -10,6 +11,7 @@ import pytest
 from pytorch_lightning import Callback
 
 from tests.run.conftest import assert_same_weights, finish, start
+from vae_ldm.errors import StoppedError
 from vae_ldm.pipelines import plain_folder
 from vae_ldm.run import autoencoder_stage, diffusion_stage, fitting
 from vae_ldm.run.folder import RunFolder, Stage
@@ -222,3 +224,96 @@ def test_ctrl_c_ends_with_a_line(make_recipe, recipe_file, tmp_path):
     assert code == 130, said
     assert said.splitlines()[-1] == "stopped; repeat the command to go on"
     assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_kill_at_twenty_random_moments_of_all_stages(trained_run, make_recipe, recipe_file, tmp_path):
+    """Each run is killed after a time of its own, drawn over what the whole command takes."""
+    run = RunFolder(tmp_path / "nano")
+    command = ("train", recipe_file(make_recipe()))
+    chance = random.Random(0)
+    start_of = time.monotonic()
+    code, said = finish(start(*command))
+    whole = time.monotonic() - start_of
+    assert code == 0, said
+    imports = time.monotonic()
+    finish(start("train", "--help"))
+    imports = time.monotonic() - imports
+    shutil.rmtree(run.path)
+
+    kills, places = 0, set()
+    while kills < 20:
+        process = start(*command)
+        time.sleep(imports + chance.random() * (whole - imports))
+        process.send_signal(signal.SIGKILL)
+        if finish(process)[0] != -signal.SIGKILL:  # it had come to its end before
+            assert_same_run(trained_run, run)
+            shutil.rmtree(run.path)
+            continue
+        kills += 1
+        places.add(where_it_is(run))
+    code, said = finish(start(*command))
+    assert code == 0, said
+    assert_same_run(trained_run, run)
+    assert len(places) >= 3, places
+
+
+def where_it_is(run: RunFolder) -> str:
+    if not run.pictures.exists():
+        return "reading pictures"
+    if run.finished("autoencoder") is None:
+        return "autoencoder" if any(run.checkpoints("autoencoder").glob("*.ckpt")) else "before its first checkpoint"
+    if run.finished("diffusion") is None:
+        return "diffusion" if run.diffusion.exists() else "latents"
+    return "evaluation"
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
+def test_sigterm_saves_after_the_step_and_has_an_exit_code(trained_run, make_recipe, tmp_path, monkeypatch, stage):
+    recipe = make_recipe(**begin(trained_run, tmp_path / "nano", stage))
+
+    class Terminate(Callback):
+        def on_train_batch_start(self, *arguments: object) -> None:
+            if arguments[3] == 4:  # the first of two batches of step 3, at which no checkpoint is due
+                signal.raise_signal(signal.SIGTERM)
+
+    build_trainer = fitting.build_trainer
+
+    def terminating(*args: object, **kwargs: object) -> object:
+        kwargs["callbacks"] = [*kwargs["callbacks"], Terminate()]  # type: ignore[misc]
+        return build_trainer(*args, **kwargs)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "build_trainer", terminating)
+        with pytest.raises(StoppedError, match="after step 3, which is saved"):
+            train_run(recipe)
+    run = RunFolder(tmp_path / "nano")
+    assert (run.checkpoints(stage) / "step=3.ckpt").exists()  # type: ignore[arg-type]
+    train_run(recipe)
+    assert_same_run(trained_run, run, stage)  # type: ignore[arg-type]
+
+
+def test_sigterm_ends_with_a_line_and_its_code(make_recipe, recipe_file, tmp_path):
+    run = RunFolder(tmp_path / "nano")
+    command = ("train", recipe_file(make_recipe(autoencoder__trainer__max_steps=400, diffusion=None)))
+    process = start(*command)
+    wait_for(lambda: any(run.checkpoints("autoencoder").glob("step=*.ckpt")))
+    process.send_signal(signal.SIGTERM)
+    code, said = finish(process)
+    assert code == 143, said
+    assert "stopped by SIGTERM after step" in said.splitlines()[-1]
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("where", ["finish_autoencoder", "save_pretrained"])
+def test_sigterm_between_trainings(make_recipe, tmp_path, monkeypatch, trained_run, where):
+    def terminated(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        owner = autoencoder_stage if where == "finish_autoencoder" else autoencoder_stage.AutoencoderKL
+        patch.setattr(owner, where, terminated)
+        with pytest.raises(StoppedError, match="stopped by SIGTERM"):
+            train_run(make_recipe(diffusion=None))
+    train_run(make_recipe(diffusion=None))
+    assert_same_run(trained_run, RunFolder(tmp_path / "nano"), "autoencoder")

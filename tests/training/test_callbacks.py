@@ -8,15 +8,12 @@ from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from vae_ldm.errors import RunError
-from vae_ldm.losses.reconstruction import l1_error
 from vae_ldm.training.callbacks import (
     BestCheckpoint,
     EachNSteps,
     PictureEachValidation,
     RunCheckpoint,
     SeedEachStep,
-    StopOnNonFinite,
     WarmedEma,
 )
 
@@ -129,57 +126,6 @@ def test_ranks_draw_different_numbers(fit):
                 callback.on_train_batch_start(trainer, Line(), None, batch_idx)
                 drawn.add(torch.rand(()).item())
     assert len(drawn) == 6
-
-
-# --- not a number -----------------------------------------------------------------------------------------------------
-
-
-class Explodes(Line):
-    """Line whose loss, or only its gradient, stops being a number at batch `at`."""
-
-    def __init__(self, at: int, *, gradient_only: bool) -> None:
-        super().__init__()
-        self.at, self.gradient_only = at, gradient_only
-
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = super().training_step(batch, batch_idx)
-        if batch_idx != self.at:
-            return loss
-        if self.gradient_only:
-            return loss + ((self.weight - self.weight.detach()) ** 2).sum().sqrt()
-        return loss * float("inf")
-
-
-@pytest.mark.parametrize("gradient_only", [False, True])
-@pytest.mark.parametrize("ema", [False, True])
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_a_good_checkpoint(fit, tmp_path, gradient_only, ema):
-    callbacks: list[Callback] = [StopOnNonFinite(tmp_path, 4), RunCheckpoint(tmp_path, every_n_steps=1, keep=2)]
-    callbacks += [WarmedEma(0.9)] if ema else []
-    module = Explodes(at=5, gradient_only=gradient_only)
-    with pytest.raises(RunError, match=r"NaN or infinite.*step=5\.ckpt.*learning rate") as caught:
-        fit(module, X, max_steps=20, callbacks=callbacks, enable_checkpointing=True)
-    assert "\n" not in str(caught.value)
-    kept = sorted(tmp_path.glob("*.ckpt"))
-    assert [path.name for path in kept] == ["step=4.ckpt", "step=5.ckpt"]
-    for path in kept:
-        checkpoint = torch.load(path, weights_only=True)
-        for weights in (checkpoint["state_dict"], checkpoint.get("current_model_state", {})):
-            assert all(bool(weight.isfinite().all()) for weight in weights.values())
-
-
-def test_without_checkpoints_a_loss_that_is_no_number_is_noticed_within_n_steps(fit, tmp_path):
-    notes = Notes()
-    with pytest.raises(RunError, match="no checkpoint had been written yet"):
-        fit(Explodes(at=1, gradient_only=False), X, max_steps=20, callbacks=[notes, StopOnNonFinite(tmp_path, 4)])
-    assert len(notes.weights) == 4
-
-
-def test_not_a_number_in_manual_optimisation(fit, lit, batches, tmp_path):
-    def nan(reconstructions: Tensor, images: Tensor) -> Tensor:
-        return l1_error(reconstructions, images) * float("nan")
-
-    with pytest.raises(RunError, match="NaN or infinite"):
-        fit(lit(reconstruction=nan), batches, max_steps=9, callbacks=[StopOnNonFinite(tmp_path, 3)])
 
 
 # --- on the way -------------------------------------------------------------------------------------------------------

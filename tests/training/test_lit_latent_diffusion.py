@@ -42,7 +42,13 @@ def batch() -> dict[str, Tensor]:
     """Latents of one value a prompt, so that only a network that reads the prompt can tell them apart."""
     tokenizer = new_tokenizer(PROMPTS, max_length=8)
     mean = torch.tensor([1.0, -1.0]).repeat(8).view(16, 1, 1, 1).expand(16, 4, 4, 4).clone()
-    return {"mean": mean, "std": torch.full_like(mean, 0.1), "prompt_ids": tokenize(tokenizer, PROMPTS * 8)}
+    prompt_ids = tokenize(tokenizer, PROMPTS * 8)
+    return {
+        "mean": mean,
+        "std": torch.full_like(mean, 0.1),
+        "prompt_ids": prompt_ids,
+        "index": torch.arange(len(prompt_ids)),
+    }
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
@@ -94,6 +100,19 @@ def test_validation_drops_no_caption_and_gives_the_same_loss_each_time(lit, batc
     seen = prompts_seen(module)
     fit(module, [batch], validation=[batch], **settings)
     assert torch.equal(seen[-1], batch["prompt_ids"])
+
+
+def test_validation_loss_does_not_depend_on_how_pictures_are_shared_out(lit, batch, fit):
+    module = lit()
+    module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), lr=0.0)
+    settings: dict[str, Any] = {"val_check_interval": 1, "check_val_every_n_epoch": None, "max_steps": 1}
+    losses = []
+    for sizes in ([16], [5, 11], [11, 5]):
+        rows = torch.arange(16).split(sizes)
+        validation = [{name: values[part] for name, values in batch.items()} for part in reversed(rows)]
+        trainer = fit(module, [batch], validation=validation, **settings)
+        losses.append(trainer.callback_metrics["val/loss"].item())
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
 
 
 def test_the_loss_is_the_direct_computation(lit, batch):

@@ -6,13 +6,15 @@ from pathlib import Path
 import torch
 from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning import Trainer as LightningTrainer
+from pytorch_lightning.loggers import Logger
 from torch import nn
 
 from vae_ldm.recipe import parts
-from vae_ldm.training.callbacks import RunCheckpoint, SeedEachStep, StopOnNonFinite, WarmedEma
-from vae_ldm.training.csv_log import CsvLog
+from vae_ldm.training.callbacks import RunCheckpoint, SeedEachStep, WarmedEma
+from vae_ldm.training.divergence import StopOnDivergence
 from vae_ldm.training.hardware import Network, fastest_precision
 from vae_ldm.training.optimizers import OptimizerSettings
+from vae_ldm.training.sealed_checkpoint import SealedCheckpointIO
 
 
 def build_optimizer(part: parts.Optimizer) -> OptimizerSettings:
@@ -27,22 +29,29 @@ def build_trainer(
     seed: int,
     ema: parts.Ema | None,
     checkpoint_dir: Path,
-    log: CsvLog,
+    loggers: Sequence[Logger],
     callbacks: Sequence[Callback],
     manual_optimization: bool,
+    picture_names: Sequence[str] = (),
 ) -> LightningTrainer:
     """The Lightning Trainer of a stage. One epoch is the whole run: steps are what is counted."""
     batches_per_step = part.accumulate_grad_batches
     standard: list[Callback] = [
         SeedEachStep(seed),
-        StopOnNonFinite(checkpoint_dir, part.log_every_n_steps),
+        StopOnDivergence(
+            checkpoint_dir,
+            part.log_every_n_steps,
+            names=picture_names,
+            on_nan=part.on_nan,
+            max_skipped_steps=part.max_skipped_steps,
+        ),
         RunCheckpoint(checkpoint_dir, every_n_steps=part.checkpoint_every_n_steps, keep=part.keep_checkpoints),
     ]
     if ema is not None:
         standard.append(WarmedEma(ema.decay))
     return LightningTrainer(
-        accelerator="auto",
-        devices=1,
+        strategy="accelerate",
+        plugins=[SealedCheckpointIO()],
         precision=part.precision or fastest_precision(network),
         max_steps=part.max_steps,
         max_epochs=-1,
@@ -54,7 +63,7 @@ def build_trainer(
         num_sanity_val_steps=0,
         # In manual optimisation Lightning counts batches.
         log_every_n_steps=part.log_every_n_steps * (batches_per_step if manual_optimization else 1),
-        logger=log,
+        logger=list(loggers),
         callbacks=[*callbacks, *standard],
         enable_model_summary=False,
         use_distributed_sampler=False,

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vae_ldm.data.pictures import Pictures
-from vae_ldm.data.sampling import Batch, EndlessBatches, batch_generator
+from vae_ldm.data.sampling import Batch, EndlessBatches, FixedBatches, batch_generator, place_of
 
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -49,8 +49,8 @@ class PictureBatches(Dataset[dict[str, Tensor]]):
 class ImageDataModule(pl.LightningDataModule):
     """Endless shuffled training batches, and a fixed sample of the validation pictures in order, whole and unchanged.
 
-    Set `start_batch` to the number of batches a process has already taken before asking for the training loader: the
-    run then goes on with the batch it would have met. Lightning must not put its own sampler in
+    Set `start_batch` to the number of batches that all processes together have taken before asking for the training
+    loader: the run then goes on with the batch it would have met. Lightning must not put its own sampler in
     (`Trainer(use_distributed_sampler=False)`): on several processes each already takes its share.
     """
 
@@ -84,16 +84,12 @@ class ImageDataModule(pl.LightningDataModule):
             self.batch_size,
             seed=self.seed,
             start_batch=self.start_batch,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            num_replicas=self.trainer.world_size if self.trainer else 1,
+            **place_of(self.trainer),
         )
         return self._loader(self.train_batches, order)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        starts = range(0, len(self.val_indices), self.batch_size)
-        order = [
-            Batch(number, self.val_indices[start : start + self.batch_size]) for number, start in enumerate(starts)
-        ]
+        order = FixedBatches(self.val_indices, self.batch_size, **place_of(self.trainer))
         return self._loader(self.validation_batches, order)
 
     def _loader(self, batches: PictureBatches, order: Any) -> DataLoader[dict[str, Tensor]]:

@@ -19,13 +19,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vae_ldm.data.pictures import Pictures
-from vae_ldm.data.sampling import Batch, EndlessBatches, batch_generator
+from vae_ldm.data.sampling import Batch, EndlessBatches, FixedBatches, batch_generator, place_of
 from vae_ldm.models.pixels import as_images
 
 Encode = Callable[[Tensor], DiagonalGaussianDistribution]
 Progress = Callable[[int, int], None]
 
 _INDEX = "index.json"
+_DIGEST = ".sha256"
 
 
 def cache_posteriors(
@@ -36,26 +37,35 @@ def cache_posteriors(
     key: str,
     flips: bool = False,
     batch_size: int = 64,
-    shard_size: int = 4096,
+    shard_size: int = 1024,
     progress: Progress | None = None,
+    rank: int = 0,
+    num_replicas: int = 1,
+    wait: Callable[[], None] = lambda: None,
 ) -> None:
     """Writes mean and logvar [n, views, c, h, w] of `pictures` to safetensors shards in `folder`.
 
     `views` is 2 with `flips` (the picture and its mirror image), else 1. `key` stands for everything the numbers follow
     from (weights, transform, data): shards of another key are deleted, whole ones of this key are kept, so that an
     interrupted call goes on where it stopped. The index is written last and makes the cache valid.
+
+    Of several processes that call it, on one disk, replica r of R writes every R-th shard, beginning with r, and the
+    first one the index. `wait` comes back when all have called it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    index = _read_index(folder)
-    if index is None or index["key"] != key:
-        for stale in folder.glob("*.safetensors"):
-            stale.unlink()
-        index = {"key": key, "num_images": len(pictures.ids), "shards": {}, "complete": False}
-        _write_index(folder, index)
-    for start in range(0, len(pictures.ids), shard_size):
-        name = f"posteriors-{start // shard_size:05d}.safetensors"
+    names = [f"posteriors-{number:05d}.safetensors" for number in range(-(-len(pictures.ids) // shard_size))]
+    if rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = {"key": key, "shard_size": shard_size, "num_images": len(pictures.ids)}
+        index = _read_index(folder)
+        if index is None or any(index.get(name) != fact for name, fact in facts.items()):
+            for stale in [*folder.glob("*.safetensors"), *folder.glob(f"*{_DIGEST}")]:
+                stale.unlink()
+            _write_index(folder, {**facts, "shards": {}, "complete": False})
+    wait()
+    for number in range(rank, len(names), num_replicas):
+        name, start = names[number], number * shard_size
         stop = min(start + shard_size, len(pictures.ids))
-        if _is_whole(folder / name, index["shards"].get(name)):
+        if _is_whole(folder / name, _read_digest(folder / name)):
             continue
         parts: dict[str, list[Tensor]] = {"mean": [], "logvar": []}
         for first in range(start, stop, batch_size):
@@ -63,15 +73,21 @@ def cache_posteriors(
             for part, values in parts.items():
                 values.append(posterior[part])
             if progress is not None:
-                progress(min(first + batch_size, stop), len(pictures.ids))
+                done = (number - rank) * shard_size + num_replicas * (min(first + batch_size, stop) - start)
+                progress(min(done, len(pictures.ids)), len(pictures.ids))
         part_file = folder / (name + ".part")
         # Contiguous: stacked views of one latent channel keep strides that safetensors refuses.
         save_file({part: torch.cat(values).contiguous() for part, values in parts.items()}, part_file)
+        digest = _sha256(part_file)
         part_file.replace(folder / name)
-        index["shards"][name] = _sha256(folder / name)
-        _write_index(folder, index)
-    index["complete"] = True
-    _write_index(folder, index)
+        _write_whole(_digest_file(folder / name), digest)
+    wait()
+    if rank == 0:
+        shards = {name: _read_digest(folder / name) for name in names}
+        _write_index(folder, {**facts, "shards": shards, "complete": True})
+        for name in names:
+            _digest_file(folder / name).unlink(missing_ok=True)
+    wait()
 
 
 @torch.no_grad()
@@ -99,8 +115,9 @@ def has_posteriors(folder: Path, *, key: str) -> bool:
 class PosteriorDataset(Dataset[dict[str, Tensor]]):
     """Batches of posteriors and prompts.
 
-    `[batch]` gives `mean` and `std`, float32 [B, c, h, w], and `prompt_ids`, int64 [B, L]. With `augment`, where the
-    cache holds mirror images, each picture's view is drawn anew, by the seed and the batch's number.
+    `[batch]` gives `mean` and `std`, float32 [B, c, h, w], `prompt_ids`, int64 [B, L], and `index`, int64 [B]. With
+    `augment`, where the cache holds mirror images, each picture's view is drawn anew, by the seed and the batch's
+    number.
     """
 
     def __init__(self, folder: Path, prompt_ids: Tensor, *, seed: int, augment: bool) -> None:
@@ -119,7 +136,7 @@ class PosteriorDataset(Dataset[dict[str, Tensor]]):
     def __getitem__(self, batch: Batch) -> dict[str, Tensor]:
         views = batch_generator(self.seed, batch.number).integers(self.num_views, size=len(batch.indices))
         at = torch.from_numpy(batch.indices), torch.from_numpy(views)
-        return {"mean": self.mean[at], "std": self.std[at], "prompt_ids": self.prompt_ids[at[0]]}
+        return {"mean": self.mean[at], "std": self.std[at], "prompt_ids": self.prompt_ids[at[0]], "index": at[0]}
 
 
 class PosteriorDataModule(LightningDataModule):
@@ -142,15 +159,17 @@ class PosteriorDataModule(LightningDataModule):
         # Evenly spread: pictures lie class by class, so the first ones would be of one class.
         self.val_indices = np.linspace(0, len(validation) - 1, min(num_val_images, len(validation))).astype(np.int64)
         self.start_batch = 0
-        """Number of batches an interrupted run had taken; set before training goes on."""
+        """Number of batches all processes of an interrupted run had taken; set before training goes on."""
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        batches = EndlessBatches(len(self.train), self.batch_size, seed=self.seed, start_batch=self.start_batch)
+        place = place_of(self.trainer)
+        batches = EndlessBatches(
+            len(self.train), self.batch_size, seed=self.seed, start_batch=self.start_batch, **place
+        )
         return DataLoader(self.train, sampler=batches, batch_size=None)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        firsts = range(0, len(self.val_indices), self.batch_size)
-        batches = [Batch(i, self.val_indices[first : first + self.batch_size]) for i, first in enumerate(firsts)]
+        batches = FixedBatches(self.val_indices, self.batch_size, **place_of(self.trainer))
         return DataLoader(self.validation, sampler=batches, batch_size=None)
 
 
@@ -162,9 +181,26 @@ def _read_index(folder: Path) -> dict[str, Any] | None:
 
 
 def _write_index(folder: Path, index: dict[str, Any]) -> None:
-    part = folder / (_INDEX + ".part")
-    part.write_text(json.dumps(index, indent=1))
-    part.replace(folder / _INDEX)
+    _write_whole(folder / _INDEX, json.dumps(index, indent=1))
+
+
+def _write_whole(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def _digest_file(shard: Path) -> Path:
+    return shard.with_name(shard.name + _DIGEST)
+
+
+def _read_digest(shard: Path) -> str | None:
+    """What its writer said of a shard: in a file of its own until the index is written."""
+    file = _digest_file(shard)
+    if file.is_file():
+        return file.read_text()
+    index = _read_index(shard.parent)
+    return None if index is None else index["shards"].get(shard.name)
 
 
 def _is_whole(shard: Path, digest: str | None) -> bool:

@@ -1,7 +1,7 @@
 """Zero mean and unit variance per latent channel, folded into the autoencoder's own weights."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -23,20 +23,25 @@ class LatentStatistics:
     std: Tensor
 
 
-def latent_statistics(posteriors: Iterable[DiagonalGaussianDistribution]) -> LatentStatistics:
+def latent_statistics(
+    posteriors: Iterable[DiagonalGaussianDistribution], *, total: Callable[[Tensor], Tensor] = lambda values: values
+) -> LatentStatistics:
     """Mean and standard deviation per channel of the posteriors' samples, over all pictures and positions.
 
     Exact, without sampling: Var[sample] = Var[mean] + E[var] (law of total variance). The posteriors are read once.
+    Where each of several processes has a share of them, and none has none, `total` adds up a tensor over processes.
     """
-    count, total, square = 0, torch.zeros(()), torch.zeros(())
+    sums = torch.zeros(3, 1, dtype=torch.float64)
     for posterior in posteriors:
         mean = posterior.mean.detach().to("cpu", torch.float64)
-        count += mean.numel() // mean.shape[1]
-        total = total + mean.sum(dim=(0, 2, 3))
-        square = square + (mean.square() + posterior.var.detach().to("cpu", torch.float64)).sum(dim=(0, 2, 3))
-    assert count > 0, "no posteriors to take statistics of"
-    mean = total / count
-    return LatentStatistics(mean, (square / count - mean.square()).clamp(min=0).sqrt())
+        square = mean.square() + posterior.var.detach().to("cpu", torch.float64)
+        first = mean.sum(dim=(0, 2, 3))
+        count = torch.full_like(first, mean[:, 0].numel())
+        sums = sums + torch.stack([count, first, square.sum(dim=(0, 2, 3))])
+    count, first, second = total(sums)
+    assert bool(count.all()), "no posteriors to take statistics of"
+    mean = first / count
+    return LatentStatistics(mean, (second / count - mean.square()).clamp(min=0).sqrt())
 
 
 def stored_statistics(autoencoder: AutoencoderKL) -> LatentStatistics | None:

@@ -201,16 +201,60 @@ class Trainer(Part):
     """torch.compile; falls back to eager with a line where it does not work."""
     checkpoint_every_n_steps: PositiveInt = 250
     keep_checkpoints: PositiveInt = 2
+    """The newest so many, and best.ckpt beside them, the one with the best validation."""
     val_every_n_steps: PositiveInt = 250
     num_val_images: PositiveInt = 256
     """Validation pictures looked at during training; the final evaluation uses all of them."""
     log_every_n_steps: PositiveInt = 25
+    on_nan: Literal["stop", "skip"] = "stop"
+    """stop: end the run where the loss is NaN or infinite. skip: leave steps with such gradients out."""
+    max_skipped_steps: PositiveInt = 10
+    """With on_nan: skip, the run ends all the same after so many."""
 
 
 class DiffusionTrainer(Trainer):
     # A class of its own, and not a default Trainer(batch_size=64) in Diffusion: there, setting any other key of the
     # trainer would have brought back 32.
     batch_size: PositiveInt = 64
+
+
+# --- loggers: log.csv is always written -------------------------------------------------------------------------------
+
+
+class TensorBoard(Part):
+    """Curves in the run folder: tensorboard --logdir RUN."""
+
+    type: Literal["tensorboard"] = "tensorboard"
+
+
+class WeightsAndBiases(Part):
+    """Curves at wandb.ai; needs `pip install wandb`. Reaches the network unless offline."""
+
+    type: Literal["wandb"] = "wandb"
+    project: str
+    entity: str | None = None
+    offline: bool = False
+
+
+class MLFlow(Part):
+    """Curves in an MLflow store; needs `pip install mlflow`."""
+
+    type: Literal["mlflow"] = "mlflow"
+    experiment_name: str
+    tracking_uri: str | None = None
+    """A server's address; null: a folder of the run."""
+
+
+class Comet(Part):
+    """Curves at comet.com; needs `pip install comet_ml`. Reaches the network unless offline."""
+
+    type: Literal["comet_ml"] = "comet_ml"
+    project: str
+    workspace: str | None = None
+    offline: bool = False
+
+
+Logger = Annotated[TensorBoard | WeightsAndBiases | MLFlow | Comet, Field(discriminator="type")]
 
 
 # --- stages -----------------------------------------------------------------------------------------------------------

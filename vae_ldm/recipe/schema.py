@@ -2,10 +2,10 @@
 
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, Strict, model_validator
 
 from vae_ldm.recipe.agreement import SettingsError, disagreements
-from vae_ldm.recipe.parts import Autoencoder, Data, Diffusion, Evaluation, Hub, Part
+from vae_ldm.recipe.parts import Autoencoder, Data, Diffusion, Evaluation, Hub, Logger, Part, TensorBoard
 
 
 class Recipe(Part):
@@ -20,6 +20,8 @@ class Recipe(Part):
     diffusion: Diffusion | None = None
     evaluation: Evaluation = Evaluation()
     hub: Hub | None = None
+    loggers: Annotated[tuple[Logger, ...], Strict(False)] = (TensorBoard(),)
+    """Where curves go besides log.csv."""
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:

@@ -15,6 +15,7 @@ from vae_ldm.data.pictures import Pictures
 from vae_ldm.evaluation.image_grid import image_grid
 from vae_ldm.models.autoencoder import load_autoencoder
 from vae_ldm.models.latent_scaling import (
+    LatentStatistics,
     check_fold,
     decide_force_upcast,
     fold_latent_scaling,
@@ -38,17 +39,22 @@ _NUM_GRID_IMAGES = 8
 def run_autoencoder_stage(session: Session) -> AutoencoderKL:
     """The finished autoencoder of the run, trained now unless it already was, in eval mode on the session's device."""
     run, recipe = session.run, session.recipe
-    if run.finished("autoencoder") is None:
+    processes = session.processes
+    if processes.first(lambda: run.finished("autoencoder") is None):
         channels = session.pictures.train.images.shape[-1]
         torch.manual_seed(recipe.seed)
         autoencoder = build_autoencoder(recipe, image_channels=channels)
         facts = {} if recipe.autoencoder.train == "nothing" else _train(session, autoencoder)
         facts |= finish_autoencoder(session, autoencoder)
         facts |= seal_autoencoder(autoencoder)
-        autoencoder.save_pretrained(run.autoencoder)
-        let_others_read(run.autoencoder)
-        run.finish("autoencoder", **facts)
+        processes.first(lambda: _save(session, autoencoder, facts))
     return load_autoencoder(str(run.autoencoder)).to(session.device).requires_grad_(False)
+
+
+def _save(session: Session, autoencoder: AutoencoderKL, facts: dict[str, object]) -> None:
+    autoencoder.save_pretrained(session.run.autoencoder)
+    let_others_read(session.run.autoencoder)
+    session.run.finish("autoencoder", **facts)
 
 
 def _train(session: Session, autoencoder: AutoencoderKL) -> dict[str, object]:
@@ -107,9 +113,9 @@ def finish_autoencoder(session: Session, autoencoder: AutoencoderKL) -> dict[str
     if not stage.variational:
         silence_posterior(autoencoder)
     facts: dict[str, object] = {}
-    statistics = None
+    statistics: LatentStatistics | None = None
     if stage.train == "all":
-        statistics = latent_statistics(_posteriors(autoencoder, train))
+        statistics = latent_statistics(_posteriors(session, autoencoder), total=session.processes.total)
     elif recipe.diffusion is not None and recipe.diffusion.from_pretrained is None:
         statistics = stored_statistics(autoencoder)
     images = as_images(evenly_spaced(train, _NUM_CHECK_IMAGES)).to(session.device)
@@ -131,8 +137,12 @@ def finish_autoencoder(session: Session, autoencoder: AutoencoderKL) -> dict[str
     return facts
 
 
-def _posteriors(autoencoder: AutoencoderKL, pictures: Pictures) -> Iterator[DiagonalGaussianDistribution]:
-    for batch in image_batches(pictures.images, _BATCH_SIZE):
+def _posteriors(session: Session, autoencoder: AutoencoderKL) -> Iterator[DiagonalGaussianDistribution]:
+    """This process's share of the training pictures, encoded."""
+    rank, count = session.processes.rank, session.processes.count
+    images = session.pictures.train.images
+    bounds = [len(images) * place // count for place in (rank, rank + 1)]
+    for batch in image_batches(images[slice(*bounds)], _BATCH_SIZE):
         yield autoencoder.encode(batch.to(autoencoder.device)).latent_dist
 
 

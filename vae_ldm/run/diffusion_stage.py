@@ -40,7 +40,7 @@ def run_diffusion_stage(session: Session, autoencoder: AutoencoderKL, make_pushe
     `make_pusher` gives what is called on the way, where the recipe asks for that.
     """
     run, recipe = session.run, session.recipe
-    if recipe.diffusion is None or run.finished("diffusion") is not None:
+    if recipe.diffusion is None or session.processes.first(lambda: run.finished("diffusion") is not None):
         return
     prompts = _prompts(session)
     folders = {split: _posteriors(session, autoencoder, split) for split in SPLITS}
@@ -68,13 +68,18 @@ def run_diffusion_stage(session: Session, autoencoder: AutoencoderKL, make_pushe
         pusher = make_pusher(session, diffusion, autoencoder)
         callbacks.append(EachNSteps(recipe.hub.push_every_n_steps, pusher))
     facts = fit_stage(session, "diffusion", "unet", module, data, part, ema=recipe.diffusion.ema, callbacks=callbacks)
-    if recipe.diffusion.train == "lora":
-        with whole_folder(run.lora) as folder:
-            save_lora(diffusion.unet, folder)
-    if recipe.diffusion.train != "lora" or recipe.diffusion.lora.merge:
-        facts |= seal_pipeline(diffusion.pipeline(autoencoder).to(session.device), run.reference)
-        save_pipeline(diffusion, autoencoder, run.pipeline)
-    run.finish("diffusion", **facts)
+    trained = recipe.diffusion
+
+    def leave() -> None:
+        if trained.train == "lora":
+            with whole_folder(run.lora) as folder:
+                save_lora(diffusion.unet, folder)
+        if trained.train != "lora" or trained.lora.merge:
+            facts.update(seal_pipeline(diffusion.pipeline(autoencoder).to(session.device), run.reference))
+            save_pipeline(diffusion, autoencoder, run.pipeline)
+        run.finish("diffusion", **facts)
+
+    session.processes.first(leave)
 
 
 def check_prompts(session: Session) -> None:
@@ -105,10 +110,19 @@ def _posteriors(session: Session, autoencoder: AutoencoderKL, split: str) -> Pat
     folder, pictures = run.latents / split, getattr(session.pictures, split)
     flips = recipe.data.horizontal_flip and split == "train"
     key = _key(run.autoencoder, session.pictures.key, split, flips=flips)
-    if not has_posteriors(folder, key=key):
+    processes = session.processes
+    if not processes.first(lambda: has_posteriors(folder, key=key)):
         with session.progress(f"encoding the {split} pictures") as report:
             cache_posteriors(
-                partial(_scaled_posterior, autoencoder), pictures, folder, key=key, flips=flips, progress=report
+                partial(_scaled_posterior, autoencoder),
+                pictures,
+                folder,
+                key=key,
+                flips=flips,
+                progress=report,
+                rank=processes.rank,
+                num_replicas=processes.count,
+                wait=processes.wait,
             )
     return folder
 

@@ -2,7 +2,6 @@
 
 import pickle
 import time
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,14 @@ from vae_ldm.build import build_trainer, place_channels_last
 from vae_ldm.errors import WeightsError
 from vae_ldm.recipe import parts
 from vae_ldm.run.folder import Stage
+from vae_ldm.run.loggers import build_loggers
 from vae_ldm.run.session import Session
-from vae_ldm.training.callbacks import checkpoint_step, run_checkpoints
+from vae_ldm.training.callbacks import BatchesTaken, checkpoint_step, run_checkpoints
 from vae_ldm.training.csv_log import CsvLog
 from vae_ldm.training.hardware import Network
 from vae_ldm.training.progress import StageProgress
+from vae_ldm.training.sealed_checkpoint import is_whole
+from vae_ldm.training.trace import TraceSteps
 
 
 class Stopwatch(Callback):
@@ -57,32 +59,46 @@ def fit_stage(
 ) -> dict[str, Any]:
     """Train to `max_steps`, going on from the newest whole checkpoint, and return seconds and pictures seen."""
     checkpoint_dir = session.run.checkpoints(stage)
-    checkpoint = newest_checkpoint(checkpoint_dir, session)
-    first_step = 0 if checkpoint is None else checkpoint_step(checkpoint)
+    processes = session.processes
+    checkpoint = processes.first(lambda: newest_checkpoint(checkpoint_dir, session))
+    first_step = 0
     if checkpoint is not None:
+        first_step = checkpoint_step(checkpoint)
         session.say(f"{stage}: going on from step {first_step} ({checkpoint})")
+        data.start_batch, once = BatchesTaken.in_checkpoint(checkpoint)  # type: ignore[attr-defined]
+        if once != processes.count:
+            session.say(
+                f"{stage}: written by {once} process{'es' * (once > 1)}, read by {processes.count}: pictures come in "
+                "the same order, but a step takes another number of them and noise differs, so the weights will not "
+                "be bit-identical to those of an undisturbed run"
+            )
     batches_per_step = part.accumulate_grad_batches
-    data.start_batch = first_step * batches_per_step  # type: ignore[attr-defined]
+    taken = BatchesTaken()
     manual = not module.automatic_optimization
     stopwatch = Stopwatch()
+    counted = {"first_step": first_step, "batches_per_step": batches_per_step if manual else 1}
+    others = build_loggers(session.recipe, stage, session.run.path / stage, **counted) if processes.is_first else []
     trainer = build_trainer(
         part,
         network=network,
         seed=session.recipe.seed,
         ema=ema,
         checkpoint_dir=checkpoint_dir,
-        log=CsvLog(session.run.log(stage), first_step=first_step, batches_per_step=batches_per_step if manual else 1),
+        loggers=[CsvLog(session.run.log(stage), **counted), *others],
         callbacks=[
             stopwatch,
+            taken,
             StageProgress(
                 stage,
                 max_steps=part.max_steps,
-                pictures_per_step=part.batch_size * batches_per_step,
+                pictures_per_step=part.batch_size * batches_per_step * processes.count,
                 console=session.console,
             ),
             *callbacks,
+            *([TraceSteps(session.run.path / stage)] if session.profiles else []),
         ],
         manual_optimization=manual,
+        picture_names=session.pictures.train.ids,
     )
     place_channels_last(part, module)
     try:
@@ -93,7 +109,7 @@ def fit_stage(
         raise
     return {
         "seconds": round(stopwatch.seconds, 1),
-        "num_images": trainer.global_step * batches_per_step * part.batch_size,
+        "num_images": taken.count * part.batch_size,
         "num_steps": trainer.global_step,
         "precision": str(trainer.precision),
     }
@@ -102,12 +118,7 @@ def fit_stage(
 def newest_checkpoint(folder: Path, session: Session) -> Path | None:
     """The checkpoint of the highest step that is whole; damaged ones are passed over with a line."""
     for path in run_checkpoints(folder):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-        except (zipfile.BadZipFile, OSError):
-            damaged = path.name
-        if damaged is None:
+        if is_whole(path):
             return path
         session.say(f"{path} is damaged; trying the one before")
     return None

@@ -29,6 +29,8 @@ _FREE_UNDER_WAY = (
     "trainer.val_every_n_steps",
     "trainer.num_val_images",
     "trainer.log_every_n_steps",
+    "trainer.on_nan",
+    "trainer.max_skipped_steps",
     "trainer.compile",
 )
 

@@ -19,6 +19,7 @@ from vae_ldm.data.pictures import PictureSplits
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.recipe import Recipe, read_recipe
 from vae_ldm.run.folder import RunFolder, Stage
+from vae_ldm.run.processes import Processes
 from vae_ldm.training.hardware import prepare_cpu
 
 
@@ -29,20 +30,26 @@ class Session:
     recipe: Recipe
     run: RunFolder
     console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True))
+    processes: Processes = field(default_factory=Processes.launched)
+    profiles: bool = False
+    """A few steps of each stage leave a trace of where their time goes."""
 
     def __post_init__(self) -> None:
         prepare_cpu()
         quieten_libraries()
+        if not self.processes.is_first:
+            self.console = Console(quiet=True)
+            logging.getLogger("vae_ldm").setLevel(logging.ERROR)
 
     @classmethod
-    def of(cls, recipe: Recipe) -> "Session":
+    def of(cls, recipe: Recipe, *, profiles: bool = False) -> "Session":
         """A session in the folder that the recipe names."""
-        return cls(recipe, RunFolder(Path(recipe.output_dir) / recipe.name))
+        return cls(recipe, RunFolder(Path(recipe.output_dir) / recipe.name), profiles=profiles)
 
     @property
     def device(self) -> torch.device:
         """Where networks run outside training."""
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return self.processes.device
 
     def say(self, message: str) -> None:
         """Print a line for the user."""
@@ -51,6 +58,12 @@ class Session:
     @cached_property
     def pictures(self) -> PictureSplits:
         """Both splits, decoded once into the run folder. Raises DataError."""
+        found: list[PictureSplits] = []
+        self.processes.first(lambda: found.append(self._read_pictures()))
+        # The first process has put them into the run folder, where the others find them.
+        return found[0] if found else self._read_pictures()
+
+    def _read_pictures(self) -> PictureSplits:
         data = self.recipe.data
         with self.progress("reading pictures") as report:
             return load_pictures(

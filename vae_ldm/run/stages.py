@@ -1,11 +1,14 @@
 """`vae-ldm train`: every stage that the recipe names and that is not finished yet, in order."""
 
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from safetensors import SafetensorError
 
 from vae_ldm.build import build_source
-from vae_ldm.errors import RunError
+from vae_ldm.errors import DataError, RunError, StoppedError
 from vae_ldm.recipe import Recipe
 from vae_ldm.run.autoencoder_stage import run_autoencoder_stage
 from vae_ldm.run.diffusion_stage import check_prompts, run_diffusion_stage
@@ -15,28 +18,70 @@ from vae_ldm.run.push import check_push, push_when_asked, pusher_on_the_way
 from vae_ldm.run.session import Session
 
 
-def train_run(recipe: Recipe, *, dry_run: bool = False, restart: Sequence[Stage] = ()) -> None:
+def train_run(recipe: Recipe, *, dry_run: bool = False, restart: Sequence[Stage] = (), profile: bool = False) -> None:
     """Run the recipe to its end, from wherever it was stopped, and say where everything is.
 
     Raises VaeLdmError for what the user can mend and RunError for what went wrong on the way.
     """
-    session = Session.of(recipe)
+    session = Session.of(recipe, profiles=profile)
     if dry_run:
         from vae_ldm.run.dry_run import describe_run
 
         describe_run(session)
         return
-    if not session.run.path.exists():
-        build_source(recipe)  # raises before a wrong path has left an empty run behind
-    with session.run.locked():
-        session.run.adopt(recipe, restart=restart)
+    with ending_on_sigterm(), ExitStack() as until_the_end:
+        session.processes.first(lambda: _take(session, until_the_end, restart))
+        _check_enough_pictures(session)
         check_prompts(session)
-        check_push(session)
+        if session.processes.is_first:
+            check_push(session)
         try:
             autoencoder = run_autoencoder_stage(session)
             run_diffusion_stage(session, autoencoder, pusher_on_the_way)
-            run_evaluation_stage(session, autoencoder)
-            push_when_asked(session)
+            # Drawing, measuring and pushing is one process's work; the others are done.
+            if session.processes.is_first:
+                run_evaluation_stage(session, autoencoder)
+                push_when_asked(session)
         except SafetensorError as error:  # its name for a full disk, which is no OSError
             raise RunError(f"{session.run.path}: weights cannot be written: {error}") from error
     session.say_where()
+
+
+def _check_enough_pictures(session: Session) -> None:
+    """Raise DataError where a process would have none to validate on."""
+    count, recipe = session.processes.count, session.recipe
+    trainers = [stage.trainer for stage in (recipe.autoencoder, recipe.diffusion) if stage is not None]
+    found = min(
+        len(session.pictures.train),
+        len(session.pictures.validation),
+        *(trainer.num_val_images for trainer in trainers),
+    )
+    if found < count:
+        raise DataError(f"{found} pictures (or num_val_images) cannot be shared by {count} processes; start fewer")
+
+
+@contextmanager
+def ending_on_sigterm() -> Iterator[None]:
+    """Raise StoppedError at SIGTERM, wherever the run is: all it writes appears whole or not at all.
+
+    While a stage trains, RunCheckpoint has the signal, and ends it after the step.
+    """
+
+    def stop(*_: object) -> None:
+        raise StoppedError("stopped by SIGTERM; repeat the command to go on")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _take(session: Session, until_the_end: ExitStack, restart: Sequence[Stage]) -> None:
+    if not session.run.path.exists():
+        build_source(session.recipe)  # raises before a wrong path has left an empty run behind
+    until_the_end.enter_context(session.run.locked())
+    session.run.adopt(session.recipe, restart=restart)

@@ -1,5 +1,7 @@
-"""What a run needs beside the step: exact resume, an averaged copy of the weights, a stop on NaN, grids on the way."""
+"""What a run needs beside the step: exact resume, an averaged copy of the weights, checkpoints, grids on the way."""
 
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -10,7 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, WeightAveraging
 from torch import Tensor
 
-from vae_ldm.errors import RunError
+from vae_ldm.errors import StoppedError
 
 
 class SeedEachStep(Callback):
@@ -26,6 +28,34 @@ class SeedEachStep(Callback):
         # Multiplying by odd constants keeps neighbouring (seed, rank, batch) triples apart.
         mixed = (self.seed * 0x9E3779B1 + trainer.global_rank * 0x85EBCA77 + batch_idx * 0xC2B2AE3D) % 2**63
         torch.manual_seed(mixed)
+
+
+class BatchesTaken(Callback):
+    """Counts the batches that all processes together have taken, of which a checkpoint keeps the number."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.num_processes = 1
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.num_processes = trainer.world_size
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.count += self.num_processes
+
+    def state_dict(self) -> dict[str, int]:
+        return {"count": self.count, "num_processes": self.num_processes}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.count = state_dict["count"]
+
+    @classmethod
+    def in_checkpoint(cls, path: Path) -> tuple[int, int]:
+        """Batches taken until the checkpoint was written, and by how many processes at last."""
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["callbacks"][cls.__name__]
+        return state["count"], state["num_processes"]
 
 
 class WarmedEma(WeightAveraging):
@@ -74,46 +104,14 @@ def _take_buffers_of_first_process(trainer: Trainer, pl_module: LightningModule)
             buffer.copy_(trainer.strategy.broadcast(buffer))
 
 
-class StopOnNonFinite(Callback):
-    """Ends the run with RunError when the loss is NaN or infinite, and names the last good checkpoint."""
-
-    def __init__(self, checkpoint_dir: Path, check_every_n_steps: int) -> None:
-        self.checkpoint_dir = checkpoint_dir
-        self.check_every_n_steps = check_every_n_steps
-        self._largest: Tensor | None = None
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        # NaN and infinity survive this sum, so one look every n steps sees every step.
-        self._largest = loss.detach().abs() if self._largest is None else self._largest + loss.detach().abs()
-        if (batch_idx + 1) % self.check_every_n_steps == 0:
-            self._check(trainer, {})
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Look at the weights as well: a step whose loss was finite may have ruined them."""
-        self._check(trainer, checkpoint["state_dict"])
-
-    def _check(self, trainer: Trainer, weights: dict[str, Tensor]) -> None:
-        values = [*weights.values()] if self._largest is None else [self._largest, *weights.values()]
-        self._largest = None
-        if all(bool(torch.isfinite(value).all()) for value in values):
-            return
-        # Checkpoints are looked at before they are written, so all that are there are good.
-        good = run_checkpoints(self.checkpoint_dir)
-        kept = f"the last good checkpoint is {good[0]}" if good else "no checkpoint had been written yet"
-        raise RunError(
-            f"the loss became NaN or infinite by step {trainer.global_step}; {kept}; "
-            "lower the learning rate or use precision: 32-true"
-        )
-
-
 class RunCheckpoint(Checkpoint):
     """Keeps the newest few checkpoints, named by step, to go on from.
 
     ModelCheckpoint saves before the validation of the same step, which a resumed run then never makes up for, and
     keeps each file that a run was resumed from for ever.
+
+    When the machine asks the process to end (SIGTERM), or any process of the run, the step is finished, saved, and
+    StoppedError raised, in all of them.
     """
 
     def __init__(self, checkpoint_dir: Path, *, every_n_steps: int, keep: int) -> None:
@@ -121,13 +119,25 @@ class RunCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self.keep = keep
         self._last_saved = 0
+        self._last_step = 0
+        self._asked_to_stop = False
+
+    # After Lightning has put in its own handler, which would stop in the middle of an accumulated step, unsaved.
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last_step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        stepped = trainer.global_step != self._last_step  # a step may take several batches
+        self._last_step = trainer.global_step
         every = trainer.val_check_batch if trainer.enable_validation else None
         validation_follows = every is not None and (batch_idx + 1) % every == 0
-        if not validation_follows:
+        if stepped and not validation_follows:
             self._save_if_due(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -135,8 +145,18 @@ class RunCheckpoint(Checkpoint):
 
     def _save_if_due(self, trainer: Trainer) -> None:
         step = trainer.global_step
-        if step % self.every_n_steps or step == self._last_saved:  # a step may take several batches
-            return
+        stops = self._asked_to_stop
+        if trainer.world_size > 1:  # all must stop after the same step
+            stops = trainer.strategy.reduce_boolean_decision(stops, all=False)
+        if step != self._last_saved and (stops or step % self.every_n_steps == 0):
+            self._save(trainer, step)
+        if stops:
+            raise StoppedError(f"stopped by SIGTERM after step {step}, which is saved; repeat the command to go on")
+
+    def _on_sigterm(self, signum: int, frame: Any) -> None:
+        self._asked_to_stop = True
+
+    def _save(self, trainer: Trainer, step: int) -> None:
         self._last_saved = step
         for logger in trainer.loggers:
             logger.save()

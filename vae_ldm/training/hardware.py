@@ -5,6 +5,7 @@ import os
 import platform
 from typing import Literal
 
+import psutil
 import torch
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -38,3 +39,10 @@ def fastest_precision(network: Network) -> Precision:
     if network == "autoencoder" and torch.cpu._is_avx512_bf16_supported():
         return "bf16-mixed"
     return "32-true"
+
+
+def memory_in_use() -> int:
+    """Bytes: the most that tensors have taken on the GPU so far, or what this process takes of a machine without."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return psutil.Process().memory_info().rss

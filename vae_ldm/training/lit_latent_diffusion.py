@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.utils.torch_utils import randn_tensor
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from transformers import CLIPTextModel
@@ -13,12 +14,15 @@ from vae_ldm.training.optimizers import OptimizerSettings, new_optimizer
 
 _VALIDATION_SEED = 0
 
+Generators = torch.Generator | list[torch.Generator] | None
+
 
 class LitLatentDiffusion(LightningModule):
     """The denoising loss on latents drawn anew from their cached posteriors.
 
-    Batches hold `mean` and `std`, float [B, c, h, w], and `prompt_ids`, int64 [B, L]. A share `caption_dropout` of the
-    prompts is replaced by the empty one, for classifier-free guidance (Ho & Salimans 2022, algorithm 1).
+    Batches hold `mean` and `std`, float [B, c, h, w], `prompt_ids`, int64 [B, L], and for validation `index`, [B].
+    A share `caption_dropout` of the prompts is replaced by the empty one, for classifier-free guidance (Ho & Salimans
+    2022, algorithm 1).
     """
 
     empty_prompt_ids: Tensor
@@ -65,31 +69,34 @@ class LitLatentDiffusion(LightningModule):
         prompt_ids = torch.where(dropped, self.empty_prompt_ids, prompt_ids)
         loss = self.denoising_loss(batch, prompt_ids).mean()
         if (batch_idx + 1) % self.log_every_n_steps == 0:
-            self.log("train/loss", loss)
+            self.log("train/loss", loss, sync_dist=True)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Logs `val/loss` on fixed noise and timesteps, so that it falls only when the network is better."""
-        # The generator lives on the CPU: the same draws on every device.
-        generator = torch.Generator().manual_seed(_VALIDATION_SEED + batch_idx)
-        loss = self.denoising_loss(batch, batch["prompt_ids"], generator=generator).mean()
+        # One a picture, whatever batch and process it falls to; on the CPU, for the same draws on every device.
+        generators = [torch.Generator().manual_seed(_VALIDATION_SEED + index) for index in batch["index"].tolist()]
+        loss = self.denoising_loss(batch, batch["prompt_ids"], generator=generators).mean()
         self.log("val/loss", loss, batch_size=len(batch["prompt_ids"]), sync_dist=True)
 
-    def denoising_loss(
-        self, batch: dict[str, Tensor], prompt_ids: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Weighted squared error, one value per image: [B]."""
+    def denoising_loss(self, batch: dict[str, Tensor], prompt_ids: Tensor, generator: Generators = None) -> Tensor:
+        """Weighted squared error, one value per image: [B]. `generator` may be one per image; None: the global one."""
         mean, std = batch["mean"], batch["std"]
         latents = torch.addcmul(mean, std, _randn_like(mean, generator))
         noise = _randn_like(latents, generator)
-        timesteps = self.objective.sample_timesteps(len(latents), generator=generator, device=latents.device)
+        timesteps = self._timesteps(latents, generator)
         prompts = self.text_encoder(prompt_ids)[0]
         noisy = self.objective.corrupt(latents, noise, timesteps)
         prediction = self.unet(noisy, timesteps, encoder_hidden_states=prompts, return_dict=False)[0]
         return self.objective.error(prediction, latents, noise, timesteps)
 
+    def _timesteps(self, latents: Tensor, generator: Generators) -> Tensor:
+        if not isinstance(generator, list):
+            return self.objective.sample_timesteps(len(latents), generator=generator, device=latents.device)
+        return torch.cat([self.objective.sample_timesteps(1, generator=one) for one in generator]).to(latents.device)
 
-def _randn_like(tensor: Tensor, generator: torch.Generator | None) -> Tensor:
+
+def _randn_like(tensor: Tensor, generator: Generators) -> Tensor:
     if generator is None:
         return torch.randn_like(tensor)
-    return torch.randn(tensor.shape, generator=generator).to(tensor)
+    return randn_tensor(tensor.shape, generator=generator, device=tensor.device, dtype=tensor.dtype)

@@ -8,12 +8,14 @@ from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from vae_ldm.training.hardware import memory_in_use
+
 _SECONDS_BETWEEN_LINES = 20.0
 _SHOWN = {"train/loss": "loss", "val/psnr": "validation PSNR", "val/loss": "validation loss"}
 
 
 class StageProgress(ProgressBar):
-    """Steps done, pictures a second, the loss and the time left of one stage."""
+    """Steps done, pictures a second, memory, the loss and the time left of one stage."""
 
     def __init__(self, stage: str, *, max_steps: int, pictures_per_step: int, console: Console | None = None) -> None:
         super().__init__()
@@ -64,7 +66,7 @@ class StageProgress(ProgressBar):
         self._last_line = now
         metrics = trainer.callback_metrics
         terms = [f"{name} {float(metrics[key]):.4g}" for key, name in _SHOWN.items() if key in metrics]
-        speed = f"{rate * self.pictures_per_step:.0f} pictures/s"
+        speed = f"{rate * self.pictures_per_step:.0f} pictures/s, {memory_in_use() / 2**30:.1f} GiB"
         if self._progress is not None:
             loss = "  ".join(terms)
             self._progress.update(self._task, completed=trainer.global_step, speed=speed, loss=loss)

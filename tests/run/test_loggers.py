@@ -1,0 +1,62 @@
+import gzip
+import json
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.run.test_resume import Stop, stop_at_batch
+from vae_ldm.errors import VaeLdmError
+from vae_ldm.run.folder import RunFolder
+from vae_ldm.run.stages import train_run
+from vae_ldm.training.csv_log import read_csv_log
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def test_tensorboard_has_the_curves_of_the_csv_also_after_a_stop(make_recipe, tmp_path):
+    recipe = make_recipe(diffusion=None)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at_batch(patch, manual=True, batch=7)  # after step 3, of which no checkpoint knows
+        with pytest.raises(Stop):
+            train_run(recipe)
+    train_run(recipe)
+    run = RunFolder(tmp_path / "nano")
+    events = EventAccumulator(str(run.path / "autoencoder" / "tensorboard"))
+    events.Reload()
+    rows = [row for row in read_csv_log(run.log("autoencoder")) if "train/loss" in row]
+    found = {event.step: event.value for event in events.Scalars("train/loss")}
+    assert [int(row["step"]) for row in rows] == sorted(found)
+    for row in rows:
+        assert found[int(row["step"])] == pytest.approx(float(row["train/loss"]), rel=1e-5)
+
+
+def test_without_loggers_there_is_the_csv(make_recipe, tmp_path):
+    train_run(make_recipe(diffusion=None, loggers=[]))
+    assert sorted(path.name for path in (tmp_path / "nano" / "autoencoder").iterdir()) == [
+        "checkpoints",
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+        "log.csv",
+        "reconstructions",
+    ]
+
+
+@pytest.mark.parametrize(
+    "logger",
+    [
+        {"type": "wandb", "project": "p"},
+        {"type": "mlflow", "experiment_name": "e"},
+        {"type": "comet_ml", "project": "p"},
+    ],
+    ids=lambda logger: logger["type"],
+)
+def test_a_logger_that_is_not_installed_is_one_line(make_recipe, logger):
+    with pytest.raises(VaeLdmError, match=f"pip install {logger['type']}$"):
+        train_run(make_recipe(diffusion=None, loggers=[logger]))
+
+
+def test_profile_leaves_a_trace(make_recipe, tmp_path):
+    train_run(make_recipe(diffusion=None), profile=True)
+    with gzip.open(tmp_path / "nano" / "autoencoder" / "trace.json.gz") as file:
+        names = {event.get("name") for event in json.load(file)["traceEvents"]}
+    assert "aten::conv2d" in names

@@ -1,0 +1,156 @@
+"""The command on two processes, as `accelerate launch` starts it."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from tests.processes import Processes as Pool
+from tests.processes import two_processes
+from tests.run.conftest import COMMAND
+from vae_ldm.data.posterior_cache import PosteriorDataset
+from vae_ldm.data.sampling import Batch
+from vae_ldm.models.autoencoder import load_autoencoder
+from vae_ldm.models.pixels import as_images
+from vae_ldm.run.folder import RunFolder
+from vae_ldm.run.processes import OtherProcessFailedError, Processes
+from vae_ldm.run.session import Session
+from vae_ldm.run.stages import train_run
+
+
+def launch(folder: Path, *arguments: str | Path) -> subprocess.Popen[str]:
+    """`accelerate launch` with two processes on the CPU (what is for several GPUs works without any)."""
+    script = folder / "vae-ldm.py"
+    script.write_text(COMMAND)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = "import sys; from accelerate.commands.accelerate_cli import main; main()"
+    flags = ["launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    flags += ["--dynamo_backend", "no", "--main_process_port", str(port), str(script)]
+    return subprocess.Popen(
+        [sys.executable, "-c", launcher, *flags, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},  # noqa: PTH109
+    )
+
+
+def child(process: subprocess.Popen[str], rank: int) -> int:
+    """The process id of a rank."""
+    for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        if f"\0LOCAL_RANK={rank}\0" in Path(f"/proc/{pid}/environ").read_text():
+            return int(pid)
+    raise AssertionError(f"rank {rank} does not run")
+
+
+def wait_for_checkpoint(run: RunFolder) -> None:
+    deadline = time.monotonic() + 120
+    while not any(run.checkpoints("autoencoder").glob("step=*.ckpt")):
+        assert time.monotonic() < deadline, "it never came so far"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the ranks by /proc")
+def test_a_run_on_two_processes_of_which_one_is_killed(make_recipe, recipe_file, tmp_path):
+    run = RunFolder(tmp_path / "nano")
+    recipe = make_recipe(autoencoder__trainer__max_steps=60, data__num_train=25, data__num_validation=7)
+    process = launch(tmp_path, "train", recipe_file(recipe))
+    wait_for_checkpoint(run)
+    os.kill(child(process, 1), signal.SIGKILL)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "SIGKILL" in said
+    assert run.finished("autoencoder") is None
+
+    process = launch(tmp_path, "train", recipe_file(recipe))
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    assert len(re.findall("autoencoder: going on from step", said)) == 1, said  # by the first process alone
+    assert len(re.findall("^pipeline:", said, re.M)) == 1, said
+    facts = run.finished("diffusion")
+    assert facts is not None
+    assert (facts["num_steps"], facts["num_images"]) == (6, 6 * 2 * 4 * 2)
+    StableDiffusionPipeline.from_pretrained(run.pipeline)
+
+    # Every picture's posterior is there, once and in its place, whichever process has computed it.
+    pictures, autoencoder = Session(recipe, run).pictures, load_autoencoder(str(run.autoencoder))
+    for split, expected in (("train", pictures.train), ("validation", pictures.validation)):
+        cached = PosteriorDataset(run.latents / split, torch.zeros(len(expected), 2), seed=0, augment=False)
+        batch = cached[Batch(0, torch.arange(len(expected)).numpy())]
+        with torch.no_grad():
+            mean = autoencoder.encode(as_images(expected.images)).latent_dist.mean
+        torch.testing.assert_close(batch["mean"], mean, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        posterior = autoencoder.encode(as_images(pictures.train.images)).latent_dist
+    assert posterior.mean.mean((0, 2, 3)).abs().max() < 1e-3
+    spread = (posterior.mean.var((0, 2, 3), correction=0) + posterior.var.mean((0, 2, 3))).sqrt()
+    assert (spread - 1).abs().max() < 1e-3
+
+
+def interrupted_run(settings: dict, output_dir: str) -> tuple[int, int]:
+    """Two processes train four of six steps and stop; the place of each is given back."""
+    from tests.conftest import _nano_networks
+    from tests.run.test_resume import Stop, stop_at_batch
+    from vae_ldm.recipe import Recipe
+
+    recipe = Recipe.model_validate(settings)
+    with _nano_networks(), pytest.MonkeyPatch.context() as patch:
+        stop_at_batch(patch, manual=True, batch=9)
+        with pytest.raises(Stop):
+            train_run(recipe)
+    processes = Processes.launched()
+    return processes.rank, processes.count
+
+
+def test_a_run_begun_on_two_processes_goes_on_alone_and_says_what_that_means(make_recipe, tmp_path, capsys):
+    recipe = make_recipe(diffusion=None)
+    with two_processes() as two:
+        places = two(interrupted_run, settings=recipe.model_dump(), output_dir=str(tmp_path))
+    assert places == [(0, 2), (1, 2)]
+    train_run(recipe)
+    said = capsys.readouterr().err
+    assert "written by 2 processes, read by 1" in said
+    assert "not be bit-identical" in said
+    facts = RunFolder(tmp_path / "nano").finished("autoencoder")
+    assert facts is not None
+    assert (facts["num_steps"], facts["num_images"]) == (6, (4 * 2 * 2 + 2 * 2) * 4)
+
+
+def first_fails() -> str:
+    processes = Processes.launched()
+    assert processes.first(lambda: processes.rank) == 0
+    try:
+        processes.first(lambda: 1 // 0)
+    except ZeroDivisionError:
+        return "raised"
+    except OtherProcessFailedError as left:
+        return f"left with {left.code}"
+    return "went on"
+
+
+def totals() -> list[float]:
+    processes = Processes.launched()
+    processes.wait()
+    return processes.total(torch.tensor([1.0 + processes.rank, 2.0])).tolist()
+
+
+def test_what_the_first_does_for_all(two: Pool):
+    assert two(first_fails) == ["raised", "left with 1"]
+    assert two(totals) == [[3.0, 4.0]] * 2
+
+
+@pytest.fixture(scope="module")
+def two():
+    with two_processes() as processes:
+        yield processes

@@ -1,0 +1,73 @@
+"""Where the curves of a stage go besides its log.csv: TensorBoard, or those of Lightning's loggers a recipe names."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import CometLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+
+from vae_ldm.errors import VaeLdmError
+from vae_ldm.recipe import Recipe, parts
+from vae_ldm.run.folder import Stage
+
+
+class ByStep(Logger):
+    """One of Lightning's loggers, told steps where Lightning counts batches, as it does in manual optimisation."""
+
+    def __init__(self, logger: Logger, *, batches_per_step: int) -> None:
+        super().__init__()
+        self.logger = logger
+        self.batches_per_step = batches_per_step
+
+    @property
+    def name(self) -> str | None:
+        return self.logger.name
+
+    @property
+    def version(self) -> int | str | None:
+        return self.logger.version
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        self.logger.log_hyperparams(params, *args, **kwargs)
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.logger.log_metrics(metrics, (step or 0) // self.batches_per_step)
+
+    def save(self) -> None:
+        self.logger.save()
+
+    def finalize(self, status: str) -> None:
+        self.logger.finalize(status)
+
+
+def build_loggers(
+    recipe: Recipe, stage: Stage, folder: Path, *, first_step: int = 0, batches_per_step: int = 1
+) -> list[Logger]:
+    """The recipe's loggers for a stage that goes on at `first_step`. Raises VaeLdmError where one is not installed."""
+    built: list[Logger] = []
+    for part in recipe.loggers:
+        try:
+            logger = _build(part, recipe, stage, folder, first_step)
+        except ModuleNotFoundError as error:
+            raise VaeLdmError(f"loggers: {part.type} is not installed; run: pip install {part.type}") from error
+        logger.log_hyperparams({"recipe": recipe.model_dump(mode="json"), "stage": stage})
+        built.append(ByStep(logger, batches_per_step=batches_per_step))
+    return built
+
+
+def _build(part: parts.Logger, recipe: Recipe, stage: Stage, folder: Path, first_step: int) -> Logger:
+    name = f"{recipe.name}-{stage}"
+    match part:
+        case parts.TensorBoard():
+            # What a stopped run wrote after its last checkpoint is hidden from `first_step` on.
+            return TensorBoardLogger(
+                folder, name="", version="tensorboard", default_hp_metric=False, purge_step=first_step or None
+            )
+        case parts.WeightsAndBiases():
+            return WandbLogger(name, save_dir=folder, project=part.project, entity=part.entity, offline=part.offline)
+        case parts.MLFlow():
+            return MLFlowLogger(
+                part.experiment_name, name, tracking_uri=part.tracking_uri, save_dir=str(folder / "mlruns")
+            )
+        case parts.Comet():
+            return CometLogger(project=part.project, workspace=part.workspace, name=name, online=not part.offline)

@@ -1,0 +1,148 @@
+"""A stop, or a skipped step, where the loss is no number any more or has left for good."""
+
+import json
+import statistics
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from vae_ldm.errors import RunError
+from vae_ldm.training.callbacks import checkpoint_step, run_checkpoints
+
+_TOO_LARGE = 100.0
+"""Times the running median: training that recovers has been seen at ten times, never at a hundred."""
+_TOO_LONG = 50
+"""Batches in a row that must be too large: a spike passes."""
+_MEMORY = 200
+_CURE = "lower the learning rate or use precision: 32-true"
+
+
+class StopOnDivergence(Callback):
+    """Ends the run with RunError when the loss is NaN, infinite or has exploded, and names the last good checkpoint.
+
+    The pictures of the first such batch are written to `report`, by `names`, where batches hold their `index` [B].
+    The loss has exploded where its size is more than a hundred times its running median for fifty batches in a row.
+
+    With `on_nan="skip"` a step whose gradients are not finite is left out, on every process alike, up to
+    `max_skipped_steps` of them in a run.
+    """
+
+    def __init__(
+        self,
+        checkpoint_dir: Path,
+        check_every_n_steps: int,
+        *,
+        names: Sequence[str] = (),
+        on_nan: Literal["stop", "skip"] = "stop",
+        max_skipped_steps: int = 10,
+    ) -> None:
+        self.checkpoint_dir = checkpoint_dir
+        self.report = checkpoint_dir.parent / "diverged.json"
+        self.check_every_n_steps = check_every_n_steps
+        self.names = names
+        self.on_nan = on_nan
+        self.max_skipped_steps = max_skipped_steps
+        self.num_skipped = 0
+        self._recent: list[tuple[int, Tensor, Tensor | None]] = []
+        self._usual: deque[float] = deque(maxlen=_MEMORY)
+        self._too_large_since: int | None = None
+        self._num_too_large = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        index = batch.get("index") if isinstance(batch, dict) else None
+        self._recent.append((trainer.global_step, loss.detach(), index))
+        if (batch_idx + 1) % self.check_every_n_steps == 0:  # one look every n steps: each waits for a GPU
+            self._check(trainer, {})
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        if self.on_nan == "stop" or trainer.precision == "16-mixed":  # whose scaler skips by itself
+            return
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not gradients or bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients))):
+            return
+        self.num_skipped += 1
+        optimizer.zero_grad(set_to_none=True)  # a step without gradients changes nothing
+        if self.num_skipped > self.max_skipped_steps:
+            raise RunError(
+                f"gradients were NaN or infinite in more than max_skipped_steps {self.max_skipped_steps} steps, at "
+                f"last in step {trainer.global_step}; {self._kept()}; {_CURE}"
+            )
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Look at the weights as well: a step whose loss was finite may have ruined them."""
+        self._check(trainer, checkpoint["state_dict"])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"num_skipped": self.num_skipped, "usual": list(self._usual)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.num_skipped = state_dict["num_skipped"]
+        self._usual.extend(state_dict["usual"])
+
+    def _check(self, trainer: Trainer, weights: dict[str, Tensor]) -> None:
+        recent, self._recent = self._recent, []
+        losses = torch.stack([loss.float() for _, loss, _ in recent]).cpu() if recent else torch.zeros(0)
+        first_bad = next(iter((~torch.isfinite(losses)).nonzero().flatten().tolist()), None)
+        if self.on_nan == "skip":
+            first_bad = None  # gradients decide
+        ruined = first_bad is not None or not all(bool(torch.isfinite(value).all()) for value in weights.values())
+        if trainer.world_size > 1:  # a loss is one process's own
+            ruined = trainer.strategy.reduce_boolean_decision(ruined, all=False)
+        if ruined:
+            self._name_pictures(trainer, recent, 0 if first_bad is None else first_bad, mine=first_bad is not None)
+            # Checkpoints are looked at before they are written, so all that are there are good.
+            raise RunError(f"the loss became NaN or infinite by step {trainer.global_step}; {self._kept()}; {_CURE}")
+        self._watch_size(trainer, recent, losses)
+
+    def _watch_size(self, trainer: Trainer, recent: list[tuple[int, Tensor, Tensor | None]], losses: Tensor) -> None:
+        for (step, _, _), loss in zip(recent, losses.abs().tolist(), strict=True):
+            usual = statistics.median(self._usual) if len(self._usual) >= _TOO_LONG else 0.0
+            if usual <= 0 or loss <= _TOO_LARGE * usual:
+                self._usual.append(loss)
+                self._num_too_large = 0
+                continue
+            self._num_too_large += 1
+            self._too_large_since = step if self._num_too_large == 1 else self._too_large_since
+        diverged = self._num_too_large >= _TOO_LONG
+        if trainer.world_size > 1:
+            diverged = trainer.strategy.reduce_boolean_decision(diverged, all=False)
+        if diverged:
+            since = self._too_large_since or trainer.global_step
+            if trainer.is_global_zero:
+                for path in run_checkpoints(self.checkpoint_dir):
+                    if checkpoint_step(path) >= since:  # so that a repeated command begins before it
+                        path.unlink()
+            trainer.strategy.barrier()
+            raise RunError(
+                f"the loss has exploded: over {_TOO_LARGE:.0f} times its usual value since step {since}; "
+                f"{self._kept()}; {_CURE}"
+            )
+
+    def _name_pictures(
+        self, trainer: Trainer, recent: list[tuple[int, Tensor, Tensor | None]], bad: int, *, mine: bool
+    ) -> None:
+        if not recent or recent[bad][2] is None:
+            return
+        step, _, index = recent[bad]
+        assert index is not None
+        rows = index if mine else torch.full_like(index, -1)
+        if trainer.world_size > 1:
+            rows = trainer.strategy.all_gather(rows.to(trainer.strategy.root_device)).flatten()  # type: ignore[union-attr]
+        if trainer.is_global_zero:
+            found = [row for row in rows.tolist() if row >= 0]
+            pictures = [self.names[row] if row < len(self.names) else row for row in found]
+            self.report.parent.mkdir(parents=True, exist_ok=True)
+            self.report.write_text(json.dumps({"step": step, "pictures": pictures}, indent=1))
+
+    def _kept(self) -> str:
+        good = run_checkpoints(self.checkpoint_dir)
+        kept = f"the last good checkpoint is {good[0]}" if good else "no checkpoint had been written yet"
+        return f"{kept}; the pictures of that batch are in {self.report}" if self.report.exists() else kept

@@ -1,0 +1,63 @@
+"""Checkpoints that appear whole or not at all and carry their own checksum."""
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
+
+# A checkpoint is a zip archive, which ends with a comment and, before it, the comment's length in two bytes.
+_SEAL = b"sha256:"
+_SEAL_BYTES = len(_SEAL) + 64
+_NO_COMMENT = bytes(2)
+
+
+class SealedCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoints with the SHA-256 of everything before it as the archive's comment.
+
+    Written beside its place and moved there when it is on the disk: Lightning's own way takes the system's temporary
+    folder, from which a move to another disk can stop half-way.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        content = buffer.getbuffer()
+        assert content[-2:] == _NO_COMMENT
+        part = path.with_name(path.name + ".part")
+        try:
+            with part.open("wb") as file:
+                file.write(content[:-2])
+                file.write(_SEAL_BYTES.to_bytes(2, "little"))
+                file.write(_SEAL + hashlib.sha256(content[:-2]).hexdigest().encode())
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def is_whole(path: Path) -> bool:
+    """The file is, to the bit, what SealedCheckpointIO wrote."""
+    try:
+        length = path.stat().st_size - _SEAL_BYTES - 2
+        with path.open("rb") as file:
+            digest = hashlib.sha256()
+            for block in _blocks(file, length):
+                digest.update(block)
+            return file.read() == _SEAL_BYTES.to_bytes(2, "little") + _SEAL + digest.hexdigest().encode()
+    except OSError:
+        return False
+
+
+def _blocks(file: Any, length: int) -> Iterator[bytes]:
+    while length > 0 and (block := file.read(min(length, 2**20))):
+        length -= len(block)
+        yield block
