@@ -116,7 +116,7 @@ class Bench:
             seed=0,
             ema=getattr(self.recipe, stage).ema,
             checkpoint_dir=self.folder / "checkpoints",
-            log=CsvLog(self.folder / "log.csv"),
+            loggers=[CsvLog(self.folder / "log.csv")],
             callbacks=[clock],
             manual_optimization=not module.automatic_optimization,
         )

@@ -1,18 +1,22 @@
 """Design promise 5: stop anywhere, go on exactly."""
 
+import multiprocessing
 import random
 import shutil
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pytorch_lightning import Callback
 
+from tests.conftest import _nano_networks, _no_evaluation
 from tests.run.conftest import assert_same_weights, finish, start
 from vae_ldm.errors import StoppedError
 from vae_ldm.pipelines import plain_folder
+from vae_ldm.recipe import Recipe
 from vae_ldm.run import autoencoder_stage, diffusion_stage, fitting
 from vae_ldm.run.folder import RunFolder, Stage
 from vae_ldm.run.stages import train_run
@@ -226,34 +230,46 @@ def test_ctrl_c_ends_with_a_line(make_recipe, recipe_file, tmp_path):
     assert "Traceback" not in said
 
 
-@pytest.mark.slow
-def test_kill_at_twenty_random_moments_of_all_stages(trained_run, make_recipe, recipe_file, tmp_path):
-    """Each run is killed after a time of its own, drawn over what the whole command takes."""
-    run = RunFolder(tmp_path / "nano")
-    command = ("train", recipe_file(make_recipe()))
-    chance = random.Random(0)
-    start_of = time.monotonic()
-    code, said = finish(start(*command))
-    whole = time.monotonic() - start_of
-    assert code == 0, said
-    imports = time.monotonic()
-    finish(start("train", "--help"))
-    imports = time.monotonic() - imports
-    shutil.rmtree(run.path)
+def train_in_a_process(recipe: Recipe) -> None:
+    with _nano_networks(), _no_evaluation():
+        train_run(recipe)
 
-    kills, places = 0, set()
+
+@pytest.mark.slow
+def test_kill_at_twenty_random_moments_of_all_stages(trained_run, make_recipe, tmp_path):
+    """Each run is killed after a time of its own, and the next one goes on; reading pictures to writing the pipeline."""
+    run, recipe = RunFolder(tmp_path / "nano"), make_recipe()
+    # Children of a process that has done the imports: what is killed is the run, not Python's start.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["vae_ldm.run.stages", __name__])
+
+    def start_run() -> Any:
+        process = context.Process(target=train_in_a_process, args=(recipe,))
+        process.start()
+        return process
+
+    began = time.monotonic()
+    process = start_run()
+    process.join()
+    assert process.exitcode == 0
+    whole = time.monotonic() - began
+    chance, kills, places = random.Random(0), 0, set()
+    shutil.rmtree(run.path)
     while kills < 20:
-        process = start(*command)
-        time.sleep(imports + chance.random() * (whole - imports))
-        process.send_signal(signal.SIGKILL)
-        if finish(process)[0] != -signal.SIGKILL:  # it had come to its end before
+        process = start_run()
+        process.join(whole / 2 * chance.random())  # half, so that a run meets several kills
+        process.kill()
+        process.join()
+        if process.exitcode == 0:  # it had come to its end before
             assert_same_run(trained_run, run)
             shutil.rmtree(run.path)
-            continue
-        kills += 1
-        places.add(where_it_is(run))
-    code, said = finish(start(*command))
-    assert code == 0, said
+        else:
+            assert process.exitcode == -signal.SIGKILL
+            kills += 1
+            places.add(where_it_is(run))
+    process = start_run()
+    process.join()
+    assert process.exitcode == 0
     assert_same_run(trained_run, run)
     assert len(places) >= 3, places
 

@@ -214,6 +214,41 @@ def _noise() -> float:
     return torch.rand(()).item()
 
 
+def shard() -> None:
+    """Make this process's engine FSDP2, which the launcher would only do on GPUs."""
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    from vae_ldm.training.accelerate_strategy import new_engine
+
+    new_engine()
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, reshard_after_forward=True, cpu_ram_efficient_loading=False, auto_wrap_policy="NO_WRAP"
+    )
+    for state in (AcceleratorState._shared_state, PartialState._shared_state):
+        state["fsdp_plugin"] = plugin
+        state["distributed_type"] = DistributedType.FSDP
+
+
+def fit_sharded(**settings: Any) -> State:
+    shard()
+    return fit_numbers(**settings)
+
+
+def refused_when_sharded(name: str) -> str:
+    from vae_ldm.errors import VaeLdmError
+
+    shard()
+    try:
+        if name == "manual":
+            fit_autoencoder(batch_size=4)
+        else:
+            fit_numbers(batch_size=4, ema=True)
+    except VaeLdmError as error:
+        return str(error)
+    return "not refused"
+
+
 def noise_after_seed() -> float:
     pl.seed_everything(3)
 
@@ -241,6 +276,8 @@ def refusal(name: str) -> str:
             trainer(max_steps=1).fit(Numbers(), loader)
         elif name == "list":
             trainer(max_steps=1).fit(Numbers(), [data[:4]])
+        elif name == "whole batches":
+            trainer(max_steps=1).fit(Numbers(), DataLoader(data, batch_size=None))
         elif name == "few":
             trainer(max_steps=1).fit(Numbers(), DataLoader(data, 4), DataLoader(numbers(5), batch_size=8))
     except VaeLdmError as error:

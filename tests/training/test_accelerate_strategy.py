@@ -192,7 +192,12 @@ def test_each_process_draws_noise_of_its_own(two):
 
 @pytest.mark.parametrize(
     ("name", "line"),
-    [("sampler", "leave the DistributedSampler out"), ("list", "DataLoader"), ("few", "lower the batch size")],
+    [
+        ("sampler", "leave the DistributedSampler out"),
+        ("list", "DataLoader"),
+        ("whole batches", "num_replicas"),
+        ("few", "lower the batch size"),
+    ],
 )
 def test_what_cannot_be_shared_is_refused_with_a_line(two, name, line):
     for said in two(scenarios.refusal, name=name):
@@ -225,3 +230,45 @@ def test_precision_is_what_launcher_and_trainer_say_together(monkeypatch, launch
     except VaeLdmError as error:
         found = str(error)
     assert result in found
+
+
+# --- FSDP2, forced onto the CPU ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sharded() -> Iterator[Processes]:
+    with two_processes() as processes:
+        yield processes
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"gradient_clip_val": 0.05}, {"precision": "bf16-mixed"}], ids=["plain", "clipped", "bf16"]
+)
+def test_sharded_weights_are_those_of_one_process(sharded, settings):
+    one = scenarios.fit_numbers(batch_size=8, **settings)
+    first, second = sharded(scenarios.fit_sharded, batch_size=4, **settings)
+    assert difference(first, second) == 0
+    tolerance = 2e-3 if "precision" in settings else 1e-5
+    assert_same(one, first, tolerance, ignore="seen")
+
+
+def test_sharded_accumulation_is_the_larger_batch(sharded):
+    one = scenarios.fit_numbers(batch_size=8)
+    first, _ = sharded(scenarios.fit_sharded, batch_size=2, accumulate_grad_batches=2)
+    assert_same(one, first, 1e-5, ignore="seen")
+
+
+def test_a_sharded_checkpoint_is_an_ordinary_one(sharded, tmp_path):
+    checkpoint = str(tmp_path / "here.ckpt")
+    whole = sharded(scenarios.fit_sharded, batch_size=4, save_to=checkpoint, save_at=3)
+    resumed = sharded(scenarios.fit_sharded, batch_size=4, checkpoint=checkpoint)
+    for one, other in zip(whole, resumed, strict=True):
+        assert_same(one, other, 0, ignore="seen")
+    alone = scenarios.fit_numbers(batch_size=8, checkpoint=checkpoint)
+    assert_same(whole[0], alone, 1e-5, ignore="seen")
+
+
+@pytest.mark.parametrize(("name", "line"), [("manual", "use multi-GPU"), ("ema", "set ema: null")])
+def test_what_sharding_cannot_do_is_refused_with_a_line(sharded, name, line):
+    for said in sharded(scenarios.refused_when_sharded, name=name):
+        assert line in said

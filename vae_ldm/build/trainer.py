@@ -12,6 +12,7 @@ from torch import nn
 from vae_ldm.recipe import parts
 from vae_ldm.training.callbacks import RunCheckpoint, SeedEachStep, WarmedEma
 from vae_ldm.training.divergence import StopOnDivergence
+from vae_ldm.training.engine_plugins import launcher_precision
 from vae_ldm.training.hardware import Network, fastest_precision
 from vae_ldm.training.optimizers import OptimizerSettings
 from vae_ldm.training.sealed_checkpoint import SealedCheckpointIO
@@ -52,7 +53,7 @@ def build_trainer(
     return LightningTrainer(
         strategy="accelerate",
         plugins=[SealedCheckpointIO()],
-        precision=part.precision or fastest_precision(network),
+        precision=part.precision or launcher_precision() or fastest_precision(network),  # type: ignore[arg-type]
         max_steps=part.max_steps,
         max_epochs=-1,
         # In manual optimisation the module accumulates and clips by itself.

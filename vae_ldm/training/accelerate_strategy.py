@@ -181,10 +181,10 @@ class AccelerateStrategy(ParallelStrategy):
         if self.lightning_module is not None and hasattr(self.lightning_module, "_is_accelerate_prepared"):
             del self.lightning_module._is_accelerate_prepared  # or the next fit would not be wrapped
         self.engine.free_memory()
-        if self.is_sharded:  # shards cannot be moved; the module has been given its whole weights in `on_train_end`
-            self.precision_plugin.teardown()
-            self.checkpoint_io.teardown()
-            return
+        if self.is_sharded:
+            self._reset_optimizers_and_schedulers()
+            if self.lightning_module is not None and sharding.is_sharded(self.lightning_module):
+                return  # after an error: shards cannot be moved, and making them whole takes all processes
         super().teardown()
 
     # --- steps --------------------------------------------------------------------------------------------------------
@@ -230,6 +230,8 @@ class AccelerateStrategy(ParallelStrategy):
     def on_train_end(self) -> None:
         assert self.lightning_module is not None
         self._send_from_first(self.lightning_module.buffers())
+        if self.is_sharded:
+            sharding.make_whole(self.lightning_module)
 
     def on_validation_start(self) -> None:
         self._before_evaluation()
@@ -296,6 +298,11 @@ class AccelerateStrategy(ParallelStrategy):
             raise VaeLdmError("the strategy shares the data out; leave the DistributedSampler out")
         if shares_out_itself(dataloader, self.world_size) or (not training and self.world_size == 1):
             return dataloader
+        if self.world_size > 1 and dataloader.batch_size is None and dataloader.batch_sampler is None:
+            raise VaeLdmError(
+                "whole batches (batch_size=None) cannot be shared out; give the sampler or the data set "
+                "`num_replicas`, the number of processes, where it shares them out itself"
+            )
         shared = prepare_data_loader(
             dataloader,
             num_processes=self.world_size,

@@ -12,6 +12,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -57,6 +58,28 @@ def shard_again(module: nn.Module, *, reshard_after_forward: bool) -> None:
     for part in _sharded(module):
         part.set_reshard_after_forward(reshard_after_forward, recurse=False)
         part.reshard()
+
+
+def make_whole(module: nn.Module) -> None:
+    """Turn a sharded module back into an ordinary one, with all of its weights on the CPU of every process."""
+    for part in list(_sharded(module)):
+        state = part._get_fsdp_state()
+        for handle in (state._pre_forward_hook_handle, state._post_forward_hook_handle):
+            handle.remove()
+        part.reshard()
+    for owner in module.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            if isinstance(parameter, DTensor):
+                whole = nn.Parameter(parameter.full_tensor().detach().cpu(), parameter.requires_grad)
+                owner._parameters[name] = whole
+    for part in list(_sharded(module)):
+        # fully_shard has put a class of its own in, made of FSDPModule and what the module was.
+        part.__class__ = type(part).__bases__[1]  # type: ignore[assignment]
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """It has not been made whole."""
+    return next(_sharded(module), None) is not None
 
 
 def _sharded(module: nn.Module) -> Iterator[FSDPModule]:

@@ -72,11 +72,9 @@ class SharedLoader:
 
 
 def shares_out_itself(loader: DataLoader[Any], num_processes: int) -> bool:
-    """Its sampler gives each of so many processes a share already (`num_replicas` says of how many)."""
-    return any(getattr(getattr(loader, name, None), "num_replicas", None) == num_processes for name in _SAMPLERS)
-
-
-_SAMPLERS = ("sampler", "batch_sampler")
+    """Its sampler or data set gives each of so many processes a share already (`num_replicas` says of how many)."""
+    parts = (loader.sampler, loader.batch_sampler, loader.dataset)
+    return any(getattr(part, "num_replicas", None) == num_processes for part in parts)
 
 
 def _has_length(loader: Any) -> bool:
