@@ -237,7 +237,7 @@ def train_in_a_process(recipe: Recipe) -> None:
 
 @pytest.mark.slow
 def test_kill_at_twenty_random_moments_of_all_stages(trained_run, make_recipe, tmp_path):
-    """Each run is killed after a time of its own and the next goes on, from reading pictures to writing the pipeline."""
+    """Each run is killed after a time of its own and the next goes on: reading pictures to writing the pipeline."""
     run, recipe = RunFolder(tmp_path / "nano"), make_recipe()
     # Children of a process that has done the imports: what is killed is the run, not Python's start.
     context = multiprocessing.get_context("forkserver")
