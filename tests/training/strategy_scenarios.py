@@ -13,10 +13,12 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import vae_ldm  # noqa: F401
 from tests.conftest import NANO_AUTOENCODER
+from vae_ldm.errors import RunError
 from vae_ldm.losses.reconstruction import l1_error
 from vae_ldm.models import autoencoder as autoencoders
 from vae_ldm.models.discriminator import PatchDiscriminator
 from vae_ldm.training.callbacks import WarmedEma
+from vae_ldm.training.divergence import StopOnDivergence
 from vae_ldm.training.lit_autoencoder import LitAutoencoder
 from vae_ldm.training.optimizers import OptimizerSettings
 
@@ -214,6 +216,38 @@ def _noise() -> float:
     return torch.rand(()).item()
 
 
+class OneIsNaN(Numbers):
+    """The second process's loss stops being a number at its third batch; the data say which rows those are."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch["xy"], batch_idx)
+        return loss * float("nan") if self.global_rank == 1 and batch_idx == 2 else loss
+
+
+class Rows(Dataset[dict[str, Any]]):
+    def __len__(self) -> int:
+        return 48
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"xy": numbers()[index], "index": index}
+
+
+def diverge(folder: str) -> str:
+    stop = StopOnDivergence(Path(folder) / "checkpoints", 4, names=[f"{row}.jpg" for row in range(48)])
+    try:
+        trainer(max_steps=8, callbacks=[stop]).fit(OneIsNaN(), DataLoader(Rows(), batch_size=4))
+    except RunError as error:
+        return str(error)
+    return "went on"
+
+
+def skip(folder: str) -> State:
+    stop, module = StopOnDivergence(Path(folder), 4, on_nan="skip"), OneIsNaN()
+    fitted = trainer(max_steps=4, callbacks=[stop])
+    fitted.fit(module, DataLoader(Rows(), batch_size=4))
+    return state_of(fitted, module) | {"skipped": stop.num_skipped}
+
+
 def shard() -> None:
     """Make this process's engine FSDP2, which the launcher would only do on GPUs."""
     from accelerate.state import AcceleratorState, PartialState
@@ -283,8 +317,3 @@ def refusal(name: str) -> str:
     except VaeLdmError as error:
         return str(error)
     return "not refused"
-
-
-def checkpoint_folder(path: Path) -> str:
-    path.mkdir(parents=True, exist_ok=True)
-    return str(path)

@@ -1,5 +1,6 @@
 """Two real processes against one: the same numbers, and nothing that hangs."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,24 @@ def test_a_resume_on_another_number_of_processes(two, tmp_path, first, then):
     whole = runs[first](scenarios.fit_autoencoder, batch_size=8 // first, save_to=checkpoint, save_at=3, **settings)[0]
     resumed = runs[then](scenarios.fit_autoencoder, batch_size=8 // then, checkpoint=checkpoint, **settings)[0]
     assert_same(whole, resumed, 1e-5)
+
+
+# --- not a number -----------------------------------------------------------------------------------------------------
+
+
+def test_all_stop_where_the_loss_of_one_is_no_number_and_its_pictures_are_named(two, tmp_path):
+    for said in two(scenarios.diverge, folder=str(tmp_path)):
+        assert "NaN or infinite" in said
+    # Its third batch of four, of batches dealt out in turn: the sixth of all.
+    pictures = json.loads((tmp_path / "diverged.json").read_text())["pictures"]
+    assert pictures == ["20.jpg", "21.jpg", "22.jpg", "23.jpg"]
+
+
+def test_all_skip_the_step_that_one_cannot_take(two, tmp_path):
+    first, second = two(scenarios.skip, folder=str(tmp_path))
+    assert first["skipped"] == second["skipped"] == 1
+    assert difference(first, second) == 0
+    assert all(bool(value.isfinite().all()) for value in first["weights"].values())
 
 
 # --- the small things -------------------------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ _TOO_LARGE = 100.0
 _TOO_LONG = 50
 """Batches in a row that must be too large: a spike passes."""
 _MEMORY = 200
+_Seen = tuple[int, Tensor, Tensor | None]
+"""Step, loss and the pictures' indices of a batch."""
 _CURE = "lower the learning rate or use precision: 32-true"
 
 
@@ -48,7 +50,7 @@ class StopOnDivergence(Callback):
         self.on_nan = on_nan
         self.max_skipped_steps = max_skipped_steps
         self.num_skipped = 0
-        self._recent: list[tuple[int, Tensor, Tensor | None]] = []
+        self._recent: list[_Seen] = []
         self._usual: deque[float] = deque(maxlen=_MEMORY)
         self._too_large_since: int | None = None
         self._num_too_large = 0
@@ -97,12 +99,12 @@ class StopOnDivergence(Callback):
         if trainer.world_size > 1:  # a loss is one process's own
             ruined = trainer.strategy.reduce_boolean_decision(ruined, all=False)
         if ruined:
-            self._name_pictures(trainer, recent, 0 if first_bad is None else first_bad, mine=first_bad is not None)
+            self._name_pictures(trainer, recent, first_bad)
             # Checkpoints are looked at before they are written, so all that are there are good.
             raise RunError(f"the loss became NaN or infinite by step {trainer.global_step}; {self._kept()}; {_CURE}")
         self._watch_size(trainer, recent, losses)
 
-    def _watch_size(self, trainer: Trainer, recent: list[tuple[int, Tensor, Tensor | None]], losses: Tensor) -> None:
+    def _watch_size(self, trainer: Trainer, recent: list[_Seen], losses: Tensor) -> None:
         for (step, _, _), loss in zip(recent, losses.abs().tolist(), strict=True):
             usual = statistics.median(self._usual) if len(self._usual) >= _TOO_LONG else 0.0
             if usual <= 0 or loss <= _TOO_LARGE * usual:
@@ -126,16 +128,22 @@ class StopOnDivergence(Callback):
                 f"{self._kept()}; {_CURE}"
             )
 
-    def _name_pictures(
-        self, trainer: Trainer, recent: list[tuple[int, Tensor, Tensor | None]], bad: int, *, mine: bool
-    ) -> None:
-        if not recent or recent[bad][2] is None:
-            return
-        step, _, index = recent[bad]
-        assert index is not None
-        rows = index if mine else torch.full_like(index, -1)
+    def _name_pictures(self, trainer: Trainer, recent: list[_Seen], first_bad: int | None) -> None:
+        """Write those of the first bad batch: a step later every process has the weights that it has ruined."""
+        strategy, last = trainer.strategy, len(recent)
+        first = last if first_bad is None else first_bad
         if trainer.world_size > 1:
-            rows = trainer.strategy.all_gather(rows.to(trainer.strategy.root_device)).flatten()  # type: ignore[union-attr]
+            earliest = torch.tensor(first, device=strategy.root_device)
+            first, mine = int(strategy.reduce(earliest, reduce_op="min")), first
+        else:
+            mine = first
+        if first == last or recent[first][2] is None:
+            return
+        step, _, rows = recent[first]
+        assert rows is not None
+        if trainer.world_size > 1:
+            rows = rows if mine == first else torch.full_like(rows, -1)
+            rows = strategy.all_gather(rows.to(strategy.root_device)).flatten()
         if trainer.is_global_zero:
             found = [row for row in rows.tolist() if row >= 0]
             pictures = [self.names[row] if row < len(self.names) else row for row in found]
