@@ -18,6 +18,7 @@ from tests.processes import two_processes
 from tests.run.conftest import COMMAND
 from vae_ldm.data.posterior_cache import PosteriorDataset
 from vae_ldm.data.sampling import Batch
+from vae_ldm.evaluation.distribution import frechet_distance, kernel_distance
 from vae_ldm.models.autoencoder import load_autoencoder
 from vae_ldm.models.pixels import as_images
 from vae_ldm.run.folder import RunFolder
@@ -148,6 +149,18 @@ def totals() -> list[float]:
 def test_what_the_first_does_for_all(two: Pool):
     assert two(first_fails) == ["raised", "left with 1"]
     assert two(totals) == [[3.0, 4.0]] * 2
+
+
+def measures_alone() -> list[float]:
+    processes = Processes.launched()
+    one, other = torch.randn(2, 40, 8, generator=torch.Generator().manual_seed(0))
+    return processes.first(lambda: [frechet_distance(one, other), kernel_distance(one, other).value])
+
+
+def test_the_first_measures_while_the_other_waits(two: Pool):
+    one, other = torch.randn(2, 40, 8, generator=torch.Generator().manual_seed(0))
+    alone = [frechet_distance(one, other), kernel_distance(one, other).value]
+    assert two(measures_alone) == [pytest.approx(alone, rel=1e-5)] * 2
 
 
 @pytest.fixture(scope="module")

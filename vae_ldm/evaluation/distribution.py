@@ -48,7 +48,7 @@ def frechet_distance(real: Tensor, generated: Tensor) -> float:
 
     It falls with the number of pictures: compare values at equal N only.
     """
-    metric = FrechetInceptionDistance(feature=Embedded(real.shape[1]))
+    metric = FrechetInceptionDistance(Embedded(real.shape[1]), sync_on_compute=False)
     metric.update(real, real=True)
     metric.update(generated, real=False)
     # Rounding may leave a hair below zero for equal sets.
@@ -73,7 +73,9 @@ def kernel_distance(
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.filterwarnings("ignore", message=".*will save all extracted features")
         torch.manual_seed(seed)
-        metric = KernelInceptionDistance(Embedded(real.shape[1]), subsets=num_subsets, subset_size=subset)
+        metric = KernelInceptionDistance(
+            Embedded(real.shape[1]), subsets=num_subsets, subset_size=subset, sync_on_compute=False
+        )
         metric.update(real, real=True)
         metric.update(generated, real=False)
         mean, spread = (x.item() for x in metric.compute())
