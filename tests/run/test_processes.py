@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from diffusers import StableDiffusionPipeline
 from tests.processes import Processes as Pool
 from tests.processes import two_processes
 from tests.run.conftest import COMMAND
+from tests.run.test_resume import wait_for
 from vae_ldm.data.posterior_cache import PosteriorDataset
 from vae_ldm.data.sampling import Batch
 from vae_ldm.evaluation.distribution import frechet_distance, kernel_distance
@@ -25,6 +25,7 @@ from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.processes import OtherProcessFailedError, Processes
 from vae_ldm.run.session import Session
 from vae_ldm.run.stages import train_run
+from vae_ldm.training.callbacks import checkpoint_step, run_checkpoints
 
 
 def launch(folder: Path, *arguments: str | Path) -> subprocess.Popen[str]:
@@ -54,24 +55,32 @@ def child(process: subprocess.Popen[str], rank: int) -> int:
     raise AssertionError(f"rank {rank} does not run")
 
 
-def wait_for_checkpoint(run: RunFolder) -> None:
-    deadline = time.monotonic() + 120
-    while not any(run.checkpoints("autoencoder").glob("step=*.ckpt")):
-        assert time.monotonic() < deadline, "it never came so far"
-        time.sleep(0.02)
+def newest_step(run: RunFolder) -> int:
+    """Of the autoencoder's checkpoints; 0 where there is none."""
+    return next(map(checkpoint_step, run_checkpoints(run.checkpoints("autoencoder"))), 0)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the ranks by /proc")
-def test_a_run_on_two_processes_of_which_one_is_killed(make_recipe, recipe_file, tmp_path):
+def test_a_run_on_two_processes_of_which_one_is_killed_and_which_is_then_stopped(make_recipe, recipe_file, tmp_path):
     run = RunFolder(tmp_path / "nano")
-    recipe = make_recipe(autoencoder__trainer__max_steps=60, data__num_train=25, data__num_validation=7)
+    recipe = make_recipe(autoencoder__trainer__max_steps=160, data__num_train=25, data__num_validation=7)
     process = launch(tmp_path, "train", recipe_file(recipe))
-    wait_for_checkpoint(run)
+    wait_for(lambda: newest_step(run) > 0)
     os.kill(child(process, 1), signal.SIGKILL)
     said, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "SIGKILL" in said
+    assert run.finished("autoencoder") is None
+
+    before = newest_step(run)
+    process = launch(tmp_path, "train", recipe_file(recipe))
+    wait_for(lambda: newest_step(run) > before)
+    process.terminate()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    (stopped_at,) = re.findall(r"stopped by SIGTERM after step (\d+), which is saved", said)
+    assert newest_step(run) == int(stopped_at)
     assert run.finished("autoencoder") is None
 
     process = launch(tmp_path, "train", recipe_file(recipe))

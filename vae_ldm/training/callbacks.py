@@ -122,13 +122,12 @@ class RunCheckpoint(Checkpoint):
         self._last_step = 0
         self._asked_to_stop = False
 
-    # After Lightning has put in its own handler, which would stop in the middle of an accumulated step, unsaved.
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._on_sigterm)
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last_step = trainer.global_step
+        # In place of Lightning's own handler, which is in by now: it stops in mid-step, unsaved, and
+        # talks to other processes while it handles the signal. Lightning puts back what was there before.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -138,17 +137,19 @@ class RunCheckpoint(Checkpoint):
         every = trainer.val_check_batch if trainer.enable_validation else None
         validation_follows = every is not None and (batch_idx + 1) % every == 0
         if stepped and not validation_follows:
-            self._save_if_due(trainer)
+            self._save_if_due(trainer, log_first=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save_if_due(trainer)
 
-    def _save_if_due(self, trainer: Trainer) -> None:
+    def _save_if_due(self, trainer: Trainer, *, log_first: bool = False) -> None:
         step = trainer.global_step
         stops = self._asked_to_stop
         if trainer.world_size > 1:  # all must stop after the same step
             stops = trainer.strategy.reduce_boolean_decision(stops, all=False)
         if step != self._last_saved and (stops or step % self.every_n_steps == 0):
+            if log_first:  # Lightning does so after this hook; a resumed run would have a gap
+                trainer._logger_connector.update_train_step_metrics()
             self._save(trainer, step)
         if stops:
             raise StoppedError(f"stopped by SIGTERM after step {step}, which is saved; repeat the command to go on")

@@ -38,7 +38,10 @@ class CsvLog(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         values = {key: f"{float(value):.6g}" for key, value in metrics.items() if key != "epoch"}
-        self._rows.append({"step": str((step or 0) // self.batches_per_step), **values})
+        row = {"step": str((step or 0) // self.batches_per_step), **values}
+        if self._rows and self._rows[-1].keys() == row.keys() and self._rows[-1]["step"] == row["step"]:
+            self._rows.pop()  # told twice: before a checkpoint and after it
+        self._rows.append(row)
 
     @rank_zero_only
     def save(self) -> None:
