@@ -61,10 +61,10 @@ def test_train_hands_over_the_checked_recipe(recipe, run, implementation):
     arguments = ("diffusion.trainer.max_steps=5", "seed=2", "--dry-run", "--restart", "diffusion")
     assert run("train", recipe, *arguments, "--restart", "evaluation")[0] == 0
     assert calls == [
-        ((read_recipe(Path(recipe)),), {"dry_run": False, "restart": []}),
+        ((read_recipe(Path(recipe)),), {"dry_run": False, "restart": [], "profile": False}),
         (
             (read_recipe(Path(recipe), arguments[:2]),),
-            {"dry_run": True, "restart": ["diffusion", "evaluation"]},
+            {"dry_run": True, "restart": ["diffusion", "evaluation"], "profile": False},
         ),
     ]
 
@@ -141,7 +141,7 @@ def test_a_recipe_of_the_hub(recipe, run, implementation):
     trained = implementation("vae_ldm.run.stages", "train_run")
     read = implementation("vae_ldm.run.replay", "read_hub_recipe", result=checked)
     assert run("train", "hf://acme/tins@v1", "seed=3")[0] == 0
-    assert trained == [((checked,), {"dry_run": False, "restart": []})]
+    assert trained == [((checked,), {"dry_run": False, "restart": [], "profile": False})]
     assert run("recipe", "check", "hf://acme/tins")[:2] == (0, "hf://acme/tins: in order\n")
     assert "seed: 3" in run("recipe", "show", "hf://acme/tins")[1]
     assert read[0] == (("hf://acme/tins@v1", ["seed=3"]), {})
