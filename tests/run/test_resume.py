@@ -271,7 +271,7 @@ def test_kill_at_twenty_random_moments_of_all_stages(trained_run, make_recipe, t
     process.join()
     assert process.exitcode == 0
     assert_same_run(trained_run, run)
-    assert len(places) >= 3, places
+    assert {"autoencoder", "diffusion"} <= places, places
 
 
 def where_it_is(run: RunFolder) -> str:
