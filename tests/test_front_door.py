@@ -14,7 +14,7 @@ import torch
 
 import vae_ldm
 from tests.conftest import nano_run
-from vae_ldm.errors import WeightsError
+from vae_ldm.errors import VaeLdmError, WeightsError
 from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
@@ -142,3 +142,17 @@ def test_a_repository_is_downloaded_with_what_was_said(call, trained_run, monkey
     for name in ("org/name", "hf://org/name@v1"):
         call(name, **options)
         assert asked.pop() == (name, {**options, "subfolder": part})
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ({"device": "cuda:77"}, "device cuda:77: "),
+        ({"device": "nowhere"}, "device nowhere: "),
+        ({"torch_dtype": "half"}, "torch_dtype 'half'"),
+    ],
+)
+def test_a_wrong_device_or_dtype_is_one_line(trained_run, where, message):
+    with pytest.raises(VaeLdmError, match=message) as caught:
+        vae_ldm.load_autoencoder(trained_run.path, **where)
+    assert "\n" not in str(caught.value)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vae_ldm.errors import WeightsError
+from vae_ldm.errors import VaeLdmError, WeightsError
 from vae_ldm.models import autoencoder as autoencoder_models
 from vae_ldm.models.lora import lora_base
 from vae_ldm.models.pretrained import first_line
@@ -109,5 +109,10 @@ def _open(source: Source, folder: Path) -> LatentDiffusionPipeline:
 
 
 def _place(module: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
-    # Not the models' own `to`, which warns of modules to be kept in float32 even where there are none.
-    nn.Module.to(module, device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype or torch.float32)
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise VaeLdmError(f"torch_dtype {dtype!r} is none; give torch.float16, torch.bfloat16 or torch.float32")
+    try:
+        # Not the models' own `to`, which warns of modules to be kept in float32 even where there are none.
+        nn.Module.to(module, device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype or torch.float32)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
+        raise VaeLdmError(f"device {device}: {first_line(error)}") from error

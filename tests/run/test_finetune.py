@@ -217,6 +217,14 @@ def test_the_objective_is_what_the_scheduler_says(make_recipe, tmp_path, schedul
     torch.testing.assert_close(objective.corrupt(latents, noise, timesteps), expected)
 
 
+@pytest.mark.parametrize("part", ["unet", "attention", "lora"])
+def test_a_unet_that_pools_the_prompt_as_our_nano_does_is_a_start_point(finetune, tmp_path, part):
+    source = save_stable_diffusion(tmp_path / "pooled", addition_embed_type="text", addition_embed_type_num_heads=2)
+    run = finetune({"from_pretrained": str(source), "train": part}, autoencoder="nothing")
+    assert run.finished("diffusion") is not None
+    assert front_door.pipeline(run.path).unet.config.addition_embed_type == "text"
+
+
 @pytest.mark.parametrize(
     ("unet", "message"),
     [

@@ -129,7 +129,8 @@ def _check_unet_fits(
             f"{source}: its UNet takes {channels} channels and gives {unet.config.out_channels}, the autoencoder has "
             f"{latent_channels}; set autoencoder.from_pretrained to that pipeline, one that draws from a prompt alone"
         )
-    if unet.config.addition_embed_type is not None or unet.config.class_embed_type is not None:
+    # "text" is the prompt too, pooled, as our own `nano` has it.
+    if unet.config.addition_embed_type not in (None, "text") or unet.config.class_embed_type is not None:
         raise WeightsError(f"{source}: its UNet wants more than a prompt (SDXL's kind); take Stable Diffusion 1 or 2")
     if unet.config.cross_attention_dim != text_encoder.config.hidden_size:
         raise WeightsError(

@@ -234,7 +234,10 @@ def in_a_sentence(results: Sequence[AutoencoderResult]) -> str:
         codec = max(keeping, key=lambda result: result.psnr.mean().item())
         difference = codec.psnr.mean().item() - best.psnr_in_bytes.mean().item()
         worth = f"{abs(difference):.1f} dB {'more' if difference > 0 else 'less'}"
-        parts.append(f"in the {best.num_bytes:,.0f} bytes of its latents {codec.name} keeps {worth}")
+        some = (
+            f"{codec.num_bytes:,.0f} of " if codec.num_bytes < 0.9 * best.num_bytes else ""
+        )  # its best quality takes no more
+        parts.append(f"in {some}the {best.num_bytes:,.0f} bytes of its latents {codec.name} keeps {worth}")
     elif best.codecs:
         parts.append(f"no codec gets all photos into the {best.num_bytes:,.0f} bytes of its latents")
     return "; ".join(parts) + "."

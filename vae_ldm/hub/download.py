@@ -93,11 +93,22 @@ def download_recipe(
 ) -> Path:
     """The recipe.yaml that travels with a pushed run; arguments and errors are those of `download`."""
     repository, revision = parse_name(name, revision)
+    where: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
     with in_plain_words(repository, token=token, revision=revision):
         try:
-            file = hf_hub_download(repository, "recipe.yaml", revision=revision, token=token, cache_dir=cache_dir)
+            _list_files(repository, revision, token)  # answers at once where the download would try again and again
+            file = hf_hub_download(repository, "recipe.yaml", **where)
         except RemoteEntryNotFoundError:
             raise HubError(f"{repository}: holds no recipe.yaml; it was not pushed by vae-ldm push") from None
+        except (HTTPError, ConnectionError, TimeoutError) as error:
+            if not _is_unreachable(error):
+                raise
+            try:
+                file = hf_hub_download(repository, "recipe.yaml", **where, local_files_only=True)
+            except LocalEntryNotFoundError:
+                if isinstance(error, OfflineModeIsEnabled):
+                    raise
+                raise error from None
     return Path(file)
 
 

@@ -33,7 +33,9 @@ class DenoisingObjective:
         if zero_terminal_snr and prediction_type != "v_prediction":
             raise VaeLdmError(f"zero_terminal_snr needs prediction_type v_prediction, not {prediction_type}")
         if min_snr_gamma is not None and prediction_type == "flow_prediction":
-            raise VaeLdmError("min_snr_gamma is for epsilon and v_prediction: leave it out with flow_prediction")
+            raise VaeLdmError(
+                "min_snr_gamma is for epsilon and v_prediction; set diffusion.min_snr_gamma=null with flow_prediction"
+            )
         self.prediction_type = prediction_type
         self.timestep_sampling = timestep_sampling
         self.min_snr_gamma = min_snr_gamma
