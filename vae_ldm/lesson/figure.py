@@ -231,7 +231,7 @@ def trade_off_picture(
         (40, 894),
         "At beta 0 only the squared error counts, and a VAE is an autoencoder again. With more beta the code "
         "tells less, patches blur, and more of what is drawn at random looks real. Then the units switch off "
-        "one by one: all patches come out alike, and every draw is the same grey. That is posterior collapse. "
+        "one by one, until all patches come out alike and every draw is one grey: posterior collapse. "
         "Draws are from N(0, 1); for the autoencoder, which has no prior, from the Gaussian with the mean and "
         "spread of its codes.",
         canvas.width - 80,
