@@ -9,7 +9,7 @@ import csv
 import json
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from vae_ldm.data.decoding import SUFFIXES
 from vae_ldm.data.sources import Record, Split, existing_folder, fingerprint, list_files, sort_class_names
 from vae_ldm.errors import DataError
 
-_METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _TRAIN_NAMES = ("train", "training")
 _VALIDATION_NAMES = ("validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation")
+SPLIT_NAMES = frozenset(_TRAIN_NAMES + _VALIDATION_NAMES)
 
 
 class ImageFolderSource:
@@ -36,12 +37,12 @@ class ImageFolderSource:
         self._caption_column = caption_column
         files = list_files(self._folder)
         split_folders = _split_folders({name.partition("/")[0] for name in files if "/" in name})
-        metadata = [name for name in files if posixpath.basename(name) in _METADATA_NAMES]
+        metadata = [name for name in files if posixpath.basename(name) in METADATA_NAMES]
         pictures = [name for name in files if posixpath.splitext(name)[1].lower() in SUFFIXES]
         if not pictures:
             raise DataError(f"no pictures in {self.name}: {_what_else(files)}")
         if metadata:
-            found = [record for name in metadata for record in self._read_metadata(name)]
+            found = [r for name in metadata for r in read_metadata(self._folder, name, caption_column)]
         elif caption_column is not None:
             raise DataError(f"caption_column {caption_column} needs a metadata.jsonl; there is none in {self.name}")
         else:
@@ -80,19 +81,27 @@ class ImageFolderSource:
         has_classes = len(depths) == 1 and depths != {0}
         return [Record(name, self._folder / name, name.split("/")[-2] if has_classes else None) for name in pictures]
 
-    def _read_metadata(self, name: str) -> Iterator[Record]:
-        column = self._caption_column
-        for row in _rows(self._folder / name):
-            file_name = row.get("file_name")
-            if not isinstance(file_name, str):
-                raise DataError(f"{self._folder / name}: every row needs a file_name; one has {', '.join(row)}")
-            picture = posixpath.normpath(posixpath.join(posixpath.dirname(name), file_name))
-            if picture.startswith(("/", "../")):
-                raise DataError(f"{self._folder / name}: {file_name} lies outside {self._folder}")
-            if column is not None and column not in row:
-                raise DataError(f"{self._folder / name} has no column {column}; it has {', '.join(row)}")
-            label, caption = row.get("label"), row[column] if column else None
-            yield Record(picture, self._folder / picture, None if label is None else str(label), caption)
+def read_metadata(folder: Path, name: str, caption_column: str | Sequence[str] | None) -> Iterator[Record]:
+    """The pictures that the metadata file `name` below `folder` speaks of.
+
+    The caption is in `caption_column`, which must be there, or in the first of several that is. Raises DataError where
+    a row has no file_name, names a file outside the folder, or lacks the column.
+    """
+    for row in _rows(folder / name):
+        file_name = row.get("file_name")
+        if not isinstance(file_name, str):
+            raise DataError(f"{folder / name}: every row needs a file_name; one has {', '.join(row)}")
+        picture = posixpath.normpath(posixpath.join(posixpath.dirname(name), file_name))
+        if picture.startswith(("/", "../")):
+            raise DataError(f"{folder / name}: {file_name} lies outside {folder}")
+        if isinstance(caption_column, str):
+            if caption_column not in row:
+                raise DataError(f"{folder / name} has no column {caption_column}; it has {', '.join(row)}")
+            caption = row[caption_column]
+        else:
+            caption = next((row[column] for column in caption_column or () if row.get(column)), None)
+        label = row.get("label")
+        yield Record(picture, folder / picture, None if label is None else str(label), caption)
 
 
 def _split_folders(top_folders: set[str]) -> dict[Split, str]:

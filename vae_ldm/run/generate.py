@@ -50,7 +50,7 @@ def generate(
     too_long = len(tokenizer(prompt).input_ids) - tokenizer.model_max_length
     if too_long > 0:
         console.print(f"the prompt is too long for this model: its last {too_long} tokens are not read")
-    recipe = _recipe_of(Path(source))
+    recipe = recipe_of(Path(source))
     defaults = parts.Evaluation() if recipe is None else recipe.evaluation
     output_dir.mkdir(parents=True, exist_ok=True)
     images: list[np.ndarray] = []
@@ -71,7 +71,7 @@ def generate(
     return [*files, grid]
 
 
-def _recipe_of(source: Path) -> Recipe | None:
+def recipe_of(source: Path) -> Recipe | None:
     """The recipe of the run, `source` being the run or a pipeline folder in it; None elsewhere."""
     for run in (RunFolder(source), RunFolder(source.resolve().parent)):
         if run.recipe.is_file() and run.autoencoder.is_dir():
@@ -106,7 +106,7 @@ def open_pipeline(source: Path | str) -> LatentDiffusionPipeline:
     """The pipeline of a run folder, a pipeline folder or a Hub name, on the GPU where there is one; it shows no bar."""
     pipeline = front_door.pipeline(source)
     pipeline.set_progress_bar_config(disable=True)
-    recipe = _recipe_of(Path(source))
+    recipe = recipe_of(Path(source))
     if recipe is not None:  # the base of a LoRA may draw another size than the run has trained
         height, width = (side // pipeline.vae_scale_factor for side in recipe.image_size)
         pipeline.unet.register_to_config(sample_size=sample_size((height, width)))

@@ -3,15 +3,14 @@
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from vae_ldm.cli import recipe as recipe_verbs
+from vae_ldm.cli.recipe import OverridesArgument, RecipeArgument, read_recipe_argument
 from vae_ldm.errors import RecipeError, RunError, StoppedError, VaeLdmError
-
-if TYPE_CHECKING:
-    from vae_ldm.recipe import Recipe
 
 FAILED, WRONG_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
@@ -62,31 +61,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-recipe_app = typer.Typer(help="Check, show and find recipes.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(recipe_app, name="recipe")
+app.add_typer(recipe_verbs.app, name="recipe")
 
-RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A YAML file, the name of a packaged recipe, or hf://ORG/NAME.")
-]
 RepositoryArgument = Annotated[str, typer.Argument(metavar="ORG/NAME", help="A repository of the Hub.")]
-OverridesArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY.SUB=VALUE", help="Settings that replace the recipe's.")
-]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", exists=True, file_okay=False, help="A run folder.")]
-
-
-def _is_on_the_hub(recipe: str) -> bool:
-    return recipe.startswith("hf://")
-
-
-def _read_recipe(recipe: str, overrides: list[str] | None) -> "Recipe":
-    if _is_on_the_hub(recipe):
-        from vae_ldm.run.replay import read_hub_recipe
-
-        return read_hub_recipe(recipe, overrides or ())
-    from vae_ldm.recipe import find_recipe, read_recipe
-
-    return read_recipe(find_recipe(recipe), overrides or ())
 
 
 def _print_version(wanted: bool) -> None:
@@ -126,7 +104,7 @@ def train(
     ] = False,
 ) -> None:
     """Run a recipe, or go on with a run that was stopped."""
-    checked = _read_recipe(recipe, overrides)
+    checked = read_recipe_argument(recipe, overrides)
 
     from vae_ldm.run.stages import train_run
 
@@ -274,60 +252,6 @@ def lesson(
     from vae_ldm.lesson.story import tell
 
     tell(typer.echo, beta=beta, output_dir=out)
-
-
-@recipe_app.command()
-def check(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
-    """Say whether a recipe is in order, or all that is wrong with it."""
-    from vae_ldm.recipe import find_recipe
-
-    _read_recipe(recipe, overrides)
-    typer.echo(f"{recipe if _is_on_the_hub(recipe) else find_recipe(recipe)}: in order")
-
-
-@recipe_app.command()
-def show(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
-    """Print a recipe with every default written out."""
-    from vae_ldm.recipe import dump_recipe
-
-    typer.echo(dump_recipe(_read_recipe(recipe, overrides)), nl=False)
-
-
-@recipe_app.command()
-def schema() -> None:
-    """Print the JSON Schema of recipes, for editors."""
-    from vae_ldm.recipe import recipe_json_schema
-
-    typer.echo(recipe_json_schema(), nl=False)
-
-
-@recipe_app.command("list")
-def list_recipes() -> None:
-    """List the packaged recipes with what they say of themselves."""
-    from vae_ldm.recipe import first_comment, packaged_recipes
-
-    for name, path in packaged_recipes().items():
-        typer.echo("\n    ".join([name, *first_comment(path)]))
-
-
-@recipe_app.command()
-def copy(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A packaged recipe.")],
-    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A file or folder.")] = Path(),
-) -> None:
-    """Copy a packaged recipe, to be changed. An existing file is never overwritten."""
-    from vae_ldm.recipe import find_recipe
-
-    source = find_recipe(name)
-    target = destination / source.name if destination.is_dir() else destination
-    try:
-        with target.open("xb") as stream:
-            stream.write(source.read_bytes())
-    except FileExistsError:
-        raise VaeLdmError(f"{target}: exists already; name another file") from None
-    except FileNotFoundError:
-        raise VaeLdmError(f"{target.parent}: no such folder") from None
-    typer.echo(target)
 
 
 def main() -> None:

@@ -1,0 +1,88 @@
+"""The verbs about recipes, and how any verb reads one."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vae_ldm.errors import VaeLdmError
+
+if TYPE_CHECKING:
+    from vae_ldm.recipe import Recipe
+
+app = typer.Typer(help="Check, show and find recipes.", no_args_is_help=True, rich_markup_mode=None)
+
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A YAML file, the name of a packaged recipe, or hf://ORG/NAME.")
+]
+OverridesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY.SUB=VALUE", help="Settings that replace the recipe's.")
+]
+
+
+def _is_on_the_hub(recipe: str) -> bool:
+    return recipe.startswith("hf://")
+
+
+def read_recipe_argument(recipe: str, overrides: list[str] | None) -> "Recipe":
+    if _is_on_the_hub(recipe):
+        from vae_ldm.run.replay import read_hub_recipe
+
+        return read_hub_recipe(recipe, overrides or ())
+    from vae_ldm.recipe import find_recipe, read_recipe
+
+    return read_recipe(find_recipe(recipe), overrides or ())
+
+
+@app.command()
+def check(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
+    """Say whether a recipe is in order, or all that is wrong with it."""
+    from vae_ldm.recipe import find_recipe
+
+    read_recipe_argument(recipe, overrides)
+    typer.echo(f"{recipe if _is_on_the_hub(recipe) else find_recipe(recipe)}: in order")
+
+
+@app.command()
+def show(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
+    """Print a recipe with every default written out."""
+    from vae_ldm.recipe import dump_recipe
+
+    typer.echo(dump_recipe(read_recipe_argument(recipe, overrides)), nl=False)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    from vae_ldm.recipe import recipe_json_schema
+
+    typer.echo(recipe_json_schema(), nl=False)
+
+
+@app.command("list")
+def list_recipes() -> None:
+    """List the packaged recipes with what they say of themselves."""
+    from vae_ldm.recipe import first_comment, packaged_recipes
+
+    for name, path in packaged_recipes().items():
+        typer.echo("\n    ".join([name, *first_comment(path)]))
+
+
+@app.command()
+def copy(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A packaged recipe.")],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A file or folder.")] = Path(),
+) -> None:
+    """Copy a packaged recipe, to be changed. An existing file is never overwritten."""
+    from vae_ldm.recipe import find_recipe
+
+    source = find_recipe(name)
+    target = destination / source.name if destination.is_dir() else destination
+    try:
+        with target.open("xb") as stream:
+            stream.write(source.read_bytes())
+    except FileExistsError:
+        raise VaeLdmError(f"{target}: exists already; name another file") from None
+    except FileNotFoundError:
+        raise VaeLdmError(f"{target.parent}: no such folder") from None
+    typer.echo(target)

@@ -1,0 +1,91 @@
+"""Photos that a user names, in bounded memory: a folder of any layout or one file, decoded batch by batch."""
+
+import posixpath
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vae_ldm.data.decoding import SUFFIXES, Resize, UnreadablePictureError, decode_picture, pillow_limit_lifted
+from vae_ldm.data.image_folder import METADATA_NAMES, SPLIT_NAMES, read_metadata
+from vae_ldm.data.sources import Record, existing_folder, list_files
+from vae_ldm.errors import DataError
+
+_CAPTION_COLUMNS = ("caption", "text")
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoBatch:
+    """Some photos, decoded at one or several sizes."""
+
+    records: list[Record]
+    images: tuple[np.ndarray, ...]
+    """For each size asked for: uint8 [B, height, width, C]."""
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+def photo_records(photos: Path | str, *, caption_column: str | None = None) -> list[Record]:
+    """Every picture below a folder, or the one file: all splits, in the order of their names; nothing is decoded.
+
+    An id is the path relative to the folder. The class is the name of the picture's own folder, unless that is the
+    folder itself or one of a split (`train/dress/1.jpg` is a dress, `train/1.jpg` nothing). Class and caption of a
+    metadata file win; without `caption_column` its column `caption` or `text` is taken where there is one.
+
+    Raises DataError where the path does not exist, or holds no picture.
+    """
+    path = Path(photos).expanduser()
+    if path.is_file():
+        return [Record(path.name, path)]
+    folder = existing_folder(path)
+    names = list_files(folder)
+    pictures = [name for name in names if posixpath.splitext(name)[1].lower() in SUFFIXES]
+    if not pictures:
+        raise DataError(f"no pictures in {folder}")
+    described = {
+        record.id: record
+        for name in names
+        if posixpath.basename(name) in METADATA_NAMES
+        for record in read_metadata(folder, name, caption_column or _CAPTION_COLUMNS)
+    }
+    return [described.get(name) or Record(name, folder / name, _folder_label(name)) for name in pictures]
+
+
+def decoded_batches(
+    records: Sequence[Record],
+    image_sizes: Sequence[tuple[int, int]],
+    *,
+    channels: int,
+    resize: Resize = "crop",
+    batch_size: int = 32,
+    max_pixels: int = 89_478_485,
+    on_unreadable: Callable[[Record, str], None] | None = None,
+) -> Iterator[PhotoBatch]:
+    """The photos in order, each at every size (height, width); those that cannot be read are told and passed over."""
+    for start in range(0, len(records), batch_size):
+        kept: list[Record] = []
+        decoded: list[list[np.ndarray]] = []
+        for record in records[start : start + batch_size]:
+            try:
+                with pillow_limit_lifted():
+                    one = [
+                        decode_picture(
+                            record.picture, image_size=size, channels=channels, resize=resize, max_pixels=max_pixels
+                        )
+                        for size in image_sizes
+                    ]
+            except UnreadablePictureError as error:
+                if on_unreadable is not None:
+                    on_unreadable(record, str(error))
+                continue
+            kept.append(record)
+            decoded.append(one)
+        if kept:
+            yield PhotoBatch(kept, tuple(np.stack(images) for images in zip(*decoded, strict=True)))
+
+
+def _folder_label(name: str) -> str | None:
+    folder = posixpath.basename(posixpath.dirname(name))
+    return folder if folder and folder.lower() not in SPLIT_NAMES else None

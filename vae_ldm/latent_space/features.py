@@ -1,0 +1,94 @@
+"""Photos as vectors, which search and novelty compare: pooled, whitened latents, a vision backbone's, or both."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Self, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FeatureKind = Literal["latents", "backbone", "both"]
+FEATURE_KINDS: tuple[FeatureKind, ...] = get_args(FeatureKind)
+Part = Literal["latents", "backbone"]
+
+
+def parts_of(kind: FeatureKind) -> tuple[Part, ...]:
+    """What vectors of this kind are made of."""
+    return ("latents", "backbone") if kind == "both" else (kind,)
+
+
+def pool_latents(latents: Tensor, grid: int = 4) -> Tensor:
+    """One vector a picture, [B, c * (grid^2 + 1)], of latents [B, c, h, w].
+
+    The mean of each cell of a grid says what is where; the spread over all positions says how busy a channel is.
+    """
+    cells = F.adaptive_avg_pool2d(latents, (min(grid, latents.shape[2]), min(grid, latents.shape[3])))
+    return torch.cat([cells.flatten(1), latents.std(dim=(2, 3), correction=0)], dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Whitening:
+    """A linear map after which the vectors it was fitted on have zero mean and unit covariance (PCA whitening)."""
+
+    mean: Tensor
+    """[D]"""
+    projection: Tensor
+    """[k, D]"""
+
+    @classmethod
+    def fit(cls, vectors: Tensor, *, max_dim: int = 256) -> Self:
+        """Of vectors [N, D], onto at most `max_dim` axes and N - 1.
+
+        Directions that hold less than a thousandth of the largest variance are damped, not blown up.
+        """
+        exact = vectors.double()
+        mean = exact.mean(dim=0)
+        _, singular, axes = torch.linalg.svd(exact - mean, full_matrices=False)
+        dim = max(1, min(max_dim, len(vectors) - 1, axes.shape[0]))
+        variance = singular[:dim].square() / max(len(vectors) - 1, 1)
+        scale = (variance + 1e-3 * variance[0] + 1e-12).rsqrt()
+        return cls(mean.float(), (axes[:dim] * scale[:, None]).float())
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Whitened vectors [N, k]."""
+        return (vectors - self.mean) @ self.projection.T
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSpace:
+    """Unit vectors whose cosine says how alike two photos are; fitted once on the photos of an index or a detector."""
+
+    kind: FeatureKind
+    whitenings: Mapping[Part, Whitening]
+
+    @classmethod
+    def fit(cls, kind: FeatureKind, vectors: Mapping[Part, Tensor]) -> Self:
+        """The space of raw vectors [N, D] for each part of `kind`."""
+        return cls(kind, {part: Whitening.fit(vectors[part]) for part in parts_of(kind)})
+
+    def __call__(self, vectors: Mapping[Part, Tensor]) -> Tensor:
+        """Unit vectors [N, dim] of raw ones; of several parts each weighs the same."""
+        units = [F.normalize(self.whitenings[part](vectors[part]), dim=1) for part in parts_of(self.kind)]
+        return torch.cat(units, dim=1) / len(units) ** 0.5
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return sum(len(self.whitenings[part].projection) for part in parts_of(self.kind))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that `from_tensors` needs beside the kind, for a safetensors file."""
+        return {
+            f"{part}.{name}": tensor
+            for part, whitening in self.whitenings.items()
+            for name, tensor in (("mean", whitening.mean), ("projection", whitening.projection))
+        }
+
+    @classmethod
+    def from_tensors(cls, kind: FeatureKind, tensors: Mapping[str, Tensor]) -> Self:
+        """The space that `tensors()` came from."""
+        return cls(
+            kind,
+            {part: Whitening(tensors[f"{part}.mean"], tensors[f"{part}.projection"]) for part in parts_of(kind)},
+        )
