@@ -31,12 +31,14 @@ def prepare_cpu() -> None:
 def fastest_precision(network: Network) -> Precision:
     """The precision that was measured to be fastest for the network on this kind of device.
 
-    On CPUs with bfloat16 instructions autocast speeds the autoencoder by 1.25 and leaves the UNet where it was
-    (docs/performance.md).
+    On AMD's CPUs with bfloat16 instructions autocast speeds the autoencoder by 1.25 and leaves the UNet where it was.
+    On Intel's with the same instructions, but without AMX, it costs both a third (docs/performance.md).
     """
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    if network == "autoencoder" and torch.cpu._is_avx512_bf16_supported():
+    # Not in every torch that serves: without it nothing is known of the CPU.
+    cpu = getattr(torch.cpu, "get_capabilities", dict)()
+    if network == "autoencoder" and cpu.get("avx512_bf16") and "AMD" in cpu.get("cpu_name", ""):
         return "bf16-mixed"
     return "32-true"
 
