@@ -47,6 +47,12 @@ def results(judge) -> list[AutoencoderResult]:
     ]
 
 
+def test_progress_counts_each_photo_once_and_once_more_for_each_codec(judge, pictures):
+    told: list[tuple[int, int]] = []
+    judge.autoencoder(coder("coarse", 4), codecs()[:2], lambda done, total: told.append((done, total)))
+    assert told == [(done, 60) for done in (7, 14, 20, 40, 60)]
+
+
 def test_every_number_is_about_every_picture(results, pictures):
     fine, coarse = results
     assert fine.pictures.shape == pictures.shape

@@ -121,8 +121,17 @@ class Judge:
         }
 
     @torch.no_grad()
-    def autoencoder(self, candidate: Candidate, codecs: Sequence[Codec]) -> AutoencoderResult:
-        """Everything about one candidate; each codec at the bytes of its latents."""
+    def autoencoder(
+        self,
+        candidate: Candidate,
+        codecs: Sequence[Codec],
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> AutoencoderResult:
+        """Everything about one candidate; each codec at the bytes of its latents.
+
+        `progress(done, total)` counts a photo for its reconstruction and once more for each codec.
+        """
+        total = len(self.images) * (1 + len(codecs))
         latents, made, rounded_psnr = [], [], []
         seconds = {"encode": 0.0, "decode": 0.0}
 
@@ -140,9 +149,14 @@ class Judge:
             rounded = candidate.decode(to_eight_bits(code)).float().cpu().clamp(-1, 1)
             rounded_psnr.append(psnr_per_image(rounded, originals))
             latents.append(code)
+            progress(sum(map(len, latents)), total)
         code = torch.cat(latents)
         shape = (code.shape[1], code.shape[2], code.shape[3])
         num_bytes = eight_bit_bytes(shape)
+        compressed = []
+        for number, codec in enumerate(codecs, start=2):
+            compressed.append(self.codec(codec, num_bytes))
+            progress(number * len(self.images), total)
         return AutoencoderResult(
             **self.measure(np.concatenate(made)),
             name=candidate.name,
@@ -154,7 +168,7 @@ class Judge:
             channel_mean=code.mean(dim=(0, 2, 3)).tolist(),
             channel_std=code.std(dim=(0, 2, 3)).tolist(),
             linear_psnr=self._linear_psnr(candidate.downsample_factor, shape[0]),
-            codecs=[self.codec(codec, num_bytes) for codec in codecs],
+            codecs=compressed,
         )
 
     def codec(self, codec: Codec, num_bytes: int) -> CodecResult:

@@ -21,7 +21,7 @@ from vae_ldm.models.pixels import as_images
 from vae_ldm.models.vision_features import load_efficientnet_lite
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 from vae_ldm.run.evaluate import device_name
-from vae_ldm.run.session import quieten_libraries
+from vae_ldm.run.session import StepReport, quieten_libraries
 from vae_ldm.training.hardware import prepare_cpu
 
 _NUM_HALF_PRECISION_IMAGES = 8
@@ -69,8 +69,10 @@ def compare(
     )
     results, safety = [], {}
     for source, autoencoder in opened.items():
-        console.print(f"measuring {source}", markup=False)
-        results.append(judge.autoencoder(_candidate(source, autoencoder), codecs()))
+        if not console.is_terminal:
+            console.print(f"measuring {source}", markup=False)
+        with StepReport(f"measuring {source}", console) as report:
+            results.append(judge.autoencoder(_candidate(source, autoencoder), codecs(), report))
         first = as_images(images[:_NUM_HALF_PRECISION_IMAGES]).to(device)
         safety[source] = HalfPrecision(half_precision_psnr(autoencoder.autoencoder, first))
     setting = Setting(
