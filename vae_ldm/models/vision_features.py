@@ -55,6 +55,10 @@ class VisionFeatures(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """One vector a picture, [B, embedding_dim]."""
 
+    def stages_and_embedding(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Both, in one pass where the network can; the maps are of the size at which `embed` looks."""
+        return self.stages(images), self.embed(images)
+
 
 class EfficientNetLiteFeatures(VisionFeatures):
     """EfficientNet-Lite0 (Tan & Le 2019, without squeeze-and-excite), trained on ImageNet.
@@ -80,9 +84,12 @@ class EfficientNetLiteFeatures(VisionFeatures):
 
     def embed(self, images: Tensor) -> Tensor:
         """What the classifier's last layer would see: [B, 1280], in [0, 6]."""
+        return self.stages_and_embedding(images)[1]
+
+    def stages_and_embedding(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         net = self.network
-        last = self._stages(enlarge(images, self.embed_min_side))[-1]
-        return net._swish(net._bn1(net._conv_head(last))).mean(dim=(2, 3))
+        maps = self._stages(enlarge(images, self.embed_min_side))
+        return maps, net._swish(net._bn1(net._conv_head(maps[-1]))).mean(dim=(2, 3))
 
     def _stages(self, images: Tensor) -> list[Tensor]:
         # `extract_features` of the package gives the last map only, so its loop is walked here.
@@ -112,14 +119,23 @@ class TransformersFeatures(VisionFeatures):
 
     def stages(self, images: Tensor) -> list[Tensor]:
         """Up to four hidden states; those of a ViT come as [B, width, tokens, 1]."""
-        states = self._run(images).hidden_states[1:]
+        return self._chosen(self._run(images))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The model's pooled output, or the mean of its last hidden state when it has no trained pooler."""
+        return self._pooled(self._run(images))
+
+    def stages_and_embedding(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        outputs = self._run(images)
+        return self._chosen(outputs), self._pooled(outputs)
+
+    def _chosen(self, outputs: Any) -> list[Tensor]:
+        states = outputs.hidden_states[1:]
         count = min(self.max_stages, len(states))
         chosen = [states[(i + 1) * len(states) // count - 1] for i in range(count)]
         return [s if s.ndim == 4 else s.transpose(1, 2).unsqueeze(-1) for s in chosen]
 
-    def embed(self, images: Tensor) -> Tensor:
-        """The model's pooled output, or the mean of its last hidden state when it has no trained pooler."""
-        outputs = self._run(images)
+    def _pooled(self, outputs: Any) -> Tensor:
         if self.pools and outputs.get("pooler_output") is not None:
             return outputs.pooler_output.flatten(1)
         last = outputs.last_hidden_state

@@ -1,0 +1,49 @@
+"""P-values and thresholds: by hand, and on exchangeable scores."""
+
+import pytest
+import torch
+
+from vae_ldm.latent_space.conformal import p_values, photos_needed, threshold
+
+
+def test_by_hand():
+    calibration = torch.tensor([3.0, 1.0, 2.0, 2.0])
+    scores = torch.tensor([0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 9.0])
+    assert p_values(scores, calibration).mul(5).round().tolist() == [5, 5, 4, 4, 2, 2, 1]
+    assert threshold(calibration, 0.2) == 3.0
+    assert threshold(calibration, 0.4) == 2.0
+    assert threshold(calibration, 0.79) == 2.0  # floor(0.79 * 5) = 3 photos may lie above, and only where none tie
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.25, 1 / 3])
+def test_a_score_above_the_threshold_is_one_whose_p_value_is_at_most_the_rate(rate):
+    generator = torch.Generator().manual_seed(0)
+    calibration = torch.randint(30, (photos_needed(rate) + 7,), generator=generator).double()  # with ties
+    scores = torch.arange(-1, 31).double()
+    novel = scores > threshold(calibration, rate)
+    assert torch.equal(novel, p_values(scores, calibration) <= rate + 1e-12)
+
+
+@pytest.mark.parametrize("num_calibration", [19, 60])
+@pytest.mark.parametrize("scores", ["normal", "exponential", "rounded"])
+def test_p_values_of_exchangeable_scores_are_uniform_or_above(scores, num_calibration):
+    generator = torch.Generator().manual_seed(1)
+    drawn = torch.randn(20_000, num_calibration + 1, generator=generator)
+    drawn = {"normal": drawn, "exponential": drawn.exp(), "rounded": drawn.round()}[scores]
+    found = torch.stack([p_values(row[:1], row[1:]) for row in drawn]).flatten()
+    for rate in (0.05, 0.1, 0.5):
+        share = (found <= rate + 1e-12).double().mean().item()
+        exact = int(rate * (num_calibration + 1) + 1e-9) / (num_calibration + 1)
+        assert share <= exact + 0.008
+        if scores != "rounded":  # ties make it cautious
+            assert share >= exact - 0.008
+
+
+def test_the_floor_of_p_values_says_how_many_photos_a_rate_needs():
+    assert [photos_needed(rate) for rate in (0.5, 0.05, 0.01, 0.3)] == [1, 19, 99, 3]
+    for rate in (0.5, 0.05, 0.01, 0.3):
+        enough = torch.zeros(photos_needed(rate))
+        assert p_values(torch.ones(1), enough).item() <= rate + 1e-12
+        assert threshold(enough, rate) == 0.0
+        with pytest.raises(ValueError, match="calibration photos, not"):
+            threshold(enough[1:], rate)

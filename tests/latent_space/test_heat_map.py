@@ -1,0 +1,36 @@
+"""Heat: its scale, and what is drawn of it."""
+
+import numpy as np
+import pytest
+import torch
+
+from vae_ldm.latent_space.heat_map import HeatScale, hottest, overlay
+
+
+def test_heat_is_nought_where_usual_and_one_at_the_threshold_of_maxima():
+    maxima = torch.arange(1, 20).double()  # 19 photos: at 5 % the threshold is their highest
+    scale = HeatScale.fit(torch.full((19,), 0.5), maxima, 0.05)
+    assert scale(torch.tensor([0.5, 19.0, 37.5])).tolist() == [0, 1, 2]
+
+
+def test_the_hottest_of_several_maps_counts_at_every_place():
+    one, other = torch.zeros(1, 4, 4), torch.zeros(1, 8, 8)
+    one[0, 0, 0], other[0, 6:, 6:] = 2.0, 3.0
+    heat = hottest([one, other], (4, 4))
+    assert heat.shape == (1, 4, 4)
+    assert (heat[0, 0, 0], heat[0, 3, 3], heat[0, 0, 3]) == (2, pytest.approx(3, abs=1), 0)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_cold_photo_is_left_as_it_is_and_a_hot_place_turns_red(channels):
+    picture = np.random.default_rng(0).integers(0, 256, (32, 48, channels), np.uint8)
+    cold = overlay(picture, torch.zeros(4, 6))
+    assert cold.shape == (192, 288, 3)  # six times as large, so that it can be seen
+    assert np.array_equal(cold[::6, ::6], np.repeat(picture, 3, axis=2) if channels == 1 else picture[..., :3])
+    heat = torch.zeros(4, 6)
+    heat[1, 4] = 5.0
+    hot = overlay(np.full_like(picture, 100), heat)
+    assert hot.dtype == np.uint8
+    red = hot[..., 0].astype(int) - hot[..., 2]
+    assert np.unravel_index(red.argmax(), red.shape) == (pytest.approx(72, abs=40), pytest.approx(216, abs=40))
+    assert not red[:, :96].any()

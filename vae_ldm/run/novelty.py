@@ -1,0 +1,294 @@
+"""`vae-ldm novelty`: fit a detector on photos of the usual kind, and say of others whether they are unusual."""
+
+import csv
+import difflib
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+
+from vae_ldm.data.photo_stream import PhotoBatch, photo_records
+from vae_ldm.data.sources import Record
+from vae_ldm.errors import DataError, VaeLdmError
+from vae_ldm.latent_space.conformal import photos_needed, threshold
+from vae_ldm.latent_space.features import FeatureKind
+from vae_ldm.latent_space.heat_map import HeatScale
+from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, ScoreName, Scorers, held_out_scores
+from vae_ldm.run.detector import Detector, DetectorFacts, Verdict, all_scores, backbone_digest, check_target, patch_map
+from vae_ldm.run.photo_encoder import PhotoEncoder
+from vae_ldm.run.photo_observer import PhotoObserver, some_patches
+from vae_ldm.run.processes import Processes
+from vae_ldm.run.session import StepReport, quieten_libraries
+from vae_ldm.run.sharded_photos import Findings, over_photos
+from vae_ldm.training.hardware import prepare_cpu
+
+MAX_PHOTOS = 20_000
+"""Of the reference photos and of the calibration photos each; more make a detector large and slow, not better."""
+MIN_REFERENCE_PHOTOS = 10
+PATCH_BUDGET = 40_000
+"""Patches of reference photos to choose the memory from; each photo gives its share of them."""
+_SHOWN_UNREADABLE = 5
+
+
+def fit(
+    photos: Path,
+    *,
+    model: str,
+    out: Path,
+    features: FeatureKind = "both",
+    backbone: str | None = None,
+    score: ScoreName = "combination",
+    false_alarm_rate: float = 0.05,
+    calibration: Path | float = 1 / 3,
+    only_classes: Sequence[str] = (),
+) -> DetectorFacts:
+    """Fit a detector on photos (of `only_classes`, where any are named), calibrate it and write it to `out`.
+
+    `calibration` is the share of the photos that is held out for it, chosen by a hash of their names, or a folder of
+    others. Of several processes each looks at its share, and the first one writes. Raises DataError where photos are
+    too few for the false-alarm rate, WeightsError for a model that cannot be opened.
+    """
+    desk = _Desk.open()
+    if not 0 < false_alarm_rate < 1:
+        raise VaeLdmError(f"a false-alarm rate is between 0 and 1, not {false_alarm_rate}")
+    check_target(out)
+    reference, held_out = _split(photos, calibration, only_classes)
+    _check_counts(len(reference), len(held_out), false_alarm_rate, calibration)
+    observer = PhotoObserver(PhotoEncoder(model, kind=features, backbone=backbone, device=desk.processes.device))
+
+    scorers, combination, num_reference = _fit_scorers(desk, observer, reference)
+    scores, patch_heat, residual_heat = _calibrate(desk, observer, held_out, scorers, combination, false_alarm_rate)
+    column = SCORE_NAMES.index(score)
+    encoder = observer.encoder
+    facts = DetectorFacts(
+        model=str(Path(model).resolve()) if Path(model).exists() else model,
+        model_digest=encoder.digest,
+        image_size=encoder.image_size,
+        channels=encoder.channels,
+        resize=encoder.resize,
+        features=features,
+        features_name=encoder.features_name,
+        backbone=backbone,
+        backbone_digest=backbone_digest(encoder),
+        only_classes=list(only_classes),
+        num_reference=num_reference,
+        num_calibration=len(scores),
+        score=score,
+        false_alarm_rate=false_alarm_rate,
+        threshold=threshold(scores[:, column], false_alarm_rate),
+    )
+    detector = Detector(facts, observer, scorers, combination, scores, patch_heat, residual_heat)
+    desk.processes.first(lambda: detector.save(out))
+    desk.say(
+        f"{facts.score} of {facts.features_name}: {num_reference} reference photos, {len(scores)} calibration photos; "
+        f"novel is what scores above {facts.threshold:.4g}, at a false-alarm rate of {false_alarm_rate:g}"
+    )
+    desk.hand_over(out)
+    return facts
+
+
+def score(
+    photos: Path,
+    detector: Path,
+    *,
+    out: Path = Path("scores.csv"),
+    heat_maps: Path | None = None,
+    model: str | None = None,
+) -> list[Verdict]:
+    """Verdicts on photos, without their heat maps, written to the table `out` and the pictures to `heat_maps`.
+
+    A photo that cannot be read has a line as well. Of several processes each looks at its share, and the first one
+    writes the table and hears the verdicts. Raises DataError and WeightsError as `photo_records` and `open_detector`.
+    """
+    desk = _Desk.open()
+    if not out.parent.is_dir():
+        raise VaeLdmError(f"{out.parent}: no such folder; name a table in one that exists with --out")
+    opened = Detector.open(detector, model=model, device=desk.processes.device)
+    records = photo_records(photos)
+
+    def judge(batch: PhotoBatch) -> list[Verdict]:
+        verdicts = opened.judge(batch, heat_maps=heat_maps is not None)
+        if heat_maps is not None:
+            for verdict in verdicts:
+                _save_picture(heat_maps / f"{verdict.record.id}.png", verdict.heat_map)
+        return [Verdict(**{**vars(verdict), "heat_map": None}) for verdict in verdicts]
+
+    with StepReport("judging photos", desk.console) as report:
+        found = over_photos(opened.observer.encoder, records, judge, processes=desk.processes, report=report)
+    verdicts = [verdict for batch in found.batches for verdict in batch]
+    desk.processes.first(lambda: _write_table(out, verdicts, found.unreadable))
+    desk.tell_unreadable(found.unreadable)
+    facts, num_novel = opened.facts, sum(verdict.novel for verdict in verdicts)
+    desk.say(
+        f"{num_novel} of {len(verdicts)} photos are novel by {facts.score} of {facts.features_name}, at a false-alarm "
+        f"rate of {facts.false_alarm_rate:g} on {facts.num_calibration} calibration photos"
+    )
+    desk.hand_over(out)
+    return verdicts
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """Where this process stands and speaks."""
+
+    processes: Processes
+    console: Console
+
+    @classmethod
+    def open(cls) -> "_Desk":
+        prepare_cpu()
+        quieten_libraries()
+        processes = Processes.launched()
+        console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not processes.is_first)
+        return cls(processes, console)
+
+    def say(self, message: str) -> None:
+        self.console.print(message, markup=False)
+
+    def hand_over(self, path: Path) -> None:
+        if self.processes.is_first:
+            Console(highlight=False, soft_wrap=True).print(str(path), markup=False)
+
+    def tell_unreadable(self, unreadable: Sequence[tuple[Record, str]]) -> None:
+        for record, why in unreadable[:_SHOWN_UNREADABLE]:
+            self.say(f"{record.id}: passed over ({why})")
+        if len(unreadable) > _SHOWN_UNREADABLE:
+            self.say(f"{len(unreadable) - _SHOWN_UNREADABLE} more photos were passed over")
+
+
+def _split(photos: Path, calibration: Path | float, only_classes: Sequence[str]) -> tuple[list[Record], list[Record]]:
+    """Reference and calibration photos, in the order of a hash of their names, at most MAX_PHOTOS each."""
+    records = _by_hash(_of_classes(photos, only_classes))
+    if isinstance(calibration, Path):
+        held_out = _by_hash(_of_classes(calibration, only_classes))
+    else:
+        if not 0 < calibration < 1:
+            raise VaeLdmError(f"a share of photos to calibrate on is between 0 and 1, not {calibration:g}")
+        count = round(len(records) * calibration)
+        records, held_out = records[count:], records[:count]
+    return records[:MAX_PHOTOS], held_out[:MAX_PHOTOS]
+
+
+def _of_classes(photos: Path, only_classes: Sequence[str]) -> list[Record]:
+    records = photo_records(photos)
+    if not only_classes:
+        return records
+    known = sorted({record.label for record in records if record.label is not None})
+    for label in only_classes:
+        if label not in known:
+            nearest = difflib.get_close_matches(label, known, n=1)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"its classes: {', '.join(known) or 'none'}"
+            raise DataError(f"{photos}: has no photos of a class {label}; {hint}")
+    return [record for record in records if record.label in only_classes]
+
+
+def _by_hash(records: Iterable[Record]) -> list[Record]:
+    return sorted(records, key=lambda record: hashlib.sha256(record.id.encode()).digest())
+
+
+def _check_counts(num_reference: int, num_held_out: int, rate: float, calibration: Path | float) -> None:
+    needed = photos_needed(rate)
+    if num_held_out < needed:
+        total = "" if isinstance(calibration, Path) else f" (of {int(np.ceil(needed / calibration))} in all)"
+        raise DataError(
+            f"a false-alarm rate of {rate:g} takes {needed} calibration photos{total}, and here are {num_held_out}: a "
+            f"p-value cannot be below 1 / (n + 1); give more photos, or a --false-alarm-rate of "
+            f"{1 / (num_held_out + 1):.2g} or more"
+        )
+    if num_reference < MIN_REFERENCE_PHOTOS:
+        raise DataError(
+            f"{num_reference} reference photos are too few to say what is usual; give {MIN_REFERENCE_PHOTOS} or more"
+        )
+
+
+def _fit_scorers(desk: _Desk, observer: PhotoObserver, reference: Sequence[Record]) -> tuple[Scorers, Combination, int]:
+    """In every process: the scorers and their combination, and how many photos could be read."""
+    patches_a_photo = max(1, PATCH_BUDGET // len(reference))
+
+    def look(batch: PhotoBatch) -> Observations:
+        seen = observer(batch).observations
+        return Observations(
+            seen.vectors, some_patches(batch, seen.patches, patches_a_photo), seen.squared_error, seen.kl
+        )
+
+    with StepReport("looking at reference photos", desk.console) as report:
+        found = over_photos(observer.encoder, reference, look, processes=desk.processes, report=report)
+    desk.tell_unreadable(found.unreadable)
+
+    def fit_first() -> tuple[Scorers, Combination, int]:
+        _check_readable(found, len(reference), MIN_REFERENCE_PHOTOS, "reference")
+        seen = Observations.cat(found.batches)
+        kind, num_pixels = observer.encoder.kind, observer.num_pixels
+        combination = Combination.fit(held_out_scores(kind, seen, num_pixels=num_pixels))
+        return Scorers.fit(kind, seen, num_pixels=num_pixels), combination, len(seen)
+
+    return desk.processes.first(fit_first)
+
+
+def _calibrate(
+    desk: _Desk,
+    observer: PhotoObserver,
+    held_out: Sequence[Record],
+    scorers: Scorers,
+    combination: Combination,
+    rate: float,
+) -> tuple[Tensor, HeatScale, HeatScale]:
+    """In every process: scores of the calibration photos [n, 6], and the scales of both heat maps."""
+
+    def look(batch: PhotoBatch) -> tuple[Tensor, Tensor]:
+        seen = observer(batch)
+        maps = (patch_map(scorers, seen).flatten(1), seen.residual.flatten(1))
+        extent = [statistic for each in maps for statistic in (each.mean(dim=1), each.amax(dim=1))]
+        return all_scores(scorers, combination, seen.observations), torch.stack(extent, dim=1)
+
+    with StepReport("calibrating", desk.console) as report:
+        found = over_photos(observer.encoder, held_out, look, processes=desk.processes, report=report)
+    desk.tell_unreadable(found.unreadable)
+
+    def scale_first() -> tuple[Tensor, HeatScale, HeatScale]:
+        _check_readable(found, len(held_out), photos_needed(rate), "calibration")
+        extent = torch.cat([extent for _, extent in found.batches]).T
+        scores = torch.cat([scores for scores, _ in found.batches])
+        return scores, HeatScale.fit(extent[0], extent[1], rate), HeatScale.fit(extent[2], extent[3], rate)
+
+    return desk.processes.first(scale_first)
+
+
+def _check_readable(found: Findings, num_photos: int, needed: int, what: str) -> None:
+    readable = num_photos - len(found.unreadable)
+    if readable < needed:
+        raise DataError(f"only {readable} of {num_photos} {what} photos can be read, and it takes {needed}")
+
+
+def _save_picture(file: Path, picture: np.ndarray | None) -> None:
+    assert picture is not None
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(file.name + ".part")
+    Image.fromarray(picture).save(part, format="PNG")
+    part.replace(file)
+
+
+def _write_table(out: Path, verdicts: Sequence[Verdict], unreadable: Sequence[tuple[Record, str]]) -> None:
+    """One line a photo, in the order of their names, whole or not at all."""
+    rows = {
+        verdict.record.id: [
+            "novel" if verdict.novel else "seen",
+            f"{verdict.p_value:.6g}",
+            *(f"{verdict.scores[name]:.6g}" for name in SCORE_NAMES),
+            verdict.features_name,
+        ]
+        for verdict in verdicts
+    }
+    rows |= {record.id: ["unreadable", *[""] * (len(SCORE_NAMES) + 2)] for record, _ in unreadable}
+    part = out.with_name(out.name + ".part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "verdict", "p_value", *SCORE_NAMES, "features"])
+        writer.writerows([record_id, *rows[record_id]] for record_id in sorted(rows))
+    part.replace(out)
