@@ -48,7 +48,7 @@ class Whitening:
         dim = max(1, min(max_dim, len(vectors) - 1, axes.shape[0]))
         variance = singular[:dim].square() / max(len(vectors) - 1, 1)
         scale = (variance + 1e-3 * variance[0] + 1e-12).rsqrt()
-        return cls(mean.float(), (axes[:dim] * scale[:, None]).float())
+        return cls(mean.float(), (axes[:dim] * scale[:, None]).float().contiguous())
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Whitened vectors [N, k]."""

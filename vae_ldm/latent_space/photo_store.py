@@ -1,0 +1,104 @@
+"""What an index of photos holds, wherever it lies: a folder of this machine, or a table that many desks share."""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, Self
+
+from torch import Tensor
+
+from vae_ldm.errors import DataError
+from vae_ldm.latent_space.features import FEATURE_KINDS, FeatureKind, FeatureSpace
+
+FORMAT = 1
+"""Of what is stored; raised where an older program could not read it."""
+
+
+@dataclass(frozen=True)
+class IndexedPhoto:
+    """One photo as a result names it."""
+
+    id: str
+    path: str
+    """Where it lay when it was added."""
+    label: str | None
+    caption: str | None
+    content: str
+    """SHA-256 of the file."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What makes it the same photo when it is added again: its id and its content."""
+        return self.id, self.content
+
+
+@dataclass(frozen=True)
+class Match:
+    """An indexed photo and the cosine of its vector and a query's, in [-1, 1]."""
+
+    photo: IndexedPhoto
+    similarity: float
+
+
+@dataclass(frozen=True)
+class IndexFacts:
+    """What the vectors of an index are."""
+
+    model: str
+    """Where the autoencoder was when the index was built."""
+    kind: FeatureKind
+    backbone: str | None
+    """Where the backbone was; None: the built-in one."""
+    features: str
+    """What stands beside every similarity."""
+    encoder: dict[str, Any]
+    """All that raw vectors follow from, as JSON: only vectors of equal encoders can be compared."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields and the format, as JSON."""
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, where: str, found: Any) -> Self:
+        """The facts that `as_dict` gave. Raises DataError, which begins with `where`, for any others."""
+        if not isinstance(found, dict):
+            raise DataError(f"{where}: is damaged; build the index anew")
+        if found.get("format", FORMAT) > FORMAT:
+            raise DataError(f"{where}: written by a newer vae_ldm (format {found['format']}, this one reads {FORMAT})")
+        try:
+            facts = cls(**{name: found[name] for name in cls.__dataclass_fields__})
+        except KeyError as error:
+            raise DataError(f"{where}: is damaged ({error.args[0]} is missing); build the index anew") from None
+        if facts.kind not in FEATURE_KINDS:
+            raise DataError(f"{where}: is damaged (features {facts.kind!r}); build the index anew")
+        return facts
+
+
+class PhotoStore(Protocol):
+    """Photos and their unit vectors."""
+
+    name: str
+    """What messages call it."""
+    facts: IndexFacts
+    space: FeatureSpace
+
+    def __len__(self) -> int: ...
+
+    @property
+    def advice(self) -> str | None:
+        """A line about how to make searching faster, where there is one."""
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Around `add`: RunError where the store takes one writer at a time and another is at work."""
+
+    def known(self, keys: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Those of the keys whose photos are in."""
+
+    def add(self, photos: Sequence[IndexedPhoto], vectors: Tensor) -> None:
+        """Take in all of the photos with their vectors [N, dim], or none."""
+
+    def prepare(self) -> None:
+        """Make searching fast for what has been added."""
+
+    def search(self, queries: Tensor, k: int) -> Iterator[list[Match]]:
+        """The k photos nearest to each of the unit vectors [Q, dim], the nearest first."""
