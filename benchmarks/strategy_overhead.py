@@ -98,7 +98,7 @@ def bare_torch(batch: Tensor, steps: int) -> float:
 
 
 def bare_accelerator(batch: Tensor, steps: int) -> float:
-    from vae_ldm.training.accelerate_strategy import new_engine
+    from vae_ldm.training.engine import new_engine
 
     engine, module = new_engine(), Small()
     module.forward = module.training_step  # type: ignore[method-assign]

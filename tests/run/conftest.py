@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from safetensors.torch import load_file
 
 from tests.conftest import NANO_AUTOENCODER, NANO_UNET
 from vae_ldm.recipe import Recipe, write_recipe
+from vae_ldm.run.folder import RunFolder, Stage
+from vae_ldm.training.csv_log import read_csv_log
 
-# What `python -m vae_ldm` does, after the size `tiny` has become smaller still.
-COMMAND = f"""
+# The size `tiny` becomes smaller still, and nothing is evaluated.
+NANO = f"""
 import os
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 from vae_ldm.models import autoencoder, unet
@@ -23,6 +26,9 @@ autoencoder.AUTOENCODER_SIZES["tiny"] = autoencoder.AutoencoderSize(*{tuple(NANO
 unet.UNET_SIZES["tiny"] = unet.UNetSize(*{tuple(NANO_UNET)!r})
 from vae_ldm.run import stages
 stages.run_evaluation_stage = lambda session, autoencoder: None
+"""
+# What `python -m vae_ldm` does after that.
+COMMAND = f"""{NANO}
 from vae_ldm.cli import main
 main()
 """
@@ -46,6 +52,14 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, output + errors
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Come back when it holds."""
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert time.monotonic() < deadline, "it never came so far"
+        time.sleep(0.005)
+
+
 @pytest.fixture
 def recipe_file(tmp_path: Path) -> Callable[[Recipe], Path]:
     def write(recipe: Recipe) -> Path:
@@ -66,3 +80,15 @@ def assert_same_weights(one: Path, other: Path) -> None:
         assert left.keys() == right.keys()
         different = [name for name in left if not torch.equal(left[name], right[name])]
         assert not different, f"{file}: {len(different)} of {len(left)} tensors differ, {different[0]} among them"
+
+
+def assert_same_run(one: RunFolder, other: RunFolder, *stages: Stage) -> None:
+    """Weights, curves and facts of the stages are the same to the bit; by default those of both trainings."""
+    for stage in stages or ("autoencoder", "diffusion"):
+        for folder in {"autoencoder": ("autoencoder",), "diffusion": ("latents", "pipeline")}[stage]:
+            assert_same_weights(one.path / folder, other.path / folder)
+        assert read_csv_log(one.log(stage)) == read_csv_log(other.log(stage))
+        facts, expected = ({**(run.finished(stage) or {})} for run in (one, other))
+        assert facts.pop("seconds") < 100
+        assert expected.pop("seconds") < 100
+        assert facts == expected

@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,7 @@ from diffusers import StableDiffusionPipeline
 
 from tests.processes import Processes as Pool
 from tests.processes import two_processes
-from tests.run.conftest import COMMAND
-from tests.run.test_resume import wait_for
+from tests.run.conftest import NANO, wait_for
 from vae_ldm.data.posterior_cache import PosteriorDataset
 from vae_ldm.data.sampling import Batch
 from vae_ldm.evaluation.distribution import frechet_distance, kernel_distance
@@ -28,22 +29,32 @@ from vae_ldm.run.stages import train_run
 from vae_ldm.training.callbacks import checkpoint_step, run_checkpoints
 
 
-def launch(folder: Path, *arguments: str | Path) -> subprocess.Popen[str]:
-    """`accelerate launch` with two processes on the CPU (what is for several GPUs works without any)."""
-    script = folder / "vae-ldm.py"
-    script.write_text(COMMAND)
+# Python runs a sitecustomize.py before anything else: so the ranks of a launch are those of the product, made smaller.
+IN_EACH_RANK = f"""
+import os
+if "RANK" in os.environ:
+    exec({NANO!r})
+"""
+
+
+def launch(folder: Path, *arguments: str | Path, sabotage: str = "") -> subprocess.Popen[str]:
+    """`accelerate launch -m vae_ldm` with two processes on the CPU (what is for several GPUs works without any).
+
+    `sabotage` is run by each rank before it begins.
+    """
+    (folder / "sitecustomize.py").write_text(IN_EACH_RANK + textwrap.indent(sabotage, "    "))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launcher = "import sys; from accelerate.commands.accelerate_cli import main; main()"
     flags = ["launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    flags += ["--dynamo_backend", "no", "--main_process_port", str(port), str(script)]
+    flags += ["--dynamo_backend", "no", "--main_process_port", str(port), "-m", "vae_ldm"]
     return subprocess.Popen(
         [sys.executable, "-c", launcher, *flags, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},  # noqa: PTH109
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{folder}:{os.getcwd()}"},  # noqa: PTH109
     )
 
 
@@ -71,6 +82,7 @@ def test_a_run_on_two_processes_of_which_one_is_killed_and_which_is_then_stopped
     said, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "SIGKILL" in said
+    assert said.count("Traceback") == 1, said  # the launcher's; the other rank has a line for it
     assert run.finished("autoencoder") is None
 
     before = newest_step(run)
@@ -106,6 +118,52 @@ def test_a_run_on_two_processes_of_which_one_is_killed_and_which_is_then_stopped
     assert posterior.mean.mean((0, 2, 3)).abs().max() < 1e-3
     spread = (posterior.mean.var((0, 2, 3), correction=0) + posterior.var.mean((0, 2, 3))).sqrt()
     assert (spread - 1).abs().max() < 1e-3
+
+
+# The second rank meets a fault at its fifth batch: one of the program, or one of the pictures.
+RAISES = """
+if os.environ["RANK"] == "1":
+    import time
+    from vae_ldm.errors import DataError
+    from vae_ldm.training.lit_autoencoder import LitAutoencoder
+    training_step = LitAutoencoder.training_step
+    def failing(self, batch, batch_idx):
+        if batch_idx == 4:
+            open({stamp!r}, "w").write(str(time.time()))
+            raise {error}("a fault that only one process meets")
+        return training_step(self, batch, batch_idx)
+    LitAutoencoder.training_step = failing
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("error", "said_as"),
+    [
+        ("ValueError", "ValueError: a fault that only one process meets"),
+        ("DataError", "error: process 1: a fault that only one process meets"),
+    ],
+)
+def test_a_rank_that_raises_ends_the_job_with_its_error_on_top(make_recipe, recipe_file, tmp_path, error, said_as):
+    run, stamp = RunFolder(tmp_path / "nano"), tmp_path / "raised"
+    command = ("train", recipe_file(make_recipe(diffusion=None)))
+    process = launch(tmp_path, *command, sabotage=RAISES.format(stamp=str(stamp), error=error))
+    said, _ = process.communicate(timeout=240)
+    assert time.time() - float(stamp.read_text()) < 60
+    assert process.returncode != 0
+    # Nothing is above it but its own traceback, where it is a bug.
+    before, found, after = said.partition(said_as)
+    assert found, said
+    assert before.count("Traceback") == (error == "ValueError"), said
+    assert "another process" not in before, said
+    # The launcher has its say after it; the other rank has at most a line.
+    assert after.count("Traceback") == 1, said
+    assert run.finished("autoencoder") is None
+
+    if error == "ValueError":
+        said, _ = launch(tmp_path, *command).communicate(timeout=240)
+        assert "autoencoder: going on from step 2" in said, said
+        assert run.finished("autoencoder") is not None
 
 
 def interrupted_run(settings: dict, output_dir: str) -> tuple[int, int]:

@@ -1,26 +1,18 @@
-"""Design promise 5: stop anywhere, go on exactly."""
+"""Design promise 5: stop anywhere, go on exactly. kill -9 is in test_kill."""
 
-import multiprocessing
-import random
 import shutil
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pytorch_lightning import Callback
 
-from tests.conftest import _nano_networks, _no_evaluation
-from tests.run.conftest import assert_same_weights, finish, start
+from tests.run.conftest import assert_same_run, finish, start, wait_for
 from vae_ldm.errors import StoppedError
 from vae_ldm.pipelines import plain_folder
-from vae_ldm.recipe import Recipe
 from vae_ldm.run import autoencoder_stage, diffusion_stage, fitting
 from vae_ldm.run.folder import RunFolder, Stage
 from vae_ldm.run.stages import train_run
-from vae_ldm.training.csv_log import read_csv_log
 
 
 class Stop(Exception):  # noqa: N818
@@ -57,17 +49,6 @@ def stop_at_batch(patch: pytest.MonkeyPatch, *, manual: bool, batch: int) -> Non
         return build_trainer(*args, **kwargs)  # type: ignore[arg-type]
 
     patch.setattr(fitting, "build_trainer", stopping)
-
-
-def assert_same_run(one: RunFolder, other: RunFolder, *stages: Stage) -> None:
-    for stage in stages or ("autoencoder", "diffusion"):
-        for folder in {"autoencoder": ("autoencoder",), "diffusion": ("latents", "pipeline")}[stage]:
-            assert_same_weights(one.path / folder, other.path / folder)
-        assert read_csv_log(one.log(stage)) == read_csv_log(other.log(stage))
-        facts, expected = ({**(run.finished(stage) or {})} for run in (one, other))
-        assert facts.pop("seconds") < 100
-        assert expected.pop("seconds") < 100
-        assert facts == expected
 
 
 def begin(trained_run: RunFolder, path: Path, stage: Stage) -> dict[str, None]:
@@ -187,35 +168,7 @@ def test_checkpoints_do_not_pile_up_over_stops(make_recipe, tmp_path):
     assert names == ["best.ckpt", "step=4.ckpt", "step=6.ckpt"]
 
 
-# --- kill -9 ----------------------------------------------------------------------------------------------------------
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 90
-    while not condition():
-        assert time.monotonic() < deadline, "it never came so far"
-        time.sleep(0.005)
-
-
-@pytest.mark.slow
-def test_kill_in_every_stage(trained_run, make_recipe, recipe_file, tmp_path):
-    run = RunFolder(tmp_path / "nano")
-    command = ("train", recipe_file(make_recipe()))
-    moments: list[tuple[Callable[[], bool], Callable[[], bool]]] = [
-        (lambda: (run.path / "pictures.partial").exists() or run.pictures.exists(), lambda: True),
-        (lambda: any(run.checkpoints("autoencoder").glob("*.ckpt")), lambda: run.finished("autoencoder") is None),
-        (lambda: run.latents.exists(), lambda: run.finished("diffusion") is None),
-        (lambda: any(run.checkpoints("diffusion").glob("*.ckpt")), lambda: run.finished("diffusion") is None),
-    ]
-    for reached, still_before_the_end in moments:
-        process = start(*command)
-        wait_for(reached)
-        process.send_signal(signal.SIGKILL)
-        assert finish(process)[0] == -signal.SIGKILL
-        assert still_before_the_end()
-    code, said = finish(start(*command))
-    assert code == 0, said
-    assert_same_run(trained_run, run)
+# --- Ctrl-C and SIGTERM -----------------------------------------------------------------------------------------------
 
 
 def test_ctrl_c_ends_with_a_line(make_recipe, recipe_file, tmp_path):
@@ -228,60 +181,6 @@ def test_ctrl_c_ends_with_a_line(make_recipe, recipe_file, tmp_path):
     assert code == 130, said
     assert said.splitlines()[-1] == "stopped; repeat the command to go on"
     assert "Traceback" not in said
-
-
-def train_in_a_process(recipe: Recipe) -> None:
-    with _nano_networks(), _no_evaluation():
-        train_run(recipe)
-
-
-@pytest.mark.slow
-def test_kill_at_twenty_random_moments_of_all_stages(trained_run, make_recipe, tmp_path):
-    """Each run is killed after a time of its own and the next goes on: reading pictures to writing the pipeline."""
-    run, recipe = RunFolder(tmp_path / "nano"), make_recipe()
-    # Children of a process that has done the imports: what is killed is the run, not Python's start.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vae_ldm.run.stages", __name__])
-
-    def start_run() -> Any:
-        process = context.Process(target=train_in_a_process, args=(recipe,))
-        process.start()
-        return process
-
-    began = time.monotonic()
-    process = start_run()
-    process.join()
-    assert process.exitcode == 0
-    whole = time.monotonic() - began
-    chance, kills, places = random.Random(0), 0, set()
-    shutil.rmtree(run.path)
-    while kills < 20:
-        process = start_run()
-        process.join(whole / 2 * chance.random())  # half, so that a run meets several kills
-        process.kill()
-        process.join()
-        if process.exitcode == 0:  # it had come to its end before
-            assert_same_run(trained_run, run)
-            shutil.rmtree(run.path)
-        else:
-            assert process.exitcode == -signal.SIGKILL
-            kills += 1
-            places.add(where_it_is(run))
-    process = start_run()
-    process.join()
-    assert process.exitcode == 0
-    assert_same_run(trained_run, run)
-    assert {"autoencoder", "diffusion"} <= places, places
-
-
-def where_it_is(run: RunFolder) -> str:
-    if not run.pictures.exists():
-        return "reading pictures"
-    if run.finished("autoencoder") is None:
-        return "autoencoder" if any(run.checkpoints("autoencoder").glob("*.ckpt")) else "before its first checkpoint"
-    if run.finished("diffusion") is None:
-        return "diffusion" if run.diffusion.exists() else "latents"
-    return "evaluation"
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])

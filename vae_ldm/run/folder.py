@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from PIL import Image
+
 from vae_ldm.errors import RecipeError, RunError, VaeLdmError
 from vae_ldm.recipe import Recipe, read_recipe, recipe_differences, write_recipe
 
@@ -149,6 +151,13 @@ def write_json(path: Path, content: Any) -> None:
     """Write `content` to `path` as a whole or not at all."""
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(content, indent=1))
+    part.replace(path)
+
+
+def write_picture(path: Path, picture: Image.Image) -> None:
+    """Write the picture to `path`, a PNG, as a whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    picture.save(part, format="PNG")
     part.replace(path)
 
 

@@ -1,13 +1,16 @@
 """The processes that `accelerate launch` has started for one run: who speaks, who writes, who waits."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
+
+from vae_ldm.errors import RunError
 
 T = TypeVar("T")
 
@@ -34,11 +37,23 @@ class Processes:
         """The processes of this run, joined now where there are several."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
-        from vae_ldm.training.accelerate_strategy import new_engine
+        from vae_ldm.training.engine import new_engine
 
         engine = new_engine()
         group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
         return cls(engine.process_index, engine.num_processes, engine.local_process_index, group)
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Raise RunError, in place of the traceback of a broken connection, where another process has gone."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.count == 1 or not _is_broken_connection(error):
+                raise
+            raise RunError(
+                f"another process has gone ({_last_line(error)}): its own error says why; repeat the command to go on"
+            ) from error
 
     @property
     def is_first(self) -> bool:
@@ -94,3 +109,11 @@ class Processes:
     def device(self) -> torch.device:
         """Where this process's networks run."""
         return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def _is_broken_connection(error: BaseException) -> bool:
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
+
+
+def _last_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[-1]

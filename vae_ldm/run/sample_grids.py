@@ -4,6 +4,7 @@ import numpy as np
 
 from vae_ldm.evaluation.evaluator import AutoencoderEvaluation, SampleEvaluation
 from vae_ldm.evaluation.image_grid import image_grid, pair_grid
+from vae_ldm.run.folder import write_picture
 from vae_ldm.run.session import Session
 
 _NUM_PAIRS = 12
@@ -22,7 +23,7 @@ def draw_reconstructions(session: Session, evaluation: AutoencoderEvaluation) ->
             pairs_per_row=4,
             captions=[f"{evaluation.psnr[row]:.1f} dB" for row in rows],
         )
-        grid.save(samples / f"{name}.png")
+        write_picture(samples / f"{name}.png", grid)
 
 
 def row_names(session: Session, prompts: list[str], labels: np.ndarray | None) -> list[str]:
@@ -43,7 +44,8 @@ def draw_samples(session: Session, samples: np.ndarray, row_names: list[str], ev
         grid = image_grid(samples[chosen], num_columns=columns, row_labels=list(rows_of))
     else:
         grid = image_grid(samples[: _SAMPLES_A_ROW**2], num_columns=_SAMPLES_A_ROW)
-    grid.save(session.run.samples / "samples.png")
+    write_picture(session.run.samples / "samples.png", grid)
     closest = evaluation.closest[:_NUM_PAIRS]
     pairs = samples[closest], session.pictures.train.images[evaluation.nearest[closest]]
-    pair_grid(*pairs, pairs_per_row=4, titles=("sample", "nearest")).save(session.run.samples / "neighbours.png")
+    grid = pair_grid(*pairs, pairs_per_row=4, titles=("sample", "nearest"))
+    write_picture(session.run.samples / "neighbours.png", grid)

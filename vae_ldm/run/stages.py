@@ -29,7 +29,7 @@ def train_run(recipe: Recipe, *, dry_run: bool = False, restart: Sequence[Stage]
 
         describe_run(session)
         return
-    with ending_on_sigterm(), ExitStack() as until_the_end:
+    with ending_on_sigterm(), session.processes.joined(), ExitStack() as until_the_end:
         session.processes.first(lambda: _take(session, until_the_end, restart))
         _check_enough_pictures(session)
         check_prompts(session)

@@ -4,29 +4,19 @@ Lightning owns the loop, the hooks and the checkpoints; one `Accelerator` owns p
 out of data and every collective. Nothing else imports accelerate.
 """
 
-import atexit
 import os
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator, skip_first_batches
 from accelerate.data_loader import prepare_data_loader
-from accelerate.state import PartialState
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    DistributedType,
-    GradientAccumulationPlugin,
-    InitProcessGroupKwargs,
-    broadcast_object_list,
-    set_seed,
-)
+from accelerate.utils import broadcast_object_list, set_seed
 from lightning_fabric.utilities.optimizer import _optimizers_to_device
 from lightning_fabric.utilities.rank_zero import rank_zero_only as fabric_rank_zero_only
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.plugins import CheckpointIO, Precision
 from pytorch_lightning.strategies import ParallelStrategy
 from pytorch_lightning.trainer.states import TrainerFn
@@ -37,34 +27,11 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, DistributedSampler
 
 from vae_ldm.errors import VaeLdmError
-from vae_ldm.training import sharding
+from vae_ldm.training.deepspeed_engine import Zero
+from vae_ldm.training.engine import new_engine, sharding_of
 from vae_ldm.training.engine_plugins import EngineEnvironment, engine_precision
 from vae_ldm.training.gradient_average import GradientAverage
 from vae_ldm.training.shared_loader import SharedLoader, shares_out_itself
-
-
-def new_engine(*, timeout: timedelta | None = None, **ddp: Any) -> Accelerator:
-    """The process's Accelerator, as the launcher's flags and `accelerate config` describe it.
-
-    Its state is one for the process: only the first call joins the other processes. Precision, accumulation and
-    schedulers stay Lightning's, so they are off here whatever the launcher says.
-    """
-    join = InitProcessGroupKwargs() if timeout is None else InitProcessGroupKwargs(timeout=timeout)
-    engine = Accelerator(
-        mixed_precision="no",
-        cpu=not torch.accelerator.is_available(),
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
-        step_scheduler_with_optimizer=False,
-        kwargs_handlers=[join, DistributedDataParallelKwargs(**ddp)],
-    )
-    atexit.unregister(_leave)
-    atexit.register(_leave)
-    return engine
-
-
-def _leave() -> None:
-    if PartialState._shared_state:
-        PartialState().destroy_process_group()
 
 
 class AccelerateStrategy(ParallelStrategy):
@@ -92,7 +59,7 @@ class AccelerateStrategy(ParallelStrategy):
         **ddp: Any,
     ) -> None:
         self.engine = engine or new_engine(timeout=timeout, **ddp)
-        _refuse_engine(self.engine)
+        self.sharding = sharding_of(self.engine)
         super().__init__(
             parallel_devices=[self.root_device],
             cluster_environment=EngineEnvironment(self.engine),
@@ -122,11 +89,6 @@ class AccelerateStrategy(ParallelStrategy):
     def precision_plugin(self, precision_plugin: Precision | None) -> None:
         self._precision_plugin = precision_plugin and engine_precision(precision_plugin, self.root_device)
 
-    @property
-    def is_sharded(self) -> bool:
-        """Each process holds a part of the weights only."""
-        return self.engine.distributed_type == DistributedType.FSDP
-
     def set_world_ranks(self) -> None:
         """Tell Lightning's `rank_zero_only` functions who they are."""
         for function in (rank_zero_only, fabric_rank_zero_only):
@@ -146,8 +108,8 @@ class AccelerateStrategy(ParallelStrategy):
         assert self.lightning_module is not None
         self.accelerator.setup(trainer)
         fitting = trainer.state.fn == TrainerFn.FITTING
-        if self.is_sharded:
-            _refuse_sharded(trainer)
+        if self.sharding is not None:
+            self.sharding.check(trainer)
         if fitting and self._layer_sync is not None:
             self._lightning_module = cast("LightningModule", self._layer_sync.apply(self.lightning_module))
         self.model = self.precision_plugin.convert_module(cast("LightningModule", self.lightning_module))
@@ -164,9 +126,9 @@ class AccelerateStrategy(ParallelStrategy):
     def _wrap(self, *, fitting: bool) -> None:
         module = self.lightning_module
         assert module is not None
-        if self.is_sharded:
-            self.model, *prepared = self.engine.prepare(module, *self.optimizers)
-            self.optimizers = [optimizer.optimizer for optimizer in prepared]
+        if self.sharding is not None:
+            context = self.precision_plugin.train_step_context
+            self.model, self.optimizers = self.sharding.wrap(module, self.optimizers, context)
         elif fitting and module.automatic_optimization and self.world_size > 1:
             self.model = self.engine.prepare_model(module)
         else:
@@ -181,9 +143,9 @@ class AccelerateStrategy(ParallelStrategy):
         if self.lightning_module is not None and hasattr(self.lightning_module, "_is_accelerate_prepared"):
             del self.lightning_module._is_accelerate_prepared  # or the next fit would not be wrapped
         self.engine.free_memory()
-        if self.is_sharded:
+        if self.sharding is not None:
             self._reset_optimizers_and_schedulers()
-            if self.lightning_module is not None and sharding.is_sharded(self.lightning_module):
+            if self.lightning_module is not None and not self.sharding.is_whole(self.lightning_module):
                 return  # after an error: shards cannot be moved, and making them whole takes all processes
         super().teardown()
 
@@ -193,7 +155,7 @@ class AccelerateStrategy(ParallelStrategy):
         assert self.lightning_module is not None
         assert self.model is not None
         with self.precision_plugin.train_step_context():
-            if self.model is self.lightning_module and not self.is_sharded:
+            if self.model is self.lightning_module and self.sharding is None:
                 return self.lightning_module.training_step(*args, **kwargs)
             return self._forward_redirection(self.model, self.lightning_module, "training_step", *args, **kwargs)
 
@@ -211,6 +173,23 @@ class AccelerateStrategy(ParallelStrategy):
         with context():
             return getattr(self.lightning_module, name)(*args, **kwargs)
 
+    def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
+        if not isinstance(self.sharding, Zero):
+            return super().backward(closure_loss, optimizer, *args, **kwargs)
+        assert self.lightning_module is not None
+        assert self.model is not None
+        loss = self.precision_plugin.pre_backward(closure_loss, self.lightning_module)
+        self.model.backward(loss)
+        return self.precision_plugin.post_backward(loss, self.lightning_module)
+
+    def optimizer_step(self, optimizer: Optimizer, closure: Any, model: Any = None, **kwargs: Any) -> Any:
+        if not isinstance(self.sharding, Zero):
+            return super().optimizer_step(optimizer, closure, model, **kwargs)
+        assert self.model is not None
+        result = self.precision_plugin._wrap_closure(model or self.lightning_module, optimizer, closure)
+        self.model.step()
+        return result
+
     def post_backward(self, closure_loss: Tensor) -> None:
         module = self.lightning_module
         assert module is not None
@@ -222,16 +201,22 @@ class AccelerateStrategy(ParallelStrategy):
         """Let gradients add up without sending them: for all but the last batch of an accumulated step."""
         self._gradients_stay_local = True
         try:
-            with self.engine.no_sync(self.model) if self.model is not self.lightning_module else nullcontext():
+            with self._without_sync():
                 yield
         finally:
             self._gradients_stay_local = False
 
+    def _without_sync(self) -> AbstractContextManager[None]:
+        assert self.model is not None
+        if self.sharding is not None:
+            return self.sharding.without_sync(self.model)
+        return self.engine.no_sync(self.model) if self.model is not self.lightning_module else nullcontext()
+
     def on_train_end(self) -> None:
         assert self.lightning_module is not None
         self._send_from_first(self.lightning_module.buffers())
-        if self.is_sharded:
-            sharding.make_whole(self.lightning_module)
+        if self.sharding is not None:
+            self.sharding.make_whole(self.lightning_module)
 
     def on_validation_start(self) -> None:
         self._before_evaluation()
@@ -248,14 +233,13 @@ class AccelerateStrategy(ParallelStrategy):
     def _before_evaluation(self) -> None:
         assert self.lightning_module is not None
         self._send_from_first(self.lightning_module.buffers())
-        if self.is_sharded:
-            sharding.gather_for_evaluation(self.lightning_module)
+        if self.sharding is not None:
+            self.sharding.before_evaluation(self.lightning_module)
 
     def _after_evaluation(self) -> None:
         assert self.lightning_module is not None
-        if self.is_sharded:
-            plugin = self.engine.state.fsdp_plugin
-            sharding.shard_again(self.lightning_module, reshard_after_forward=plugin.reshard_after_forward)
+        if self.sharding is not None:
+            self.sharding.after_evaluation(self.lightning_module)
 
     # --- collectives --------------------------------------------------------------------------------------------------
 
@@ -322,50 +306,35 @@ class AccelerateStrategy(ParallelStrategy):
 
     @property
     def restore_checkpoint_after_setup(self) -> bool:
-        return self.is_sharded
+        return self.sharding is not None and self.sharding.restores_after_setup
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         assert self.lightning_module is not None
-        if self.is_sharded:
-            return sharding.whole_weights(self.lightning_module)
+        if self.sharding is not None:
+            return self.sharding.weights(self.lightning_module)
         self._send_from_first(self.lightning_module.buffers())
         return super().lightning_module_state_dict()
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         assert self.lightning_module is not None
-        if self.is_sharded:
-            sharding.load_whole_weights(self.lightning_module, checkpoint["state_dict"], strict=strict)
+        if self.sharding is not None:
+            self.sharding.load_weights(self.lightning_module, checkpoint["state_dict"], strict=strict)
         else:
             super().load_model_state_dict(checkpoint, strict)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        if not self.is_sharded:
+        if self.sharding is None:
             return super().optimizer_state(optimizer)
         assert self.lightning_module is not None
-        return sharding.whole_optimizer_state(self.lightning_module, getattr(optimizer, "_optimizer", optimizer))
+        return self.sharding.optimizer_state(self.lightning_module, getattr(optimizer, "_optimizer", optimizer))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        if not self.is_sharded:
+        if self.sharding is None:
             super().load_optimizer_state_dict(checkpoint)
             return
         assert self.lightning_module is not None
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            sharding.load_whole_optimizer_state(self.lightning_module, optimizer, state)
-
-
-def _refuse_engine(engine: Accelerator) -> None:
-    kind = engine.distributed_type
-    if kind == DistributedType.FSDP and not engine.is_fsdp2:
-        raise VaeLdmError("FSDP of version 1 is not supported; set fsdp_version: 2 in accelerate's configuration")
-    if kind not in (DistributedType.NO, DistributedType.FSDP) and not kind.name.startswith("MULTI_"):
-        raise VaeLdmError(f"accelerate's {kind.value} is not supported; use multi-GPU (DDP) or FSDP2")
-
-
-def _refuse_sharded(trainer: Trainer) -> None:
-    if not trainer.lightning_module.automatic_optimization:
-        raise VaeLdmError("manual optimisation needs whole gradients, which FSDP2 does not keep; use multi-GPU (DDP)")
-    if any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-        raise VaeLdmError("an average of weights (ema) is not kept right by FSDP2; set ema: null, or use DDP")
+            self.sharding.load_optimizer_state(self.lightning_module, optimizer, state)
 
 
 def _length(loader: DataLoader[Any]) -> int | None:

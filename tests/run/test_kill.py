@@ -1,0 +1,216 @@
+"""Design promise 5 under kill -9: whatever a command was doing, the same command again brings it to its end."""
+
+import importlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import _nano_networks, _no_evaluation
+from tests.run.conftest import assert_same_run, assert_same_weights, finish, start, wait_for
+from vae_ldm.evaluation.report import write_report
+from vae_ldm.recipe import Recipe
+from vae_ldm.run.export import export_checkpoint
+from vae_ldm.run.folder import RunFolder
+from vae_ldm.run.stages import train_run
+
+Begin = Callable[..., Any]
+Moment = tuple[str, str, bool]
+"""A module, a function in it, and whether the process dies after its next call or before."""
+
+
+@pytest.fixture(scope="module")
+def begin() -> Begin:
+    """`begin(function, *arguments)`: a process at work.
+
+    A child of one that has done the imports: what is killed is the work, not Python's start.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+
+    def begin(function: Callable[..., object], *arguments: object) -> Any:
+        process = context.Process(target=function, args=arguments)
+        process.start()
+        return process
+
+    return begin
+
+
+def end(process: Any, *, code: int = 0) -> None:
+    process.join()
+    assert process.exitcode == code
+
+
+@contextmanager
+def killed_at(moment: Moment | None) -> Iterator[None]:
+    """This very process dies by kill -9 at the moment."""
+    with pytest.MonkeyPatch.context() as patch:
+        if moment is not None:
+            module, name, after = moment
+            where = importlib.import_module(module)
+            function = getattr(where, name)
+
+            def killing(*args: object, **kwargs: object) -> None:
+                if after:
+                    function(*args, **kwargs)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            patch.setattr(where, name, killing)
+        yield
+
+
+def train(recipe: Recipe, evaluates: bool = False, moment: Moment | None = None) -> None:
+    with _nano_networks(), nullcontext() if evaluates else _no_evaluation(), killed_at(moment):
+        train_run(recipe)
+
+
+def export(run: Path, target: Path, moment: Moment | None = None) -> None:
+    with _nano_networks(), killed_at(moment):
+        export_checkpoint(run, checkpoint="6", output_dir=target)
+
+
+@pytest.mark.slow
+def test_kill_in_every_stage(trained_run, make_recipe, recipe_file, tmp_path):
+    run = RunFolder(tmp_path / "nano")
+    command = ("train", recipe_file(make_recipe()))
+    moments: list[tuple[Callable[[], bool], Callable[[], bool]]] = [
+        (lambda: (run.path / "pictures.partial").exists() or run.pictures.exists(), lambda: True),
+        (lambda: any(run.checkpoints("autoencoder").glob("*.ckpt")), lambda: run.finished("autoencoder") is None),
+        (lambda: run.latents.exists(), lambda: run.finished("diffusion") is None),
+        (lambda: any(run.checkpoints("diffusion").glob("*.ckpt")), lambda: run.finished("diffusion") is None),
+    ]
+    for reached, still_before_the_end in moments:
+        process = start(*command)
+        wait_for(reached)
+        process.send_signal(signal.SIGKILL)
+        assert finish(process)[0] == -signal.SIGKILL
+        assert still_before_the_end()
+    code, said = finish(start(*command))
+    assert code == 0, said
+    assert_same_run(trained_run, run)
+
+
+@pytest.mark.slow
+def test_kill_at_twenty_random_moments_of_all_stages(trained_run, make_recipe, tmp_path, begin):
+    """Each run is killed after a time of its own and the next goes on: reading pictures to writing the pipeline."""
+    run, recipe = RunFolder(tmp_path / "nano"), make_recipe()
+    began = time.monotonic()
+    end(begin(train, recipe))
+    whole = time.monotonic() - began
+    chance, kills, places = random.Random(0), 0, set()
+    shutil.rmtree(run.path)
+    while kills < 20:
+        process = begin(train, recipe)
+        process.join(whole / 2 * chance.random())  # half, so that a run meets several kills
+        process.kill()
+        process.join()
+        if process.exitcode == 0:  # it had come to its end before
+            assert_same_run(trained_run, run)
+            shutil.rmtree(run.path)
+        else:
+            assert process.exitcode == -signal.SIGKILL
+            kills += 1
+            places.add(where_it_is(run))
+    end(begin(train, recipe))
+    assert_same_run(trained_run, run)
+    assert {"autoencoder", "diffusion"} <= places, places
+
+
+def where_it_is(run: RunFolder) -> str:
+    if not run.pictures.exists():
+        return "reading pictures"
+    if run.finished("autoencoder") is None:
+        return "autoencoder" if any(run.checkpoints("autoencoder").glob("*.ckpt")) else "before its first checkpoint"
+    if run.finished("diffusion") is None:
+        return "diffusion" if run.diffusion.exists() else "latents"
+    return "evaluation"
+
+
+@pytest.mark.slow
+def test_kill_while_evaluating(trained_run, make_recipe, tmp_path, begin):
+    """The numbers, the pictures and the page are those of an evaluation that nothing has disturbed."""
+    undisturbed, run = RunFolder(tmp_path / "undisturbed" / "nano"), RunFolder(tmp_path / "nano")
+    for each in (undisturbed, run):
+        shutil.copytree(trained_run.path, each.path)
+    began = time.monotonic()
+    end(begin(train, make_recipe(tmp_path / "undisturbed"), True))
+    whole = time.monotonic() - began
+
+    recipe, evaluate = make_recipe(), "vae_ldm.run.evaluate"
+    for moment in (
+        (evaluate, "draw_reconstructions", True),
+        (evaluate, "draw_samples", True),
+        (evaluate, "write_json", True),
+        (evaluate, "write_report", True),
+    ):
+        end(begin(train, recipe, True, moment), code=-signal.SIGKILL)
+        assert run.finished("evaluation") is None
+    chance, kills = random.Random(1), 0
+    while kills < 6:
+        process = begin(train, recipe, True)
+        process.join(whole * chance.random())
+        process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+        if process.exitcode == 0:
+            run.restart(["evaluation"])
+    end(begin(train, recipe, True))
+    assert_same_evaluation(undisturbed, run)
+
+
+def assert_same_evaluation(one: RunFolder, other: RunFolder) -> None:
+    found, expected = (json.loads(run.metrics.read_text()) for run in (one, other))
+    for what in ("measurements", "parameters", "data"):
+        assert found[what] == expected[what]
+    pictures = sorted(path.name for path in one.samples.iterdir())
+    assert pictures == sorted(path.name for path in other.samples.iterdir())
+    for name in pictures:
+        assert (one.samples / name).read_bytes() == (other.samples / name).read_bytes(), name
+    for run in (one, other):
+        assert run.finished("evaluation") is not None
+        page = run.report.read_text()
+        assert write_report(run.path).read_text() == page  # of these very numbers and pictures
+    assert not list(other.path.rglob("*.part"))
+
+
+@pytest.mark.slow
+def test_kill_while_exporting(trained_run, tmp_path, begin):
+    """The folder is whole or absent, and the same command works afterwards."""
+    shutil.copytree(trained_run.path, tmp_path / "run")
+    target = tmp_path / "export"
+    began = time.monotonic()
+    end(begin(export, tmp_path / "run", target))
+    whole = time.monotonic() - began
+    shutil.rmtree(target)
+
+    # With everything written and not yet in its place.
+    end(begin(export, tmp_path / "run", target, ("vae_ldm.run.folder", "let_others_read", True)), code=-signal.SIGKILL)
+    assert not target.exists()
+    chance, kills = random.Random(2), 0
+    while kills < 9:
+        process = begin(export, tmp_path / "run", target)
+        process.join(whole * chance.random())
+        process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+        if target.exists():
+            assert_same_files(trained_run.pipeline, target)
+            shutil.rmtree(target)
+    end(begin(export, tmp_path / "run", target))
+    assert_same_files(trained_run.pipeline, target)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def assert_same_files(one: Path, other: Path) -> None:
+    assert_same_weights(one, other)
+    files = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(other) for path in other.rglob("*") if path.is_file())
