@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from vae_ldm.cli import claim as claim_verbs
 from vae_ldm.cli import index as index_verbs
 from vae_ldm.cli import novelty as novelty_verbs
 from vae_ldm.cli import recipe as recipe_verbs
@@ -66,6 +67,8 @@ app = typer.Typer(
 app.add_typer(recipe_verbs.app, name="recipe")
 app.add_typer(novelty_verbs.app, name="novelty")
 app.add_typer(index_verbs.app, name="index")
+app.command()(claim_verbs.desk)
+app.command()(claim_verbs.claim)
 
 RepositoryArgument = Annotated[str, typer.Argument(metavar="ORG/NAME", help="A repository of the Hub.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", exists=True, file_okay=False, help="A run folder.")]

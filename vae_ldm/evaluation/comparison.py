@@ -125,7 +125,7 @@ class Judge:
         self,
         candidate: Candidate,
         codecs: Sequence[Codec],
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> AutoencoderResult:
         """Everything about one candidate; each codec at the bytes of its latents.
 
@@ -149,14 +149,16 @@ class Judge:
             rounded = candidate.decode(to_eight_bits(code)).float().cpu().clamp(-1, 1)
             rounded_psnr.append(psnr_per_image(rounded, originals))
             latents.append(code)
-            progress(sum(map(len, latents)), total)
+            if progress is not None:
+                progress(sum(map(len, latents)), total)
         code = torch.cat(latents)
         shape = (code.shape[1], code.shape[2], code.shape[3])
         num_bytes = eight_bit_bytes(shape)
         compressed = []
         for number, codec in enumerate(codecs, start=2):
             compressed.append(self.codec(codec, num_bytes))
-            progress(number * len(self.images), total)
+            if progress is not None:
+                progress(number * len(self.images), total)
         return AutoencoderResult(
             **self.measure(np.concatenate(made)),
             name=candidate.name,

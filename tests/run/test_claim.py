@@ -1,0 +1,127 @@
+"""A desk made of past photos, and a new one put before it: what is said, and the page."""
+
+import shutil
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from tests.run.start_points import SD, save_autoencoder
+from tests.run.test_novelty import save_photos
+from vae_ldm.cli import app
+from vae_ldm.errors import DataError, VaeLdmError, WeightsError
+from vae_ldm.run.claim import build_desk, claim
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    save_photos(folder / "past" / "good", 36, seed=0)
+    save_photos(folder / "past" / "bent", 24, seed=3)
+    save_photos(folder / "new" / "good", 1, seed=1)
+    save_photos(folder / "new" / "scratched", 1, seed=2, blemish=(26, 38))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def desk(photos, trained_once, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("desks") / "tins"
+    build_desk(folder, photos / "past", model=str(trained_once.path))
+    return folder
+
+
+def put_before(photo, desk, out, **settings):
+    verdict = claim(photo, desk, out=out, num_variations=2, **settings)
+    return verdict, out.read_text(encoding="utf-8")
+
+
+def test_a_usual_photo_was_seen_before_and_a_scratched_one_was_not(photos, desk, tmp_path, capsys):
+    usual, page = put_before(photos / "new" / "good" / "000.png", desk, tmp_path / "usual.html")
+    assert not usual.novel
+    assert "<strong>Seen before</strong>" in page
+    printed = capsys.readouterr().out
+    assert printed.startswith("Seen before: p = ")
+    assert printed.rstrip().endswith("usual.html")
+
+    scratched, page = put_before(photos / "new" / "scratched" / "000.png", desk, tmp_path / "scratched.html")
+    assert scratched.novel
+    assert scratched.p_value < usual.p_value
+    assert "<strong>Not seen before</strong>" in page
+
+
+def test_the_page_shows_similar_claims_and_variations_and_asks_for_nothing(photos, desk, tmp_path):
+    _, page = put_before(photos / "new" / "good" / "000.png", desk, tmp_path / "claim.html", num_similar=3)
+    assert page.count('alt="Similar photo ') == 3
+    assert page.count('alt="Variation ') == 4  # two at each of two strengths
+    assert "Of the 3 most similar: " in page
+    assert all(source.startswith("data:image/png;base64,") for source in page.split('src="')[1:])
+    assert "<script" not in page
+
+
+def test_a_photo_of_the_desk_is_found_again(photos, desk, tmp_path):
+    _, page = put_before(photos / "past" / "bent" / "003.png", desk, tmp_path / "claim.html", num_similar=2)
+    assert "the same photo" in page
+    assert "bent/003.png" in page
+
+
+def test_an_autoencoder_alone_draws_no_variations_and_the_page_says_so(photos, trained_run, tmp_path):
+    shutil.copytree(trained_run.autoencoder, tmp_path / "autoencoder", ignore=shutil.ignore_patterns("checkpoints"))
+    build_desk(tmp_path / "desk", photos / "past", model=str(tmp_path / "autoencoder"), features="latents")
+    _, page = put_before(photos / "new" / "good" / "000.png", tmp_path / "desk", tmp_path / "claim.html")
+    assert "no diffusion model to draw with" in page
+
+
+def test_what_is_wrong_is_said_in_one_line(photos, desk, tmp_path):
+    new = photos / "new" / "good" / "000.png"
+    with pytest.raises(VaeLdmError, match="is no desk"):
+        claim(new, tmp_path)
+    with pytest.raises(VaeLdmError, match="no such folder"):
+        claim(new, desk, out=tmp_path / "nowhere" / "claim.html")
+    with pytest.raises(VaeLdmError, match="holds 2 photos, and a claim is about one"):
+        claim(photos / "new", desk)
+    (tmp_path / "half.png").write_bytes(new.read_bytes()[:60])
+    with pytest.raises(DataError, match=r"half\.png: cannot be read"):
+        claim(tmp_path / "half.png", desk)
+    save_autoencoder(tmp_path / "other", **SD)
+    with pytest.raises(WeightsError, match="not the model"):
+        claim(new, desk, model=str(tmp_path / "other"))
+
+
+def test_a_desk_that_cannot_be_made_leaves_no_folder(photos, tmp_path):
+    with pytest.raises(WeightsError):
+        build_desk(tmp_path / "desk", photos / "past", model=str(tmp_path / "gone"))
+    assert not (tmp_path / "desk").exists()
+
+
+def test_the_verbs(photos, trained_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--model", str(trained_run.path), "--features", "latents"]
+    made = CliRunner().invoke(app, ["desk", "tins", str(photos / "past"), *options])
+    assert made.exit_code == 0, made.output
+    photo = str(photos / "new" / "scratched" / "000.png")
+    said = CliRunner().invoke(app, ["claim", photo, "--desk", "tins", "--num-variations", "0"])
+    assert said.exit_code == 0, said.output
+    assert "None were asked for." in (tmp_path / "claim.html").read_text()
+    wrong = CliRunner().invoke(app, ["claim", photo, "--desk", "tin"])
+    assert wrong.exit_code == 2
+    assert "is no desk" in wrong.output
+
+
+def test_a_photo_whose_file_is_gone_is_still_named(photos, desk, trained_run, tmp_path):
+    shutil.copytree(photos / "past", tmp_path / "past")
+    build_desk(tmp_path / "desk", tmp_path / "past", model=str(trained_run.path), features="latents")
+    shutil.rmtree(tmp_path / "past")
+    _, page = put_before(photos / "new" / "good" / "000.png", tmp_path / "desk", tmp_path / "claim.html")
+    assert page.count("its file is gone") == 5
+
+
+def test_a_caption_cannot_write_into_the_page(photos, trained_run, tmp_path):
+    shutil.copytree(photos / "past", tmp_path / "past")
+    names = sorted(file.relative_to(tmp_path / "past").as_posix() for file in (tmp_path / "past").rglob("*.png"))
+    rows = [f'{{"file_name": "{name}", "caption": "<script>alert(1)</script>"}}' for name in names]
+    (tmp_path / "past" / "metadata.jsonl").write_text("\n".join(rows))
+    build_desk(tmp_path / "desk", tmp_path / "past", model=str(trained_run.path), features="latents")
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "white.png")
+    _, page = put_before(tmp_path / "white.png", tmp_path / "desk", tmp_path / "claim.html")
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page

@@ -1,0 +1,122 @@
+"""The page of `vae-ldm claim`: is this damage known, which past claims look like it, and what it could look like."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vae_ldm.evaluation.image_grid import to_pillow
+from vae_ldm.evaluation.report import environment, replace_text
+
+_SHOWN_SIDE = 256
+"""Small pictures are enlarged to about this many px, each pixel a square."""
+
+
+@dataclass(frozen=True, eq=False)
+class SimilarPhoto:
+    """A past photo as an agent should see it."""
+
+    picture: np.ndarray | None
+    """uint8 [H, W, C]; None where its file is gone."""
+    similarity: float
+    label: str | None
+    caption: str | None
+    id: str
+    """Its name within the photos that the desk was made of."""
+    path: str
+    same_photo: bool
+
+
+@dataclass(frozen=True)
+class ScoreLine:
+    """One way of being unusual, and how often usual photos are as unusual in that way."""
+
+    name: str
+    value: float
+    p_value: float
+    decides: bool
+
+
+@dataclass(frozen=True, eq=False)
+class VariationRow:
+    """Pictures that the diffusion model makes of the photo at one strength."""
+
+    strength: float
+    pictures: Sequence[np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class ClaimPage:
+    """All that the page shows of one photo."""
+
+    title: str
+    novel: bool
+    p_value: float
+    false_alarm_rate: float
+    num_reference: int
+    num_calibration: int
+    photo: np.ndarray
+    heat_map: np.ndarray
+    reconstruction: np.ndarray
+    scores: Sequence[ScoreLine]
+    similar: Sequence[SimilarPhoto]
+    num_indexed: int
+    variations: Sequence[VariationRow]
+    prompt: str
+    no_variations: str | None
+    """Why there are none."""
+    novelty_features: str
+    search_features: str
+    model: str
+    device: str
+    created: str
+
+    @property
+    def verdict(self) -> str:
+        """In three words."""
+        return "Not seen before" if self.novel else "Seen before"
+
+    @property
+    def p_value_in_words(self) -> str:
+        """What the p-value says, with what it was calibrated on."""
+        floor = 1 / (self.num_calibration + 1)
+        share = 100 * self.p_value
+        often = (
+            f"none of the {self.num_calibration:,} photos held out when the desk was made looks as unusual as this one"
+            if self.p_value <= floor
+            else f"of the {self.num_calibration:,} photos held out when the desk was made, about {share:.2g} in 100 look as "
+            "unusual as this one"
+        )
+        return (
+            f"p = {self.p_value:.2g}: {often}. Below {100 * self.false_alarm_rate:g} in 100, the false-alarm rate that "
+            "the desk was made with, a photo counts as not seen before."
+        )
+
+    @property
+    def neighbours_in_words(self) -> str | None:
+        """The classes of the similar photos, most frequent first; None where they have none."""
+        labels = [one.label for one in self.similar if one.label is not None and not one.same_photo]
+        if not labels:
+            return None
+        counted = sorted({label: labels.count(label) for label in labels}.items(), key=lambda one: (-one[1], one[0]))
+        return f"Of the {len(labels)} most similar: " + ", ".join(f"{count} {label}" for label, count in counted) + "."
+
+
+def write_claim(target: Path, page: ClaimPage) -> None:
+    """Write the page in one step; it opens offline."""
+    jinja = environment()
+    jinja.globals.update(picture=_picture)
+    replace_text(target, jinja.get_template("claim.html.jinja").render(page=page))
+
+
+def _picture(pixels: np.ndarray) -> str:
+    """The picture as a data URL, small ones enlarged."""
+    scale = max(1, round(_SHOWN_SIDE / max(pixels.shape[:2])))
+    image: Image.Image = to_pillow(pixels, scale)
+    stream = io.BytesIO()
+    image.save(stream, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
