@@ -83,13 +83,10 @@ class ClaimPage:
     @property
     def p_value_in_words(self) -> str:
         """What the p-value says, with what it was calibrated on."""
-        floor = 1 / (self.num_calibration + 1)
-        share = 100 * self.p_value
+        count = round(self.p_value * (self.num_calibration + 1)) - 1
         often = (
-            f"none of the {self.num_calibration:,} photos held out when the desk was made looks as unusual as this one"
-            if self.p_value <= floor
-            else f"of the {self.num_calibration:,} photos held out when the desk was made, about {share:.2g} in 100 look as "
-            "unusual as this one"
+            f"{count or 'none'} of the {self.num_calibration:,} photos that were held out when the desk was made "
+            f"{'looks' if count < 2 else 'look'} as unusual as this one"
         )
         return (
             f"p = {self.p_value:.2g}: {often}. Below {100 * self.false_alarm_rate:g} in 100, the false-alarm rate that "
