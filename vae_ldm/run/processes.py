@@ -82,6 +82,14 @@ class Processes:
             distributed.all_reduce(values, group=self.group)
         return values
 
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, by rank, in all of them."""
+        if self.count == 1:
+            return [value]
+        found: list[Any] = [None] * self.count
+        distributed.all_gather_object(found, value, group=self.group)
+        return found
+
     @property
     def device(self) -> torch.device:
         """Where this process's networks run."""
