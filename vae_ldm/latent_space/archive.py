@@ -247,6 +247,7 @@ class Archive:
         try:
             with pq.ParquetFile(self.path / part.name) as file:
                 for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns):
+                    _check_columns(batch, columns or _SCHEMA.names)
                     rows = batch.to_pylist()
                     yield from rows
                     count += len(rows)
@@ -286,6 +287,16 @@ def locked(path: Path) -> Iterator[None]:
 
 def _ignore(damage: Damage) -> None:
     pass
+
+
+def _check_columns(batch: pa.RecordBatch, names: Sequence[str]) -> None:
+    """Raise ValueError where a damaged file has other columns than those that were written."""
+    for name in names:
+        wanted = _SCHEMA.field(name)
+        if name not in batch.schema.names or batch.schema.field(name).type != wanted.type:
+            raise ValueError(f"its column {name} is not as it was written")
+        if batch.column(name).null_count and not wanted.nullable:
+            raise ValueError(f"its column {name} has gaps")
 
 
 def _may_be_left_over(name: str) -> bool:
