@@ -254,7 +254,7 @@ def in_words(result: RateDistortion, kept_codecs: Sequence[str], target_psnr: fl
         )
     finest = result.latents.psnr[-1]
     said.append(
-        f"However fine the step, the autoencoder keeps {finest.mean():.1f} dB in the mean; beyond it codecs alone go on."
+        f"However fine the step, the autoencoder keeps {finest.mean():.1f} dB in the mean; beyond that codecs go on."
     )
     targets = target_rows(result, kept_codecs)
     if targets:
