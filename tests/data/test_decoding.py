@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted
+from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, decode_whole, pillow_limit_lifted
 
 
 def _encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -182,3 +182,23 @@ def test_max_pixels_is_the_only_limit() -> None:
     with pillow_limit_lifted():
         assert Image.MAX_IMAGE_PIXELS is None
     assert limit == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize(
+    ("mode", "color", "size", "channels"),
+    [("L", 9, (31, 7), 1), ("RGB", (9, 9, 9), (1, 1), 3), ("RGBA", (9, 9, 9, 99), (2, 3), 4), ("1", 1, (3, 2), 1)],
+)
+def test_a_whole_picture_keeps_its_size_and_its_kind(mode, color, size, channels) -> None:
+    pixels = decode_whole(_encoded(Image.new(mode, size, color)))
+    assert pixels.shape == (size[1], size[0], channels)
+    assert pixels.dtype == np.uint8
+
+
+def test_a_whole_picture_is_upright_and_no_bomb() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = decode_whole(_encoded(_halves("RGB", (255, 0, 0), (0, 0, 255)), exif=exif))
+    assert pixels.shape == (32, 16, 3)
+    assert (tuple(pixels[0, 8]), tuple(pixels[31, 8])) == ((255, 0, 0), (0, 0, 255))
+    with pytest.raises(UnreadablePictureError, match="max_pixels"), pillow_limit_lifted():
+        decode_whole(_png_header(50_000, 50_000))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vae_ldm.evaluation.codec import codecs, compress_to
+from vae_ldm.evaluation.codec import CodecLadder, codecs, compress_to, picture_psnr
 
 ROWS, COLUMNS = np.mgrid[0:64, 0:96]
 SMOOTH = np.stack([ROWS * 3, COLUMNS * 2, ROWS + COLUMNS], axis=-1).astype(np.uint8)
@@ -32,3 +32,23 @@ def test_a_budget_beyond_the_best_quality_and_below_the_lowest(codec):
     least = compress_to(NOISE, codec, 10)
     assert least.num_bytes > 10
     assert least.pixels.shape == NOISE.shape
+
+
+@pytest.mark.parametrize("codec", codecs(), ids=lambda codec: codec.name)
+@pytest.mark.parametrize("target", [24, 31.5])
+def test_the_lowest_quality_that_reaches_a_psnr(codec, target):
+    ladder = CodecLadder(SMOOTH // 2 + NOISE // 8, codec)
+    made = ladder.reaching(target)
+    assert made is not None
+    assert picture_psnr(made.pixels, ladder.pixels) >= target
+    (quality,) = (quality for quality in range(ladder.min_quality, 101) if ladder[quality].file == made.file)
+    assert quality == ladder.min_quality or ladder.psnr(quality - 1) < target
+
+
+def test_a_psnr_beyond_the_best_quality_is_not_reached():
+    assert CodecLadder(NOISE, codecs()[0]).reaching(60) is None
+
+
+def test_the_psnr_of_equal_pictures_is_finite():
+    assert picture_psnr(SMOOTH, SMOOTH) == 100
+    assert picture_psnr(np.zeros((2, 2, 1), np.uint8), np.full((2, 2, 1), 255, np.uint8)) == pytest.approx(0)

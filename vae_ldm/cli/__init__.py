@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from vae_ldm.cli import claim as claim_verbs
 from vae_ldm.cli import index as index_verbs
 from vae_ldm.cli import novelty as novelty_verbs
+from vae_ldm.cli import archive as archive_verbs
 from vae_ldm.cli import recipe as recipe_verbs
 from vae_ldm.cli.recipe import OverridesArgument, RecipeArgument, read_recipe_argument
 from vae_ldm.errors import RecipeError, RunError, StoppedError, VaeLdmError
@@ -69,6 +70,7 @@ app.add_typer(novelty_verbs.app, name="novelty")
 app.add_typer(index_verbs.app, name="index")
 app.command()(claim_verbs.desk)
 app.command()(claim_verbs.claim)
+app.add_typer(archive_verbs.app, name="archive")
 
 RepositoryArgument = Annotated[str, typer.Argument(metavar="ORG/NAME", help="A repository of the Hub.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", exists=True, file_okay=False, help="A run folder.")]

@@ -45,7 +45,7 @@ def decode_picture(
     over white unless there are 4 channels. 16-bit grey keeps its scale: 65535 becomes 255. Of an animation, the first
     frame. The size is read from the header and refused before anything is decoded.
     """
-    image = _open(picture, image_size, max_pixels, keep_alpha=channels == 4)
+    image = _open(picture, max_pixels, draft_size=image_size, keep_alpha=channels == 4)
     if channels is not None:
         image = image.convert(_MODES[channels])
     image = _crop(image, image_size) if resize == "crop" else _pad(image, image_size)
@@ -54,6 +54,15 @@ def decode_picture(
         return pixels[..., None]
     is_grey = channels is None and np.array_equal(pixels[..., 0], pixels[..., 1])
     return pixels[..., :1] if is_grey and np.array_equal(pixels[..., 0], pixels[..., 2]) else pixels
+
+
+def decode_whole(picture: Picture, *, max_pixels: int = 89_478_485) -> np.ndarray:
+    """uint8 [H, W, C] of a file, its bytes or an open picture, upright and of its own size, however small.
+
+    C is 1 for a picture stored as grey, 4 for one with transparency, else 3; 16-bit grey keeps its scale.
+    """
+    pixels = np.asarray(_open(picture, max_pixels, smallest_side=1, keep_alpha=True))
+    return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 @contextlib.contextmanager
@@ -74,17 +83,26 @@ def _known_formats() -> list[str]:
     return [name for name in _FORMATS if name in Image.OPEN]
 
 
-def _open(picture: Picture, image_size: tuple[int, int], max_pixels: int, *, keep_alpha: bool) -> Image.Image:
-    """The upright picture as L, RGB or (only with `keep_alpha`) RGBA; a large JPEG already reduced."""
+def _open(
+    picture: Picture,
+    max_pixels: int,
+    *,
+    keep_alpha: bool,
+    draft_size: tuple[int, int] | None = None,
+    smallest_side: int = _SMALLEST_SIDE,
+) -> Image.Image:
+    """The upright picture as L, RGB or (only with `keep_alpha`) RGBA; with a `draft_size` a large JPEG is reduced."""
     # Decoders meet any bytes at all and fail in their own ways (OSError, SyntaxError, struct.error, ...).
     try:
         if isinstance(picture, Image.Image):
-            return to_eight_bits(_checked(picture, max_pixels), keep_alpha=keep_alpha)
+            return to_eight_bits(_checked(picture, max_pixels, smallest_side), keep_alpha=keep_alpha)
         file = io.BytesIO(picture) if isinstance(picture, bytes) else picture
         with Image.open(file, formats=_known_formats()) as image:
             # A JPEG can be decoded at 1/2, 1/4 or 1/8; twice the final size leaves the smoothing to Lanczos. The
             # longer side serves for both because the picture may yet be turned.
-            _checked(image, max_pixels).draft(None, (2 * max(image_size),) * 2)
+            _checked(image, max_pixels, smallest_side)
+            if draft_size is not None:
+                image.draft(None, (2 * max(draft_size),) * 2)
             ImageOps.exif_transpose(image, in_place=True)
             return to_eight_bits(image, keep_alpha=keep_alpha)
     except (UnreadablePictureError, MemoryError):
@@ -98,11 +116,11 @@ def _open(picture: Picture, image_size: tuple[int, int], max_pixels: int, *, kee
         raise UnreadablePictureError(reason.splitlines()[0]) from error
 
 
-def _checked(image: Image.Image, max_pixels: int) -> Image.Image:
+def _checked(image: Image.Image, max_pixels: int, smallest_side: int) -> Image.Image:
     width, height = image.size
     if width * height > max_pixels:
         raise UnreadablePictureError(f"{width}x{height} pixels are more than max_pixels={max_pixels} allows")
-    if min(width, height) < _SMALLEST_SIDE:
+    if min(width, height) < smallest_side:
         raise UnreadablePictureError(f"too small ({width}x{height} pixels)")
     return image
 

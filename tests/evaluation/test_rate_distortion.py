@@ -1,0 +1,121 @@
+"""Bytes against likeness, on ladders whose answers are known; and what a reader still reads."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vae_ldm.evaluation.archive_page import ArchiveSetting, write_archive_page
+from vae_ldm.evaluation.codec import Compressed, Ladder, codecs, picture_psnr
+from vae_ldm.evaluation.legibility import Reader, barcode_reader, character_error_rate, kept_share
+from vae_ldm.evaluation.rate_distortion import (
+    LATENTS,
+    TARGETS,
+    RateDistortionJudge,
+    in_words,
+    step_rows,
+    target_rows,
+)
+
+STEPS = [(0, 2.0), (1, 1.0), (2, 0.5)]
+NAMES = [codec.name for codec in codecs()]
+
+
+class KnownLadder(Ladder):
+    """Latents that lose less and less, in bytes that are given."""
+
+    def __init__(self, pixels, bytes_a_step):
+        super().__init__(pixels, 0, len(STEPS) - 1)
+        self.bytes_a_step = bytes_a_step
+
+    def _make(self, quality):
+        lost = np.resize([16, -16], self.pixels.shape) // 2**quality
+        return Compressed((self.pixels.astype(int) + lost).astype(np.uint8), bytes(self.bytes_a_step * (quality + 1)))
+
+
+def photo(seed, side=48):
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(40, 210, (6, 6, 3), np.uint8))
+    return np.asarray(small.resize((side, side), Image.Resampling.BICUBIC)).clip(20, 230)
+
+
+def measured(bytes_a_step, readers=()):
+    judge = RateDistortionJudge(STEPS, codecs(), readers, crop_step=1)
+    for seed in range(3):
+        judge.add(f"{seed}.png", KnownLadder(photo(seed), bytes_a_step))
+    return judge.result()
+
+
+def test_small_latents_win_and_large_ones_lose_and_both_is_said():
+    won, lost = measured(5), measured(100_000)
+    assert {row.best for row in step_rows(won)} == {LATENTS}
+    assert LATENTS not in {row.best for row in step_rows(lost)}
+    assert in_words(won, ["AVIF", "WebP"], 30)[0].startswith("Latents take fewer bytes than JPEG, WebP and AVIF")
+    assert in_words(lost, ["AVIF", "WebP"], 30)[0].startswith("Codecs win everywhere")
+    row = next(row for row in target_rows(won, ["AVIF", "WebP"]) if row.target == 30)
+    assert (row.share_reached, row.share_won) == (1, 1)
+    assert row.mixed_bytes == pytest.approx(10)
+    row = next(row for row in target_rows(lost, ["AVIF", "WebP"]) if row.target == 30)
+    assert row.share_won == 0
+    assert row.mixed_bytes == row.codec_bytes
+
+
+def test_a_row_is_of_equal_psnr():
+    result = measured(50)
+    for row, (number, _) in zip(step_rows(result), STEPS, strict=True):
+        assert row.num_bytes[LATENTS] == 50 * (number + 1)
+        error = 16 // 2**number
+        assert row.psnr == pytest.approx(20 * np.log10(255 / error), abs=0.01)
+    assert all(result.equal[name].shape == (3, 3) for name in NAMES)
+    assert all(sizes.shape == (len(TARGETS), 3) for sizes in result.at_target.values())
+
+
+def test_latents_that_never_reach_a_target_leave_it_to_codecs():
+    row = next(row for row in target_rows(measured(5), ["AVIF", "WebP"]) if row.target == 40)
+    assert (row.share_reached, row.share_won) == (0, 0)
+
+
+def test_what_is_read_before_is_asked_for_after():
+    originals = [photo(seed) for seed in range(3)]
+
+    def read(pixels):
+        nearest = max(picture_psnr(pixels, original) for original in originals)
+        return ["large print"] * (nearest > 20) + ["small print"] * (nearest > 27)
+
+    result = measured(50, [Reader("eye", "marks", read)])
+    (one,) = result.legibility
+    assert (one.num_photos, one.num_read) == (3, 6)
+    assert one.kept[LATENTS].tolist() == [0.5, 1, 1]
+    assert one.wrong[LATENTS].tolist() == [pytest.approx(12 / 23), 0, 0]
+
+
+def test_shares_and_error_rates():
+    assert kept_share(["a", "b"], ["b", "c"]) == 0.5
+    assert character_error_rate(["abcd"], ["abxd"]) == 0.25
+    assert character_error_rate(["abcd"], []) == 1
+
+
+def test_barcodes_are_read_from_pixels():
+    zxingcpp = pytest.importorskip("zxingcpp")
+    reader = barcode_reader()
+    assert reader is not None
+    made = np.asarray(zxingcpp.create_barcode("PARCEL 42", zxingcpp.BarcodeFormat.QRCode).to_image(scale=4))
+    for pixels in (made[..., None], made[..., None].repeat(3, axis=2)):
+        (found,) = reader.read(pixels)
+        assert found.endswith("PARCEL 42")
+    assert reader.read(np.full((40, 40, 3), 255, np.uint8)) == []
+
+
+@pytest.mark.parametrize("readers", [[], [Reader("eye", "lines of text", lambda pixels: ["A<b>"])]])
+def test_the_page_opens_offline_and_escapes(tmp_path, readers):
+    result = measured(50, readers)
+    setting = ArchiveSetting(
+        title="photos <b>", model="runs/nano", num_in_folder=9, num_fitted=6, fitted_on_others=True, num_unreadable=1,
+        num_other_colors=1, median_size=(48, 48), device="CPU", created="2026-11-25", target_psnr=32.0,
+        kept_codecs=["AVIF", "WebP"], advice="" if readers else "what survives is not measured: install",
+    )  # fmt: skip
+    write_archive_page(tmp_path / "page.html", result, in_words(result, ["AVIF", "WebP"], 32.0), setting)
+    page = (tmp_path / "page.html").read_text()
+    assert "photos &lt;b&gt;" in page
+    assert "<script" not in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert page.count("<path") == 1 + len(NAMES)

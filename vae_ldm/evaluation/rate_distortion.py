@@ -1,0 +1,273 @@
+"""Bytes against likeness: latents at each step beside picture codecs, photo by photo."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from vae_ldm.evaluation.codec import Codec, CodecLadder, Ladder
+from vae_ldm.evaluation.comparison import worst_crops
+from vae_ldm.evaluation.legibility import Reader, character_error_rate, kept_share
+
+TARGETS = (20, 22, 24, 26, 28, 30, 32, 34, 36, 38, 40)
+"""dB at which the ways to keep a photo are weighed against each other."""
+LATENTS = "latents"
+ORIGINAL = "original"
+_NUM_CODEC_POINTS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A way to keep photos, at several settings from few bytes to many: float [settings, N]."""
+
+    name: str
+    settings: list[str]
+    num_bytes: np.ndarray
+    psnr: np.ndarray
+
+
+class Crop(NamedTuple):
+    """A place that suffered, as it was and as each way keeps it, uint8 [side, side, C]."""
+
+    id: str
+    psnr: float
+    pictures: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Legibility:
+    """What a reader still reads at each step, and in the same bytes from a codec."""
+
+    reader: str
+    what: str
+    num_photos: int
+    """On which it reads anything at all."""
+    num_read: int
+    """Things it reads on the photos themselves."""
+    kept: dict[str, np.ndarray]
+    """By way: of what was read, the share that is read still, in [0, 1], float [steps]."""
+    wrong: dict[str, np.ndarray]
+    """By way: characters wrong for each character before, float [steps]."""
+
+
+@dataclass(frozen=True, eq=False)
+class RateDistortion:
+    """The photos in latents and in codecs."""
+
+    latents: Curve
+    codecs: list[Curve]
+    equal: dict[str, np.ndarray]
+    """For each codec its bytes at the PSNR of each step, float [steps, N]; NaN where it never gets there."""
+    at_target: dict[str, np.ndarray]
+    """For each way its bytes at each of TARGETS, float [targets, N]; NaN where it never gets there."""
+    fits: dict[str, np.ndarray]
+    """For each codec the share of photos that it gets into the bytes of each step, float [steps]."""
+    crops: list[Crop]
+    crop_setting: str
+    legibility: list[Legibility]
+
+    @property
+    def num_photos(self) -> int:
+        return self.latents.psnr.shape[1]
+
+
+class RateDistortionJudge:
+    """Takes photos one by one and keeps their numbers, not their pixels."""
+
+    def __init__(
+        self, steps: Sequence[tuple[int, float]], codecs: Sequence[Codec], readers: Sequence[Reader], *, crop_step: int
+    ) -> None:
+        """`steps` are those to be measured: number and size; `crop_step` is the number that worst crops are of."""
+        self.steps, self.codecs, self.readers, self.crop_step = list(steps), list(codecs), list(readers), crop_step
+        self._points: dict[str, list[list[tuple[int, float]]]] = defaultdict(list)
+        self._equal: dict[str, list[list[float]]] = defaultdict(list)
+        self._fits: dict[str, list[list[bool]]] = defaultdict(list)
+        self._targets: dict[str, list[list[float]]] = defaultdict(list)
+        self._crops: list[Crop] = []
+        self._kept: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
+        self._wrong: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
+        self._num_read: dict[str, int] = defaultdict(int)
+
+    def add(self, name: str, latents: Ladder) -> None:
+        """Measure one photo, which `latents` is a ladder of."""
+        ladders = {codec.name: CodecLadder(latents.pixels, codec) for codec in self.codecs}
+        points = [(latents[number].num_bytes, latents.psnr(number)) for number, _ in self.steps]
+        self._points[LATENTS].append(points)
+        self._targets[LATENTS].append(_bytes_at_targets(latents))
+        for codec, ladder in ladders.items():
+            qualities = np.linspace(ladder.min_quality, ladder.max_quality, _NUM_CODEC_POINTS).round().astype(int)
+            self._points[codec].append(
+                [(ladder[quality].num_bytes, ladder.psnr(quality)) for quality in qualities.tolist()]
+            )
+            self._targets[codec].append(_bytes_at_targets(ladder))
+            self._equal[codec].append([_bytes_at(ladder, psnr) for _, psnr in points])
+            self._fits[codec].append([ladder.within(size).num_bytes <= size for size, _ in points])
+        self._crops.append(self._worst_crop(name, latents, ladders))
+        for reader in self.readers:
+            self._read(reader, latents, ladders)
+
+    def result(self) -> RateDistortion:
+        """Of all photos added."""
+        settings = [f"{size:.3g}" for _, size in self.steps]
+        curves = {name: np.array(points).transpose(2, 1, 0) for name, points in self._points.items()}
+        legibility = []
+        for reader in self.readers:
+            ways = [LATENTS, *(codec.name for codec in self.codecs)]
+            if self._num_read[reader.name]:
+                kept, wrong = (
+                    {way: np.mean(table[reader.name, way], axis=0) for way in ways}
+                    for table in (self._kept, self._wrong)
+                )
+                photos = len(self._kept[reader.name, LATENTS])
+                legibility.append(
+                    Legibility(reader.name, reader.what, photos, self._num_read[reader.name], kept, wrong)
+                )
+        return RateDistortion(
+            latents=Curve(LATENTS, settings, *curves[LATENTS]),
+            codecs=[Curve(codec.name, [], *curves[codec.name]) for codec in self.codecs],
+            equal={name: np.array(rows).T for name, rows in self._equal.items()},
+            at_target={name: np.array(rows).T for name, rows in self._targets.items()},
+            fits={name: np.mean(rows, axis=0) for name, rows in self._fits.items()},
+            crops=sorted(self._crops, key=lambda crop: crop.psnr),
+            crop_setting=f"{dict(self.steps)[self.crop_step]:.3g}",
+            legibility=legibility,
+        )
+
+    def _worst_crop(self, name: str, latents: Ladder, ladders: dict[str, CodecLadder]) -> Crop:
+        made = latents[self.crop_step]
+        (crop,) = worst_crops(latents.pixels[None], made.pixels[None], 1)
+        pictures = {ORIGINAL: latents.pixels, LATENTS: made.pixels}
+        pictures |= {codec: ladder.within(made.num_bytes).pixels for codec, ladder in ladders.items()}
+        return Crop(name, crop.psnr, {way: crop.of(pixels[None]) for way, pixels in pictures.items()})
+
+    def _read(self, reader: Reader, latents: Ladder, ladders: dict[str, CodecLadder]) -> None:
+        before = reader.read(latents.pixels)
+        if not before:
+            return
+        self._num_read[reader.name] += len(before)
+        made = {LATENTS: [latents[number] for number, _ in self.steps]}
+        made |= {codec: [ladder.within(one.num_bytes) for one in made[LATENTS]] for codec, ladder in ladders.items()}
+        for way, pictures in made.items():
+            after = [reader.read(picture.pixels) for picture in pictures]
+            self._kept[reader.name, way].append([kept_share(before, one) for one in after])
+            self._wrong[reader.name, way].append([character_error_rate(before, one) for one in after])
+
+
+def _bytes_at(ladder: Ladder, psnr: float) -> float:
+    made = ladder.reaching(psnr)
+    return float("nan") if made is None else float(made.num_bytes)
+
+
+def _bytes_at_targets(ladder: Ladder) -> list[float]:
+    return [_bytes_at(ladder, target) for target in TARGETS]
+
+
+class StepRow(NamedTuple):
+    """One step of the table: means over the photos that every codec gets to this PSNR as well."""
+
+    setting: str
+    num_photos: int
+    psnr: float
+    num_bytes: dict[str, float]
+    """By way, at equal PSNR."""
+    best: str
+    """The way of fewest bytes."""
+
+
+def step_rows(result: RateDistortion) -> list[StepRow]:
+    """The table of bytes at equal PSNR, one row a step from coarse to fine, less those that codecs do not reach."""
+    rows = []
+    for number, setting in enumerate(result.latents.settings):
+        reached = np.all([np.isfinite(sizes[number]) for sizes in result.equal.values()], axis=0)
+        if not reached.any():
+            continue
+        num_bytes = {LATENTS: float(result.latents.num_bytes[number, reached].mean())}
+        num_bytes |= {codec: float(sizes[number, reached].mean()) for codec, sizes in result.equal.items()}
+        psnr = float(result.latents.psnr[number, reached].mean())
+        best = min(num_bytes.items(), key=lambda item: item[1])[0]
+        rows.append(StepRow(setting, int(reached.sum()), psnr, num_bytes, best))
+    return rows
+
+
+class TargetRow(NamedTuple):
+    """What an archive of these photos would be at one target."""
+
+    target: int
+    share_reached: float
+    """Of photos whose latents reach it at some step."""
+    share_won: float
+    """Of photos whose latents are smaller than any codec's file that reaches it, too."""
+    mixed_bytes: float
+    """A photo, where each is kept in the smallest way."""
+    codec_bytes: float
+    """A photo, where each is kept in the smallest codec."""
+
+
+def target_rows(result: RateDistortion, kept_codecs: Sequence[str]) -> list[TargetRow]:
+    """One row a target, over the photos that one of `kept_codecs` gets there."""
+    rows = []
+    for number, target in enumerate(TARGETS):
+        latents = result.at_target[LATENTS][number]
+        files = np.stack([result.at_target[codec][number] for codec in kept_codecs])
+        files = np.where(np.isfinite(files), files, np.inf).min(axis=0)
+        possible = np.isfinite(files)
+        if not possible.any():
+            continue
+        own = np.where(np.isfinite(latents), latents, np.inf)[possible]
+        files = files[possible]
+        rows.append(
+            TargetRow(
+                target,
+                float(np.isfinite(own).mean()),
+                float((own < files).mean()),
+                float(np.minimum(own, files).mean()),
+                float(files.mean()),
+            )
+        )
+    return rows
+
+
+def in_words(result: RateDistortion, kept_codecs: Sequence[str], target_psnr: float) -> list[str]:
+    """What the numbers say, plainly: where latents are smaller, where codecs are, and what an archive makes of it."""
+    rows = step_rows(result)
+    won = [row for row in rows if row.best == LATENTS]
+    said = []
+    if not rows:
+        return ["No codec reaches what these latents keep."]
+    if won:
+        best = max(won, key=_saving)
+        rival = min(result.equal, key=best.num_bytes.__getitem__)
+        span = f"from {won[0].psnr:.1f} to {won[-1].psnr:.1f} dB" if len(won) > 1 else f"at {won[0].psnr:.1f} dB"
+        said.append(
+            f"Latents take fewer bytes than JPEG, WebP and AVIF at equal PSNR {span}; most at {best.psnr:.1f} dB: "
+            f"{best.num_bytes[LATENTS]:,.0f} bytes a photo against {best.num_bytes[rival]:,.0f} of {rival}."
+        )
+    lost = [row for row in rows if row.best != LATENTS]
+    if lost:
+        worst = lost[-1]
+        where = "everywhere" if not won else f"at {', '.join(f'{row.psnr:.1f}' for row in lost)} dB"
+        said.append(
+            f"Codecs win {where}: at {worst.psnr:.1f} dB {worst.best} takes {worst.num_bytes[worst.best]:,.0f} bytes a "
+            f"photo, latents {worst.num_bytes[LATENTS]:,.0f}."
+        )
+    finest = result.latents.psnr[-1]
+    said.append(
+        f"However fine the step, the autoencoder keeps {finest.mean():.1f} dB in the mean; beyond that codecs go on."
+    )
+    targets = target_rows(result, kept_codecs)
+    if targets:
+        row = min(targets, key=lambda row: abs(row.target - target_psnr))
+        saving = 100 * (1 - row.mixed_bytes / row.codec_bytes)
+        said.append(
+            f"An archive at {row.target} dB would keep {100 * row.share_won:.0f} % of these photos as latents "
+            f"({100 * row.share_reached:.0f} % reach it) and be {saving:.1f} % smaller than with "
+            f"{' and '.join(kept_codecs)} alone."
+        )
+    return said
+
+
+def _saving(row: StepRow) -> float:
+    """How many times the latents' bytes the best codec takes."""
+    return min(size for way, size in row.num_bytes.items() if way != LATENTS) / row.num_bytes[LATENTS]

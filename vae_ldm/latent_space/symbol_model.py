@@ -1,0 +1,247 @@
+"""How likely a quantised latent is, given its neighbours: all that an entropy coder needs, from whole numbers alone.
+
+Encoder and decoder must agree on every probability to the last bit, whatever machine and library each runs on. So
+neighbours enter as integers, what is fitted is stored as integers, and the one exponential is taken in decimal
+arithmetic, which rounds it correctly everywhere.
+
+Positions are coded from coarse to fine, as in an interlaced picture: every eighth of each side first, then the middle
+of each square between four known ones, then the middles of its sides, and so on. All but the first have known
+neighbours around them: their mean says where a symbol lies, their spread how surely.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Context, Decimal, localcontext
+from typing import NamedTuple, Self
+
+import numpy as np
+
+_COARSEST = 8
+_GRID = 8
+"""A distribution's centre lies on this grid between two whole numbers."""
+_NUM_SPREADS = 8
+_NUM_SCALES = 40
+_EXPONENTS = (1.0, 1.5, 2.0)
+"""p of exp(-|x / scale|^p): Laplace's, Gauss's and one between them."""
+_NUM_FORMS = _NUM_SCALES * len(_EXPONENTS)
+_UNIT = 2**20
+_ESCAPE_BITS = 32.0
+
+
+class Pass(NamedTuple):
+    """Positions that are coded together: every `stride`-th of each side, from (`top`, `left`)."""
+
+    number: int
+    top: int
+    left: int
+    stride: int
+    neighbours: tuple[tuple[int, int], ...]
+    """Where known ones lie, as (down, right)."""
+
+    def of(self, symbols: np.ndarray) -> np.ndarray:
+        """The symbols [C, h', w'] at these positions of [C, h, w]: a view, to be read or written."""
+        return symbols[:, self.top :: self.stride, self.left :: self.stride]
+
+
+def _interlaced() -> Iterator[Pass]:
+    yield Pass(0, 0, 0, _COARSEST, ())
+    number, stride = 1, _COARSEST
+    while stride > 1:
+        half = stride // 2
+        corners = ((-half, -half), (-half, half), (half, -half), (half, half))
+        sides = ((-half, 0), (half, 0), (0, -half), (0, half))
+        for top, left, neighbours in ((half, half, corners), (0, half, sides), (half, 0, sides)):
+            yield Pass(number, top, left, stride, neighbours)
+            number += 1
+        stride = half
+
+
+PASSES = tuple(_interlaced())
+"""In order; together they come by each position once."""
+
+
+class Surroundings(NamedTuple):
+    """What the known neighbours of a pass's positions say, [C, h', w'] each."""
+
+    total: np.ndarray
+    number: np.ndarray
+    """Of neighbours within the picture, [h', w']; 1 where there are none, as if there were one of 0."""
+    spread: np.ndarray
+    """How far they lie apart, as one of `_NUM_SPREADS` classes."""
+
+
+def surroundings(symbols: np.ndarray, place: Pass) -> Surroundings:
+    """Of symbols int32 [C, h, w], of which those of earlier passes are known."""
+    height, width = symbols.shape[1:]
+    rows = np.arange(place.top, height, place.stride)
+    columns = np.arange(place.left, width, place.stride)
+    values, inside = [], []
+    for down, right in place.neighbours:
+        y, x = rows + down, columns + right
+        within = ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))
+        known = symbols[:, y.clip(0, height - 1)[:, None], x.clip(0, width - 1)].astype(np.int64)
+        values.append(np.where(within, known, 0))
+        inside.append(within)
+    total = np.zeros((len(symbols), len(rows), len(columns)), np.int64)
+    count = np.zeros((len(rows), len(columns)), np.int64)
+    for value, within in zip(values, inside, strict=True):
+        total += value
+        count += within
+    count = count.clip(min=1)
+    apart = np.zeros_like(total)
+    for value, within in zip(values, inside, strict=True):
+        apart += np.abs(count * value - total) * within
+    return Surroundings(total, count, _bit_length(apart // count).clip(max=_NUM_SPREADS - 1))
+
+
+def _bit_length(numbers: np.ndarray) -> np.ndarray:
+    """0 for 0, 1 for 1, 2 for 2 and 3, 3 for 4 to 7, and so on; exact below 2^53."""
+    return np.frexp(numbers.astype(np.float64))[1]
+
+
+class Expectation(NamedTuple):
+    """For each position of a pass the whole number that is expected, and a distribution around it."""
+
+    base: np.ndarray
+    distribution: np.ndarray
+    """A number that `frequencies` knows."""
+
+
+@dataclass(frozen=True, eq=False)
+class SymbolModel:
+    """Fitted once on the latents of some pictures at one step; a few bytes a channel."""
+
+    weights: np.ndarray
+    """uint8 [C, passes]: how far to trust the neighbours' mean, in eighths."""
+    forms: np.ndarray
+    """uint8 [C, passes, spreads]: which scale and exponent."""
+
+    @property
+    def num_channels(self) -> int:
+        return len(self.weights)
+
+    @classmethod
+    def fit(cls, pictures: Sequence[np.ndarray]) -> Self:
+        """The model under which symbols int32 [C, h, w], each picture of its own size, take the fewest bits."""
+        channels = len(pictures[0])
+        weights = np.zeros((channels, len(PASSES)), np.uint8)
+        histograms = np.zeros((channels, len(PASSES), _NUM_SPREADS, _GRID * _NUM_RESIDUALS))
+        for place in PASSES:
+            seen = [(surroundings(symbols, place), place.of(symbols)) for symbols in pictures if place.of(symbols).size]
+            if not seen:
+                continue
+            for channel in range(channels):
+                total, count, spread, value = (
+                    np.concatenate(parts)
+                    for parts in zip(
+                        *(
+                            (
+                                around.total[channel].ravel(),
+                                around.number.ravel(),
+                                around.spread[channel].ravel(),
+                                symbols[channel].ravel(),
+                            )
+                            for around, symbols in seen
+                        ),
+                        strict=True,
+                    )
+                )
+                weight = _least_squares(total / count, value)
+                weights[channel, place.number] = weight
+                base, offset = _center(np.array(weight), total, count)
+                residual = (value - base).clip(-_REACH - 1, _REACH + 1) + _REACH + 1
+                index = (spread * _GRID + offset) * _NUM_RESIDUALS + residual
+                histograms[channel, place.number] = np.bincount(
+                    index, minlength=_NUM_SPREADS * _GRID * _NUM_RESIDUALS
+                ).reshape(_NUM_SPREADS, -1)
+        return cls(weights, _cheapest_forms(histograms))
+
+    def expect(self, symbols: np.ndarray, place: Pass) -> Expectation:
+        """Of symbols int32 [C, h, w], of which those of earlier passes are known."""
+        around = surroundings(symbols, place)
+        weight = self.weights[:, place.number].astype(np.int64)[:, None, None]
+        base, offset = _center(weight, around.total, around.number)
+        channel = np.arange(self.num_channels)[:, None, None]
+        form = self.forms[channel, place.number, around.spread].astype(np.int64)
+        return Expectation(base, form * _GRID + offset)
+
+
+def _center(weight: np.ndarray, total: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """weight / 8 * total / count, as its nearest whole number and how many eighths it lies above that, plus 4."""
+    eighths = (2 * weight * total + count) // (2 * count)
+    base = (eighths + _GRID // 2) // _GRID
+    return base, eighths - _GRID * base + _GRID // 2
+
+
+def _least_squares(mean: np.ndarray, value: np.ndarray) -> int:
+    energy = float(mean @ mean)
+    return int(np.clip(np.rint(_GRID * float(mean @ value) / energy), 0, _GRID)) if energy else 0
+
+
+def _scale(number: int) -> float:
+    return 2.0 ** (number / 4 - 4)
+
+
+def _reach(scale_number: int) -> int:
+    """How far from the base a symbol has a probability of its own; what lies further is escaped."""
+    return 4 + math.ceil(8 * _scale(scale_number))
+
+
+_REACH = _reach(_NUM_SCALES - 1)
+_NUM_RESIDUALS = 2 * _REACH + 3
+
+
+@functools.cache
+def _bits() -> np.ndarray:
+    """What each form asks for each residual at each offset, float32 [forms, _GRID * _NUM_RESIDUALS].
+
+    For choosing forms alone, so floating point will do.
+    """
+    bits = np.empty((_NUM_FORMS, _GRID, _NUM_RESIDUALS), np.float32)
+    residual = np.arange(-_REACH - 1, _REACH + 2)
+    for form in range(_NUM_FORMS):
+        scale_number, exponent = divmod(form, len(_EXPONENTS))
+        own = np.abs(residual) <= _reach(scale_number)
+        for offset in range(_GRID):
+            distance = np.abs(residual - (offset - _GRID // 2) / _GRID) / _scale(scale_number)
+            frequency = np.where(own, 1 + np.floor(_UNIT * np.exp(-(distance ** _EXPONENTS[exponent]))), 0)
+            whole = frequency.sum() + 1
+            with np.errstate(divide="ignore"):
+                bits[form, offset] = np.where(own, np.log2(whole / frequency), np.log2(whole) + _ESCAPE_BITS)
+    return bits.reshape(_NUM_FORMS, -1)
+
+
+def _cheapest_forms(histograms: np.ndarray) -> np.ndarray:
+    """For each context the form under which its symbols take the fewest bits: uint8 [C, passes, spreads].
+
+    A context that was seen a few times only, or never, leans on the others of its pass and channel.
+    """
+    forms = np.zeros(histograms.shape[:3], np.uint8)
+    for channel, of_channel in enumerate(histograms):
+        everywhere = of_channel.sum(axis=(0, 1))
+        for number, counts in enumerate(of_channel):
+            here = counts.sum(axis=0)
+            leaned = counts + 4 * here / max(here.sum(), 1) + everywhere / everywhere.sum()
+            used = leaned.any(axis=0)
+            forms[channel, number] = (leaned[:, used] @ _bits()[:, used].T).argmin(axis=1)
+    return forms
+
+
+@functools.lru_cache(maxsize=2**14)
+def frequencies(distribution: int) -> np.ndarray:
+    """Whole numbers, as float64 [2 * reach + 2], in proportion to the probabilities of the residuals from -reach to
+    reach and, last, of an escape."""
+    form, offset = divmod(distribution, _GRID)
+    scale_number, exponent = divmod(form, len(_EXPONENTS))
+    raise_to: Callable[[Decimal], Decimal] = (lambda x: x, lambda x: x * x.sqrt(), lambda x: x * x)[exponent]
+    reach = _reach(scale_number)
+    with localcontext(Context(prec=30)):
+        scale = Decimal(1) / 16
+        root = Decimal(2).sqrt().sqrt()
+        for _ in range(scale_number):
+            scale *= root
+        eighths = (abs(_GRID * residual - offset + _GRID // 2) for residual in range(-reach, reach + 1))
+        found = [1 + int((-raise_to(Decimal(distance) / _GRID / scale)).exp() * _UNIT) for distance in eighths]
+    return np.array([*found, 1], np.float64)

@@ -1,0 +1,279 @@
+"""`vae-ldm archive list`, `extract` and `verify`: what an archive holds, as photos again, and whether it is whole."""
+
+import difflib
+import fnmatch
+import io
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Literal, get_args
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+
+from vae_ldm import front_door
+from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, pillow_limit_lifted
+from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.errors import DataError, RunError, VaeLdmError, WeightsError
+from vae_ldm.evaluation.codec import decode_file, picture_psnr
+from vae_ldm.latent_space.archive import Archive, Damage, Entry
+from vae_ldm.latent_space.entropy_coding import DamagedMessageError
+from vae_ldm.models.image_input import to_eight_bits
+from vae_ldm.run.archive import check_model, content_digest
+from vae_ldm.run.photo_coder import PhotoCoder
+from vae_ldm.run.seal import weights_digest
+from vae_ldm.run.session import StepReport, quieten_libraries
+from vae_ldm.training.hardware import prepare_cpu
+
+Format = Literal["own", "png", "webp", "jpeg"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+_OTHER_MACHINE = 0.05
+"""dB by which another machine's rounding may change a picture."""
+
+
+def list_entries(path: Path, pattern: str | None = None) -> Iterator[str]:
+    """A line for each picture of the archive whose id the pattern fits, then a sum. Raises DataError, RunError."""
+    archive, problems = Archive.open(path), _Problems()
+    methods: Counter[str] = Counter()
+    payload = 0
+    for entry in archive.entries(problems):
+        if pattern is not None and not fnmatch.fnmatchcase(entry.id, pattern):
+            continue
+        methods[entry.method] += 1
+        payload += len(entry.payload)
+        said = " ".join(text for text in (entry.label, entry.caption) if text)
+        size = f"{entry.width}x{entry.height}"
+        yield f"{entry.id}  {size}  {entry.method}  {len(entry.payload)} bytes  {entry.psnr:.2f} dB  {said}".rstrip()
+    settings = archive.settings
+    count = sum(methods.values())
+    how = "".join(f", {number:,} as {name}" for name, number in methods.most_common())
+    yield (
+        f"{count:,} pictures{how}; {payload:,} bytes of payload, {archive.num_bytes:,} in all files; "
+        f"model {settings.model} ({settings.digest[:12]}), target {settings.target_psnr:g} dB"
+    )
+    problems.fail(f"{path}: ")
+
+
+def extract(
+    path: Path,
+    patterns: Sequence[str] = (),
+    *,
+    out: Path,
+    model: str | None = None,
+    file_format: Format = "own",
+    overwrite: bool = False,
+) -> int:
+    """How many photos were written below `out`, by their ids: latents as PNG, what a codec keeps as its own file.
+
+    A file that exists is left alone and counted, unless `overwrite`. `model` is by default the one that the archive
+    names. What is damaged, or would lie outside `out`, is told, and the others are written.
+
+    Raises DataError where no id fits, VaeLdmError for another model, RunError in the end where something was left out.
+    """
+    prepare_cpu()
+    quieten_libraries()
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    archive, problems = Archive.open(path), _Problems(console)
+    if not len(archive):
+        raise DataError(f"{path}: the archive is empty; archive photos with `vae-ldm archive add`")
+    opened = _OpenedModel(archive, model)
+    num_written = num_existing = num_found = 0
+    names: list[str] = []
+    with StepReport("extracting", console) as report, pillow_limit_lifted():
+        for entry in archive.entries(problems):
+            names.append(entry.id)
+            if patterns and not any(fnmatch.fnmatchcase(entry.id, pattern) for pattern in patterns):
+                continue
+            num_found += 1
+            target = _target(out, entry, file_format)
+            if target is None:
+                problems(Damage(entry.id, "would be written outside the folder, and is not"))
+                continue
+            if target.exists() and not overwrite:
+                num_existing += 1
+                continue
+            if entry.method == "latents":
+                opened.coder  # noqa: B018 (another model is no fault of this picture)
+            try:
+                _write(target, _file_of(entry, opened, file_format))
+                num_written += 1
+            except (DamagedMessageError, UnreadablePictureError, VaeLdmError) as error:
+                problems(Damage(entry.id, f"cannot be decoded ({error})"))
+            report(num_written + num_existing, len(archive))
+    if patterns and not num_found and not problems:
+        raise DataError(f"{path}: holds no picture {' or '.join(patterns)}{_nearest(patterns[0], names)}")
+    console.print(f"{num_written:,} pictures written to {out}", markup=False)
+    if num_existing:
+        console.print(
+            f"{num_existing:,} exist there already and were left as they are; --overwrite replaces them", markup=False
+        )
+    problems.fail(f"{path}: ")
+    return num_written
+
+
+def verify(path: Path, photos: Path | None = None, *, model: str | None = None) -> int:
+    """How many pictures were found whole: every file, row and message; nothing is decoded by a network.
+
+    With `photos` each of them must be in the archive as it is now, and what the archive gives back is measured against
+    it. Raises RunError where anything is wrong, after telling all of it.
+    """
+    prepare_cpu()
+    quieten_libraries()
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    archive, problems = Archive.open(path), _Problems(console)
+    opened = _OpenedModel(archive, model)
+    if model is not None or photos is not None:
+        opened.coder  # noqa: B018 (says at once that it is another)
+    originals = {} if photos is None else {record.id: Path(str(record.picture)) for record in photo_records(photos)}
+    for damage in archive.check_files():
+        problems(damage)
+    num_whole = 0
+    seen = set()
+    with StepReport("verifying", console) as report, pillow_limit_lifted():
+        for done, entry in enumerate(archive.entries(problems), start=1):
+            seen.add(entry.id)
+            what = _what_is_wrong(entry, opened, originals.get(entry.id))
+            if what is None:
+                num_whole += 1
+            else:
+                problems(Damage(entry.id, what))
+            report(done, len(archive))
+    for missing in sorted(originals.keys() - seen):
+        problems(Damage(missing, "is not in the archive"))
+    problems.fail(f"{path}: {num_whole:,} pictures are whole, but ")
+    measured = f", each within its target of the photo in {photos}" if photos is not None else ""
+    console.print(f"{path}: {num_whole:,} pictures, all whole{measured}", markup=False)
+    return num_whole
+
+
+class _OpenedModel:
+    """The archive's model, opened when the first picture needs it."""
+
+    def __init__(self, archive: Archive, model: str | None) -> None:
+        self.archive, self.model = archive, model
+
+    @cached_property
+    def coder(self) -> PhotoCoder:
+        """Raises WeightsError where the model cannot be opened, VaeLdmError where it is another."""
+        settings = self.archive.settings
+        source = self.model or settings.model
+        try:
+            autoencoder = front_door.load_autoencoder(source)
+        except WeightsError as error:
+            if self.model is not None:
+                raise
+            raise WeightsError(f"{error} (the archive was made by it; say where it is now with --model)") from error
+        check_model(self.archive, source, weights_digest(autoencoder.autoencoder))
+        return PhotoCoder(autoencoder, settings.coder, target_psnr=settings.target_psnr)
+
+
+class _Problems:
+    """Tells each as it is found, and fails in the end."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self._found: list[Damage] = []
+
+    def __call__(self, damage: Damage) -> None:
+        self._found.append(damage)
+        self._console.print(_one_line(damage), markup=False)
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def fail(self, before: str) -> None:
+        """Raise RunError where there was any."""
+        if self._found:
+            count = len(self._found)
+            things = "one thing is wrong" if count == 1 else f"{count:,} things are wrong, the first"
+            raise RunError(f"{before}{things}: {_one_line(self._found[0])}")
+
+
+def _one_line(damage: Damage) -> str:
+    return " ".join(f"{damage.where}: {damage.what}".splitlines())
+
+
+def pixels_of(entry: Entry, opened: _OpenedModel) -> np.ndarray:
+    """uint8 [H, W, C] of an archived picture. Raises DamagedMessageError, UnreadablePictureError, WeightsError."""
+    if entry.method == "latents":
+        return opened.coder.decode_latents(entry.payload, entry.height, entry.width, entry.channels)
+    if entry.method == "file":
+        return decode_whole(entry.payload)
+    try:
+        return decode_file(entry.payload, entry.channels)
+    except Exception as error:  # decoders fail in their own ways
+        raise UnreadablePictureError(str(error).splitlines()[0]) from error
+
+
+def _what_is_wrong(entry: Entry, opened: _OpenedModel, original: Path | None) -> str | None:
+    """Of a picture whose checksum is right; None where nothing is."""
+    try:
+        if original is not None and content_digest(original.read_bytes()) != entry.content:
+            return "the photo has changed since it was archived"
+        if original is not None:
+            psnr = picture_psnr(pixels_of(entry, opened), decode_whole(original))
+            least = opened.archive.settings.target_psnr - _OTHER_MACHINE
+            return None if psnr >= least else f"is {psnr:.2f} dB from its photo, below the target"
+        if entry.method == "latents":
+            opened.archive.settings.coder.decode(entry.payload)
+        else:
+            pixels_of(entry, opened)
+    except (DamagedMessageError, UnreadablePictureError) as error:
+        return f"cannot be decoded ({error})"
+    except ValueError as error:  # shapes that do not belong together
+        return f"cannot be compared ({error})"
+    return None
+
+
+def _target(out: Path, entry: Entry, file_format: Format) -> Path | None:
+    """Where the picture goes: its id, with the suffix of its format after it where it has another.
+
+    None where that would lie outside `out`, by the id itself or through a link.
+    """
+    name = PurePosixPath(entry.id)
+    if name.is_absolute() or ".." in name.parts or not name.parts or "\0" in entry.id:
+        return None
+    suffix = name.suffix
+    if file_format != "own":
+        suffix = f".{file_format}"
+    elif entry.method != "file":
+        suffix = ".png" if entry.method == "latents" else f".{entry.method}"
+    same = {".jpg": ".jpeg"}
+    if same.get(name.suffix.lower(), name.suffix.lower()) != same.get(suffix.lower(), suffix.lower()):
+        name = name.with_name(name.name + suffix)
+    target = out / name
+    return target if target.parent.resolve().is_relative_to(out.resolve()) else None
+
+
+def _file_of(entry: Entry, opened: _OpenedModel, file_format: Format) -> bytes:
+    if file_format == "own" and entry.method != "latents":
+        return entry.payload
+    pixels = pixels_of(entry, opened)
+    image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+    stream = io.BytesIO()
+    if file_format == "jpeg":
+        to_eight_bits(image, keep_alpha=False).save(stream, "JPEG", quality=95)
+    elif file_format == "webp":
+        image.save(stream, "WebP", lossless=True)
+    else:
+        image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _write(target: Path, content: bytes) -> None:
+    """The file as a whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(target)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(target)) from error
+
+
+def _nearest(pattern: str, names: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(pattern, names, n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
