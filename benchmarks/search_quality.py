@@ -1,6 +1,6 @@
 """How often the photo found first is of the right class: latents, backbone, both, and pixels as the floor.
 
-    OMP_NUM_THREADS=2 python benchmarks/search_quality.py PACK --model RUN [--model RUN ...] [--gallery 400] [--queries 200]
+    OMP_NUM_THREADS=2 python benchmarks/search_quality.py PACK --model RUN [--gallery 400] [--queries 200]
 
 Every photo of PACK/validation asks for photos of PACK/train. recall@1 is the share whose nearest photo has the same
 class; mAP@10 is the mean over queries of the average precision of the first ten, of at most ten there are to find.
