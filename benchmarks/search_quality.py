@@ -1,6 +1,6 @@
 """How often the photo found first is of the right class: latents, backbone, both, and pixels as the floor.
 
-    OMP_NUM_THREADS=2 python benchmarks/search_quality.py PACK --model RUN [--model RUN ...] [--limit 4000]
+    OMP_NUM_THREADS=2 python benchmarks/search_quality.py PACK --model RUN [--gallery 400] [--queries 200]
 
 Every photo of PACK/validation asks for photos of PACK/train. recall@1 is the share whose nearest photo has the same
 class; mAP@10 is the mean over queries of the average precision of the first ten, of at most ten there are to find.
@@ -93,14 +93,19 @@ def contestants(train: Split, validation: Split, encoder: PhotoEncoder) -> dict[
     return found
 
 
-def measure(pack: Path, model: str, limit: int) -> None:
+def measure(pack: Path, model: str, gallery: int, queries: int) -> None:
     encoder = PhotoEncoder(model, kind="both")
-    train, validation = (Split(encoder, limited(photo_records(pack / name), limit)) for name in ("train", "validation"))
+    train = Split(encoder, limited(photo_records(pack / "train"), gallery))
+    validation = Split(encoder, limited(photo_records(pack / "validation"), queries))
+    report(f"{pack.name}, {model}", encoder, train, validation)
+
+
+def report(title: str, encoder: PhotoEncoder, train: Split, validation: Split) -> None:
     names = sort_class_names([*train.labels, *validation.labels])
     of_train, of_validation = (
         torch.tensor([names.index(label) for label in split.labels]) for split in (train, validation)
     )
-    print(f"\n## {pack.name}, {model}\n")
+    print(f"\n## {title}\n")
     size = "x".join(map(str, encoder.image_size))
     side = "x".join(map(str, encoder.backbone_size))
     print(
@@ -124,11 +129,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pack", type=Path)
     parser.add_argument("--model", action="append", required=True)
-    parser.add_argument("--limit", type=int, default=10_000, help="photos of a split, evenly spread")
+    parser.add_argument("--gallery", type=int, default=10_000, help="photos of train at most, evenly spread")
+    parser.add_argument("--queries", type=int, default=10_000, help="photos of validation at most, evenly spread")
     arguments = parser.parse_args()
     quieten_libraries()
     for model in arguments.model:
-        measure(arguments.pack, model, arguments.limit)
+        measure(arguments.pack, model, arguments.gallery, arguments.queries)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def test_whitened_vectors_have_zero_mean_and_unit_covariance():
     vectors = correlated(2000, 6)
     white = Whitening.fit(vectors)(vectors)
     torch.testing.assert_close(white.mean(dim=0), torch.zeros(6), atol=1e-4, rtol=0)
-    # The damping of weak directions takes a share of at most a thousandth of the largest variance.
+    # The damping of weak directions takes a share of at most a hundredth of the largest variance.
     assert (white.T.cov().diagonal() <= 1.001).all()
     off_diagonal = white.T.cov() - torch.diag(white.T.cov().diagonal())
     assert off_diagonal.abs().max() < 1e-3

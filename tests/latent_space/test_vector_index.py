@@ -88,5 +88,5 @@ def test_faiss_reads_more_lists_where_the_first_hold_too_few(faiss_index, cluste
 
 def test_training_sees_no_more_vectors_than_it_needs():
     assert FaissIndex.training_size(100) == 100
-    assert FaissIndex.training_size(10**6) == 64 * 2048
-    assert np.log2(FaissIndex.training_size(10**6) / 64) == 11
+    assert FaissIndex.training_size(10**6) == 64 * 1024
+    assert np.log2(FaissIndex.training_size(10**6) / 64) == 10

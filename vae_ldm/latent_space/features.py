@@ -38,16 +38,17 @@ class Whitening:
 
     @classmethod
     def fit(cls, vectors: Tensor, *, max_dim: int = 256) -> Self:
-        """Of vectors [N, D], onto at most `max_dim` axes and N - 1.
+        """Of vectors [N, D], onto at most `max_dim` axes and N / 2.
 
-        Directions that hold less than a thousandth of the largest variance are damped, not blown up.
+        Directions that hold less than a hundredth of the largest variance are damped, not blown up: few photos know
+        little of them. (298 tins, 256 axes of the backbone, mAP@10 by class: a thousandth .43, a hundredth .52.)
         """
         exact = vectors.double()
         mean = exact.mean(dim=0)
         _, singular, axes = torch.linalg.svd(exact - mean, full_matrices=False)
-        dim = max(1, min(max_dim, len(vectors) - 1, axes.shape[0]))
+        dim = max(1, min(max_dim, len(vectors) // 2, axes.shape[0]))
         variance = singular[:dim].square() / max(len(vectors) - 1, 1)
-        scale = (variance + 1e-3 * variance[0] + 1e-12).rsqrt()
+        scale = (variance + 1e-2 * variance[0] + 1e-12).rsqrt()
         return cls(mean.float(), (axes[:dim] * scale[:, None]).float().contiguous())
 
     def __call__(self, vectors: Tensor) -> Tensor:

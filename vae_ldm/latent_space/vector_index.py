@@ -165,4 +165,4 @@ class FaissIndex:
 
 
 def _num_lists(num_vectors: int) -> int:
-    return 2 ** max(0, round(math.log2(2 * num_vectors**0.5)))
+    return 2 ** round(math.log2(num_vectors**0.5))
