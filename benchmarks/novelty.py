@@ -105,15 +105,14 @@ def auroc_with_interval(novel: Tensor, seen: Tensor) -> tuple[float, str]:
 
 
 def fitted(observer: PhotoObserver, reference: Photos) -> tuple[Scorers, Combination]:
-    kind, num_pixels = observer.encoder.kind, observer.num_pixels
     seen = reference.seen
     count, stored = seen.patches.shape[:2]
     places = torch.rand(count, stored, generator=torch.Generator().manual_seed(0)).argsort(dim=1)
     places = places[:, : max(1, PATCH_BUDGET // count)]  # as many as `novelty fit` would take
     patches = seen.patches[torch.arange(count)[:, None], places].float()
     seen = Observations(seen.vectors, patches, seen.squared_error, seen.kl)
-    combination = Combination.fit(held_out_scores(kind, seen, num_pixels=num_pixels))
-    return Scorers.fit(kind, seen, num_pixels=num_pixels), combination
+    combination = Combination.fit(held_out_scores(seen, num_pixels=observer.num_pixels))
+    return Scorers.fit(seen, num_pixels=observer.num_pixels), combination
 
 
 def by_hash(records: Sequence[Record]) -> list[Record]:

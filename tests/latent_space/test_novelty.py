@@ -27,7 +27,7 @@ def observe(count, *, shift=0.0, error=0.01, seed=0):
 
 
 def fit(seen):
-    return Scorers.fit("both", seen, num_pixels=100)
+    return Scorers.fit(seen, num_pixels=100)
 
 
 def test_mahalanobis_by_hand():
@@ -92,17 +92,18 @@ def test_each_part_counts_whatever_its_unit():
 
 def test_held_out_scores_are_as_those_of_fresh_photos_and_not_of_known_ones():
     known, fresh = observe(100), observe(100, seed=1)
-    held_out = held_out_scores("both", known, num_pixels=100).mean(dim=0)
+    held_out = held_out_scores(known, num_pixels=100).mean(dim=0)
     scorers = fit(known)
     knn = SINGLE_SCORES.index("knn")
     assert held_out[knn] == pytest.approx(scorers(fresh)[:, knn].mean().item(), rel=0.05)
     assert scorers(known)[:, knn].mean() < 0.9 * held_out[knn]
 
 
-def test_the_combination_weighs_each_score_by_its_spread():
-    held_out = torch.tensor([[1.0, 10.0], [3.0, 30.0]]).double()
-    combined = Combination.fit(held_out)
-    assert combined(torch.tensor([[2.0, 20.0], [3.0, 20.0], [2.0, 30.0]]).double()).tolist() == [0, 0.5, 0.5]
+def test_the_combination_weighs_scores_by_their_spread_and_leaves_reconstruction_out():
+    held_out = torch.tensor([[1.0, 10.0, 0.1, 1.0, 1.0], [3.0, 30.0, 0.3, 2.0, 2.0]]).double()
+    asked = torch.tensor([[2.0, 20.0, 0.2, 1.5, 1.5], [5.0, 20.0, 0.2, 1.5, 1.5], [2.0, 50.0, 0.2, 9.0, 1.5]]).double()
+    combined = Combination.fit(held_out)(asked)
+    torch.testing.assert_close(combined, torch.tensor([0.0, 1.0, 1.0]).double())
 
 
 def test_scorers_survive_the_disk():

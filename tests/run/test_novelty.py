@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -137,7 +139,9 @@ def test_photos_that_cannot_be_read_are_told_and_have_a_line(by_latents, photos,
     mixed = shutil.copytree(photos / "train", tmp_path / "mixed")
     whole = (mixed / "good" / "000.png").read_bytes()
     (mixed / "good" / "cut.png").write_bytes(whole[: len(whole) // 2])
-    Image.new("L", (20_000, 20_000)).save(mixed / "good" / "bomb.png")
+    # A header that promises 20,000 x 20,000 pixels; nothing more is ever read of it.
+    header = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    (mixed / "good" / "bomb.png").write_bytes(whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:])
     detector = by_latents(tmp_path / "detector")
     score(mixed, detector, out=tmp_path / "scores.csv")
     rows = {row["id"]: row["verdict"] for row in read_table(tmp_path / "scores.csv")}

@@ -1,20 +1,26 @@
 """How strange a photo is beside reference photos: five scores, and one that needs no choice among them."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from vae_ldm.latent_space.features import FeatureKind, FeatureSpace, Part, parts_of
+from vae_ldm.latent_space.features import FeatureKind, Part, parts_of
 from vae_ldm.latent_space.patch_memory import PatchMemory
 
 ScoreName = Literal["combination", "knn", "mahalanobis", "patch", "reconstruction", "elbo"]
 SCORE_NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
 SINGLE_SCORES = SCORE_NAMES[1:]
+NUM_COMBINED = 3
+"""The combination is of the first three. Reconstruction error and ELBO stay out of it: an autoencoder gives back a plain
+photo better than the usual ones, however strange it is, and then they are upside down."""
 
 NUM_NEIGHBOURS = 5
+STRANGEST_SHARE = 1 / 50
 _NUM_FOLDS = 5
 
 
@@ -83,14 +89,44 @@ class Mahalanobis:
 
 
 @dataclass(frozen=True, eq=False)
+class Standardisation:
+    """Vectors of several parts brought to one scale: zero mean and unit variance of every number, then stacked."""
+
+    mean: Mapping[Part, Tensor]
+    """[D] of each part"""
+    deviation: Mapping[Part, Tensor]
+    """[D] of each part"""
+
+    @classmethod
+    def fit(cls, vectors: Mapping[Part, Tensor]) -> Self:
+        """Of raw vectors [N, D] of each part. A number that hardly varies is damped, not blown up."""
+        deviation = {part: some.std(dim=0, correction=0) for part, some in vectors.items()}
+        floors = {part: 1e-3 * some.max().item() + 1e-12 for part, some in deviation.items()}
+        return cls(
+            {part: some.mean(dim=0) for part, some in vectors.items()},
+            {part: some.clamp(min=floors[part]) for part, some in deviation.items()},
+        )
+
+    def __call__(self, vectors: Mapping[Part, Tensor]) -> Tensor:
+        """Stacked vectors [N, all D]."""
+        return torch.cat([self._standardised(vectors, part) for part in self.mean], dim=1)
+
+    def directions(self, vectors: Mapping[Part, Tensor]) -> Tensor:
+        """Unit vectors [N, all D] in which each part weighs the same."""
+        units = [F.normalize(self._standardised(vectors, part), dim=1) for part in self.mean]
+        return torch.cat(units, dim=1) / len(units) ** 0.5
+
+    def _standardised(self, vectors: Mapping[Part, Tensor], part: Part) -> Tensor:
+        return (vectors[part] - self.mean[part]) / self.deviation[part]
+
+
+@dataclass(frozen=True, eq=False)
 class Scorers:
     """The five single scores, fitted on reference photos. High is strange in each."""
 
-    space: FeatureSpace
+    standardisation: Standardisation
     references: Tensor
-    """Unit vectors [N, dim] of the reference photos in that space."""
-    scale: Mapping[Part, Tensor]
-    """Standard deviation of each raw number [D], by which parts of different scale become comparable."""
+    """Unit vectors [N, D] of the reference photos."""
     mahalanobis: Mahalanobis
     memory: PatchMemory
     noise_variance: Tensor
@@ -99,15 +135,13 @@ class Scorers:
     """Numbers that make up a picture."""
 
     @classmethod
-    def fit(cls, kind: FeatureKind, seen: Observations, *, num_pixels: int, memory_size: int = 4096) -> Self:
+    def fit(cls, seen: Observations, *, num_pixels: int, memory_size: int = 1024) -> Self:
         """Of at least two reference photos."""
-        space = FeatureSpace.fit(kind, seen.vectors)
-        scale = {part: _deviation(seen.vectors[part]) for part in parts_of(kind)}
+        standardisation = Standardisation.fit(seen.vectors)
         return cls(
-            space,
-            space(seen.vectors),
-            scale,
-            Mahalanobis.fit(_stacked(seen.vectors, scale)),
+            standardisation,
+            standardisation.directions(seen.vectors),
+            Mahalanobis.fit(standardisation(seen.vectors)),
             PatchMemory.fit(seen.patches.flatten(0, 1), size=memory_size),
             seen.squared_error.double().mean().clamp(min=1e-8),
             num_pixels,
@@ -116,31 +150,32 @@ class Scorers:
     def __call__(self, seen: Observations) -> Tensor:
         """Scores [N, 5] in the order of SINGLE_SCORES.
 
-        knn: mean distance to the nearest five reference photos, in [0, 2]. mahalanobis: see there. patch: the
-        strangest place, in standard deviations of the patches. reconstruction: root mean square error, in [0, 2].
-        elbo: the negative evidence lower bound in nats a number of the picture (Kingma & Welling 2013, eq. 3, at the
-        posterior's mean), whose decoder has the variance that suits the reference photos best (Rybkin et al. 2021).
+        knn: mean distance to the nearest five reference photos by direction, in [0, 2] (Sun et al. 2022); vectors are
+        not whitened for it, because as many axes as photos make all photos equally far apart. mahalanobis: of whitened
+        vectors, see there. patch: mean over the strangest fiftieth of its places. reconstruction: root mean square
+        error, in [0, 2]. elbo: the negative evidence lower bound in nats a number of the picture (Kingma & Welling
+        2013, eq. 3, at the posterior's mean), with the variance that suits the reference photos best (Rybkin 2021).
         """
-        vectors = self.space(seen.vectors)
-        # Chunked, because a scan's batch times all references may not fit.
-        near = [torch.cdist(some, self.references) for some in vectors.split(1024)]
-        knn = torch.cat([each.topk(min(NUM_NEIGHBOURS, len(self.references)), largest=False).values for each in near])
+        distances = torch.cdist(self.standardisation.directions(seen.vectors), self.references)
+        nearest = distances.topk(min(NUM_NEIGHBOURS, len(self.references)), dim=1, largest=False).values
+        places = self.memory(seen.patches)
+        strangest = places.topk(math.ceil(places.shape[1] * STRANGEST_SHARE), dim=1).values
         error = seen.squared_error.double()
         likelihood = (error / self.noise_variance + (2 * torch.pi * self.noise_variance).log()) / 2
         found = (
-            knn.mean(dim=1),
-            self.mahalanobis(_stacked(seen.vectors, self.scale)),
-            self.memory(seen.patches).amax(dim=1),
+            nearest.mean(dim=1),
+            self.mahalanobis(self.standardisation(seen.vectors)),
+            strangest.mean(dim=1),
             error.sqrt(),
             likelihood + seen.kl.double() / self.num_pixels,
         )
         return torch.stack([score.double() for score in found], dim=1)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that `from_tensors` needs beside kind and size, for a safetensors file."""
+        """All that `from_tensors` needs beside the size, for a safetensors file."""
         return {
-            **{f"space.{name}": tensor for name, tensor in self.space.tensors().items()},
-            **{f"scale.{part}": deviation for part, deviation in self.scale.items()},
+            **{f"mean.{part}": mean for part, mean in self.standardisation.mean.items()},
+            **{f"deviation.{part}": deviation for part, deviation in self.standardisation.deviation.items()},
             "references": self.references,
             "mahalanobis.mean": self.mahalanobis.mean,
             "mahalanobis.whitener": self.mahalanobis.whitener,
@@ -153,11 +188,13 @@ class Scorers:
     @classmethod
     def from_tensors(cls, kind: FeatureKind, tensors: Mapping[str, Tensor], *, num_pixels: int) -> Self:
         """The scorers that `tensors()` came from. Raises KeyError where one is missing."""
-        space = {name.removeprefix("space."): each for name, each in tensors.items() if name.startswith("space.")}
+        parts = parts_of(kind)
         return cls(
-            FeatureSpace.from_tensors(kind, space),
+            Standardisation(
+                {part: tensors[f"mean.{part}"] for part in parts},
+                {part: tensors[f"deviation.{part}"] for part in parts},
+            ),
             tensors["references"],
-            {part: tensors[f"scale.{part}"] for part in parts_of(kind)},
             Mahalanobis(tensors["mahalanobis.mean"], tensors["mahalanobis.whitener"]),
             PatchMemory(tensors["memory.patches"], tensors["memory.mean"], tensors["memory.std"]),
             tensors["noise_variance"],
@@ -165,31 +202,20 @@ class Scorers:
         )
 
 
-def _deviation(vectors: Tensor) -> Tensor:
-    deviation = vectors.std(dim=0, correction=0)
-    return deviation.clamp(min=1e-3 * deviation.max().item() + 1e-12)
-
-
-def _stacked(vectors: Mapping[Part, Tensor], scale: Mapping[Part, Tensor]) -> Tensor:
-    return torch.cat([vectors[part] / deviation for part, deviation in scale.items()], dim=1)
-
-
-def held_out_scores(kind: FeatureKind, seen: Observations, *, num_pixels: int) -> Tensor:
+def held_out_scores(seen: Observations, *, num_pixels: int) -> Tensor:
     """Scores [N, 5] of the reference photos themselves, each by scorers fitted on other folds (cross-validation)."""
-    num_folds = min(_NUM_FOLDS, len(seen) // 2)
+    num_folds = min(_NUM_FOLDS, len(seen))
     folds = torch.arange(len(seen)) % num_folds
     scores = torch.empty(len(seen), len(SINGLE_SCORES), dtype=torch.float64)
     for fold in range(num_folds):
-        rows = (folds == fold).nonzero().flatten()
-        others = (folds != fold).nonzero().flatten()
-        scorers = Scorers.fit(kind, seen[others], num_pixels=num_pixels, memory_size=1024)
-        scores[rows] = scorers(seen[rows])
+        rows, others = (folds == fold).nonzero().flatten(), (folds != fold).nonzero().flatten()
+        scores[rows] = Scorers.fit(seen[others], num_pixels=num_pixels, memory_size=256)(seen[rows])
     return scores
 
 
 @dataclass(frozen=True, eq=False)
 class Combination:
-    """The single scores on one scale, and their mean."""
+    """The scores that compare features, on one scale, and their mean."""
 
     center: Tensor
     """[5], float64"""
@@ -203,4 +229,4 @@ class Combination:
 
     def __call__(self, scores: Tensor) -> Tensor:
         """[N] of scores [N, 5]."""
-        return ((scores - self.center) / self.deviation).mean(dim=1)
+        return ((scores - self.center) / self.deviation)[:, :NUM_COMBINED].mean(dim=1)

@@ -29,7 +29,7 @@ class PatchMemory:
     """[C]"""
 
     @classmethod
-    def fit(cls, patches: Tensor, *, size: int = 4096) -> Self:
+    def fit(cls, patches: Tensor, *, size: int = 1024) -> Self:
         """Of patches [N, C], at most `size` of which are kept."""
         mean, std = patches.mean(dim=0), patches.std(dim=0, correction=0)
         std = std.clamp(min=1e-3 * std.max().item() + 1e-12)

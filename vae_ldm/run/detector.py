@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -188,7 +188,7 @@ def backbone_digest(encoder: PhotoEncoder) -> str | None:
     return None if encoder.backbone is None else weights_digest(encoder.backbone.network)
 
 
-def _read(folder: Path) -> tuple[dict, dict[str, Tensor]]:
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     file = folder / FACTS_FILE
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))

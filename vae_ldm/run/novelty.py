@@ -31,7 +31,7 @@ from vae_ldm.training.hardware import prepare_cpu
 MAX_PHOTOS = 20_000
 """Of the reference photos and of the calibration photos each; more make a detector large and slow, not better."""
 MIN_REFERENCE_PHOTOS = 10
-PATCH_BUDGET = 40_000
+PATCH_BUDGET = 20_000
 """Patches of reference photos to choose the memory from; each photo gives its share of them."""
 _SHOWN_UNREADABLE = 5
 
@@ -224,9 +224,8 @@ def _fit_scorers(desk: _Desk, observer: PhotoObserver, reference: Sequence[Recor
     def fit_first() -> tuple[Scorers, Combination, int]:
         _check_readable(found, len(reference), MIN_REFERENCE_PHOTOS, "reference")
         seen = Observations.cat(found.batches)
-        kind, num_pixels = observer.encoder.kind, observer.num_pixels
-        combination = Combination.fit(held_out_scores(kind, seen, num_pixels=num_pixels))
-        return Scorers.fit(kind, seen, num_pixels=num_pixels), combination, len(seen)
+        combination = Combination.fit(held_out_scores(seen, num_pixels=observer.num_pixels))
+        return Scorers.fit(seen, num_pixels=observer.num_pixels), combination, len(seen)
 
     return desk.processes.first(fit_first)
 
