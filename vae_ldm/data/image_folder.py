@@ -81,6 +81,7 @@ class ImageFolderSource:
         has_classes = len(depths) == 1 and depths != {0}
         return [Record(name, self._folder / name, name.split("/")[-2] if has_classes else None) for name in pictures]
 
+
 def read_metadata(folder: Path, name: str, caption_column: str | Sequence[str] | None) -> Iterator[Record]:
     """The pictures that the metadata file `name` below `folder` speaks of.
 
