@@ -8,7 +8,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from vae_ldm.cli import augment as augment_verbs
 from vae_ldm.cli import recipe as recipe_verbs
+from vae_ldm.cli import walk as walk_verbs
 from vae_ldm.cli.recipe import OverridesArgument, RecipeArgument, read_recipe_argument
 from vae_ldm.errors import RecipeError, RunError, StoppedError, VaeLdmError
 
@@ -62,6 +64,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(recipe_verbs.app, name="recipe")
+app.add_typer(augment_verbs.app, name="augment")
 
 RepositoryArgument = Annotated[str, typer.Argument(metavar="ORG/NAME", help="A repository of the Hub.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", exists=True, file_okay=False, help="A run folder.")]
@@ -252,6 +255,10 @@ def lesson(
     from vae_ldm.lesson.story import tell
 
     tell(typer.echo, beta=beta, output_dir=out)
+
+
+for verb in (walk_verbs.morph, walk_verbs.walk, walk_verbs.grid):
+    app.command()(verb)
 
 
 def main() -> None:
