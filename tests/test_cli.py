@@ -85,6 +85,53 @@ def test_compare(run, implementation, tmp_path):
     assert calls[1][1] == {"out": tmp_path / "page.html", "num_photos": 9, "side": 64}
 
 
+def test_morph_walk_and_grid(run, implementation, monkeypatch, tmp_path):
+    for verb in ("morph", "walk", "grid"):
+        calls = implementation("vae_ldm.run.walk", verb, result=[tmp_path / "strip.png"])
+        monkeypatch.setattr(sys.modules["vae_ldm.run.walk"], "Drawing", lambda *fields: fields, raising=False)
+        photos = [Path("a.jpg"), Path("b.jpg")][: 2 if verb == "morph" else 1]
+        names = [str(photo) for photo in photos]
+        assert run(verb, *names, "--model", "runs/x")[:2] == (0, f"{tmp_path / 'strip.png'}\n")
+        options = ("--strength", "0.7", "--prompt", "a tin", "--seed", "3", "--out", "there")
+        assert run(verb, *names, "--model", "runs/x", *options)[0] == 0
+        assert [call[0] for call in calls] == [(*photos, "runs/x")] * 2
+        assert calls[0][1]["drawing"] == (0.5, "", 0, None, None)
+        assert calls[1][1]["drawing"] == (0.7, "a tin", 3, None, None)
+        assert [call[1]["out"] for call in calls] == [Path(verb), Path("there")]
+    assert run("grid", "a.jpg", "--model", "runs/x", "--toward", "b.jpg", "--toward", "c.jpg", "--side", "3")[0] == 0
+    assert calls[2][1]["toward"] == [Path("b.jpg"), Path("c.jpg")]
+
+
+def test_augment_draws_unless_told_to_prove(run, implementation, monkeypatch, tmp_path):
+    calls = implementation("vae_ldm.run.augment", "augment")
+    implementation("vae_ldm.run.draughtsman", "Order")
+    monkeypatch.setattr(sys.modules["vae_ldm.run.draughtsman"], "Order", lambda **fields: fields)
+    proofs = implementation("vae_ldm.run.augment_proof", "prove_augmentation")
+    assert run("augment", "photos", "--model", "runs/x")[:2] == (0, "augmented\n")
+    assert run("augment", "--model", "runs/x", "--per-class", "3", "--how", "vary", "--strength", "0.4")[0] == 0
+    assert run("augment", "draw", "photos", "--model", "runs/x", "--out", "there")[:2] == (0, "there\n")
+    assert [call[0] for call in calls] == [(Path("photos"), "runs/x"), (None, "runs/x"), (Path("photos"), "runs/x")]
+    first, second = calls[0][1]["order"], calls[1][1]["order"]
+    assert (first["per_class"], first["how"]) == (50, ("sample", "vary", "posterior"))
+    assert (second["per_class"], second["how"], second["strengths"]) == (3, ("vary",), (0.4,))
+    assert run("augment", "prove", "photos", "--synthetic", str(tmp_path))[0] == 0
+    assert run("augment", "prove", "--synthetic", str(tmp_path), "--classifier", "probe", "--shots", "5")[0] == 0
+    default = {"classifier": "small-cnn", "shots": (10, 20, 50), "num_seeds": 5, "num_steps": 300}
+    assert proofs == [
+        ((Path("photos"), tmp_path), {**default, "out": Path("proof.html")}),
+        ((None, tmp_path), {**default, "out": Path("proof.html"), "classifier": "probe", "shots": (5,)}),
+    ]
+
+
+def test_the_words_of_augment_are_those_of_what_it_calls():
+    from vae_ldm.cli.augment import Classifier, How
+    from vae_ldm.evaluation.small_classifiers import CLASSIFIER_KINDS
+    from vae_ldm.run.augmented_folder import HOWS
+
+    assert tuple(one.value for one in How) == HOWS
+    assert tuple(one.value for one in Classifier) == CLASSIFIER_KINDS
+
+
 def test_generate(run, implementation, tmp_path):
     calls = implementation("vae_ldm.run.generate", "generate", result=[tmp_path / "0.png", tmp_path / "1.png"])
     code, out, _ = run("generate", "runs/x", "a tin", "-n", "2", "--seed", "3", "--out", str(tmp_path))
@@ -214,6 +261,14 @@ def test_every_mistake_of_a_recipe_is_a_line(recipe, run):
         ("pull",),
         ("pull", "no-name"),
         ("train", "hf://no-name"),
+        ("morph", "a.jpg", "--model", "runs/x"),
+        ("morph", "a.jpg", "b.jpg"),
+        ("walk", "a.jpg", "--model", "runs/x", "--strength", "2"),
+        ("augment", "photos"),
+        ("augment", "photos", "--model", "runs/x", "--per-class", "0"),
+        ("augment", "photos", "--model", "runs/x", "--how", "magic"),
+        ("augment", "prove", "photos"),
+        ("augment", "prove", "photos", "--synthetic", "absent"),
         ("lesson", "--beta", "-1"),
         ("lesson", "--beta", "nan"),
         ("lesson", "--beta", "inf"),
@@ -266,7 +321,10 @@ def test_list_and_copy(recipe, run, monkeypatch, tmp_path):
 
 def test_every_verb_has_help(run):
     _, out, _ = run("--help")
-    for verb in ("train", "generate", "evaluate", "export", "push", "pull", "lesson", "recipe"):
+    for verb in (
+        *("train", "generate", "evaluate", "export", "push", "pull", "lesson", "recipe"),
+        *("augment", "morph", "walk", "grid"),
+    ):
         assert f"\n  {verb} " in out
         assert run(verb, "-h")[0] == 0
 

@@ -127,6 +127,17 @@ def test_a_morph_through_the_model_keeps_its_ends(pipeline):
     assert np.array_equal(drawn, again)
 
 
+def test_frames_of_a_walk_are_drawn_anew_from_one_noise(pipeline):
+    latents = pipeline.autoencoder.encode(PHOTOS)
+    settings = {"num_inference_steps": 4, "size": (14, 22), "output_type": "np"}
+    drawn = pipeline.redraw(latents, 0.5, generator=seeded(5), **settings).images
+    assert drawn.shape == (2, 14, 22, 3)
+    alone = pipeline.vary(PHOTOS[1], 0.5, 1, generator=seeded(5), **QUICK).images
+    np.testing.assert_allclose(drawn[1:], alone, atol=1e-4)
+    twice = pipeline.redraw(latents[[0, 0]], 0.5, generator=seeded(5), **settings).images
+    np.testing.assert_allclose(twice[0], twice[1], atol=1e-5)
+
+
 def test_the_great_circle():
     a, b = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     assert torch.equal(slerp(a, b, 0), a)

@@ -12,7 +12,9 @@ from vae_ldm.cli import claim as claim_verbs
 from vae_ldm.cli import index as index_verbs
 from vae_ldm.cli import novelty as novelty_verbs
 from vae_ldm.cli import archive as archive_verbs
+from vae_ldm.cli import augment as augment_verbs
 from vae_ldm.cli import recipe as recipe_verbs
+from vae_ldm.cli import walk as walk_verbs
 from vae_ldm.cli.recipe import OverridesArgument, RecipeArgument, read_recipe_argument
 from vae_ldm.errors import RecipeError, RunError, StoppedError, VaeLdmError
 
@@ -71,6 +73,7 @@ app.add_typer(index_verbs.app, name="index")
 app.command()(claim_verbs.desk)
 app.command()(claim_verbs.claim)
 app.add_typer(archive_verbs.app, name="archive")
+app.add_typer(augment_verbs.app, name="augment")
 
 RepositoryArgument = Annotated[str, typer.Argument(metavar="ORG/NAME", help="A repository of the Hub.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", exists=True, file_okay=False, help="A run folder.")]
@@ -261,6 +264,10 @@ def lesson(
     from vae_ldm.lesson.story import tell
 
     tell(typer.echo, beta=beta, output_dir=out)
+
+
+for verb in (walk_verbs.morph, walk_verbs.walk, walk_verbs.grid):
+    app.command()(verb)
 
 
 def main() -> None:

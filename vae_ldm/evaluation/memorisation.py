@@ -11,6 +11,8 @@ from vae_ldm.models.pixels import image_batches
 
 COPY_RATIO = 1 / 3
 HELD_OUT_QUANTILE = 0.01
+PIXEL_SIDE = 32
+"""The shorter side in px at which pixels are compared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,22 +44,30 @@ def nearest_in_features(queries: Tensor, references: Tensor) -> Neighbours:
     return nearest_neighbours(F.normalize(queries, dim=1), F.normalize(references, dim=1))
 
 
-def nearest_in_pixels(queries: np.ndarray, references: np.ndarray, *, side: int = 32) -> Neighbours:
+def nearest_in_pixels(queries: np.ndarray, references: np.ndarray, *, side: int = PIXEL_SIDE) -> Neighbours:
     """Nearest by root mean square pixel difference in [0, 2], a picture or its mirror image, the nearer of the two.
 
     uint8 [N, H, W, C] against [M, H, W, C]; compared with the shorter side at `side` px at most.
     """
-    small, references_small = shrink(queries, side), shrink(references, side)
-    scale = small[0].numel() ** 0.5
-    flat = references_small.flatten(1) / scale
-    plain = nearest_neighbours(small.flatten(1) / scale, flat)
-    mirrored = nearest_neighbours(small.flip(-1).flatten(1) / scale, flat)
+    return nearest_in_flat_pixels(queries, flat_pixels(references, side), side=side)
+
+
+def nearest_in_flat_pixels(queries: np.ndarray, references: Tensor, *, side: int = PIXEL_SIDE) -> Neighbours:
+    """`nearest_in_pixels` against `flat_pixels` of the references, for queries that come bit by bit."""
+    plain = nearest_neighbours(flat_pixels(queries, side), references)
+    mirrored = nearest_neighbours(flat_pixels(queries[:, :, ::-1], side), references)
     nearer = mirrored.distances < plain.distances
     return Neighbours(
         torch.where(nearer, mirrored.indices, plain.indices),
         torch.where(nearer, mirrored.distances, plain.distances),
         torch.where(nearer, mirrored.second_distances, plain.second_distances),
     )
+
+
+def flat_pixels(pictures: np.ndarray, side: int = PIXEL_SIDE) -> Tensor:
+    """Vectors [N, C * h * w] whose distance is the root mean square difference of the shrunken pictures."""
+    small = shrink(pictures, side)
+    return small.flatten(1) / small[0].numel() ** 0.5
 
 
 def shrink(pictures: np.ndarray, side: int) -> Tensor:

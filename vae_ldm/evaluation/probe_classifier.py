@@ -71,10 +71,14 @@ class ProbeClassifier:
         return cls(features, mean, std, head)
 
     @torch.no_grad()
+    def probabilities(self, images: Tensor, batch_size: int = 64) -> Tensor:
+        """How sure it is of each class, [N, num_classes] that sum to 1, of images [N, C, H, W] in [-1, 1]."""
+        pooled = torch.cat([pool_stages(self.features, batch) for batch in images.split(batch_size)])
+        return self.head((pooled - self.mean) / self.std).softmax(dim=1)
+
     def predict(self, images: Tensor, batch_size: int = 64) -> Tensor:
         """Classes [N] of images [N, C, H, W] in [-1, 1]."""
-        pooled = torch.cat([pool_stages(self.features, batch) for batch in images.split(batch_size)])
-        return self.head((pooled - self.mean) / self.std).argmax(dim=1)
+        return self.probabilities(images, batch_size).argmax(dim=1)
 
     def agrees(self, images: Tensor, labels: Tensor) -> Tensor:
         """Whether each picture shows its class: booleans [N]."""

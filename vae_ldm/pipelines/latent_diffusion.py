@@ -21,7 +21,7 @@ Generators = torch.Generator | list[torch.Generator]
 
 
 class LatentDiffusionPipeline(StableDiffusionPipeline):
-    """A StableDiffusionPipeline, called as that is, with three methods that begin from photos.
+    """A StableDiffusionPipeline, called as that is, with methods that begin from photos, or from latents.
 
     >>> import numpy as np, torch, vae_ldm
     >>> pipeline = vae_ldm.pipeline("runs/claims-32")
@@ -35,7 +35,7 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
     >>> len(pipeline.morph(photos[0], photos[1], steps=5).images)
     5
 
-    The three take what `ImageAutoencoder.encode` takes, of any size, and return StableDiffusionPipelineOutput:
+    These three take what `ImageAutoencoder.encode` takes, of any size, and return StableDiffusionPipelineOutput:
     `.images` is a list of Pillow images, or with `output_type` "np" or "pt" floats in [0, 1], [B, H, W, C] or
     [B, C, H, W]. No safety checker looks at them.
     """
@@ -126,12 +126,6 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
             raise VaeLdmError(f"a morph is between images of one size, not {shown}; resize one of them")
         latents = torch.cat([slerp(start, end, step / (steps - 1)) for step in range(steps)])
         if strength and steps > 2:
-            # Every frame is given a generator in the same state: the same noise, or the frames would flicker.
-            state = (generator or torch.Generator().manual_seed(torch.seed())).get_state()
-            device = "cpu" if generator is None else generator.device
-            generators = [torch.Generator(device) for _ in range(steps - 2)]
-            for one in generators:
-                one.set_state(state)
             latents[1:-1] = self._denoised(
                 latents[1:-1],
                 strength,
@@ -139,9 +133,38 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
                 prompt=prompt,
                 num_inference_steps=num_inference_steps,
                 guidance_scale=guidance_scale,
-                generator=generators,
+                generator=_same_noise(generator, steps - 2),
                 callback_on_step_end=callback_on_step_end,
             )
+        return _output(self.autoencoder.decode(latents, size=size, output_type=output_type))
+
+    @torch.no_grad()
+    def redraw(
+        self,
+        latents: Tensor,
+        strength: float = 0.5,
+        *,
+        prompt: str | Sequence[str] = "",
+        num_inference_steps: int = 20,
+        guidance_scale: float = 2.0,
+        generator: torch.Generator | None = None,
+        size: tuple[int, int] | None = None,
+        output_type: str = "pil",
+    ) -> StableDiffusionPipelineOutput:
+        """B images of latents [B, c, h, w], each drawn anew by `strength`, all with the same noise: frames of one walk.
+
+        Latents are those of `autoencoder.encode`; arguments are those of `vary` and of `autoencoder.decode`, and so are
+        the errors.
+        """
+        latents = self._denoised(
+            latents.to(self.vae.device, self.vae.dtype),
+            strength,
+            1,
+            prompt=prompt,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            generator=_same_noise(generator, len(latents)),
+        )
         return _output(self.autoencoder.decode(latents, size=size, output_type=output_type))
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
@@ -212,6 +235,16 @@ class _LatentToLatent(StableDiffusionImg2ImgPipeline):
             raise VaeLdmError(f"{len(generator)} generators for {len(latents)} images; give one, or one an image")
         noise = randn_tensor(latents.shape, generator=generator, device=latents.device, dtype=dtype)
         return self.scheduler.add_noise(latents, noise, timestep)
+
+
+def _same_noise(generator: torch.Generator | None, count: int) -> list[torch.Generator]:
+    """`count` generators in the state of this one, or of a random one: frames of one walk would flicker otherwise."""
+    device = "cpu" if generator is None else generator.device
+    state = (generator or torch.Generator().manual_seed(torch.seed())).get_state()
+    generators = [torch.Generator(device) for _ in range(count)]
+    for one in generators:
+        one.set_state(state)
+    return generators
 
 
 def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:

@@ -1,0 +1,130 @@
+"""The verbs that make photos out of photos, and prove whether that was any use."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from vae_ldm.cli.walk import DenoisingStepsOption, GuidanceOption, ModelOption
+
+
+class How(StrEnum):
+    """Ways to make a picture, as `vae_ldm.run.augmented_folder.How`."""
+
+    SAMPLE = "sample"
+    VARY = "vary"
+    POSTERIOR = "posterior"
+
+
+class Classifier(StrEnum):
+    """Judges, as `vae_ldm.evaluation.small_classifiers.ClassifierKind`."""
+
+    SMALL_CNN = "small-cnn"
+    PROBE = "probe"
+
+
+class _DrawUnlessTold(TyperGroup):
+    """`augment PHOTOS ...` is `augment draw PHOTOS ...`: the verb's plain use needs no second verb."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["draw", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_DrawUnlessTold,
+    help="Draw new labelled photos from a model, and prove whether they help.\n\n"
+    "`augment PHOTOS ...` is short for `augment draw PHOTOS ...`; `augment draw --help` lists its options.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    subcommand_metavar="[draw|prove] [PHOTOS] ...",
+)
+
+PhotosArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="PHOTOS", help="One folder of photos a class; by default the run's own.", show_default=False
+    ),
+]
+
+
+@app.command()
+def draw(
+    model: ModelOption,
+    photos: PhotosArgument = None,
+    per_class: Annotated[int, typer.Option(min=1, help="Pictures of each class.")] = 50,
+    how: Annotated[
+        list[How] | None, typer.Option(help="One way or several; by default all three.", show_default=False)
+    ] = None,
+    strength: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0, max=1, help="How far to noise a photo is varied; by default 0.3, 0.5 and 0.7.", show_default=False
+        ),
+    ] = None,
+    min_confidence: Annotated[
+        float, typer.Option(min=0, max=1, help="The probe's probability of the class, at least.")
+    ] = 0.0,
+    max_tries: Annotated[int, typer.Option(min=1, help="Pictures drawn for each one wanted, at most.")] = 8,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    denoising_steps: DenoisingStepsOption = None,
+    guidance_scale: GuidanceOption = None,
+    caption_template: Annotated[
+        str | None,
+        typer.Option(help="What to ask for: 'a photo of {label}'; by default the recipe's.", show_default=False),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder, or one to go on with.")] = Path("augmented"),
+) -> None:
+    """Draw new photos of every class, less near copies and other classes."""
+    from vae_ldm.run.augment import augment
+    from vae_ldm.run.draughtsman import Order
+
+    order = Order(
+        per_class=per_class,
+        how=tuple(one.value for one in how or How),
+        strengths=tuple(strength or (0.3, 0.5, 0.7)),
+        seed=seed,
+        min_confidence=min_confidence,
+        max_tries=max_tries,
+        num_inference_steps=denoising_steps,
+        guidance_scale=guidance_scale,
+        caption_template=caption_template,
+    )
+    augment(photos, model, out=out, order=order)
+    typer.echo(out)
+
+
+@app.command()
+def prove(
+    synthetic: Annotated[
+        Path, typer.Option(metavar="DIR", exists=True, file_okay=False, help="What augment has drawn.")
+    ],
+    photos: PhotosArgument = None,
+    classifier: Annotated[
+        Classifier, typer.Option(help="From scratch, or linear on frozen features.")
+    ] = Classifier.SMALL_CNN,
+    shots: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Real photos a class, beside all; by default 10, 20 and 50.", show_default=False),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=2)] = 5,
+    steps: Annotated[int, typer.Option(min=1, help="Of training, in every cell of the table.")] = 300,
+    out: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="Where the page goes.")] = Path(
+        "proof.html"
+    ),
+) -> None:
+    """Say whether a classifier of real photos gains from them. It can say no."""
+    from vae_ldm.run.augment_proof import prove_augmentation
+
+    prove_augmentation(
+        photos,
+        synthetic,
+        out=out,
+        classifier=classifier.value,
+        shots=tuple(shots or (10, 20, 50)),
+        num_seeds=seeds,
+        num_steps=steps,
+    )

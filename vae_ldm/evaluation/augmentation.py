@@ -1,0 +1,193 @@
+"""Whether synthetic photos help: one classifier on many mixtures, judged on held-out real photos."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vae_ldm.evaluation.interval import Interval, crossed_interval
+from vae_ldm.evaluation.small_classifiers import Learner
+
+SHARES = (0.1, 0.3, 1.0)
+"""Synthetic photos added, as a share of the real ones."""
+MARGIN = 0.01
+"""A gain below one point of accuracy is no help worth having."""
+REAL, JITTERED = "real only", "+100 % flipped, jittered"
+Verdict = Literal["helped", "did not help", "cannot be told"]
+
+
+def arm_name(share: float) -> str:
+    """What a mixture is called: real photos, and synthetic ones as this share of them."""
+    return f"+{100 * share:.0f} % synthetic"
+
+
+ARMS = (REAL, *map(arm_name, SHARES), JITTERED)
+LARGEST = arm_name(max(SHARES))
+
+
+class Difference(NamedTuple):
+    """A gain in balanced accuracy, in [-1, 1], with its 95 % interval."""
+
+    value: float
+    interval: Interval
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """All that may be learned from: real training photos, then synthetic ones, then one jittered copy of each photo."""
+
+    labels: Tensor
+    """[N] of the real photos, in [0, num_classes)."""
+    synthetic_labels: Tensor
+    """[M]"""
+    sources: Tensor
+    """[M]: the real photo that a synthetic one was made from, -1 for none."""
+    num_classes: int
+
+    def mixtures(self, shots: int | None, seed: int) -> dict[str, Tensor]:
+        """For each arm the rows of the pool to learn, `shots` real photos a class; None takes all.
+
+        A synthetic photo made from a real one that is not among these is left out: it would show what the classifier
+        is not to have seen. Smaller shares are parts of larger ones, and the jittered copies are as many as the largest
+        share has, so that arms differ in nothing else.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        rows: dict[str, list[Tensor]] = {arm: [] for arm in ARMS}
+        num_real, num_synthetic = len(self.labels), len(self.synthetic_labels)
+        for label in range(self.num_classes):
+            real = _shuffled((self.labels == label).nonzero().flatten(), generator)[:shots]
+            mine = (self.synthetic_labels == label) & ((self.sources < 0) | torch.isin(self.sources, real))
+            synthetic = _shuffled(mine.nonzero().flatten(), generator)
+            for share in SHARES:
+                added = synthetic[: max(1, round(share * len(real)))]
+                rows[arm_name(share)] += [real, num_real + added]
+            rows[REAL].append(real)
+            as_many = real[: min(len(synthetic), len(real))]
+            rows[JITTERED] += [real, num_real + num_synthetic + as_many]
+        return {arm: torch.cat(parts) for arm, parts in rows.items()}
+
+    def row_labels(self, rows: Tensor) -> Tensor:
+        """Classes [n] of rows of the pool."""
+        return torch.cat([self.labels, self.synthetic_labels, self.labels])[rows]
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """Every arm with one number of real photos."""
+
+    shots: int | None
+    """A class; None: all."""
+    num_real: int
+    num_added: dict[str, int]
+    """For each arm: photos beside the real ones; of several seeds the fewest."""
+    correct: dict[str, Tensor]
+    """For each arm: booleans [S, V], one seed a row, one held-out photo a column."""
+
+    @property
+    def name(self) -> str:
+        """The first cell of its line."""
+        return "all" if self.shots is None else f"{self.shots} a class"
+
+
+@dataclass(frozen=True, eq=False)
+class Proof:
+    """What every mixture came to, and what follows."""
+
+    rows: list[Row]
+    labels: Tensor
+    """Classes [V] of the held-out photos."""
+    num_seeds: int
+    num_steps: int
+
+    def accuracy(self, row: Row, arm: str) -> float:
+        """Balanced accuracy in [0, 1] on the held-out photos, the mean over seeds."""
+        return balanced_mean(row.correct[arm].float(), self.labels)
+
+    def gain(self, arm: str, floor: str, rows: Sequence[Row] | None = None) -> Difference:
+        """Of one arm over another, paired by seed and photo: the mean of these rows, of all by default."""
+        rows = self.rows if rows is None else rows
+        paired = torch.stack([row.correct[arm].float() - row.correct[floor].float() for row in rows]).mean(dim=0)
+        return Difference(balanced_mean(paired, self.labels), crossed_interval(paired, self.labels))
+
+    @property
+    def verdict(self) -> Verdict:
+        """By the largest share of synthetic photos over all rows, against both floors.
+
+        It helped where it beats real photos alone and as many flipped and jittered ones, both beyond chance. It did
+        not where a gain of MARGIN over either of them is ruled out. Else nobody can tell.
+        """
+        gains = [self.gain(LARGEST, floor) for floor in (REAL, JITTERED)]
+        if all(gain.interval.low > 0 for gain in gains):
+            return "helped"
+        if any(gain.interval.high < MARGIN for gain in gains):
+            return "did not help"
+        return "cannot be told"
+
+    def sentence(self, classifier: str) -> str:
+        """The verdict in words, with the numbers it follows from."""
+        over_real, over_jittered = (in_points(self.gain(LARGEST, floor)) for floor in (REAL, JITTERED))
+        begin = {
+            "helped": "Synthetic photos helped",
+            "did not help": "Synthetic photos did not help",
+            "cannot be told": "Whether synthetic photos help cannot be told",
+        }[self.verdict]
+        shots = ", ".join(row.name for row in self.rows)
+        short = any(row.num_added[LARGEST] < row.num_real for row in self.rows)
+        amount = "as many of them as real ones" + (", or as many as there are" if short else "")
+        return (
+            f"{begin}: with {amount}, the balanced accuracy of {classifier} on {len(self.labels)} "
+            f"held-out real photos changes by {over_real} points against real photos alone and by {over_jittered} "
+            f"against as many flipped and jittered copies (mean of {shots}; {self.num_seeds} seeds; 95 % intervals)."
+        )
+
+
+def in_points(gain: Difference) -> str:
+    """A gain in points of percent, its interval in brackets."""
+    value, low, high = (100 * x for x in (gain.value, *gain.interval))
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def balanced_mean(values: Tensor, classes: Tensor) -> float:
+    """Mean of values [S, V] in which each of the `classes` [V] weighs the same."""
+    return torch.stack([values[:, classes == label].mean() for label in classes.unique()]).mean().item()
+
+
+def prove(
+    learner: Learner,
+    pool: Pool,
+    held_out_labels: Tensor,
+    *,
+    shots: Sequence[int],
+    num_seeds: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Proof:
+    """The learner on every arm, with `shots` real photos a class and with all, `num_seeds` times each.
+
+    A seed draws the real photos, the synthetic ones, the first weights and the batches, all the same in every arm. A
+    number of shots that no class has more of than that is left out: it would be all of them.
+    """
+    largest = int(pool.labels.bincount(minlength=pool.num_classes).max())
+    lines = [*(number for number in sorted(set(shots)) if number < largest), None]
+    rows, done = [], 0
+    for number in lines:
+        correct: dict[str, list[Tensor]] = {arm: [] for arm in ARMS}
+        counts: dict[str, list[int]] = {arm: [] for arm in ARMS}
+        for seed in range(num_seeds):
+            mixtures = pool.mixtures(number, seed)
+            for arm, chosen in mixtures.items():
+                seen = learner(chosen, pool.row_labels(chosen), pool.num_classes, seed)
+                correct[arm].append(seen == held_out_labels)
+                counts[arm].append(len(chosen) - len(mixtures[REAL]))
+                done += 1
+                if progress is not None:
+                    progress(done, len(lines) * num_seeds * len(ARMS))
+        added = {arm: min(found) for arm, found in counts.items()}
+        tables = {arm: torch.stack(found) for arm, found in correct.items()}
+        rows.append(Row(number, len(mixtures[REAL]), added, tables))
+    return Proof(rows, held_out_labels, num_seeds, learner.num_steps)
+
+
+def _shuffled(rows: Tensor, generator: torch.Generator) -> Tensor:
+    return rows[torch.randperm(len(rows), generator=generator)]

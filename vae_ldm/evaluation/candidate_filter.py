@@ -1,0 +1,100 @@
+"""Which drawn pictures are worth training on: new ones, of the class that they were drawn for."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from torch import Tensor
+
+from vae_ldm.evaluation.embedding import embed_pictures
+from vae_ldm.evaluation.memorisation import (
+    Neighbours,
+    copies,
+    flat_pixels,
+    nearest_in_features,
+    nearest_in_flat_pixels,
+    too_near,
+)
+from vae_ldm.evaluation.probe_classifier import ProbeClassifier
+from vae_ldm.models.pixels import as_images
+from vae_ldm.models.vision_features import VisionFeatures
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What the filter says of N pictures, [N] each."""
+
+    near_copy: Tensor
+    """Booleans: nearer to a training photo than held-out photos are, or out of all proportion near to one."""
+    off_class: Tensor
+    """Booleans: the probe sees another class, or is not sure enough of this one."""
+    nearest: Tensor
+    """The nearest training photo, by features."""
+    feature_distance: Tensor
+    """To it, between unit vectors, in [0, 2]."""
+    pixel_distance: Tensor
+    """Root mean square difference to the photo nearest in pixels or in the mirror, in [0, 2]."""
+    confidence: Tensor
+    """The probe's probability of the class that was drawn, in [0, 1]."""
+
+    @property
+    def keep(self) -> Tensor:
+        """Booleans: neither of the two faults."""
+        return ~(self.near_copy | self.off_class)
+
+
+@dataclass(frozen=True, eq=False)
+class CandidateFilter:
+    """Training photos in two spaces, how near held-out photos come to them, and a probe that was fitted on them.
+
+    A near copy is what `memorisation.too_near` or `memorisation.copies` says, by features or by pixels. Held-out photos
+    set the bar and nothing else; the probe has not seen them.
+    """
+
+    features: VisionFeatures
+    probe: ProbeClassifier
+    train_embeddings: Tensor
+    train_pixels: Tensor
+    held_out_in_features: Neighbours
+    held_out_in_pixels: Neighbours
+    min_confidence: float = 0.0
+
+    @classmethod
+    def fit(
+        cls,
+        train: np.ndarray,
+        held_out: np.ndarray,
+        *,
+        features: VisionFeatures,
+        probe: ProbeClassifier,
+        train_embeddings: Tensor,
+        min_confidence: float = 0.0,
+    ) -> Self:
+        """Of uint8 pictures [N, H, W, C], the embeddings [N, D] of the training ones given."""
+        pixels = flat_pixels(train)
+        return cls(
+            features,
+            probe,
+            train_embeddings,
+            pixels,
+            nearest_in_features(embed_pictures(features, held_out), train_embeddings),
+            nearest_in_flat_pixels(held_out, pixels),
+            min_confidence,
+        )
+
+    def __call__(self, pictures: np.ndarray, labels: Tensor) -> Judgement:
+        """The judgement of uint8 pictures [N, H, W, C] that were drawn for classes [N]."""
+        in_features = nearest_in_features(embed_pictures(self.features, pictures), self.train_embeddings)
+        in_pixels = nearest_in_flat_pixels(pictures, self.train_pixels)
+        near_copy = (
+            too_near(in_features, self.held_out_in_features)
+            | copies(in_features)
+            | too_near(in_pixels, self.held_out_in_pixels)
+            | copies(in_pixels)
+        )
+        probabilities = self.probe.probabilities(as_images(pictures))
+        confidence = probabilities.gather(1, labels[:, None]).squeeze(1)
+        off_class = (probabilities.argmax(dim=1) != labels) | (confidence < self.min_confidence)
+        return Judgement(
+            near_copy, off_class, in_features.indices, in_features.distances, in_pixels.distances, confidence
+        )

@@ -1,0 +1,205 @@
+"""Draws the pictures of `vae-ldm augment` round by round and class by class, and keeps what passes."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from vae_ldm.data.pictures import Pictures
+from vae_ldm.errors import VaeLdmError
+from vae_ldm.evaluation.candidate_filter import CandidateFilter
+from vae_ldm.models.pixels import as_images
+from vae_ldm.run.augmented_folder import AugmentedFolder, How, Method, Round, picture_name, slugs
+from vae_ldm.run.generate import sample_images
+from vae_ldm.run.photo_pipeline import PhotoPipeline
+from vae_ldm.run.session import StepReport
+
+_LARGEST_ROUND = 16
+_FRUITLESS_ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked of `augment`."""
+
+    per_class: int = 50
+    how: tuple[How, ...] = ("posterior", "vary", "sample")
+    strengths: tuple[float, ...] = (0.3, 0.5, 0.7)
+    seed: int = 0
+    min_confidence: float = 0.0
+    """The probe's probability of the class, at least."""
+    max_tries: int = 8
+    """Candidates drawn for each picture wanted, at most."""
+    num_inference_steps: int | None = None
+    """None: those of the run's recipe."""
+    guidance_scale: float | None = None
+    caption_template: str | None = None
+    """The prompt of a class, with {label} for its name; None: that of the run's recipe."""
+
+    def __post_init__(self) -> None:
+        if self.per_class < 1:
+            raise VaeLdmError(f"per_class is {self.per_class}; at least 1 picture a class is asked for")
+        if not self.methods:
+            raise VaeLdmError("no way to make pictures is named; name sample, vary or posterior")
+        if self.caption_template is not None and "{label}" not in self.caption_template:
+            raise VaeLdmError(f"caption template {self.caption_template!r} has no {{label}} in it")
+        for strength in self.strengths:
+            if not 0 < strength <= 1:
+                raise VaeLdmError(f"strength is {strength:g}; it is above 0 and at most 1")
+
+    @property
+    def methods(self) -> list[Method]:
+        """The ways in turn, from what stays nearest to a photo to what begins at noise: the last takes what is left."""
+        ways: list[Method] = [Method("posterior")] if "posterior" in self.how else []
+        if "vary" in self.how:
+            ways += [Method("vary", strength) for strength in sorted(set(self.strengths))]
+        return [*ways, Method("sample")] if "sample" in self.how else ways
+
+    @property
+    def round_size(self) -> int:
+        """Candidates drawn at once. A round is drawn whole or not at all, so that a picture never depends on a kill."""
+        return min(_LARGEST_ROUND, self.per_class)
+
+
+@dataclass(frozen=True)
+class Draughtsman:
+    """Draws round by round, class by class, and keeps what passes."""
+
+    order: Order
+    model: PhotoPipeline
+    train: Pictures
+    prompts: dict[str, str]
+    folder: AugmentedFolder
+    console: Console
+
+    def draw(self, passes: CandidateFilter, seen_ids: Sequence[str]) -> list[Round]:
+        """Every round of every class, drawn now or before."""
+        rounds: list[Round] = []
+        folders = slugs(list(self.prompts))
+        wanted = self.order.per_class * len(self.prompts)
+        with StepReport("drawing", self.console) as report:
+            for label in self.prompts:
+                kept, of_class = 0, 0
+                for place, method in enumerate(self.order.methods):
+                    share = math.ceil((self.order.per_class - kept) / (len(self.order.methods) - place))
+                    for number in range(_max_rounds(share, self.order)):
+                        done = self.folder.round(folders[label], method, number)
+                        if done is None:
+                            done = self._round(label, folders[label], method, number, share, passes, seen_ids)
+                        rounds.append(done)
+                        of_class += done.drawn
+                        kept, share = kept + len(done.rows), share - len(done.rows)
+                        report(sum(len(one.rows) for one in rounds), wanted)
+                        if share == 0 or _is_fruitless(rounds[-number - 1 :]):
+                            break
+                self.folder.describe(rounds)
+                if kept < self.order.per_class:
+                    self.console.print(
+                        f"{label}: {kept} of {self.order.per_class} after {of_class} drawn; the rest were near copies "
+                        "or seen as another class",
+                        markup=False,
+                    )
+        return rounds
+
+    def _round(
+        self,
+        label: str,
+        folder: str,
+        method: Method,
+        number: int,
+        share: int,
+        passes: CandidateFilter,
+        seen_ids: Sequence[str],
+    ) -> Round:
+        size = self.order.round_size
+        seeds = [self.order.seed + number * size + place for place in range(size)]
+        sources = self._sources(label, method, number * size, size)
+        pictures = self._pictures(self.prompts[label], method, sources, seeds)
+        class_index = self.train.class_names.index(label)
+        judged = passes(pictures, torch.full((size,), class_index))
+        kept = judged.keep.nonzero().flatten().tolist()[:share]
+        rows = []
+        for place in kept:
+            source = None if sources is None else self.train.ids[sources[place]]
+            rows.append(
+                {
+                    "file_name": picture_name(folder, method, source, seeds[place]),
+                    "label": label,
+                    "text": self.prompts[label],
+                    "synthetic": True,
+                    "how": method.how,
+                    "strength": method.strength,
+                    "source": source,
+                    "seed": seeds[place],
+                    "model": self.model.source,
+                    "model_digest": self.model.digest,
+                    "nearest_photo": seen_ids[int(judged.nearest[place])],
+                    "feature_distance": round(judged.feature_distance[place].item(), 4),
+                    "pixel_distance": round(judged.pixel_distance[place].item(), 4),
+                    "confidence": round(judged.confidence[place].item(), 4),
+                }
+            )
+        off_class = int((judged.off_class & ~judged.near_copy).sum())
+        done = Round(label, method.name, number, size, int(judged.near_copy.sum()), off_class, rows)
+        self.folder.add(done, folder, method, [pictures[place] for place in kept])
+        return done
+
+    def _sources(self, label: str, method: Method, first: int, count: int) -> np.ndarray | None:
+        """Rows of the training photos that these candidates come from, each photo of the class in turn."""
+        if method.how == "sample":
+            return None
+        rows = np.flatnonzero(self.train.labels == self.train.class_names.index(label))
+        order = np.random.default_rng([self.order.seed, *method.name.encode()]).permutation(rows)
+        return order[np.arange(first, first + count) % len(order)]
+
+    def _pictures(self, prompt: str, method: Method, sources: np.ndarray | None, seeds: Sequence[int]) -> np.ndarray:
+        """uint8 [B, H, W, C], each from its own seed."""
+        pipeline = self.model.pipeline
+        settings: dict[str, Any] = {
+            "num_inference_steps": self.order.num_inference_steps or self.model.num_inference_steps,
+            "guidance_scale": (
+                self.model.guidance_scale if self.order.guidance_scale is None else self.order.guidance_scale
+            ),
+        }
+        if sources is None:
+            return np.stack(sample_images(pipeline, [prompt] * len(seeds), seeds=seeds, **settings))
+        photos = np.asarray(self.train.images[sources])
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        if method.how == "vary":
+            assert method.strength is not None
+            varied = pipeline.vary(
+                photos, method.strength, 1, prompt=prompt, generator=generators, output_type="np", **settings
+            ).images
+            return _at_rest(varied)
+        autoencoder = pipeline.autoencoder
+        latents = autoencoder.encode_batch(as_images(photos), generator=generators)
+        return _at_rest(autoencoder.decode(latents, size=self.model.image_size, output_type="np"))
+
+
+def _max_rounds(share: int, order: Order) -> int:
+    return math.ceil(order.max_tries * share / order.round_size)
+
+
+def _is_fruitless(rounds: Sequence[Round]) -> bool:
+    """Of the rounds of one method so far the first ones kept nothing: what follows would keep next to nothing."""
+    return len(rounds) == _FRUITLESS_ROUNDS and not any(done.rows for done in rounds)
+
+
+def _at_rest(images: np.ndarray) -> np.ndarray:
+    return np.round(images * 255).astype(np.uint8)
+
+
+def finished_rounds(folder: AugmentedFolder, order: Order, labels: Sequence[str]) -> list[Round]:
+    """Every round of a folder that is whole."""
+    found = []
+    for class_folder in slugs(labels).values():
+        for method in order.methods:
+            number = 0
+            while (done := folder.round(class_folder, method, number)) is not None:
+                found.append(done)
+                number += 1
+    return found

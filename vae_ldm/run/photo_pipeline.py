@@ -1,0 +1,77 @@
+"""What draws from photos for the claims desk: a pipeline, with the size and the settings it was made for."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vae_ldm.data.decoding import Resize
+from vae_ldm.data.photo_stream import decoded_batches
+from vae_ldm.data.sources import Record
+from vae_ldm.errors import DataError
+from vae_ldm.recipe import Recipe, parts
+from vae_ldm.run.folder import RunFolder
+from vae_ldm.run.generate import open_pipeline, recipe_of
+from vae_ldm.run.seal import weights_digest
+
+
+class PhotoPipeline:
+    """The pipeline of a run, of a folder or of ORG/NAME, and photos at the size that it draws."""
+
+    def __init__(self, source: str | Path) -> None:
+        """Raises WeightsError where there is no pipeline, HubError where it cannot be had."""
+        self.source = str(source)
+        self.pipeline = open_pipeline(source)
+        self.recipe: Recipe | None = recipe_of(Path(source))
+        data = self.recipe.data if self.recipe is not None else None
+        evaluation = self.recipe.evaluation if self.recipe is not None else parts.Evaluation()
+        self.image_size: tuple[int, int] = self.recipe.image_size if self.recipe is not None else self._native_size()
+        self.resize: Resize = data.resize if data is not None else "crop"
+        self.horizontal_flip: bool = data is not None and data.horizontal_flip
+        self.caption_template: str = data.caption_template if data is not None else "a photo of {label}"
+        self.channels: int = self.pipeline.vae.config.in_channels
+        self.num_inference_steps, self.guidance_scale = evaluation.num_inference_steps, evaluation.guidance_scale
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.pipeline.unet.device
+
+    @property
+    def run(self) -> RunFolder | None:
+        """The run folder that the pipeline is of; None where it comes from elsewhere."""
+        if self.recipe is None:
+            return None
+        source = Path(self.source)
+        return RunFolder(source if (source / "recipe.yaml").is_file() else source.resolve().parent)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all weights that a picture follows from."""
+        networks = (self.pipeline.vae, self.pipeline.unet, self.pipeline.text_encoder)
+        return hashlib.sha256("".join(map(weights_digest, networks)).encode()).hexdigest()
+
+    def photos(self, records: Sequence[Record]) -> np.ndarray:
+        """uint8 [N, H, W, C] of all of them, at the pipeline's size. Raises DataError where one cannot be read."""
+
+        def refuse(record: Record, reason: str) -> None:
+            raise DataError(f"{record.picture if isinstance(record.picture, Path) else record.id}: {reason}")
+
+        batches = decoded_batches(
+            records, [self.image_size], channels=self.channels, resize=self.resize, on_unreadable=refuse
+        )
+        return np.concatenate([batch.images[0] for batch in batches])
+
+    def photo(self, file: Path) -> np.ndarray:
+        """uint8 [1, H, W, C] of one file. Raises DataError where it is none, or cannot be read."""
+        if not file.is_file():
+            raise DataError(f"{file}: {'is a folder; give one photo' if file.is_dir() else 'no such photo'}")
+        return self.photos([Record(file.name, file)])
+
+    def _native_size(self) -> tuple[int, int]:
+        size = self.pipeline.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return height * self.pipeline.vae_scale_factor, width * self.pipeline.vae_scale_factor
