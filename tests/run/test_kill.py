@@ -35,7 +35,7 @@ def begin() -> Begin:
     A child of one that has done the imports: what is killed is the work, not Python's start.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(["vae_ldm.run.stages", "vae_ldm.run.export", __name__])
 
     def begin(function: Callable[..., object], *arguments: object) -> Any:
         process = context.Process(target=function, args=arguments)

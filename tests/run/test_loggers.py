@@ -1,5 +1,6 @@
 import gzip
 import json
+from importlib.util import find_spec
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -51,8 +52,21 @@ def test_without_loggers_there_is_the_csv(make_recipe, tmp_path):
     ids=lambda logger: logger["type"],
 )
 def test_a_logger_that_is_not_installed_is_one_line(make_recipe, logger):
+    if find_spec(logger["type"]) is not None:
+        pytest.skip(f"{logger['type']} is installed")
     with pytest.raises(VaeLdmError, match=f"pip install {logger['type']}$"):
         train_run(make_recipe(diffusion=None, loggers=[logger]))
+
+
+def test_wandb_has_a_run_of_its_own_for_each_stage(make_recipe, tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="tried where it is installed; too heavy for every machine")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    train_run(make_recipe(loggers=[{"type": "wandb", "project": "p", "offline": True}]))
+    for stage in ("autoencoder", "diffusion"):
+        (run,) = (tmp_path / "nano" / stage / "wandb").glob("offline-run-*/run-*.wandb")
+        written = run.read_bytes()
+        assert b"val/loss" in written
+        assert (b"val/psnr" in written) == (stage == "autoencoder")
 
 
 def test_profile_leaves_a_trace(make_recipe, tmp_path):

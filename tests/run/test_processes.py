@@ -19,6 +19,7 @@ from tests.processes import two_processes
 from tests.run.conftest import NANO, wait_for
 from vae_ldm.data.posterior_cache import PosteriorDataset
 from vae_ldm.data.sampling import Batch
+from vae_ldm.errors import RunError
 from vae_ldm.evaluation.distribution import frechet_distance, kernel_distance
 from vae_ldm.models.autoencoder import load_autoencoder
 from vae_ldm.models.pixels import as_images
@@ -27,7 +28,6 @@ from vae_ldm.run.processes import OtherProcessFailedError, Processes
 from vae_ldm.run.session import Session
 from vae_ldm.run.stages import train_run
 from vae_ldm.training.callbacks import checkpoint_step, run_checkpoints
-
 
 # Python runs a sitecustomize.py before anything else: so the ranks of a launch are those of the product, made smaller.
 IN_EACH_RANK = f"""
@@ -193,6 +193,17 @@ def test_a_run_begun_on_two_processes_goes_on_alone_and_says_what_that_means(mak
     facts = RunFolder(tmp_path / "nano").finished("autoencoder")
     assert facts is not None
     assert (facts["num_steps"], facts["num_images"]) == (6, (4 * 2 * 2 + 2 * 2) * 4)
+
+
+def test_a_broken_connection_is_one_line():
+    broken = RuntimeError("[/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:3942")
+    line = r"^another process has gone \(Connection closed by peer \[127.0.0.1\]:3942\): its own error"
+    with pytest.raises(RunError, match=line), Processes(rank=0, count=2).joined():
+        raise broken
+    with pytest.raises(RuntimeError, match="gloo"), Processes().joined():
+        raise broken
+    with pytest.raises(RuntimeError, match=r"^shapes differ$"), Processes(rank=0, count=2).joined():
+        raise RuntimeError("shapes differ")
 
 
 def first_fails() -> str:

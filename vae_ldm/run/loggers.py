@@ -38,6 +38,8 @@ class ByStep(Logger):
 
     def finalize(self, status: str) -> None:
         self.logger.finalize(status)
+        if isinstance(self.logger, WandbLogger):  # which would give the next stage's curves to this one's run
+            self.logger.experiment.finish(exit_code=0 if status == "success" else 1)
 
 
 def build_loggers(

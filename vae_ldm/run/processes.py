@@ -1,6 +1,7 @@
 """The processes that `accelerate launch` has started for one run: who speaks, who writes, who waits."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,8 +52,9 @@ class Processes:
         except RuntimeError as error:
             if self.count == 1 or not _is_broken_connection(error):
                 raise
+            reason = re.sub(r"^\[.*?\] ", "", str(error).strip().splitlines()[-1])  # without the line of gloo's source
             raise RunError(
-                f"another process has gone ({_last_line(error)}): its own error says why; repeat the command to go on"
+                f"another process has gone ({reason}): its own error says why; repeat the command"
             ) from error
 
     @property
@@ -122,7 +124,3 @@ class Processes:
 
 def _is_broken_connection(error: BaseException) -> bool:
     return isinstance(error, distributed.DistError) or "gloo" in str(error)
-
-
-def _last_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[-1]

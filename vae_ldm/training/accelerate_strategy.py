@@ -154,7 +154,8 @@ class AccelerateStrategy(ParallelStrategy):
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         assert self.lightning_module is not None
         assert self.model is not None
-        with self.precision_plugin.train_step_context():
+        # Under DeepSpeed the context is inside the wrapped module.
+        with nullcontext() if isinstance(self.sharding, Zero) else self.precision_plugin.train_step_context():
             if self.model is self.lightning_module and self.sharding is None:
                 return self.lightning_module.training_step(*args, **kwargs)
             return self._forward_redirection(self.model, self.lightning_module, "training_step", *args, **kwargs)
