@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from vae_ldm.cli import archive as archive_verbs
+from vae_ldm.cli import augment as augment_verbs
 from vae_ldm.cli import claim as claim_verbs
 from vae_ldm.cli import index as index_verbs
 from vae_ldm.cli import novelty as novelty_verbs
-from vae_ldm.cli import archive as archive_verbs
-from vae_ldm.cli import augment as augment_verbs
 from vae_ldm.cli import recipe as recipe_verbs
 from vae_ldm.cli import walk as walk_verbs
 from vae_ldm.cli.recipe import OverridesArgument, RecipeArgument, read_recipe_argument
@@ -67,14 +67,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(recipe_verbs.app, name="recipe")
-app.add_typer(novelty_verbs.app, name="novelty")
-app.add_typer(index_verbs.app, name="index")
-app.command()(claim_verbs.desk)
-app.command()(claim_verbs.claim)
-app.add_typer(archive_verbs.app, name="archive")
-app.add_typer(augment_verbs.app, name="augment")
-
 RepositoryArgument = Annotated[str, typer.Argument(metavar="ORG/NAME", help="A repository of the Hub.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", exists=True, file_okay=False, help="A run folder.")]
 
@@ -266,8 +258,16 @@ def lesson(
     tell(typer.echo, beta=beta, output_dir=out)
 
 
-for verb in (walk_verbs.morph, walk_verbs.walk, walk_verbs.grid):
-    app.command()(verb)
+for _verb in (claim_verbs.desk, claim_verbs.claim, walk_verbs.morph, walk_verbs.walk, walk_verbs.grid):
+    app.command()(_verb)
+for _group, _verbs_of in {
+    "index": index_verbs,
+    "novelty": novelty_verbs,
+    "archive": archive_verbs,
+    "augment": augment_verbs,
+    "recipe": recipe_verbs,
+}.items():
+    app.add_typer(_verbs_of.app, name=_group)
 
 
 def main() -> None:

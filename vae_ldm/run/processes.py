@@ -100,21 +100,12 @@ class Processes:
         return values
 
     def gather(self, value: T) -> list[T]:
-<<<<<<< HEAD
         """What each process has given, by rank, in all of them."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
         distributed.all_gather_object(values, value, group=self.group)
         return values
-=======
-        """Every process's value, by rank, in all of them."""
-        if self.count == 1:
-            return [value]
-        found: list[Any] = [None] * self.count
-        distributed.all_gather_object(found, value, group=self.group)
-        return found
->>>>>>> archive
 
     @property
     def device(self) -> torch.device:
