@@ -273,7 +273,7 @@ def zero(stage: int) -> None:
     """Make this process's engine DeepSpeed, which accelerate would only do on GPUs."""
     import os
 
-    os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ.update({"DS_ACCELERATOR": "cpu", "VAE_LDM_UNTRIED": "1"})
     import deepspeed
     import deepspeed.comm.torch
     from accelerate.state import AcceleratorState, PartialState

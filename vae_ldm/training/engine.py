@@ -51,14 +51,19 @@ def sharding_of(engine: Accelerator) -> Fsdp2 | Zero | None:
     """
     kind = engine.distributed_type
     for name, flag in (("FSDP", "ACCELERATE_USE_FSDP"), ("DEEPSPEED", "ACCELERATE_USE_DEEPSPEED")):
-        if os.environ.get(flag) == "true" and kind.name != name:
+        if os.environ.get(flag) == "true" and kind.name != name and engine.device.type == "cpu":
             raise VaeLdmError(f"accelerate has no {name} for the CPU, and this machine has no GPU; leave it out")
     if kind == DistributedType.FSDP:
         if not engine.is_fsdp2:
             raise VaeLdmError("FSDP of version 1 is not supported; set fsdp_version: 2 in accelerate's configuration")
         return Fsdp2(engine)
     if kind == DistributedType.DEEPSPEED:
+        if os.environ.get("VAE_LDM_UNTRIED") != "1":
+            raise VaeLdmError(
+                "DeepSpeed is written and not tried yet; use multi-GPU (DDP) or FSDP2, or set VAE_LDM_UNTRIED=1 and "
+                "compare the run with one of those"
+            )
         return Zero(engine)
     if kind != DistributedType.NO and not kind.name.startswith("MULTI_"):
-        raise VaeLdmError(f"accelerate's {kind.value} is not supported; use multi-GPU (DDP), FSDP2 or DeepSpeed")
+        raise VaeLdmError(f"accelerate's {kind.value} is not supported; use multi-GPU (DDP) or FSDP2")
     return None
