@@ -126,9 +126,7 @@ class Archive:
     @classmethod
     def create(cls, path: Path, settings: Settings) -> Self:
         """An empty one in a folder that exists. Raises DataError where the folder holds anything else."""
-        strangers = sorted(file.name for file in path.iterdir() if not _may_be_left_over(file.name))
-        if strangers:
-            raise DataError(f"{path}: is no archive and not empty (it holds {strangers[0]}); name a new folder")
+        check_place(path)
         archive = cls(path, settings)
         archive._write_index()
         return archive
@@ -268,6 +266,15 @@ class Archive:
         }
         whole = {"format": _FORMAT, "version": _VERSION, "checksum": _checksum(stored), **stored}
         _write_whole(self.path / "archive.json", json.dumps(whole, indent=1).encode())
+
+
+def check_place(path: Path) -> None:
+    """Raise DataError where `path` is a folder with anything else in it than an archive."""
+    if not path.is_dir() or (path / "archive.json").is_file():
+        return
+    strangers = sorted(file.name for file in path.iterdir() if not _may_be_left_over(file.name))
+    if strangers:
+        raise DataError(f"{path}: is no archive and not empty (it holds {strangers[0]}); name a new folder")
 
 
 @contextmanager

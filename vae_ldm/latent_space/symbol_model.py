@@ -128,34 +128,20 @@ class SymbolModel:
         channels = len(pictures[0])
         weights = np.zeros((channels, len(PASSES)), np.uint8)
         histograms = np.zeros((channels, len(PASSES), _NUM_SPREADS, _GRID * _NUM_RESIDUALS))
+        stacks = _stacked(pictures)
         for place in PASSES:
-            seen = [(surroundings(symbols, place), place.of(symbols)) for symbols in pictures if place.of(symbols).size]
-            if not seen:
+            seen = [_seen(stack, place, channels) for stack in stacks]
+            total, number, spread, value = np.concatenate(seen, axis=2)
+            if not value.size:
                 continue
             for channel in range(channels):
-                total, count, spread, value = (
-                    np.concatenate(parts)
-                    for parts in zip(
-                        *(
-                            (
-                                around.total[channel].ravel(),
-                                around.number.ravel(),
-                                around.spread[channel].ravel(),
-                                symbols[channel].ravel(),
-                            )
-                            for around, symbols in seen
-                        ),
-                        strict=True,
-                    )
-                )
-                weight = _least_squares(total / count, value)
+                weight = _least_squares(total[channel] / number[channel], value[channel])
                 weights[channel, place.number] = weight
-                base, offset = _center(np.array(weight), total, count)
-                residual = (value - base).clip(-_REACH - 1, _REACH + 1) + _REACH + 1
-                index = (spread * _GRID + offset) * _NUM_RESIDUALS + residual
-                histograms[channel, place.number] = np.bincount(
-                    index, minlength=_NUM_SPREADS * _GRID * _NUM_RESIDUALS
-                ).reshape(_NUM_SPREADS, -1)
+                base, offset = _center(np.array(weight), total[channel], number[channel])
+                residual = (value[channel] - base).clip(-_REACH - 1, _REACH + 1) + _REACH + 1
+                index = (spread[channel] * _GRID + offset) * _NUM_RESIDUALS + residual
+                counts = np.bincount(index, minlength=_NUM_SPREADS * _GRID * _NUM_RESIDUALS)
+                histograms[channel, place.number] = counts.reshape(_NUM_SPREADS, -1)
         return cls(weights, _cheapest_forms(histograms))
 
     def expect(self, symbols: np.ndarray, place: Pass) -> Expectation:
@@ -166,6 +152,21 @@ class SymbolModel:
         channel = np.arange(self.num_channels)[:, None, None]
         form = self.forms[channel, place.number, around.spread].astype(np.int64)
         return Expectation(base, form * _GRID + offset)
+
+
+def _stacked(pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Pictures [C, h, w] of equal size as one of many channels, [n * C, h, w]: what surrounds one knows no other."""
+    shapes = dict.fromkeys(symbols.shape for symbols in pictures)
+    return [np.concatenate([symbols for symbols in pictures if symbols.shape == shape]) for shape in shapes]
+
+
+def _seen(stack: np.ndarray, place: Pass, channels: int) -> np.ndarray:
+    """Total, number and spread of the neighbours, and the symbol itself, of a stack's positions: [4, C, positions]."""
+    around, actual = surroundings(stack, place), place.of(stack)
+    columns = (around.total, np.broadcast_to(around.number, actual.shape), around.spread, actual)
+    found = np.stack([column.astype(np.int64) for column in columns])
+    number, size = len(stack) // channels, actual[0].size
+    return found.reshape(4, number, channels, size).swapaxes(1, 2).reshape(4, channels, number * size)
 
 
 def _center(weight: np.ndarray, total: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

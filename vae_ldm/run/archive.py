@@ -17,7 +17,7 @@ from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, pillow_l
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.errors import DataError, VaeLdmError, WeightsError
-from vae_ldm.latent_space.archive import Archive, Damage, Entry, Settings, locked
+from vae_ldm.latent_space.archive import Archive, Damage, Entry, Settings, check_place, locked
 from vae_ldm.latent_space.latent_coder import LatentCoder
 from vae_ldm.latent_space.quantization import UnquantizableError
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
@@ -75,6 +75,7 @@ def add(
     prepare_cpu()
     quieten_libraries()
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not processes.is_first)
+    check_place(path)
     records = photo_records(photos)
     autoencoder = front_door.load_autoencoder(model, device=processes.device)
     digest = weights_digest(autoencoder.autoencoder)
