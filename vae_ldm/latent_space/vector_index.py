@@ -16,7 +16,7 @@ FAISS_ABOVE = 100_000
 _QUERIES_AT_ONCE, _ROWS_AT_ONCE = 64, 65_536
 # 64 vectors a list to train on is between the 39 that faiss asks for and the 256 above which it drops some.
 _TRAINING_VECTORS_PER_LIST = 64
-_PROBES = 32
+_PROBES = 64
 _CANDIDATES_PER_RESULT, _FEWEST_CANDIDATES = 4, 64
 
 
