@@ -152,8 +152,11 @@ def test_photos_that_cannot_be_read_are_told_and_have_a_line(by_latents, photos,
     assert "more than max_pixels" in said
 
 
-def score_and_fit(photos, model, folder):
+def fit_in(folder, photos, model):
     fit(photos / "train", model=model, out=folder / "detector", features="latents")
+
+
+def score_in(folder, photos):
     score(photos / "validation", folder / "detector", out=folder / "scores.csv", heat_maps=folder / "heat")
 
 
@@ -162,9 +165,11 @@ def test_two_processes_find_what_one_finds(photos, trained_run, tmp_path):
     model = str(trained_run.path)
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-    score_and_fit(photos, model, tmp_path / "one")
+    fit_in(tmp_path / "one", photos, model)
+    score_in(tmp_path / "one", photos)
     with two_processes() as processes:
-        processes(score_and_fit, photos=photos, model=model, folder=tmp_path / "two")
+        processes(fit_in, folder=tmp_path / "two", photos=photos, model=model)
+        processes(score_in, folder=tmp_path / "two", photos=photos)
     for file in ("detector/detector.json", "detector/detector.safetensors", "scores.csv"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
     one, two = (sorted(path.name for path in (tmp_path / name / "heat").rglob("*.png")) for name in ("one", "two"))
