@@ -124,12 +124,14 @@ def grid(
     center = _encode(model, model.photo(photo))[0]
     if toward:
         places = torch.linspace(0, 1, side).tolist()
-        latents = corners_grid(center, *(_encode(model, model.photo(file))[0] for file in toward), places)
+        right, bottom = (_encode(model, model.photo(file))[0] for file in toward)
+        latents = corners_grid(center, right, bottom, places)
         across, down = ([f"{place:.0%} {file.stem}" for place in places] for file in toward)
     else:
         places = torch.linspace(-reach, reach, side).tolist()
         variation = _variation(model, like)
-        latents = axes_grid(center, *(variation.axes[:2] * variation.stds[:2, None, None, None]), places)
+        first, second = variation.axes[:2] * variation.stds[:2, None, None, None]
+        latents = axes_grid(center, first, second, places)
         across, down = ([f"axis {axis} {_deviations(place)}" for place in places] for axis in (1, 2))
     latent, drawn = _frames(model, latents, drawing)
     # Side by side: a row of the page is a row of the one, then the same row of the other.
