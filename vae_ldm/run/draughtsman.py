@@ -118,7 +118,12 @@ class Draughtsman:
         size = self.order.round_size
         seeds = [self.order.seed + number * size + place for place in range(size)]
         sources = self._sources(label, method, number * size, size)
-        pictures = self._pictures(self.prompts[label], method, sources, seeds)
+        pictures = np.concatenate(
+            [
+                self._pictures(self.prompts[label], method, None if sources is None else sources[part], seeds[part])
+                for part in _parts(size, self.model.batch_size)
+            ]
+        )
         class_index = self.train.class_names.index(label)
         judged = passes(pictures, torch.full((size,), class_index))
         kept = judged.keep.nonzero().flatten().tolist()[:share]
@@ -178,6 +183,10 @@ class Draughtsman:
         autoencoder = pipeline.autoencoder
         latents = autoencoder.encode_batch(as_images(photos), generator=generators)
         return _at_rest(autoencoder.decode(latents, size=self.model.image_size, output_type="np"))
+
+
+def _parts(count: int, size: int) -> list[slice]:
+    return [slice(first, first + size) for first in range(0, count, size)]
 
 
 def _max_rounds(share: int, order: Order) -> int:

@@ -41,6 +41,12 @@ class PhotoPipeline:
         return self.pipeline.unet.device
 
     @property
+    def batch_size(self) -> int:
+        """Pictures drawn at once: 16 up to 128 px, fewer larger ones, so that memory stays bounded."""
+        height, width = self.image_size
+        return max(1, min(16, 2**18 // (height * width)))
+
+    @property
     def run(self) -> RunFolder | None:
         """The run folder that the pipeline is of; None where it comes from elsewhere."""
         if self.recipe is None:

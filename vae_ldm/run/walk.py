@@ -14,14 +14,14 @@ from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.evaluation.image_grid import image_grid
 from vae_ldm.latent_space.walk import Variation, axes_grid, corners_grid, loop_around, rim
-from vae_ldm.models.pixels import as_images
+from vae_ldm.models.pixels import image_batches
+from vae_ldm.pipelines.latent_diffusion import slerp
 from vae_ldm.run.folder import whole_folder
 from vae_ldm.run.photo_pipeline import PhotoPipeline
 from vae_ldm.run.session import open_run, quieten_libraries
 from vae_ldm.training.hardware import prepare_cpu
 
 FRAME_MILLISECONDS = 90
-_BATCH_SIZE = 16
 _MAX_LIKE = 256  # photos that directions are learned from
 
 
@@ -52,20 +52,11 @@ def morph(
     """
     drawing = drawing or Drawing()
     model = _open(source, out)
-    ends = model.photo(a)[0], model.photo(b)[0]
+    start, end = (_encode(model, model.photo(file)) for file in (a, b))
     num_frames = (steps - 1) * smooth + 1
-    latent = _as_pictures(model.pipeline.morph(*ends, steps=num_frames, output_type="np").images)
-    drawn = _as_pictures(
-        model.pipeline.morph(
-            *ends,
-            steps=num_frames,
-            strength=drawing.strength,
-            prompt=drawing.prompt,
-            generator=torch.Generator().manual_seed(drawing.seed),
-            output_type="np",
-            **_settings(model, drawing),
-        ).images
-    )
+    latents = torch.cat([slerp(start, end, frame / (num_frames - 1)) for frame in range(num_frames)])
+    latent, drawn = _frames(model, latents, drawing)
+    drawn[[0, -1]] = latent[[0, -1]]  # the ends stay what they are
     shown = range(0, num_frames, smooth)
     titles = [f"{frame / (num_frames - 1):.0%}" for frame in shown]
     there_and_back = [*range(num_frames), *range(num_frames - 2, 0, -1)]
@@ -133,12 +124,14 @@ def grid(
     center = _encode(model, model.photo(photo))[0]
     if toward:
         places = torch.linspace(0, 1, side).tolist()
-        latents = corners_grid(center, *(_encode(model, model.photo(file))[0] for file in toward), places)
+        right, bottom = (_encode(model, model.photo(file))[0] for file in toward)
+        latents = corners_grid(center, right, bottom, places)
         across, down = ([f"{place:.0%} {file.stem}" for place in places] for file in toward)
     else:
         places = torch.linspace(-reach, reach, side).tolist()
         variation = _variation(model, like)
-        latents = axes_grid(center, *(variation.axes[:2] * variation.stds[:2, None, None, None]), places)
+        first, second = variation.axes[:2] * variation.stds[:2, None, None, None]
+        latents = axes_grid(center, first, second, places)
         across, down = ([f"axis {axis} {_deviations(place)}" for place in places] for axis in (1, 2))
     latent, drawn = _frames(model, latents, drawing)
     # Side by side: a row of the page is a row of the one, then the same row of the other.
@@ -162,14 +155,14 @@ def _open(source: str, out: Path) -> PhotoPipeline:
     """The model, after a look at where pictures are to go: nobody should wait for what cannot be written."""
     prepare_cpu()
     quieten_libraries()
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if out.exists() and (out.name in ("", "..") or not out.is_dir() or any(out.iterdir())):
         raise VaeLdmError(f"{out}: exists already; name another folder with --out")
     return PhotoPipeline(source)
 
 
 def _encode(model: PhotoPipeline, photos: np.ndarray) -> Tensor:
     """Latents [N, c, h, w] on the CPU."""
-    batches = [as_images(photos[start : start + _BATCH_SIZE]) for start in range(0, len(photos), _BATCH_SIZE)]
+    batches = image_batches(photos, model.batch_size)
     return torch.cat([model.pipeline.autoencoder.encode_batch(batch).float().cpu() for batch in batches])
 
 
@@ -191,7 +184,7 @@ def _spread(count: int) -> np.ndarray:
 def _frames(model: PhotoPipeline, latents: Tensor, drawing: Drawing) -> tuple[np.ndarray, np.ndarray]:
     """Pictures of latents [N, c, h, w], and the same drawn anew from one noise: uint8 [N, H, W, C] each."""
     latent, drawn = [], []
-    for batch in latents.split(_BATCH_SIZE):
+    for batch in latents.split(model.batch_size):
         latent.append(model.pipeline.autoencoder.decode(batch, size=model.image_size, output_type="np"))
         drawn.append(
             model.pipeline.redraw(
