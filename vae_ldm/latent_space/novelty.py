@@ -16,13 +16,8 @@ ScoreName = Literal["combination", "knn", "mahalanobis", "patch", "reconstructio
 SCORE_NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
 SINGLE_SCORES = SCORE_NAMES[1:]
 NUM_COMBINED = 3
-<<<<<<< HEAD
-"""The combination is of the first three. Reconstruction error and ELBO stay out: an autoencoder gives back a plain
-photo better than the usual ones, however strange it is, and then they are upside down."""
-=======
 """The combination is of the first three. Reconstruction error and ELBO stay out of it: an autoencoder gives back a
 plain photo better than the usual ones, however strange it is, and then they are upside down."""
->>>>>>> novelty
 
 NUM_NEIGHBOURS = 5
 STRANGEST_SHARE = 1 / 50
