@@ -38,7 +38,7 @@ def fastest_precision(network: Network) -> Precision:
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     # Not in every torch that serves: without it nothing is known of the CPU.
     cpu = getattr(torch.cpu, "get_capabilities", dict)()
-    if network == "autoencoder" and cpu.get("avx512_bf16") and "AMD" in cpu.get("cpu_name", ""):
+    if network == "autoencoder" and cpu.get("avx512_bf16") and "AMD" in str(cpu.get("cpu_name")):
         return "bf16-mixed"
     return "32-true"
 
