@@ -1,6 +1,7 @@
 """Picture codecs that everybody has, at given bytes or a given quality: what latents are to be measured against."""
 
 import io
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def codecs() -> list[Codec]:
 def picture_psnr(pixels: np.ndarray, original: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB of uint8 [H, W, C] over all channels, at most 100."""
     error = float(np.square(pixels.astype(np.float32) - original).mean(dtype=np.float64))
-    return min(10 * np.log10(255**2 / error), MAX_PSNR) if error else MAX_PSNR
+    return min(10 * math.log10(255**2 / error), MAX_PSNR) if error else MAX_PSNR
 
 
 class Ladder(ABC):
