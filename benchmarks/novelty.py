@@ -170,7 +170,7 @@ def main() -> None:
     if options.skip_left_out:
         return
 
-    print(f"\nLeft out | {' | '.join(columns)} | false alarms at 5 %")
+    print(f"\n| left out | {' | '.join(columns)} | false alarms at 5 % |")
     print("|---" * (len(columns) + 2) + "|")
     means: list[list[float]] = []
     for label in classes:
