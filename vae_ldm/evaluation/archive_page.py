@@ -79,7 +79,8 @@ def _chart(curves: Sequence[Curve]) -> _Chart:
     """Mean PSNR over mean bytes, logarithmic, of each way; codecs only as far as they concern the latents."""
     means = {curve.name: (curve.num_bytes.mean(axis=1), curve.psnr.mean(axis=1), curve.settings) for curve in curves}
     own_bytes, own_psnr, _ = means[curves[0].name]
-    low, high = own_bytes.min() / 3, own_bytes.max() * 3
+    least = [sizes.min() for sizes, _, _ in means.values()]  # of each way: all of them begin within the chart
+    low, high = own_bytes.min() / 3, max(own_bytes.max() * 3, 2 * max(least))
     bottom, top = own_psnr.min() - 3, own_psnr.max() + 8
     x = Axis(float(low), float(high), LEFT, RIGHT, logarithmic=True)
     y = Axis(float(bottom), float(top), BOTTOM, TOP)

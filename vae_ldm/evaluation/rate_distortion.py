@@ -246,11 +246,11 @@ def in_words(result: RateDistortion, kept_codecs: Sequence[str], target_psnr: fl
         )
     lost = [row for row in rows if row.best != LATENTS]
     if lost:
-        worst = lost[-1]
+        nearest = max(lost, key=_saving)
         where = "everywhere" if not won else f"at {', '.join(f'{row.psnr:.1f}' for row in lost)} dB"
         said.append(
-            f"Codecs win {where}: at {worst.psnr:.1f} dB {worst.best} takes {worst.num_bytes[worst.best]:,.0f} bytes a "
-            f"photo, latents {worst.num_bytes[LATENTS]:,.0f}."
+            f"Codecs win {where}; latents come nearest at {nearest.psnr:.1f} dB, where {nearest.best} takes "
+            f"{nearest.num_bytes[nearest.best]:,.0f} bytes a photo and they take {nearest.num_bytes[LATENTS]:,.0f}."
         )
     finest = result.latents.psnr[-1]
     said.append(
