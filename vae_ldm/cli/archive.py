@@ -6,16 +6,13 @@ from typing import Annotated
 
 import typer
 
+from vae_ldm.cli.desk_options import EncoderOption, MovedModelOption, PhotosArgument
+
 app = typer.Typer(
     help="Keep photos in the fewest bytes that are good enough.", no_args_is_help=True, rich_markup_mode=None
 )
 
 ArchiveArgument = Annotated[Path, typer.Argument(metavar="ARCHIVE", file_okay=False, help="The archive's folder.")]
-PhotosArgument = Annotated[Path, typer.Argument(metavar="PHOTOS", help="A folder of photos, of any layout, or one.")]
-ModelOption = Annotated[str, typer.Option(metavar="RUN", help="A run, an autoencoder's folder or ORG/NAME of the Hub.")]
-SameModelOption = Annotated[
-    str | None, typer.Option(metavar="RUN", help="Where the archive's model is now; by default where it was.")
-]
 
 
 class Preference(StrEnum):
@@ -38,7 +35,7 @@ class Format(StrEnum):
 def add(
     archive: ArchiveArgument,
     photos: PhotosArgument,
-    model: ModelOption,
+    model: EncoderOption,
     target_psnr: Annotated[
         float | None,
         typer.Option(min=10, max=60, help="dB that every photo keeps at least; by default 32, or the archive's own."),
@@ -74,7 +71,7 @@ def extract(
         typer.Argument(metavar="PATTERN...", help="Ids to extract, such as 'train/*'; by default all."),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Where the photos go.")] = Path("extracted"),
-    model: SameModelOption = None,
+    model: MovedModelOption = None,
     file_format: Annotated[
         Format, typer.Option("--format", help="Latents as PNG and the others as they are kept, or all as one.")
     ] = Format.OWN,
@@ -92,7 +89,7 @@ def verify(
     photos: Annotated[
         Path | None, typer.Argument(metavar="PHOTOS", help="Compare with these photos, each of which must be there.")
     ] = None,
-    model: SameModelOption = None,
+    model: MovedModelOption = None,
 ) -> None:
     """Find every byte that has changed; with PHOTOS also whether each could be had back from the archive."""
     from vae_ldm.run.archive_reading import verify as verify_archive
@@ -103,7 +100,7 @@ def verify(
 @app.command()
 def report(
     photos: PhotosArgument,
-    model: ModelOption,
+    model: EncoderOption,
     out: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="Where the page goes.")] = Path(
         "archive.html"
     ),

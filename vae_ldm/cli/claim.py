@@ -5,7 +5,14 @@ from typing import Annotated
 
 import typer
 
-from vae_ldm.cli.index import Features
+from vae_ldm.cli.desk_options import (
+    BackboneOption,
+    EncoderOption,
+    FalseAlarmRateOption,
+    Features,
+    FeaturesOption,
+    MovedModelOption,
+)
 
 DeskArgument = Annotated[Path, typer.Argument(metavar="DESK", help="A folder: an index and a detector.")]
 
@@ -13,15 +20,14 @@ DeskArgument = Annotated[Path, typer.Argument(metavar="DESK", help="A folder: an
 def desk(
     desk: DeskArgument,
     photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="A folder of past claims, of any layout.")],
-    model: Annotated[str, typer.Option(metavar="RUN", help="A run, a folder or ORG/NAME: its autoencoder.")],
-    features: Annotated[Features, typer.Option(help="What photos are compared by.")] = Features.BOTH,
-    backbone: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="A vision model of transformers; by default EfficientNet-Lite0."),
+    model: EncoderOption,
+    features: FeaturesOption = Features.BOTH,
+    backbone: BackboneOption = None,
+    false_alarm_rate: FalseAlarmRateOption = 0.05,
+    only_class: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CLASS", help="Only photos of this class count as usual; may be repeated."),
     ] = None,
-    false_alarm_rate: Annotated[
-        float, typer.Option(metavar="SHARE", help="How often a usual photo may be called new.")
-    ] = 0.05,
 ) -> None:
     """Make a claims desk of past photos: an index to search and a detector of what was never seen."""
     from vae_ldm.run.claim import build_desk
@@ -33,6 +39,7 @@ def desk(
         features=features.value,
         backbone=backbone,
         false_alarm_rate=false_alarm_rate,
+        only_classes=only_class or (),
     )
 
 
@@ -42,9 +49,7 @@ def claim(
     out: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="Where the page goes.")] = Path(
         "claim.html"
     ),
-    model: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Where the desk's run lies now, if it has moved.")
-    ] = None,
+    model: MovedModelOption = None,
     num_similar: Annotated[int, typer.Option("-k", "--num-similar", min=1, help="Past photos to show.")] = 5,
     num_variations: Annotated[int, typer.Option(min=0, help="Variations to draw at each strength.")] = 6,
     seed: Annotated[int, typer.Option(min=0)] = 0,

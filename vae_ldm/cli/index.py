@@ -1,32 +1,28 @@
 """The verbs about an index of photos."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from vae_ldm.cli.desk_options import (
+    BackboneOption,
+    EncoderOption,
+    Features,
+    FeaturesOption,
+    MovedModelOption,
+    PhotosArgument,
+)
+
 app = typer.Typer(help="Search photos by photo.", no_args_is_help=True, rich_markup_mode=None)
-
-
-class Features(StrEnum):
-    """What photos are compared by."""
-
-    LATENTS = "latents"
-    BACKBONE = "backbone"
-    BOTH = "both"
 
 
 IndexArgument = Annotated[
     str, typer.Argument(metavar="INDEX", help="A folder; with --store the name of an index in that database.")
 ]
-PhotosArgument = Annotated[Path, typer.Argument(metavar="PHOTOS", help="A folder of photos, of any layout, or one.")]
 StoreOption = Annotated[
     str | None,
     typer.Option(metavar="URL", help="postgresql://USER@HOST/DATABASE (with pgvector), for many desks at once."),
-]
-ModelOption = Annotated[
-    str | None, typer.Option(metavar="RUN", help="Where the index's autoencoder lies now, if it has moved.")
 ]
 CaptionColumnOption = Annotated[
     str | None,
@@ -38,12 +34,9 @@ CaptionColumnOption = Annotated[
 def build(
     index: IndexArgument,
     photos: PhotosArgument,
-    model: Annotated[str, typer.Option(metavar="RUN", help="A run, a folder or ORG/NAME: its autoencoder.")],
-    features: Annotated[Features, typer.Option(help="What photos are compared by.")] = Features.BOTH,
-    backbone: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="A vision model of transformers; by default EfficientNet-Lite0."),
-    ] = None,
+    model: EncoderOption,
+    features: FeaturesOption = Features.BOTH,
+    backbone: BackboneOption = None,
     store: StoreOption = None,
     caption_column: CaptionColumnOption = None,
 ) -> None:
@@ -66,7 +59,7 @@ def add(
     index: IndexArgument,
     photos: PhotosArgument,
     store: StoreOption = None,
-    model: ModelOption = None,
+    model: MovedModelOption = None,
     caption_column: CaptionColumnOption = None,
 ) -> None:
     """Add the photos that an index lacks."""
@@ -85,7 +78,7 @@ def query(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
     store: StoreOption = None,
-    model: ModelOption = None,
+    model: MovedModelOption = None,
 ) -> None:
     """Find the photos most like a photo, or like each of a folder."""
     from vae_ldm.run.index_query import query_index

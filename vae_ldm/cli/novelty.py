@@ -6,17 +6,18 @@ from typing import Annotated
 
 import typer
 
+from vae_ldm.cli.desk_options import (
+    BackboneOption,
+    EncoderOption,
+    FalseAlarmRateOption,
+    Features,
+    FeaturesOption,
+    MovedModelOption,
+    PhotosArgument,
+)
 from vae_ldm.errors import VaeLdmError
 
 app = typer.Typer(help="Say which photos show what was never seen.", no_args_is_help=True, rich_markup_mode=None)
-
-
-class Features(StrEnum):
-    """What photos are compared by."""
-
-    LATENTS = "latents"
-    BACKBONE = "backbone"
-    BOTH = "both"
 
 
 class Score(StrEnum):
@@ -30,23 +31,15 @@ class Score(StrEnum):
     ELBO = "elbo"
 
 
-PhotosArgument = Annotated[Path, typer.Argument(metavar="PHOTOS", help="A folder of photos, of any layout, or one.")]
-
-
 @app.command()
 def fit(
     photos: PhotosArgument,
-    model: Annotated[str, typer.Option(metavar="RUN", help="A run, an autoencoder's folder or ORG/NAME of the Hub.")],
+    model: EncoderOption,
     out: Annotated[Path, typer.Option(metavar="DETECTOR", help="The folder that the detector is written to.")],
-    features: Annotated[Features, typer.Option(help="What photos are compared by.")] = Features.BOTH,
-    backbone: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="A vision model of transformers; by default EfficientNet-Lite0."),
-    ] = None,
+    features: FeaturesOption = Features.BOTH,
+    backbone: BackboneOption = None,
     score: Annotated[Score, typer.Option(help="What decides; all are in the table.")] = Score.COMBINATION,
-    false_alarm_rate: Annotated[
-        float, typer.Option(metavar="RATE", help="Share of usual photos that may be called novel.")
-    ] = 0.05,
+    false_alarm_rate: FalseAlarmRateOption = 0.05,
     calibration: Annotated[
         str | None,
         typer.Option(metavar="SHARE|FOLDER", help="Photos to calibrate on; by default a third of PHOTOS, held out."),
@@ -83,9 +76,7 @@ def score(
         Path | None,
         typer.Option(metavar="DIR", file_okay=False, help="Pictures of where each photo departs go here."),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Where the detector's model lies, if it has been moved.")
-    ] = None,
+    model: MovedModelOption = None,
 ) -> None:
     """Judge photos by a detector: verdict, p-value and every score into a table."""
     from vae_ldm.run.novelty import score as score_photos

@@ -41,8 +41,9 @@ def build_desk(
     features: FeatureKind = "both",
     backbone: str | None = None,
     false_alarm_rate: float = 0.05,
+    only_classes: Sequence[str] = (),
 ) -> None:
-    """Make `desk`: an index of the photos to search in, and a detector fitted on them.
+    """Make `desk`: an index of the photos to search in, and a detector fitted on them, or on those of `only_classes`.
 
     What is there already is gone on with (the index) or made anew (the detector). Raises what `build_index` and
     `novelty.fit` raise.
@@ -55,6 +56,7 @@ def build_desk(
         features=features,
         backbone=backbone,
         false_alarm_rate=false_alarm_rate,
+        only_classes=only_classes,
     )
 
 
