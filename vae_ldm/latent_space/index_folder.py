@@ -42,6 +42,12 @@ _SCHEMA = pa.schema([(name, pa.string()) for name in _FIELDS])
 class IndexFolder:
     """The index in an existing folder; a `PhotoStore`."""
 
+    _photos: pa.Table
+    _keys: set[tuple[str, str]] | None
+    """Of the photos that are in, once somebody has asked."""
+    _searched: VectorIndex | None
+    """Of the vectors that are in, once somebody has searched."""
+
     def __init__(self, path: Path) -> None:
         """Raises DataError where there is none, or where a file of it is damaged."""
         self.path, self.name = path, str(path)
@@ -211,8 +217,8 @@ class IndexFolder:
             if isinstance(error, DataError):
                 raise
             raise _damaged(self.path / _INDEX) from None
-        self._keys: set[tuple[str, str]] | None = None
-        self._searched: VectorIndex | None = None
+        self._keys = None
+        self._searched = None
 
     def _checked(self, name: str, digest: str, *, give: bool = True) -> bytes:
         """The bytes of a file. Raises DataError where they are not those that were written."""

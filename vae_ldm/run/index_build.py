@@ -6,6 +6,7 @@ again.
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,7 +145,7 @@ class _Work:
                 rows.sort(key=lambda row: row[0][0])
                 photos, vectors = [photo for (_, photo), _ in rows], [vector for _, vector in rows]
                 if photos:
-                    self.processes.first(lambda ps=photos, vs=vectors: index.store.add(ps, torch.stack(vs)))
+                    self.processes.first(partial(index.store.add, photos, torch.stack(vectors)))
                 num_added += len(photos)
                 num_known += sum(share.num_known for share in shares)
                 for share in shares:

@@ -178,17 +178,16 @@ class AccelerateStrategy(ParallelStrategy):
         if not isinstance(self.sharding, Zero):
             return super().backward(closure_loss, optimizer, *args, **kwargs)
         assert self.lightning_module is not None
-        assert self.model is not None
         loss = self.precision_plugin.pre_backward(closure_loss, self.lightning_module)
-        self.model.backward(loss)
+        cast("Any", self.model).backward(loss)
         return self.precision_plugin.post_backward(loss, self.lightning_module)
 
     def optimizer_step(self, optimizer: Optimizer, closure: Any, model: Any = None, **kwargs: Any) -> Any:
         if not isinstance(self.sharding, Zero):
             return super().optimizer_step(optimizer, closure, model, **kwargs)
-        assert self.model is not None
-        result = self.precision_plugin._wrap_closure(model or self.lightning_module, optimizer, closure)
-        self.model.step()
+        module = cast("LightningModule", model or self.lightning_module)
+        result = self.precision_plugin._wrap_closure(module, optimizer, closure)
+        cast("Any", self.model).step()
         return result
 
     def post_backward(self, closure_loss: Tensor) -> None:

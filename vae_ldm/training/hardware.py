@@ -3,7 +3,7 @@
 import ctypes
 import os
 import platform
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -37,7 +37,7 @@ def fastest_precision(network: Network) -> Precision:
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     # Not in every torch that serves: without it nothing is known of the CPU.
-    cpu = getattr(torch.cpu, "get_capabilities", dict)()
+    cpu: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if network == "autoencoder" and cpu.get("avx512_bf16") and "AMD" in str(cpu.get("cpu_name")):
         return "bf16-mixed"
     return "32-true"
