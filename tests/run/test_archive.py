@@ -11,9 +11,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tests.processes import two_processes
-from tests.run.conftest import finish, start
+from tests.run.conftest import finish, start, wait_for
 from tests.run.start_points import SD, save_autoencoder
-from tests.run.test_resume import wait_for
 from vae_ldm.cli import app
 from vae_ldm.data.decoding import decode_whole
 from vae_ldm.evaluation.codec import picture_psnr
@@ -407,8 +406,8 @@ def test_two_processes_make_the_archive_of_one(photos, tmp_path, model, per_part
 def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(tmp_path, model):
     folder = tmp_path / "photos"
     folder.mkdir()
-    for number in range(600):
-        photo(number, (32, 32)).save(folder / f"{number:03d}.png")
+    for number in range(280):
+        photo(number, (16, 16)).save(folder / f"{number:03d}.png")
     add(tmp_path / "whole", folder, model=model, target_psnr=40)
     path = tmp_path / "archive"
     arguments = ["archive", "add", path, folder, "--model", model, "--target-psnr", "40"]
@@ -417,10 +416,10 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(tmp_path, model):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     kept = len(Archive.open(path)) if (path / "archive.json").exists() else 0
-    assert kept < 600
+    assert kept < 280
     code, said = finish(start(*arguments))
     assert code == 0, said
-    assert f"{600 - kept} of 600 photos archived" in said
+    assert f"{280 - kept} of 280 photos archived" in said
     assert files(path) == files(tmp_path / "whole")
     assert not list(path.glob("*.part"))
 

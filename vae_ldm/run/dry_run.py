@@ -16,6 +16,7 @@ from vae_ldm.build import (
     picture_prompts,
     prompt_ids,
 )
+from vae_ldm.data.crop_advice import crop_advice
 from vae_ldm.data.picture_cache import Preview, inspect_pictures
 from vae_ldm.models.pixels import as_images
 from vae_ldm.recipe import parts
@@ -33,8 +34,9 @@ def describe_run(session: Session) -> None:
     Raises what the run itself would raise for wrong data, weights or settings.
     """
     recipe, say = session.recipe, session.say
+    source = build_source(recipe)
     preview = inspect_pictures(
-        build_source(recipe),
+        source,
         image_size=recipe.image_size,
         channels=recipe.data.channels,
         resize=recipe.data.resize,
@@ -45,6 +47,8 @@ def describe_run(session: Session) -> None:
     height, width, channels = images.shape[1:]
     kind = f"{height} high, {width} wide, {_CHANNELS[channels]}"
     say(f"data: {_count(preview)}; pictures {kind}; run folder {session.run.path}")
+    if advice := crop_advice(source, recipe.image_size, recipe.data.resize):
+        say(advice)
     if preview.unreadable:
         say(f"data: {len(preview.unreadable)} of the first {len(images) + len(preview.unreadable)} are unreadable")
 

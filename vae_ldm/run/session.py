@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vae_ldm.build import build_source
+from vae_ldm.data.crop_advice import crop_advice
 from vae_ldm.data.picture_cache import load_pictures
 from vae_ldm.data.pictures import PictureSplits
 from vae_ldm.errors import VaeLdmError
@@ -65,9 +66,12 @@ class Session:
 
     def _read_pictures(self) -> PictureSplits:
         data = self.recipe.data
+        source = build_source(self.recipe)
+        if advice := crop_advice(source, self.recipe.image_size, data.resize):
+            self.say(advice)
         with self.progress("reading pictures") as report:
             return load_pictures(
-                build_source(self.recipe),
+                source,
                 self.run.pictures,
                 image_size=self.recipe.image_size,
                 channels=data.channels,

@@ -1,0 +1,59 @@
+"""A word of warning where cropping to the run's size throws most of a picture away."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from vae_ldm.data.decoding import Resize, pillow_limit_lifted
+from vae_ldm.data.sources import PictureSource
+
+_NUM_PICTURES = 32
+_LITTLE = 0.6
+_TURNED = (5, 6, 7, 8)
+"""EXIF orientations that swap width and height."""
+
+
+def crop_advice(source: PictureSource, image_size: tuple[int, int], resize: Resize) -> str | None:
+    """A line about how little of a typical picture a crop to `image_size` (height, width) keeps; None where it is 60 %.
+
+    Read from the headers of the first training pictures that are files.
+    """
+    sizes = list(islice(_sizes(source), _NUM_PICTURES))
+    if resize != "crop" or not sizes:
+        return None
+    height, width = image_size
+    kept = float(np.median([_kept(size, image_size) for size in sizes]))
+    if kept >= _LITTLE:
+        return None
+    typical = sizes[int(np.argsort([one[0] / one[1] for one in sizes])[len(sizes) // 2])]
+    line = (
+        f"data: cropping to {height} high and {width} wide keeps {100 * kept:.0f} % of a typical picture, which is "
+        f"{typical[0]} high and {typical[1]} wide"
+    )
+    turned = float(np.median([_kept(size, (width, height)) for size in sizes]))
+    if turned >= _LITTLE:
+        return f"{line}; image_size is [height, width], and [{width}, {height}] keeps {100 * turned:.0f} %"
+    return f"{line}; data.resize=pad keeps all of it"
+
+
+def _kept(size: tuple[int, int], image_size: tuple[int, int]) -> float:
+    """Share of a picture's area, in (0, 1], that the largest crop of `image_size`'s proportions has."""
+    proportion, wanted = size[0] / size[1], image_size[0] / image_size[1]
+    return min(proportion, wanted) / max(proportion, wanted)
+
+
+def _sizes(source: PictureSource) -> Iterator[tuple[int, int]]:
+    """Height and width of the training pictures that are files, upright; what cannot be opened is passed over."""
+    for record in islice(source.records("train"), _NUM_PICTURES):
+        if not isinstance(record.picture, Path):
+            return
+        try:
+            with pillow_limit_lifted(), Image.open(record.picture) as image:
+                width, height = image.size
+                turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
+        except Exception:  # noqa: S112  decoders fail in their own ways; reading the picture will say why
+            continue
+        yield (width, height) if turned else (height, width)
