@@ -408,7 +408,7 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(tmp_path, model):
     folder.mkdir()
     for number in range(280):
         photo(number, (16, 16)).save(folder / f"{number:03d}.png")
-    add(tmp_path / "whole", folder, model=model, target_psnr=40)
+    add(tmp_path / "whole", folder, model=model, target_psnr=40.0)
     path = tmp_path / "archive"
     arguments = ["archive", "add", path, folder, "--model", model, "--target-psnr", "40"]
     process = start(*arguments)
