@@ -38,9 +38,9 @@ def put_before(photo, desk, out, **settings):
 def test_a_usual_photo_was_seen_before_and_a_scratched_one_was_not(photos, desk, tmp_path, capsys):
     usual, page = put_before(photos / "new" / "good" / "000.png", desk, tmp_path / "usual.html")
     assert not usual.novel
-    assert "<strong>Seen before</strong>" in page
+    assert "<strong>Looks like what was seen before</strong>" in page
     printed = capsys.readouterr().out
-    assert printed.startswith("Seen before: p = ")
+    assert printed.startswith("Looks like what was seen before: p = ")
     assert printed.rstrip().endswith("usual.html")
 
     scratched, page = put_before(photos / "new" / "scratched" / "000.png", desk, tmp_path / "scratched.html")

@@ -77,8 +77,15 @@ class ClaimPage:
 
     @property
     def verdict(self) -> str:
-        """In three words."""
-        return "Not seen before" if self.novel else "Seen before"
+        """In a few words. No test can say that it is the same damage: that is for the agent to see."""
+        return "Not seen before" if self.novel else "Looks like what was seen before"
+
+    @property
+    def heat_in_words(self) -> str:
+        """What stands below the heat map."""
+        photo = np.broadcast_to(self.photo[..., :3], self.heat_map.shape)
+        nowhere = np.array_equal(photo, self.heat_map)
+        return "nothing departs farther than in usual photos" if nowhere else "where it departs"
 
     @property
     def p_value_in_words(self) -> str:

@@ -1,6 +1,7 @@
 """One command at work on one run: the recipe, its folder, its pictures and where messages go."""
 
 import logging
+import time
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -116,9 +117,13 @@ def open_run(run_dir: Path) -> Session:
 
 
 class StepReport:
-    """A progress bar that appears with the first call, told (done, total)."""
+    """A progress bar that appears with the first call, told (done, total); without a terminal a line now and then."""
+
+    seconds_between_lines = 30.0
 
     def __init__(self, what: str, console: Console) -> None:
+        self._what, self._console = what, console
+        self._last_line = time.monotonic()
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -138,6 +143,10 @@ class StepReport:
 
     def __call__(self, done: int, total: int | None) -> None:
         self._progress.update(self._task, completed=done, total=total, visible=True)
+        if not self._console.is_terminal and time.monotonic() - self._last_line >= self.seconds_between_lines:
+            self._last_line = time.monotonic()
+            of = "" if total is None else f" of {total:,}"
+            self._console.print(f"{self._what}: {done:,}{of}", markup=False)
 
 
 def quieten_libraries() -> None:
