@@ -34,6 +34,14 @@ def test_few_photos_are_no_error(count):
     assert space({"latents": correlated(4, 5)}).isfinite().all()
 
 
+def test_a_space_of_one_photo_still_tells_photos_apart():
+    space = FeatureSpace.fit("latents", {"latents": correlated(1, 5)})
+    vectors = space({"latents": correlated(4, 5)})
+    similarity = vectors @ vectors.T
+    torch.testing.assert_close(similarity.diagonal(), torch.ones(4))
+    assert (similarity.fill_diagonal_(0) < 0.999).all()
+
+
 @pytest.mark.parametrize("kind", FEATURE_KINDS)
 def test_vectors_have_unit_length_and_survive_the_disk(kind):
     raw = {"latents": correlated(40, 12), "backbone": correlated(40, 20, seed=1)}

@@ -332,6 +332,8 @@ def test_a_flipped_byte_is_found_named_and_made_up_for(photos, tmp_path, model):
     assert result.exit_code == 0, result.output
     assert "1 of 7 photos archived, 6 were there already" in result.output
     assert {entry.id: entry for entry in Archive.open(path).entries(lambda damage: None)}[victim.id] == victim
+    assert verify(path, photos) == 7
+    assert not part.exists()
 
 
 def test_a_corrupted_parquet_file_is_one_line_and_the_rest_comes_out(photos, tmp_path, model):

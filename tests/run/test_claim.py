@@ -90,6 +90,8 @@ def test_what_is_wrong_is_said_in_one_line(photos, desk, tmp_path):
 def test_a_desk_that_cannot_be_made_leaves_no_folder(photos, tmp_path):
     with pytest.raises(WeightsError):
         build_desk(tmp_path / "desk", photos / "past", model=str(tmp_path / "gone"))
+    with pytest.raises(DataError, match="are too few"):
+        build_desk(tmp_path / "desk", photos / "new", model=str(tmp_path / "gone"))
     assert not (tmp_path / "desk").exists()
 
 

@@ -96,8 +96,8 @@ class ClaimPage:
             f"{'looks' if count < 2 else 'look'} as unusual as this one"
         )
         return (
-            f"p = {self.p_value:.2g}: {often}. Below {100 * self.false_alarm_rate:g} in 100, the false-alarm rate that "
-            "the desk was made with, a photo counts as not seen before."
+            f"p = {self.p_value:.2g}: {often}. This desk calls a photo new where fewer than "
+            f"{100 * self.false_alarm_rate:g} in 100 do."
         )
 
     @property

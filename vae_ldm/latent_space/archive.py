@@ -164,6 +164,23 @@ class Archive:
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Write one more part. Whatever happens, the archive is as before or has all of them."""
+        self._replace_parts([*self.parts, self._written(entries)])
+
+    def mend(self, on_damage: Callable[[Damage], None]) -> None:
+        """Put in the place of each damaged part one of those of its pictures that are whole; what is lost is told."""
+        for part in list(self.parts):
+            if self._is_whole(part):
+                continue
+            on_damage(Damage(part.name, "is damaged (its digest is another)"))
+            whole = list(self._checked(part, on_damage))
+            place = self.parts.index(part)
+            self._replace_parts(
+                [*self.parts[:place], *([self._written(whole)] if whole else []), *self.parts[place + 1 :]]
+            )
+            (self.path / part.name).unlink(missing_ok=True)
+
+    def _written(self, entries: Sequence[Entry]) -> Part:
+        """A new part of these pictures, which no index names yet."""
         stream = io.BytesIO()
         columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
         for entry in entries:
@@ -179,13 +196,17 @@ class Archive:
             row_group_size=len(entries),
         )
         content = stream.getvalue()
-        name = f"part-{len(self.parts):06d}.parquet"
+        number = 1 + max((int(part.name[5:-8]) for part in self.parts), default=-1)
+        name = f"part-{number:06d}.parquet"
         _write_whole(self.path / name, content)
-        self.parts.append(Part(name, len(entries), len(content), hashlib.sha256(content).hexdigest()))
+        return Part(name, len(entries), len(content), hashlib.sha256(content).hexdigest())
+
+    def _replace_parts(self, parts: Sequence[Part]) -> None:
+        before, self.parts = self.parts, list(parts)
         try:
             self._write_index()
         except BaseException:
-            self.parts.pop()
+            self.parts = before
             raise
 
     def contents(self, on_damage: Callable[[Damage], None]) -> dict[str, bytes]:

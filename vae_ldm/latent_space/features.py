@@ -12,6 +12,8 @@ FeatureKind = Literal["latents", "backbone", "both"]
 FEATURE_KINDS: tuple[FeatureKind, ...] = get_args(FeatureKind)
 Part = Literal["latents", "backbone"]
 
+_FEW = 8
+
 
 def parts_of(kind: FeatureKind) -> tuple[Part, ...]:
     """What vectors of this kind are made of."""
@@ -42,7 +44,10 @@ class Whitening:
 
         Directions that hold less than a hundredth of the largest variance are damped, not blown up: few photos know
         little of them. (298 tins, 256 axes of the backbone, mAP@10 by class: a thousandth .43, a hundredth .52.)
+        Fewer than 8 vectors say nothing of a covariance: those that come are then left as they are.
         """
+        if len(vectors) < _FEW:
+            return cls(vectors.new_zeros(vectors.shape[1]), torch.eye(vectors.shape[1]))
         exact = vectors.double()
         mean = exact.mean(dim=0)
         _, singular, axes = torch.linalg.svd(exact - mean, full_matrices=False)

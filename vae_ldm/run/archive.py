@@ -98,6 +98,7 @@ def add(
     with ExitStack() as stack:
         processes.first(lambda: stack.enter_context(locked(path)))
         archive = processes.first(opened)
+        processes.first(lambda: archive.mend(tell))
         present = processes.first(lambda: archive.contents(tell))
         added = Added(num_photos=len(records))
         settings = archive.settings

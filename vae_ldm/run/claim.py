@@ -48,6 +48,7 @@ def build_desk(
     What is there already is gone on with (the index) or made anew (the detector). Raises what `build_index` and
     `novelty.fit` raise.
     """
+    novelty.check_photos(photos, false_alarm_rate=false_alarm_rate, only_classes=only_classes)
     build_index(desk / INDEX, photos, model=model, kind=features, backbone=backbone)
     novelty.fit(
         photos,

@@ -137,8 +137,8 @@ def check_encoder(store: PhotoStore, encoder: PhotoEncoder) -> None:
     if different:
         what = " and ".join(name.replace("_", " ") for name in different)
         raise WeightsError(
-            f"{store.name}: was built with another model than {encoder.source} (another {what}); name that one with "
-            "--model, or build the index anew"
+            f"{store.name}: was built with another model than {encoder.source} (another {what}); name "
+            f"{store.facts.model} with --model, or build the index anew"
         )
 
 

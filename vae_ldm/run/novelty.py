@@ -5,6 +5,7 @@ import difflib
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -192,19 +193,34 @@ def _by_hash(records: Iterable[Record]) -> list[Record]:
     return sorted(records, key=lambda record: hashlib.sha256(record.id.encode()).digest())
 
 
+def check_photos(
+    photos: Path,
+    *,
+    false_alarm_rate: float,
+    calibration: Path | float = 1 / 3,
+    only_classes: Sequence[str] = (),
+) -> None:
+    """Raise DataError where `fit` would find the photos too few, before anything is looked at."""
+    reference, held_out = _split(photos, calibration, only_classes)
+    _check_counts(len(reference), len(held_out), false_alarm_rate, calibration)
+
+
 def _check_counts(num_reference: int, num_held_out: int, rate: float, calibration: Path | float) -> None:
+    """Raise DataError where photos are too few, with all that it takes in one line."""
     needed = photos_needed(rate)
-    if num_held_out < needed:
-        total = "" if isinstance(calibration, Path) else f" (of {int(np.ceil(needed / calibration))} in all)"
-        raise DataError(
-            f"a false-alarm rate of {rate:g} takes {needed} calibration photos{total}, and here are {num_held_out}: a "
-            f"p-value cannot be below 1 / (n + 1); give more photos, or a --false-alarm-rate of "
-            f"{1 / (num_held_out + 1):.2g} or more"
-        )
-    if num_reference < MIN_REFERENCE_PHOTOS:
-        raise DataError(
-            f"{num_reference} reference photos are too few to say what is usual; give {MIN_REFERENCE_PHOTOS} or more"
-        )
+    if num_held_out >= needed and num_reference >= MIN_REFERENCE_PHOTOS:
+        return
+    if isinstance(calibration, Path):
+        total = ""
+    else:
+        total = f", so {ceil(max(needed / calibration, MIN_REFERENCE_PHOTOS / (1 - calibration)))} in all"
+    lowest = 1 / (num_held_out + 1)
+    other = f", or a --false-alarm-rate of {lowest:.2g} or more" if num_reference >= MIN_REFERENCE_PHOTOS else ""
+    raise DataError(
+        f"{num_reference} photos to compare with and {num_held_out} to calibrate on are too few: it takes "
+        f"{MIN_REFERENCE_PHOTOS} and, for a false-alarm rate of {rate:g}, {needed} (a p-value cannot be below "
+        f"1 / (n + 1)){total}; give more photos{other}"
+    )
 
 
 def _fit_scorers(desk: _Desk, observer: PhotoObserver, reference: Sequence[Record]) -> tuple[Scorers, Combination, int]:
