@@ -178,9 +178,17 @@ def test_two_processes_find_what_one_finds(photos, trained_run, tmp_path):
 
 def test_too_few_photos_for_the_rate_are_said_before_a_model_is_opened(photos, tmp_path):
     cases = [
-        ({"false_alarm_rate": 0.01}, DataError, r"40 photos .* and 20 .* rate of 0\.01, 99 .* so 297 in all; .* of 0\.048 or more"),
+        (
+            {"false_alarm_rate": 0.01},
+            DataError,
+            r"40 photos .* and 20 .* rate of 0\.01, 99 .* so 297 in all; .* of 0\.048 or more",
+        ),
         ({"false_alarm_rate": 0.01, "calibration": photos / "validation"}, DataError, "here are 18"),
-        ({"false_alarm_rate": 0.5, "calibration": 0.95}, DataError, "3 photos to compare with and 57 to calibrate on are too few: it takes 10"),
+        (
+            {"false_alarm_rate": 0.5, "calibration": 0.95},
+            DataError,
+            "3 photos to compare with and 57 to calibrate on are too few: it takes 10",
+        ),
         ({"false_alarm_rate": 0}, VaeLdmError, "between 0 and 1"),
         ({"calibration": 1.5}, VaeLdmError, "between 0 and 1, not 1.5"),
         ({"only_classes": ["god"]}, DataError, "did you mean good"),

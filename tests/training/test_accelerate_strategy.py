@@ -167,7 +167,9 @@ def test_a_resume_on_another_number_of_processes(two, tmp_path, first, then):
     checkpoint = str(tmp_path / "here.ckpt")
     whole = runs[first](scenarios.fit_autoencoder, batch_size=8 // first, save_to=checkpoint, save_at=3, **settings)[0]
     resumed = runs[then](scenarios.fit_autoencoder, batch_size=8 // then, checkpoint=checkpoint, **settings)[0]
-    assert_same(whole, resumed, 1e-5)
+    # The adaptive weight is a ratio of small gradients, which another order of addition moves; a picture met twice, or
+    # noise of another process, moves the weights a hundred times farther.
+    assert_same(whole, resumed, 1e-4)
 
 
 # --- not a number -----------------------------------------------------------------------------------------------------
