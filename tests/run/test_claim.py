@@ -47,6 +47,7 @@ def test_a_usual_photo_was_seen_before_and_a_scratched_one_was_not(photos, desk,
     assert scratched.novel
     assert scratched.p_value < usual.p_value
     assert "<strong>Not seen before</strong>" in page
+    assert "<figcaption>where it departs</figcaption>" in page
 
 
 def test_the_page_shows_similar_claims_and_variations_and_asks_for_nothing(photos, desk, tmp_path):

@@ -183,7 +183,11 @@ def test_too_few_photos_for_the_rate_are_said_before_a_model_is_opened(photos, t
             DataError,
             r"40 photos .* and 20 .* rate of 0\.01, 99 .* so 297 in all; .* of 0\.048 or more",
         ),
-        ({"false_alarm_rate": 0.01, "calibration": photos / "validation"}, DataError, "here are 18"),
+        (
+            {"false_alarm_rate": 0.01, "calibration": photos / "validation"},
+            DataError,
+            "60 photos to compare with and 18 to calibrate on are too few",
+        ),
         (
             {"false_alarm_rate": 0.5, "calibration": 0.95},
             DataError,

@@ -61,6 +61,8 @@ class ClaimPage:
     num_calibration: int
     photo: np.ndarray
     heat_map: np.ndarray
+    is_hot: bool
+    """Whether the heat map has any colour that the photo has not."""
     reconstruction: np.ndarray
     scores: Sequence[ScoreLine]
     similar: Sequence[SimilarPhoto]
@@ -83,9 +85,7 @@ class ClaimPage:
     @property
     def heat_in_words(self) -> str:
         """What stands below the heat map."""
-        photo = np.broadcast_to(self.photo[..., :3], self.heat_map.shape)
-        nowhere = np.array_equal(photo, self.heat_map)
-        return "nothing departs farther than in usual photos" if nowhere else "where it departs"
+        return "where it departs" if self.is_hot else "nothing departs farther than in usual photos"
 
     @property
     def p_value_in_words(self) -> str:

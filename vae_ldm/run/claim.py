@@ -16,6 +16,7 @@ from vae_ldm.errors import DataError, VaeLdmError, WeightsError
 from vae_ldm.evaluation.claim_page import ClaimPage, ScoreLine, SimilarPhoto, VariationRow, write_claim
 from vae_ldm.latent_space.conformal import p_values
 from vae_ldm.latent_space.features import FeatureKind
+from vae_ldm.latent_space.heat_map import overlay
 from vae_ldm.latent_space.novelty import SCORE_NAMES
 from vae_ldm.models.image_input import as_image_batch
 from vae_ldm.run import novelty
@@ -100,7 +101,8 @@ def claim(
         num_reference=detector.facts.num_reference,
         num_calibration=detector.facts.num_calibration,
         photo=batch.images[-1][0],
-        heat_map=_heat_map(verdict),
+        heat_map=(heat_map := _heat_map(verdict)),
+        is_hot=not np.array_equal(heat_map, overlay(batch.images[-1][0], torch.zeros(1, 1))),
         reconstruction=_reconstruction(detector, batch),
         scores=_score_lines(detector, verdict),
         similar=[_similar(hit) for hit in hits],
