@@ -163,13 +163,11 @@ def test_a_resume_in_mid_epoch_is_exact(two, tmp_path: Path, fit, settings, proc
 @pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1)])
 def test_a_resume_on_another_number_of_processes(two, tmp_path, first, then):
     runs = {1: lambda function, **kwargs: [function(**kwargs)], 2: two}
-    settings = {"steps": 6, "ema": True}
+    settings = {"steps": 6, "ema": True, "adam": False}
     checkpoint = str(tmp_path / "here.ckpt")
     whole = runs[first](scenarios.fit_autoencoder, batch_size=8 // first, save_to=checkpoint, save_at=3, **settings)[0]
     resumed = runs[then](scenarios.fit_autoencoder, batch_size=8 // then, checkpoint=checkpoint, **settings)[0]
-    # The adaptive weight is a ratio of small gradients, which another order of addition moves; a picture met twice, or
-    # noise of another process, moves the weights a hundred times farther.
-    assert_same(whole, resumed, 1e-4)
+    assert_same(whole, resumed, 1e-5)
 
 
 # --- not a number -----------------------------------------------------------------------------------------------------
