@@ -139,14 +139,14 @@ def test_a_part_that_was_not_finished_is_written_over(archive, tmp_path):
 
 
 def test_an_index_that_cannot_be_written_leaves_the_archive_as_it_was(archive, tmp_path, monkeypatch):
-    write = archive_module._write_whole
+    write = archive_module.write_whole
 
     def full(file, content):
         if file.name == "archive.json":
             raise OSError(28, "No space left on device", str(file))
         write(file, content)
 
-    monkeypatch.setattr(archive_module, "_write_whole", full)
+    monkeypatch.setattr(archive_module, "write_whole", full)
     with pytest.raises(OSError, match="No space"):
         archive.append([entry("e.jpg")])
     assert len(archive) == 4

@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import io
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 
 from vae_ldm.errors import DataError, RunError
 from vae_ldm.latent_space.latent_coder import LatentCoder
+from vae_ldm.latent_space.whole_file import write_whole
 
 _FORMAT = "vae_ldm archive"
 _VERSION = 1
@@ -198,7 +198,7 @@ class Archive:
         content = stream.getvalue()
         number = 1 + max((int(part.name[5:-8]) for part in self.parts), default=-1)
         name = f"part-{number:06d}.parquet"
-        _write_whole(self.path / name, content)
+        write_whole(self.path / name, content)
         return Part(name, len(entries), len(content), hashlib.sha256(content).hexdigest())
 
     def _replace_parts(self, parts: Sequence[Part]) -> None:
@@ -286,7 +286,7 @@ class Archive:
             "parts": [list(part) for part in self.parts],
         }
         whole = {"format": _FORMAT, "version": _VERSION, "checksum": _checksum(stored), **stored}
-        _write_whole(self.path / "archive.json", json.dumps(whole, indent=1).encode())
+        write_whole(self.path / "archive.json", json.dumps(whole, indent=1).encode())
 
 
 def check_place(path: Path) -> None:
@@ -334,17 +334,3 @@ def _may_be_left_over(name: str) -> bool:
 
 def _checksum(stored: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
-
-
-def _write_whole(file: Path, content: bytes) -> None:
-    """The file appears as a whole or not at all, and stays after a power cut."""
-    part = file.with_name(file.name + ".part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(file)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(file)) from error

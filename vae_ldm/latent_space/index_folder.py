@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import io
 import json
-import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from vae_ldm.errors import DataError, RunError, VaeLdmError
 from vae_ldm.latent_space.features import FeatureSpace
 from vae_ldm.latent_space.photo_store import FORMAT, IndexedPhoto, IndexFacts, Match
 from vae_ldm.latent_space.vector_index import FAISS_ABOVE, ExactIndex, FaissIndex, VectorIndex, has_faiss
+from vae_ldm.latent_space.whole_file import write_whole
 
 _INDEX, _SPACE, _LOCK = "index.json", "space.safetensors", "lock"
 _OURS = re.compile(r"(part-\d+\.(npy|parquet)|neighbours-\d+\.faiss)(\.part)?")
@@ -306,18 +306,8 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _write(path: Path, content: bytes) -> str:
-    """Write a file as a whole or not at all, on the disk itself; gives its SHA-256."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        error.filename = str(path)
-        raise
+    """Write a file as a whole; gives its SHA-256."""
+    write_whole(path, content)
     return hashlib.sha256(content).hexdigest()
 
 
