@@ -14,7 +14,7 @@ has not. The tables name both; --features backbone leaves the first out.
 import argparse
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -61,7 +61,7 @@ def observe(observer: PhotoObserver, records: Sequence[Record], patches_a_photo:
         each = observer(batch).observations
         patches = each.patches if patches_a_photo is None else some_patches(batch, each.patches, patches_a_photo)
         # In half precision: all places of all validation photos are kept, to be scored by every detector.
-        seen.append(Observations(each.vectors, patches.half(), each.squared_error, each.kl))
+        seen.append(replace(each, patches=patches.half()))
         kept += batch.records
         pixels.append(as_images(batch.images[0]).flatten(1))
     return Photos(kept, Observations.cat(seen), torch.cat(pixels))
@@ -71,8 +71,7 @@ def scores_of(scorers: Scorers, combination: Combination, photos: Photos) -> Ten
     parts = []
     for rows in torch.arange(len(photos.records)).split(32):
         some = photos.seen[rows]
-        some = Observations(some.vectors, some.patches.float(), some.squared_error, some.kl)
-        parts.append(all_scores(scorers, combination, some))
+        parts.append(all_scores(scorers, combination, replace(some, patches=some.patches.float())))
     return torch.cat(parts)
 
 
@@ -110,7 +109,7 @@ def fitted(observer: PhotoObserver, reference: Photos) -> tuple[Scorers, Combina
     places = torch.rand(count, stored, generator=torch.Generator().manual_seed(0)).argsort(dim=1)
     places = places[:, : max(1, PATCH_BUDGET // count)]  # as many as `novelty fit` would take
     patches = seen.patches[torch.arange(count)[:, None], places].float()
-    seen = Observations(seen.vectors, patches, seen.squared_error, seen.kl)
+    seen = replace(seen, patches=patches)
     combination = Combination.fit(held_out_scores(seen, num_pixels=observer.num_pixels))
     return Scorers.fit(seen, num_pixels=observer.num_pixels), combination
 

@@ -1,5 +1,7 @@
 """Scores: by hand, beside each other, and the same after a visit to disk."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -28,6 +30,7 @@ def observe(count, *, shift=0.0, error=0.01, seed=0):
             "backbone": 50 * vectors(count, 10, generator, shift),
         },
         torch.randn(count, 9, 4, generator=generator) + shift,
+        vectors(count, 12, generator, shift),
         error * (1 + 0.1 * torch.rand(count, generator=generator)),
         20 + torch.randn(count, generator=generator),
     )
@@ -91,9 +94,7 @@ def test_every_score_is_higher_for_photos_of_another_kind(name):
 
 def test_each_part_counts_whatever_its_unit():
     known = observe(60)
-    grown = Observations(
-        {**known.vectors, "latents": 1e4 * known.vectors["latents"]}, known.patches, known.squared_error, known.kl
-    )
+    grown = replace(known, vectors={**known.vectors, "latents": 1e4 * known.vectors["latents"]})
     torch.testing.assert_close(fit(grown)(grown), fit(known)(known), rtol=1e-3, atol=1e-3)
 
 
@@ -106,11 +107,27 @@ def test_held_out_scores_are_as_those_of_fresh_photos_and_not_of_known_ones():
     assert scorers(known)[:, knn].mean() < 0.95 * held_out[knn]
 
 
-def test_the_combination_weighs_scores_by_their_spread_and_leaves_reconstruction_out():
-    held_out = torch.tensor([[1.0, 10.0, 0.1, 1.0, 1.0], [3.0, 30.0, 0.3, 2.0, 2.0]]).double()
-    asked = torch.tensor([[2.0, 20.0, 0.2, 1.5, 1.5], [5.0, 20.0, 0.2, 1.5, 1.5], [2.0, 50.0, 0.2, 9.0, 1.5]]).double()
+def test_pixels_are_compared_along_the_axes_on_which_usual_photos_vary():
+    # Usual photos vary much in brightness and little in one pixel: as far off in the second is stranger.
+    generator = torch.Generator().manual_seed(0)
+    brightness = torch.randn(200, 1, generator=generator) @ torch.ones(1, 6)
+    known = replace(observe(200), thumbnails=brightness + 0.2 * torch.randn(200, 6, generator=generator))
+    brighter, spotted = known.thumbnails.mean(dim=0) + 0.5, known.thumbnails.mean(dim=0).clone()
+    spotted[2] += 0.5 * 6**0.5
+    asked = replace(observe(2), thumbnails=torch.stack([brighter, spotted]))
+    found = fit(known)(asked)[:, SINGLE_SCORES.index("pixels")]
+    assert found[1] > 2 * found[0]
+
+
+def test_the_combination_is_the_strangest_of_four_and_leaves_reconstruction_out():
+    held_out = torch.tensor([[1.0, 10.0, 0.1, 5.0, 1.0, 1.0], [3.0, 30.0, 0.3, 7.0, 2.0, 2.0]]).double()
+    usual = torch.tensor([2.0, 20.0, 0.2, 6.0, 1.5, 1.5]).double()
+    asked = usual.repeat(4, 1)
+    asked[1, 0] += 4  # four of its deviations
+    asked[2, 3] += 2
+    asked[3, 4] += 9  # reconstruction
     combined = Combination.fit(held_out)(asked)
-    torch.testing.assert_close(combined, torch.tensor([0.0, 1.0, 1.0]).double())
+    torch.testing.assert_close(combined, torch.tensor([0.0, 4.0, 2.0, 0.0]).double())
 
 
 def test_scorers_survive_the_disk():

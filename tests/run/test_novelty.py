@@ -221,7 +221,7 @@ def test_another_model_a_moved_one_and_damage_are_one_line_each(by_latents, phot
         ("detector.safetensors", lambda content: content[:-1] + b"\x07", "checksum is another"),
         ("detector.safetensors", lambda content: content[:100], "checksum is another"),
         ("detector.json", lambda content: content[:100], "cannot be read"),
-        ("detector.json", lambda content: content.replace(b'"format": 1', b'"format": 9'), "not of a format"),
+        ("detector.json", lambda content: content.replace(b'"format": 2', b'"format": 9'), "not of a format"),
         ("detector.json", lambda content: content.replace(b'"score"', b'"scor"'), "is damaged"),
     ):
         damaged = shutil.copytree(detector, tmp_path / "damaged", dirs_exist_ok=True)

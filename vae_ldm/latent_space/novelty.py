@@ -1,4 +1,4 @@
-"""How strange a photo is beside reference photos: five scores, and one that needs no choice among them."""
+"""How strange a photo is beside reference photos: six scores, and one that needs no choice among them."""
 
 import math
 from collections.abc import Mapping
@@ -9,17 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vae_ldm.latent_space.features import FeatureKind, Part, parts_of
+from vae_ldm.latent_space.features import FeatureKind, Part, Whitening, parts_of
 from vae_ldm.latent_space.patch_memory import PatchMemory
 
-ScoreName = Literal["combination", "knn", "mahalanobis", "patch", "reconstruction", "elbo"]
+ScoreName = Literal["combination", "knn", "mahalanobis", "patch", "pixels", "reconstruction", "elbo"]
 SCORE_NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
 SINGLE_SCORES = SCORE_NAMES[1:]
-NUM_COMBINED = 3
-"""The combination is of the first three. Reconstruction error and ELBO stay out of it: an autoencoder gives back a
+NUM_COMBINED = 4
+"""The combination is of the first four. Reconstruction error and ELBO stay out of it: an autoencoder gives back a
 plain photo better than the usual ones, however strange it is, and then they are upside down."""
 
 NUM_NEIGHBOURS = 5
+NUM_PIXEL_AXES = 32
 STRANGEST_SHARE = 1 / 50
 _NUM_FOLDS = 5
 
@@ -32,6 +33,8 @@ class Observations:
     """Raw feature vectors [N, D] of each part."""
     patches: Tensor
     """[N, P, C]: of all places of a photo, or of some."""
+    thumbnails: Tensor
+    """[N, D]: the pixels of small copies, in [-1, 1]."""
     squared_error: Tensor
     """Mean squared error of the reconstruction over channels and pixels, images in [-1, 1]: [N]."""
     kl: Tensor
@@ -42,7 +45,7 @@ class Observations:
 
     def __getitem__(self, rows: Tensor) -> "Observations":
         vectors = {part: values[rows] for part, values in self.vectors.items()}
-        return Observations(vectors, self.patches[rows], self.squared_error[rows], self.kl[rows])
+        return Observations(vectors, self.patches[rows], self.thumbnails[rows], self.squared_error[rows], self.kl[rows])
 
     @classmethod
     def cat(cls, some: "list[Observations]") -> "Observations":
@@ -50,6 +53,7 @@ class Observations:
         return cls(
             {part: torch.cat([each.vectors[part] for each in some]) for part in some[0].vectors},
             torch.cat([each.patches for each in some]),
+            torch.cat([each.thumbnails for each in some]),
             torch.cat([each.squared_error for each in some]),
             torch.cat([each.kl for each in some]),
         )
@@ -121,14 +125,35 @@ class Standardisation:
 
 
 @dataclass(frozen=True, eq=False)
+class PixelNeighbours:
+    """The nearest of the reference photos by their whitened principal components: no network between."""
+
+    whitening: Whitening
+    references: Tensor
+    """[N, k]"""
+
+    @classmethod
+    def fit(cls, thumbnails: Tensor) -> Self:
+        """Of pixels [N, D]."""
+        whitening = Whitening.fit(thumbnails, max_dim=NUM_PIXEL_AXES)
+        return cls(whitening, whitening(thumbnails))
+
+    def __call__(self, thumbnails: Tensor) -> Tensor:
+        """Mean distance [B] of pixels [B, D] to the nearest five, in standard deviations of an axis."""
+        axes = self.references.shape[1]
+        return _nearest(self.whitening(thumbnails), self.references) / axes**0.5
+
+
+@dataclass(frozen=True, eq=False)
 class Scorers:
-    """The five single scores, fitted on reference photos. High is strange in each."""
+    """The six single scores, fitted on reference photos. High is strange in each."""
 
     standardisation: Standardisation
     references: Tensor
     """Unit vectors [N, D] of the reference photos."""
     mahalanobis: Mahalanobis
     memory: PatchMemory
+    pixels: PixelNeighbours
     noise_variance: Tensor
     """Of a pixel, of the decoder's Gaussian; the mean squared error of the reference photos is its best value."""
     num_pixels: int
@@ -143,29 +168,30 @@ class Scorers:
             standardisation.directions(seen.vectors),
             Mahalanobis.fit(standardisation(seen.vectors)),
             PatchMemory.fit(seen.patches.flatten(0, 1), size=memory_size),
+            PixelNeighbours.fit(seen.thumbnails),
             seen.squared_error.double().mean().clamp(min=1e-8),
             num_pixels,
         )
 
     def __call__(self, seen: Observations) -> Tensor:
-        """Scores [N, 5] in the order of SINGLE_SCORES.
+        """Scores [N, 6] in the order of SINGLE_SCORES.
 
         knn: mean distance to the nearest five reference photos by direction, in [0, 2] (Sun et al. 2022); vectors are
         not whitened for it, because as many axes as photos make all photos equally far apart. mahalanobis: of whitened
-        vectors, see there. patch: mean over the strangest fiftieth of its places. reconstruction: root mean square
+        vectors, see there. patch: mean over the strangest fiftieth of its places. pixels: mean distance to the
+        nearest five by whitened principal components of small copies. reconstruction: root mean square
         error, in [0, 2]. elbo: the negative evidence lower bound in nats a number of the picture (Kingma & Welling
         2013, eq. 3, at the posterior's mean), with the variance that suits the reference photos best (Rybkin 2021).
         """
-        distances = torch.cdist(self.standardisation.directions(seen.vectors), self.references)
-        nearest = distances.topk(min(NUM_NEIGHBOURS, len(self.references)), dim=1, largest=False).values
         places = self.memory(seen.patches)
         strangest = places.topk(math.ceil(places.shape[1] * STRANGEST_SHARE), dim=1).values
         error = seen.squared_error.double()
         likelihood = (error / self.noise_variance + (2 * torch.pi * self.noise_variance).log()) / 2
         found = (
-            nearest.mean(dim=1),
+            _nearest(self.standardisation.directions(seen.vectors), self.references),
             self.mahalanobis(self.standardisation(seen.vectors)),
             strangest.mean(dim=1),
+            self.pixels(seen.thumbnails),
             error.sqrt(),
             likelihood + seen.kl.double() / self.num_pixels,
         )
@@ -182,6 +208,9 @@ class Scorers:
             "memory.patches": self.memory.patches,
             "memory.mean": self.memory.mean,
             "memory.std": self.memory.std,
+            "pixels.mean": self.pixels.whitening.mean,
+            "pixels.projection": self.pixels.whitening.projection,
+            "pixels.references": self.pixels.references,
             "noise_variance": self.noise_variance,
         }
 
@@ -197,13 +226,22 @@ class Scorers:
             tensors["references"],
             Mahalanobis(tensors["mahalanobis.mean"], tensors["mahalanobis.whitener"]),
             PatchMemory(tensors["memory.patches"], tensors["memory.mean"], tensors["memory.std"]),
+            PixelNeighbours(
+                Whitening(tensors["pixels.mean"], tensors["pixels.projection"]), tensors["pixels.references"]
+            ),
             tensors["noise_variance"],
             num_pixels,
         )
 
 
+def _nearest(vectors: Tensor, references: Tensor) -> Tensor:
+    """Mean distance [B] of vectors [B, D] to the nearest five of the references [N, D]."""
+    distances = torch.cdist(vectors, references)
+    return distances.topk(min(NUM_NEIGHBOURS, len(references)), dim=1, largest=False).values.mean(dim=1)
+
+
 def held_out_scores(seen: Observations, *, num_pixels: int) -> Tensor:
-    """Scores [N, 5] of the reference photos themselves, each by scorers fitted on other folds (cross-validation)."""
+    """Scores [N, 6] of the reference photos themselves, each by scorers fitted on other folds (cross-validation)."""
     num_folds = min(_NUM_FOLDS, len(seen))
     folds = torch.arange(len(seen)) % num_folds
     scores = torch.empty(len(seen), len(SINGLE_SCORES), dtype=torch.float64)
@@ -215,18 +253,22 @@ def held_out_scores(seen: Observations, *, num_pixels: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Combination:
-    """The scores that compare features, on one scale, and their mean."""
+    """The scores that compare with reference photos, on one scale, and the highest of them.
+
+    The highest and not the mean: what is strange to one of them is often plain to the others (heat to a backbone that
+    knows things by daylight, a dent to pixels), and the mean would drown it.
+    """
 
     center: Tensor
-    """[5], float64"""
+    """[6], float64"""
     deviation: Tensor
-    """[5], float64"""
+    """[6], float64"""
 
     @classmethod
     def fit(cls, held_out: Tensor) -> Self:
-        """Of held-out scores [N, 5] of reference photos. Calibration photos stay out of it, so p-values stay exact."""
+        """Of held-out scores [N, 6] of reference photos. Calibration photos stay out of it, so p-values stay exact."""
         return cls(held_out.mean(dim=0), held_out.std(dim=0, correction=0).clamp(min=1e-9))
 
     def __call__(self, scores: Tensor) -> Tensor:
-        """[N] of scores [N, 5]."""
-        return ((scores - self.center) / self.deviation)[:, :NUM_COMBINED].mean(dim=1)
+        """[N] of scores [N, 6]."""
+        return ((scores - self.center) / self.deviation)[:, :NUM_COMBINED].amax(dim=1)

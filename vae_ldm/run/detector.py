@@ -26,7 +26,7 @@ from vae_ldm.run.photo_observer import PhotoObserver, Seen
 from vae_ldm.run.seal import weights_digest
 
 FACTS_FILE, TENSORS_FILE = "detector.json", "detector.safetensors"
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Detector:
     scorers: Scorers
     combination: Combination
     calibration: Tensor
-    """Scores of the calibration photos in the order of SCORE_NAMES, float64 [n, 6]."""
+    """Scores of the calibration photos in the order of SCORE_NAMES, float64 [n, 7]."""
     patch_heat: HeatScale
     residual_heat: HeatScale
 
@@ -165,7 +165,7 @@ def open_detector(folder: Path | str, *, model: str | None = None, device: torch
 
 
 def all_scores(scorers: Scorers, combination: Combination, observations: Observations) -> Tensor:
-    """Scores [N, 6] in the order of SCORE_NAMES, float64."""
+    """Scores [N, 7] in the order of SCORE_NAMES, float64."""
     single = scorers(observations)
     return torch.cat([combination(single)[:, None], single], dim=1)
 

@@ -4,7 +4,7 @@ import csv
 import difflib
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
@@ -229,9 +229,7 @@ def _fit_scorers(desk: _Desk, observer: PhotoObserver, reference: Sequence[Recor
 
     def look(batch: PhotoBatch) -> Observations:
         seen = observer(batch).observations
-        return Observations(
-            seen.vectors, some_patches(batch, seen.patches, patches_a_photo), seen.squared_error, seen.kl
-        )
+        return replace(seen, patches=some_patches(batch, seen.patches, patches_a_photo))
 
     with StepReport("looking at reference photos", desk.console) as report:
         found = over_photos(observer.encoder, reference, look, processes=desk.processes, report=report)
@@ -254,7 +252,7 @@ def _calibrate(
     combination: Combination,
     rate: float,
 ) -> tuple[Tensor, HeatScale, HeatScale]:
-    """In every process: scores of the calibration photos [n, 6], and the scales of both heat maps."""
+    """In every process: scores of the calibration photos [n, 7], and the scales of both heat maps."""
 
     def look(batch: PhotoBatch) -> tuple[Tensor, Tensor]:
         seen = observer(batch)

@@ -18,6 +18,9 @@ from vae_ldm.models.latent_scaling import latent_scale
 from vae_ldm.models.pixels import as_images
 from vae_ldm.run.photo_encoder import PhotoEncoder
 
+THUMBNAIL_SIDE = 32
+"""The shorter side in px at which photos are compared by their pixels."""
+
 
 @dataclass(frozen=True, eq=False)
 class Seen:
@@ -67,6 +70,7 @@ class PhotoObserver:
         observations = Observations(
             vectors,
             patches.flatten(2).transpose(1, 2).float().cpu(),
+            _small(images).flatten(1).cpu(),
             squared.mean(dim=(1, 2)).cpu(),
             kl_divergence(posterior).cpu(),
         )
@@ -82,6 +86,13 @@ def some_patches(batch: PhotoBatch, patches: Tensor, count: int) -> Tensor:
         generator = torch.Generator().manual_seed(zlib.crc32(record.id.encode()))
         rows.append(torch.randperm(patches.shape[1], generator=generator)[:count])
     return patches[torch.arange(len(rows))[:, None], torch.stack(rows)]
+
+
+def _small(images: Tensor) -> Tensor:
+    """Copies [B, C, h, w] of images, shrunk to a shorter side of THUMBNAIL_SIDE where theirs is longer."""
+    height, width = images.shape[-2:]
+    scale = min(1.0, THUMBNAIL_SIDE / min(height, width))
+    return F.interpolate(images, (round(height * scale), round(width * scale)), mode="area")
 
 
 def _middle(stages: list[Tensor]) -> list[Tensor]:
