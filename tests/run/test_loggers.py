@@ -1,12 +1,15 @@
 import gzip
 import json
+import zipfile
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.run.test_resume import Stop, stop_at_batch
 from vae_ldm.errors import VaeLdmError
+from vae_ldm.run import loggers
 from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.stages import train_run
 from vae_ldm.training.csv_log import read_csv_log
@@ -65,8 +68,64 @@ def test_wandb_has_a_run_of_its_own_for_each_stage(make_recipe, tmp_path, monkey
     for stage in ("autoencoder", "diffusion"):
         (run,) = (tmp_path / "nano" / stage / "wandb").glob("offline-run-*/run-*.wandb")
         written = run.read_bytes()
-        assert b"val/loss" in written
         assert (b"val/psnr" in written) == (stage == "autoencoder")
+        assert (b"val/loss" in written) == (stage == "diffusion")
+
+
+def stopped_and_resumed(recipe):
+    """Both stages, the first of which is stopped after a checkpoint and goes on."""
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at_batch(patch, manual=True, batch=7)
+        with pytest.raises(Stop):
+            train_run(recipe)
+    train_run(recipe)
+
+
+def test_wandb_goes_on_in_the_same_run(make_recipe, tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="tried where it is installed; too heavy for every machine")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    stopped_and_resumed(make_recipe(loggers=[{"type": "wandb", "project": "p", "offline": True}]))
+    files = list((tmp_path / "nano" / "autoencoder" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len({file.stem for file in files}) == 1
+
+
+def test_mlflow_has_one_run_a_stage_also_after_a_stop(make_recipe, tmp_path):
+    mlflow = pytest.importorskip("mlflow", reason="tried where it is installed; too heavy for every machine")
+    stopped_and_resumed(make_recipe(loggers=[{"type": "mlflow", "experiment_name": "e"}]))
+    for stage in ("autoencoder", "diffusion"):
+        client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'nano' / stage / 'mlflow.db'}")
+        (run,) = client.search_runs([client.get_experiment_by_name("e").experiment_id])
+        assert run.info.status == "FINISHED"
+        assert ("val/psnr" in run.data.metrics) == (stage == "autoencoder")
+        steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]
+        assert steps == sorted(steps)
+
+
+def test_comet_has_an_archive_a_stage(make_recipe, tmp_path):
+    pytest.importorskip("comet_ml", reason="tried where it is installed; too heavy for every machine")
+    train_run(make_recipe(loggers=[{"type": "comet_ml", "project": "p", "offline": True}]))
+    for stage in ("autoencoder", "diffusion"):
+        (archive,) = (tmp_path / "nano" / stage / "comet").glob("*.zip")
+        with zipfile.ZipFile(archive) as file:
+            written = b"".join(map(file.read, file.namelist()))
+        assert (b"val/psnr" in written) == (stage == "autoencoder")
+        assert (b"val/loss" in written) == (stage == "diffusion")
+
+
+@pytest.mark.parametrize(("first_step", "run_id"), [(0, None), (2, "kept")])
+def test_a_stage_that_goes_on_asks_for_the_run_that_it_had(make_recipe, tmp_path, monkeypatch, first_step, run_id):
+    asked = []
+
+    def build(*arguments):
+        asked.append(arguments[-1])
+        return SimpleNamespace(version="new", log_hyperparams=lambda params: None)
+
+    monkeypatch.setattr(loggers, "_build", build)
+    (tmp_path / "mlflow-0.id").write_text("kept")
+    recipe = make_recipe(loggers=[{"type": "mlflow", "experiment_name": "e"}])
+    loggers.build_loggers(recipe, "autoencoder", tmp_path, first_step=first_step)
+    assert asked == [run_id]
+    assert (tmp_path / "mlflow-0.id").read_text() == (run_id or "new")
 
 
 def test_profile_leaves_a_trace(make_recipe, tmp_path):

@@ -1,6 +1,7 @@
 """Trainings that run the same in one process and in each of two, and what they leave."""
 
 import copy
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -273,16 +274,16 @@ def zero(stage: int) -> None:
     """Make this process's engine DeepSpeed, which accelerate would only do on GPUs."""
     import os
 
-    os.environ.update({"DS_ACCELERATOR": "cpu", "VAE_LDM_UNTRIED": "1"})
+    os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed
-    import deepspeed.comm.torch
     from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import DeepSpeedPlugin, DistributedType
 
     from vae_ldm.training.engine import new_engine
 
     new_engine()
-    deepspeed.comm.torch.build_shm_op = lambda: None  # a faster all-reduce, which it would compile for a minute
+    # A faster all-reduce, which it would compile for minutes. By name: `deepspeed.comm.torch` is torch itself.
+    sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None
     deepspeed.init_distributed("gloo", auto_mpi_discovery=False, verbose=False)
     plugin = DeepSpeedPlugin(zero_stage=stage, gradient_accumulation_steps=1)
     plugin.select(_from_accelerator_state=True)

@@ -78,13 +78,10 @@ def test_what_accelerate_drops_on_a_cpu_without_a_word_is_refused_with_a_line(mo
         sharding_of(SimpleNamespace(distributed_type=DistributedType.MULTI_CPU, device=torch.device("cpu")))
 
 
-def test_it_is_refused_unless_asked_for(monkeypatch):
+def test_accelerates_deepspeed_is_taken():
     from accelerate.utils import DistributedType
 
     engine = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, device=torch.device("cpu"))
-    with pytest.raises(VaeLdmError, match="not tried yet"):
-        sharding_of(engine)
-    monkeypatch.setenv("VAE_LDM_UNTRIED", "1")
     assert isinstance(sharding_of(engine), Zero)
 
 

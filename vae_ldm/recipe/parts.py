@@ -242,7 +242,7 @@ class MLFlow(Part):
     type: Literal["mlflow"] = "mlflow"
     experiment_name: str
     tracking_uri: str | None = None
-    """A server's address; null: a folder of the run."""
+    """A server's address; null: mlflow.db in the stage's folder."""
 
 
 class Comet(Part):

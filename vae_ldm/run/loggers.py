@@ -1,5 +1,6 @@
 """Where the curves of a stage go besides its log.csv: TensorBoard, or those of Lightning's loggers a recipe names."""
 
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -38,26 +39,40 @@ class ByStep(Logger):
 
     def finalize(self, status: str) -> None:
         self.logger.finalize(status)
-        if isinstance(self.logger, WandbLogger):  # which would give the next stage's curves to this one's run
+        # Both would give the next stage's curves to this one's run.
+        if isinstance(self.logger, WandbLogger):
             self.logger.experiment.finish(exit_code=0 if status == "success" else 1)
+        elif isinstance(self.logger, CometLogger):
+            self.logger.experiment.end()
 
 
 def build_loggers(
     recipe: Recipe, stage: Stage, folder: Path, *, first_step: int = 0, batches_per_step: int = 1
 ) -> list[Logger]:
-    """The recipe's loggers for a stage that goes on at `first_step`. Raises VaeLdmError where one is not installed."""
+    """The recipe's loggers for a stage that goes on at `first_step`, in the runs of theirs that it had before.
+
+    Raises VaeLdmError where one is not installed.
+    """
     built: list[Logger] = []
-    for part in recipe.loggers:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, part in enumerate(recipe.loggers):
+        id_file = folder / f"{part.type}-{number}.id"
+        run_id = id_file.read_text() if first_step and id_file.exists() else None
         try:
-            logger = _build(part, recipe, stage, folder, first_step)
+            logger = _build(part, recipe, stage, folder, first_step, run_id)
         except ModuleNotFoundError as error:
             raise VaeLdmError(f"loggers: {part.type} is not installed; run: pip install {part.type}") from error
-        logger.log_hyperparams({"recipe": recipe.model_dump(mode="json"), "stage": stage})
+        if run_id is None:  # MLflow refuses a second value of a parameter
+            logger.log_hyperparams({"recipe": recipe.model_dump(mode="json"), "stage": stage})
+            if not isinstance(part, parts.TensorBoard):
+                id_file.write_text(str(logger.version))
         built.append(ByStep(logger, batches_per_step=batches_per_step))
     return built
 
 
-def _build(part: parts.Logger, recipe: Recipe, stage: Stage, folder: Path, first_step: int) -> Logger:
+def _build(
+    part: parts.Logger, recipe: Recipe, stage: Stage, folder: Path, first_step: int, run_id: str | None
+) -> Logger:
     name = f"{recipe.name}-{stage}"
     match part:
         case parts.TensorBoard():
@@ -66,10 +81,28 @@ def _build(part: parts.Logger, recipe: Recipe, stage: Stage, folder: Path, first
                 folder, name="", version="tensorboard", default_hp_metric=False, purge_step=first_step or None
             )
         case parts.WeightsAndBiases():
-            return WandbLogger(name, save_dir=folder, project=part.project, entity=part.entity, offline=part.offline)
+            return WandbLogger(
+                name, save_dir=folder, project=part.project, entity=part.entity, offline=part.offline, id=run_id
+            )
         case parts.MLFlow():
+            if part.tracking_uri is not None:
+                return MLFlowLogger(part.experiment_name, name, tracking_uri=part.tracking_uri, run_id=run_id)
+            # Lightning's default, a folder of files, is refused by MLflow 3.
             return MLFlowLogger(
-                part.experiment_name, name, tracking_uri=part.tracking_uri, save_dir=str(folder / "mlruns")
+                part.experiment_name,
+                name,
+                tracking_uri=f"sqlite:///{folder.resolve() / 'mlflow.db'}",
+                artifact_location=(folder / "mlruns").resolve().as_uri(),
+                run_id=run_id,
             )
         case parts.Comet():
-            return CometLogger(project=part.project, workspace=part.workspace, name=name, online=not part.offline)
+            if part.offline:  # Lightning's online=False switches the experiment off
+                os.environ["COMET_START_ONLINE"] = "false"
+            return CometLogger(
+                project=part.project,
+                workspace=part.workspace,
+                name=name,
+                online=None if part.offline else True,
+                offline_directory=str(folder / "comet"),
+                experiment_key=run_id,
+            )

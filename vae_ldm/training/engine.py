@@ -58,11 +58,6 @@ def sharding_of(engine: Accelerator) -> Fsdp2 | Zero | None:
             raise VaeLdmError("FSDP of version 1 is not supported; set fsdp_version: 2 in accelerate's configuration")
         return Fsdp2(engine)
     if kind == DistributedType.DEEPSPEED:
-        if os.environ.get("VAE_LDM_UNTRIED") != "1":
-            raise VaeLdmError(
-                "DeepSpeed is written and not tried yet; use multi-GPU (DDP) or FSDP2, or set VAE_LDM_UNTRIED=1 and "
-                "compare the run with one of those"
-            )
         return Zero(engine)
     if kind != DistributedType.NO and not kind.name.startswith("MULTI_"):
         raise VaeLdmError(f"accelerate's {kind.value} is not supported; use multi-GPU (DDP) or FSDP2")
