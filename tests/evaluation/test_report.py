@@ -45,7 +45,7 @@ def run_dir(tmp_path: Path) -> Path:
     (tmp_path / "recipe.yaml").write_text(f"name: {HOSTILE}\n")
     metrics = {
         "name": HOSTILE,
-        "created": "2025-06-03 14:22",
+        "created": "2025-06-03T14:22:05+00:00",
         "device": "2 CPU cores",
         "measurements": [item.as_dict() for item in MEASUREMENTS],
         "timings": [{"stage": "autoencoder", "seconds": 300.1, "num_images": 64000, "images_per_second": 213.3}],
@@ -116,8 +116,16 @@ def test_every_number_is_shown_with_what_it_was_measured_on(run_dir: Path) -> No
     for shown in ("25.77 dB", "25.41 to 26.13", "1.87 dB above PCA floor, 23.90 dB", "341 validation pictures",
                   "24 high \N{MULTIPLICATION SIGN} 40 wide", "41.20", "2,000 generated pictures", "efficientnet-lite0",
                   "0.0043", "1,999", "5 min 0 s", "64,000", "213.3", "3,068", "342", "2.13.0", "951,247", "5,651,204",
-                  "2 classes", "7 unreadable", "2 CPU cores", "2025-06-03 14:22"):  # fmt: skip
+                  "2 classes", "7 unreadable", "2 CPU cores", "2025-06-03 14:22 UTC"):  # fmt: skip
         assert shown in text, shown
+
+
+def test_tiles_of_one_measure_say_which_stage_they_judge(run_dir: Path) -> None:
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    metrics["measurements"] = [measurement(name="fd", stage=stage).as_dict() for stage in ("autoencoder", "diffusion")]
+    (run_dir / "metrics.json").write_text(json.dumps(metrics))
+    tiles = re.findall(r'<article class="tile.*?</article>', write_report(run_dir).read_text(encoding="utf-8"), re.S)
+    assert ["autoencoder" in tiles[0], "diffusion" in tiles[1]] == [True, True]
 
 
 def test_what_users_wrote_is_text_and_never_markup(run_dir: Path) -> None:

@@ -213,6 +213,16 @@ def test_sizes_and_factor_disagree_at_the_line_of_either(mistakes):
     ]
 
 
+def test_what_is_wrong_below_a_misspelt_type_is_said_as_well(mistakes):
+    text = "name: a\nautoencoder: {}\ndata:\n  type: image_foldr\n  path: 12\n  image_sze: 64\n"
+    unknown = "unknown type 'image_foldr'; did you mean image_folder? legal: rendered_claims, image_folder, hub_dataset"
+    assert mistakes(text) == [
+        f"r.yaml:4: data.type: {unknown}",
+        "r.yaml:5: data.path: needs text, not 12; put it in quotes",
+        "r.yaml:6: data.image_sze: unknown key; did you mean image_size?",
+    ]
+
+
 def test_every_mistake_at_once_in_order_of_lines(mistakes):
     text = """\
 name: 5

@@ -2,9 +2,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from vae_ldm.data.pictures import Pictures
-from vae_ldm.run.evaluate import _prompts, _with_speed
+from vae_ldm.run.evaluate import _prompts, _with_speed, device_name
 
 
 @pytest.fixture
@@ -43,3 +44,9 @@ def test_captions_without_classes_and_no_conditioning(session):
 def test_a_stage_too_short_to_time_has_no_speed():
     assert _with_speed({"stage": "autoencoder", "seconds": 0.0, "num_images": 8}).get("images_per_second") is None
     assert _with_speed({"stage": "autoencoder", "seconds": 4.0, "num_images": 8})["images_per_second"] == 2
+
+
+@pytest.mark.parametrize(("num_threads", "name"), [(1, "CPU, 1 thread"), (2, "CPU, 2 threads")])
+def test_the_number_of_threads_agrees_with_its_noun(monkeypatch, num_threads, name):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
+    assert device_name(torch.device("cpu")) == name

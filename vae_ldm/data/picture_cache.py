@@ -241,7 +241,7 @@ def _check_unreadable(name: str, splits: PictureSplits, max_share: float, list_f
     found = f"{num_unreadable} of {total} pictures in {name} cannot be used"
     if num_unreadable > max_share * total:
         raise DataError(
-            f"{found}, more than max_unreadable_share {max_share:g} allows: {_examples(splits.unreadable)}; "
+            f"{found}, more than max_unreadable_share {max_share:g} allows: {examples(splits.unreadable)}; "
             f"the whole list is in {list_file}; mend or delete them, or raise data.max_unreadable_share"
         )
     _log.warning("%s and are left out; they are listed in %s", found, list_file)
@@ -249,9 +249,10 @@ def _check_unreadable(name: str, splits: PictureSplits, max_share: float, list_f
 
 def _too_few(name: str, num_readable: int, unreadable: list[str]) -> str:
     total = num_readable + len(unreadable)
-    cause = f" ({_examples(unreadable)})" if unreadable else ""
+    cause = f" ({examples(unreadable)})" if unreadable else ""
     return f"{num_readable} of {total} pictures in {name} can be used{cause}; at least 2 are needed, one to validate on"
 
 
-def _examples(unreadable: list[str]) -> str:
+def examples(unreadable: list[str]) -> str:
+    """The first few lines of a list of what cannot be used, as one."""
     return "; ".join(unreadable[:3]) + ("; ..." if len(unreadable) > 3 else "")

@@ -92,7 +92,7 @@ def existing_folder(path: str | Path) -> Path:
     siblings = [entry.name for entry in missing.parent.iterdir()] if missing.parent.is_dir() else []
     nearest = difflib.get_close_matches(missing.name, siblings, n=1)
     hint = f"; did you mean {missing.parent / nearest[0]}?" if nearest else f": {missing.parent} has no {missing.name}"
-    raise DataError(f"the folder {path} does not exist{hint}")
+    raise DataError(f"{path} does not exist{hint}")
 
 
 def list_files(folder: Path) -> dict[str, os.stat_result]:

@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -238,6 +239,11 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def minute(created: str) -> str:
+    """The moment of an ISO 8601 text in UTC, as "2026-11-26 12:31 UTC"; "" of "" (a run not evaluated yet)."""
+    return datetime.fromisoformat(created).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC") if created else ""
+
+
 def environment() -> Environment:
     """Jinja, escaping everything: captions and class names come from users."""
     jinja = Environment(
@@ -247,7 +253,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    tools = (comparison, duration, image_size, measured_on, number, quantity, strip, verdict)
+    tools = (comparison, duration, image_size, measured_on, minute, number, quantity, strip, verdict)
     jinja.globals.update({tool.__name__: tool for tool in tools})
     return jinja
 

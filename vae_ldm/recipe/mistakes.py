@@ -1,6 +1,6 @@
 """Pydantic's errors in plain words, each at the line or override that caused it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from itertools import takewhile
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -62,6 +62,16 @@ def explain(error: ValidationError, root: Node) -> list[Mistake]:
             text = _wrong_kind(list(kinds), found[0][0]["input"])
             mistakes.append(Mistake(root.nearest(path).origin, path, text))
     return list({mistake.path: mistake for mistake in mistakes}.values())
+
+
+def misspelt_types(error: ValidationError) -> Iterator[tuple[KeyPath, str]]:
+    """The key path of each unknown `type:` behind a failed validation, and the legal one nearest to it, if there is."""
+    for detail in error.errors(include_url=False):
+        if detail["type"] == "union_tag_invalid":
+            place = _place(detail["loc"])
+            nearest = _nearest(str(detail["input"]["type"]), map(str, _tags(place.parts)))
+            if nearest is not None:
+                yield (*place.path, "type"), nearest
 
 
 def disagreements(error: ValidationError) -> list[Disagreement]:

@@ -1,6 +1,7 @@
 """From a recipe file and overrides to a checked Recipe, or to every mistake at once."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from itertools import takewhile
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from pydantic import ValidationError
 
 from vae_ldm.errors import RecipeError
 from vae_ldm.recipe.document import KeyPath, Mistake, Node, parse_file
-from vae_ldm.recipe.mistakes import disagreements, explain, locate
+from vae_ldm.recipe.mistakes import disagreements, explain, locate, misspelt_types
 from vae_ldm.recipe.overrides import apply_overrides
 from vae_ldm.recipe.schema import Recipe
 
@@ -25,11 +26,25 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         recipe = Recipe.model_validate(root.plain())
     except ValidationError as error:
         wrong = explain(error, root)
+        wrong += _under_misspelt_types(error, root, {mistake.path for mistake in wrong})
         mistakes += [mistake for mistake in wrong if mistake.path not in unread]
         mistakes += _disagreements_of_the_rest(root, frozenset(_key(mistake.path) for mistake in wrong))
     if mistakes:
         raise RecipeError("\n".join(map(str, sorted(mistakes, key=lambda mistake: mistake.origin.order))))
     return recipe
+
+
+def _under_misspelt_types(error: ValidationError, root: Node, known: set[KeyPath]) -> list[Mistake]:
+    """What else is written wrong in parts of an unknown type, taken for the nearest: pydantic stops at the type."""
+    corrected = deepcopy(root)
+    for path, nearest in misspelt_types(error):
+        corrected.nearest(path).value = nearest
+    try:
+        Recipe.model_validate(corrected.plain())
+    except ValidationError as rest:
+        found = explain(rest, corrected)
+        return [mistake for mistake in found if mistake.path not in known and root.find(mistake.path) is not None]
+    return []
 
 
 def _disagreements_of_the_rest(root: Node, wrong: frozenset[KeyPath]) -> list[Mistake]:

@@ -17,7 +17,7 @@ from vae_ldm.build import (
     prompt_ids,
 )
 from vae_ldm.data.crop_advice import crop_advice
-from vae_ldm.data.picture_cache import Preview, inspect_pictures
+from vae_ldm.data.picture_cache import Preview, examples, inspect_pictures
 from vae_ldm.models.pixels import as_images
 from vae_ldm.recipe import parts
 from vae_ldm.run.session import Session
@@ -50,7 +50,8 @@ def describe_run(session: Session) -> None:
     if advice := crop_advice(source, recipe.image_size, recipe.data.resize):
         say(advice)
     if preview.unreadable:
-        say(f"data: {len(preview.unreadable)} of the first {len(images) + len(preview.unreadable)} are unreadable")
+        num_read = len(images) + len(preview.unreadable)
+        say(f"data: of the first {num_read}, {len(preview.unreadable)} cannot be used: {examples(preview.unreadable)}")
 
     torch.manual_seed(recipe.seed)
     autoencoder = build_autoencoder(recipe, image_channels=channels)

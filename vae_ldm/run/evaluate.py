@@ -223,7 +223,8 @@ def device_name(device: torch.device) -> str:
     """What a page calls the device that it was measured on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name()
-    return f"CPU, {torch.get_num_threads()} threads"
+    num_threads = torch.get_num_threads()
+    return f"CPU, {num_threads} thread{'' if num_threads == 1 else 's'}"
 
 
 def _version(package: str) -> str:
