@@ -99,6 +99,18 @@ def test_metadata_above_the_splits(tmp_path: Path) -> None:
     assert source.class_names == ["0", "9", "10"]
 
 
+def test_captions_are_found_under_their_usual_names_where_there_are_no_classes(tmp_path: Path) -> None:
+    _paint(tmp_path, "1.png", "2.png", "3.png")
+    _write_metadata(
+        tmp_path,
+        {"file_name": "1.png", "text": "one"},
+        {"file_name": "2.png", "caption": "two", "text": "not this one"},
+        {"file_name": "3.png", "label": "three", "text": "the template is for classes"},
+    )
+    captions = [record.caption for record in ImageFolderSource(tmp_path).records("train")]
+    assert captions == ["one", "two", None]
+
+
 def test_metadata_as_parquet(tmp_path: Path) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     _paint(tmp_path, "1.png")

@@ -10,6 +10,7 @@ import json
 import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from vae_ldm.data.sources import Record, Split, existing_folder, fingerprint, li
 from vae_ldm.errors import DataError
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+CAPTION_COLUMNS = ("caption", "text")
+"""Where captions are looked for unless a column is named."""
 _TRAIN_NAMES = ("train", "training")
 _VALIDATION_NAMES = ("validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation")
 SPLIT_NAMES = frozenset(_TRAIN_NAMES + _VALIDATION_NAMES)
@@ -28,7 +31,8 @@ class ImageFolderSource:
 
     There are splits where a top folder is named `train`; the first of `validation`, `valid`, `val`, `dev`, `test`
     beside it is the validation split. A metadata.jsonl, .csv or .parquet names the pictures to use in `file_name`,
-    relative to itself, their class in `label`, and captions in any column. Without one, the class is the picture's
+    relative to itself, their class in `label`, and captions in any column: the one named, or, for pictures without a
+    class, `caption` or `text`. Without a metadata file, the class is the picture's
     folder, provided all pictures lie equally deep.
     """
 
@@ -42,7 +46,7 @@ class ImageFolderSource:
         if not pictures:
             raise DataError(f"no pictures in {self.name}: {_what_else(files)}")
         if metadata:
-            found = [r for name in metadata for r in read_metadata(self._folder, name, caption_column)]
+            found = [record for name in metadata for record in self._described(name)]
         elif caption_column is not None:
             raise DataError(f"caption_column {caption_column} needs a metadata.jsonl; there is none in {self.name}")
         else:
@@ -72,6 +76,11 @@ class ImageFolderSource:
 
     def records(self, split: Split) -> Iterator[Record]:
         yield from self._records.get(split, [])
+
+    def _described(self, metadata: str) -> Iterator[Record]:
+        for record in read_metadata(self._folder, metadata, self._caption_column or CAPTION_COLUMNS):
+            guessed = self._caption_column is None and record.label is not None
+            yield replace(record, caption=None) if guessed else record
 
     def _read_class_folders(self, pictures: list[str], split_folders: Iterable[str]) -> list[Record]:
         prefixes = tuple(split_folders)

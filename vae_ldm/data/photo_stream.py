@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from vae_ldm.data.decoding import SUFFIXES, Resize, UnreadablePictureError, decode_picture, pillow_limit_lifted
-from vae_ldm.data.image_folder import METADATA_NAMES, SPLIT_NAMES, read_metadata
+from vae_ldm.data.image_folder import CAPTION_COLUMNS, METADATA_NAMES, SPLIT_NAMES, read_metadata
 from vae_ldm.data.sources import Record, existing_folder, list_files
 from vae_ldm.errors import DataError
-
-_CAPTION_COLUMNS = ("caption", "text")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +46,7 @@ def photo_records(photos: Path | str, *, caption_column: str | None = None) -> l
         record.id: record
         for name in names
         if posixpath.basename(name) in METADATA_NAMES
-        for record in read_metadata(folder, name, caption_column or _CAPTION_COLUMNS)
+        for record in read_metadata(folder, name, caption_column or CAPTION_COLUMNS)
     }
     return [described.get(name) or Record(name, folder / name, _folder_label(name)) for name in pictures]
 

@@ -80,7 +80,14 @@ class ClaimPage:
     @property
     def verdict(self) -> str:
         """In a few words. No test can say that it is the same damage: that is for the agent to see."""
+        if self.submitted_before:
+            return "This very photo is here already"
         return "Not seen before" if self.novel else "Looks like what was seen before"
+
+    @property
+    def submitted_before(self) -> str | None:
+        """What the desk knows this very file as, byte for byte; None where it does not."""
+        return next((one.id for one in self.similar if one.same_photo), None)
 
     @property
     def heat_in_words(self) -> str:
@@ -90,6 +97,8 @@ class ClaimPage:
     @property
     def p_value_in_words(self) -> str:
         """What the p-value says, with what it was calibrated on."""
+        if self.submitted_before:
+            return f"It is {self.submitted_before}, byte for byte: one of the photos that the desk was made of."
         count = round(self.p_value * (self.num_calibration + 1)) - 1
         often = (
             f"{count or 'none'} of the {self.num_calibration:,} photos that were held out when the desk was made "

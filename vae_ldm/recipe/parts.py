@@ -74,7 +74,7 @@ class ImageFolder(_Pictures):
     type: Literal["image_folder"] = "image_folder"
     path: str
     caption_column: str | None = None
-    """Column of metadata.jsonl that holds the caption; null: the template on the class."""
+    """Column of metadata.jsonl that holds the caption; null: the template on the class, else `caption` or `text`."""
 
 
 class HubDataset(_Pictures):

@@ -22,7 +22,7 @@ from vae_ldm.models.image_input import as_image_batch
 from vae_ldm.run import novelty
 from vae_ldm.run.detector import Detector, Verdict, open_detector
 from vae_ldm.run.evaluate import device_name
-from vae_ldm.run.generate import open_pipeline, recipe_of
+from vae_ldm.run.generate import open_pipeline, recipe_of, unknown_words
 from vae_ldm.run.index import Hit, Index, check_encoder, open_store
 from vae_ldm.run.index_build import build_index
 from vae_ldm.run.session import quieten_libraries
@@ -91,8 +91,7 @@ def claim(
     (hits,) = index.query(batch, num_similar)
     source = model or detector.facts.model
     label = next((hit.photo.label for hit in hits if hit.photo.label is not None and not hit.same_photo), None)
-    prompt = _prompt(source, label)
-    variations, reason = _variations(source, batch, prompt, strengths, num_variations, seed)
+    variations, prompt, reason = _variations(source, batch, label, strengths, num_variations, seed)
     page = ClaimPage(
         title=photo.name,
         novel=verdict.novel,
@@ -145,15 +144,18 @@ def _prompt(source: str, label: str | None) -> str:
 
 
 def _variations(
-    source: str, batch: PhotoBatch, prompt: str, strengths: Sequence[float], count: int, seed: int
-) -> tuple[list[VariationRow], str | None]:
-    """A row for each strength, or why there is none."""
+    source: str, batch: PhotoBatch, label: str | None, strengths: Sequence[float], count: int, seed: int
+) -> tuple[list[VariationRow], str, str | None]:
+    """A row for each strength and the prompt they were asked for with, or why there is none."""
     if count < 1:
-        return [], "None were asked for."
+        return [], "", "None were asked for."
     try:
         pipeline = open_pipeline(source)
     except WeightsError:
-        return [], f"{source} holds an autoencoder and no diffusion model to draw with."
+        return [], "", f"{source} holds an autoencoder and no diffusion model to draw with."
+    prompt = _prompt(source, label)
+    if unknown_words(pipeline, prompt):
+        prompt = ""  # the desk's classes are none that the model was trained on
     rows = []
     for strength in strengths:
         drawn = pipeline.vary(
@@ -165,7 +167,7 @@ def _variations(
             output_type="np",
         ).images
         rows.append(VariationRow(strength, [np.round(image * 255).astype(np.uint8) for image in drawn]))
-    return rows, None
+    return rows, prompt, None
 
 
 def _heat_map(verdict: Verdict) -> np.ndarray:
