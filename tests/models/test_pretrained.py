@@ -75,9 +75,15 @@ def test_a_subfolder_of_a_pipeline(tmp_path):
     assert isinstance(load_autoencoder(str(tmp_path / "pipeline"), subfolder="vae"), AutoencoderKL)
 
 
-def test_a_missing_weight_is_named(folder):
+def test_a_missing_weight_is_named_and_nothing_else_is_said(folder, capfd):
     change(folder, lambda weights: weights.pop("decoder.conv_out.bias"))
-    assert "1 weights of AutoencoderKL are missing, the first is decoder.conv_out.bias" in refusal(folder)
+    assert "weights of AutoencoderKL are missing (decoder.conv_out.bias); " in refusal(folder)
+    assert capfd.readouterr().err == ""
+
+
+def test_several_missing_weights_are_counted(folder):
+    change(folder, lambda weights: [weights.pop(f"decoder.conv_out.{name}") for name in ("bias", "weight")])
+    assert "weights of AutoencoderKL are missing (decoder.conv_out.bias and 1 more); " in refusal(folder)
 
 
 def test_a_mis_shaped_weight_is_named(folder):

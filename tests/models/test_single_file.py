@@ -105,7 +105,7 @@ def test_a_missing_weight_is_named(file):
     weights = load_file(file)
     del weights["decoder.norm_out.bias"]
     save_file(weights, file)
-    with pytest.raises(WeightsError, match=r"1 weights of AutoencoderKL are missing, .* decoder\.conv_norm_out\.bias"):
+    with pytest.raises(WeightsError, match=r"weights of AutoencoderKL are missing \(decoder\.conv_norm_out\.bias\)"):
         load_autoencoder(str(file))
 
 

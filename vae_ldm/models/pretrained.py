@@ -1,12 +1,14 @@
 """Opening other people's weights: safetensors only, nothing missing, nothing mis-shaped, one clear line otherwise."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import diffusers
 import torch
+import transformers
 
 from vae_ldm.errors import WeightsError
 
@@ -28,16 +30,17 @@ def load_pretrained(
         _check_folder(folder)
     load: Callable[..., Any] = model_class.from_pretrained  # type: ignore[attr-defined]
     try:
-        model, info = load(
-            source,
-            revision=revision,
-            subfolder=subfolder or "",
-            torch_dtype=torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are in the info, by name; the error would name none
-            **({"low_cpu_mem_usage": False} if model_class.__module__.startswith("diffusers") else {}),
-        )
+        with _libraries_silent():
+            model, info = load(
+                source,
+                revision=revision,
+                subfolder=subfolder or "",
+                torch_dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the info, by name; the error would name none
+                **({"low_cpu_mem_usage": False} if model_class.__module__.startswith("diffusers") else {}),
+            )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise WeightsError(f"{folder}: cannot be opened as {model_class.__name__}: {first_line(error)}") from error
     missing = sorted(info["missing_keys"])
@@ -45,10 +48,29 @@ def load_pretrained(
     for keys, what in ((missing, "missing"), (mismatched, "mis-shaped")):
         if keys:
             raise WeightsError(
-                f"{folder}: {len(keys)} weights of {model_class.__name__} are {what}, the first is {keys[0]}; "
+                f"{folder}: weights of {model_class.__name__} are {what} ({first_of(keys)}); "
                 "save the model again with save_pretrained"
             )
     return model.eval()
+
+
+@contextmanager
+def _libraries_silent() -> Iterator[None]:
+    """What diffusers and transformers would warn of at length is checked, and said in one line, by the caller."""
+    libraries = (diffusers.logging, transformers.logging)
+    levels = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for library, level in zip(libraries, levels, strict=True):
+            library.set_verbosity(level)
+
+
+def first_of(names: Sequence[str]) -> str:
+    """The first name, and how many more there are."""
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def load_scheduler(folder: Path) -> Any:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vae_ldm.errors import WeightsError
-from vae_ldm.models.pretrained import first_line
+from vae_ldm.models.pretrained import first_line, first_of
 
 _PREFIXES = ("first_stage_model.", "vae.")
 """Of the autoencoder's keys in a file that holds a whole model."""
@@ -46,9 +46,7 @@ def load_single_file(file: Path) -> AutoencoderKL:
             autoencoder = AutoencoderKL.from_single_file(str(file), config=folder)
         except NotImplementedError as error:  # a weight that the file lacks is still on the meta device
             missing = sorted(AutoencoderKL(**config).state_dict().keys() - convert_ldm_vae_checkpoint(tensors, config))
-            raise WeightsError(
-                f"{file}: {len(missing)} weights of AutoencoderKL are missing, the first is {missing[0]}"
-            ) from error
+            raise WeightsError(f"{file}: weights of AutoencoderKL are missing ({first_of(missing)})") from error
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise WeightsError(f"{file}: cannot be opened as AutoencoderKL: {first_line(error)}") from error
     return autoencoder.float().eval()
