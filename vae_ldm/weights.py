@@ -44,7 +44,9 @@ def pipeline_folder(folder: Path) -> Path:
     for place in (folder / "pipeline", folder):
         if (place / "model_index.json").is_file():
             return place
-    raise WeightsError(f"{folder}: holds no pipeline yet; train the run to its end, or give a pipeline folder")
+    if (folder / "recipe.yaml").is_file():
+        raise WeightsError(f"{folder}: holds no pipeline yet; train the run to its end")
+    raise WeightsError(f"{folder}: is no run and no pipeline; give the folder that train made, or a pipeline's")
 
 
 def autoencoder_folder(

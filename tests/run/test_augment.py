@@ -330,7 +330,7 @@ def test_wrong_calls_are_one_line_and_lose_nothing(photos, trained_run, tmp_path
         (lambda: augment(tmp_path / "phots", run, out=out), DataError, "does not exist"),
         (lambda: augment(photos / ".." / "absent", run, out=out), DataError, "does not exist"),
         (lambda: augment(photos, str(tmp_path / "absent"), out=out), WeightsError, "no such folder"),
-        (lambda: augment(photos, str(trained_run.autoencoder), out=out), WeightsError, "holds no pipeline"),
+        (lambda: augment(photos, str(trained_run.autoencoder), out=out), WeightsError, "is no run and no pipeline"),
         (lambda: augment(flat, run, out=out), DataError, "no classes"),
         (lambda: augment(one, run, out=out), DataError, "all of one class, good tin"),
         (lambda: augment(zoo, run, out=out), DataError, "not trained on the class zebra"),

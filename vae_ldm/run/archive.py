@@ -112,7 +112,10 @@ def add(
         report = stack.enter_context(StepReport("archiving", console))
         done = 0
         for chunk in _parts(records, photos_per_part):
-            mine = [_archived(record, coder, present) for record in chunk[processes.rank :: processes.count]]
+            mine = []
+            for number, record in enumerate(chunk[processes.rank :: processes.count], start=1):
+                mine.append(_archived(record, coder, present))
+                report(done + min(number * processes.count, len(chunk)), len(records))
             shares = processes.gather(mine)
             outcomes = [shares[place % processes.count][place // processes.count] for place in range(len(chunk))]
             entries = [outcome for outcome in outcomes if isinstance(outcome, Entry)]
@@ -120,7 +123,6 @@ def add(
                 processes.first(partial(archive.append, entries))
             _count(added, chunk, outcomes)
             done += len(chunk)
-            report(done, len(records))
         processes.first(lambda: _list_unreadable(path / "unreadable.txt", added.unreadable))
     for line in _summary(archive, added):
         console.print(line, markup=False)
