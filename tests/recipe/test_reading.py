@@ -213,6 +213,24 @@ def test_sizes_and_factor_disagree_at_the_line_of_either(mistakes):
     ]
 
 
+@pytest.mark.parametrize(
+    ("logger", "said"),
+    [
+        ("{type: foo}", "loggers[0].type: unknown type 'foo'; legal: tensorboard, wandb, mlflow, comet_ml"),
+        ("{}", "loggers[0]: has no type; legal: tensorboard, wandb, mlflow, comet_ml"),
+        ("{type: wandb}", "loggers[0].project: required by type 'wandb', but missing"),
+        ("{type: wandb, projct: p}", "loggers[0].projct: unknown key; did you mean project?"),
+        (
+            "{type: tensorboard, project: p}",
+            "loggers[0].project: unknown key; type tensorboard has none, type wandb has",
+        ),
+    ],
+)
+def test_parts_in_a_list_are_found_in_the_schema(mistakes, logger, said):
+    text = f"name: a\nautoencoder: {{}}\ndata: {{type: rendered_claims, image_size: 32}}\nloggers: [{logger}]\n"
+    assert f"r.yaml:4: {said}" in mistakes(text)
+
+
 def test_what_is_wrong_below_a_misspelt_type_is_said_as_well(mistakes):
     text = "name: a\nautoencoder: {}\ndata:\n  type: image_foldr\n  path: 12\n  image_sze: 64\n"
     unknown = "unknown type 'image_foldr'; did you mean image_folder? legal: rendered_claims, image_folder, hub_dataset"

@@ -57,8 +57,9 @@ def test_without_loggers_there_is_the_csv(make_recipe, tmp_path):
 def test_a_logger_that_is_not_installed_is_one_line(make_recipe, logger):
     if find_spec(logger["type"]) is not None:
         pytest.skip(f"{logger['type']} is installed")
-    with pytest.raises(VaeLdmError, match=f"pip install {logger['type']}$"):
-        train_run(make_recipe(diffusion=None, loggers=[logger]))
+    for dry_run in (True, False):
+        with pytest.raises(VaeLdmError, match=f"pip install {logger['type']}$"):
+            train_run(make_recipe(diffusion=None, loggers=[logger]), dry_run=dry_run)
 
 
 def test_wandb_has_a_run_of_its_own_for_each_stage(make_recipe, tmp_path, monkeypatch):
@@ -128,8 +129,9 @@ def test_a_stage_that_goes_on_asks_for_the_run_that_it_had(make_recipe, tmp_path
     assert (tmp_path / "mlflow-0.id").read_text() == (run_id or "new")
 
 
-def test_profile_leaves_a_trace(make_recipe, tmp_path):
+def test_profile_leaves_a_trace_and_says_where(make_recipe, tmp_path, capsys):
     train_run(make_recipe(diffusion=None), profile=True)
+    assert f"timed in {tmp_path}/nano/autoencoder/trace.json.gz" in capsys.readouterr().err
     with gzip.open(tmp_path / "nano" / "autoencoder" / "trace.json.gz") as file:
         names = {event.get("name") for event in json.load(file)["traceEvents"]}
     assert "aten::conv2d" in names

@@ -131,6 +131,7 @@ def test_a_flipped_byte_in_a_checkpoint_is_noticed(make_recipe, tmp_path, capsys
     train_run(recipe)
     said = capsys.readouterr().err
     assert said.count("is damaged; trying the one before") == 2
+    assert "no checkpoint is whole; beginning at step 0" in said
     assert "going on from" not in said
 
 

@@ -17,7 +17,13 @@ from vae_ldm.build.diffusion import (
     build_unet,
     prompt_ids,
 )
-from vae_ldm.build.trainer import build_optimizer, build_trainer, compile_if_asked, place_channels_last
+from vae_ldm.build.trainer import (
+    build_optimizer,
+    build_trainer,
+    check_precision,
+    compile_if_asked,
+    place_channels_last,
+)
 
 __all__ = [
     "DiffusionParts",
@@ -33,6 +39,7 @@ __all__ = [
     "build_text_encoder",
     "build_trainer",
     "build_unet",
+    "check_precision",
     "check_pretrained_fits",
     "class_prompts",
     "compile_if_asked",

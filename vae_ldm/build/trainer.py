@@ -9,6 +9,7 @@ from pytorch_lightning import Trainer as LightningTrainer
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
+from vae_ldm.errors import VaeLdmError
 from vae_ldm.recipe import parts
 from vae_ldm.training.callbacks import RunCheckpoint, SeedEachStep, WarmedEma
 from vae_ldm.training.divergence import StopOnDivergence
@@ -69,6 +70,15 @@ def build_trainer(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
+
+
+def check_precision(part: parts.Trainer) -> None:
+    """Raise VaeLdmError where recipe and launcher name different precisions."""
+    launcher = launcher_precision()
+    if part.precision and launcher and part.precision != launcher:
+        raise VaeLdmError(
+            f"accelerate's mixed_precision means {launcher}, the recipe says precision: {part.precision}; leave one out"
+        )
 
 
 def compile_if_asked(part: parts.Trainer, modules: Sequence[nn.Module], *, say: Callable[[str], None]) -> None:

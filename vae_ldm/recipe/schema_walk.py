@@ -9,12 +9,12 @@ from vae_ldm.recipe.schema import Recipe
 
 
 def part_types(annotation: object) -> tuple[type[Part], ...]:
-    """The parts that an annotation allows: none for a plain value, several for a tagged union."""
+    """The parts that an annotation, or each item of a list, allows: none for a plain value, several for a union."""
     if isinstance(annotation, type) and issubclass(annotation, Part):
         return (annotation,)
     if get_origin(annotation) is Annotated:
         return part_types(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
+    if get_origin(annotation) in (Union, UnionType, tuple):
         return tuple(part for member in get_args(annotation) for part in part_types(member))
     return ()
 

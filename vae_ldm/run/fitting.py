@@ -107,6 +107,8 @@ def fit_stage(
         if trainer.interrupted:  # Lightning turns Ctrl-C into exit(1); the command line has words for it
             raise KeyboardInterrupt from None
         raise
+    if session.profiles and (trace := session.run.path / stage / "trace.json.gz").exists():
+        session.say(f"{stage}: some steps are timed in {trace}; open it in chrome://tracing or ui.perfetto.dev")
     return {
         "seconds": round(stopwatch.seconds, 1),
         "num_images": taken.count * part.batch_size,
@@ -117,10 +119,13 @@ def fit_stage(
 
 def newest_checkpoint(folder: Path, session: Session) -> Path | None:
     """The checkpoint of the highest step that is whole; damaged ones are passed over with a line."""
-    for path in run_checkpoints(folder):
+    damaged = run_checkpoints(folder)
+    for path in damaged:
         if is_whole(path):
             return path
         session.say(f"{path} is damaged; trying the one before")
+    if damaged:
+        session.say("no checkpoint is whole; beginning at step 0")
     return None
 
 

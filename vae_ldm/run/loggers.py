@@ -2,6 +2,7 @@
 
 import os
 from argparse import Namespace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,22 +47,23 @@ class ByStep(Logger):
             self.logger.experiment.end()
 
 
+def check_loggers(recipe: Recipe) -> None:
+    """Raise VaeLdmError where the recipe names a logger whose package is not installed."""
+    for part in recipe.loggers:
+        if find_spec(part.type) is None:
+            raise VaeLdmError(f"loggers: {part.type} is not installed; run: pip install {part.type}")
+
+
 def build_loggers(
     recipe: Recipe, stage: Stage, folder: Path, *, first_step: int = 0, batches_per_step: int = 1
 ) -> list[Logger]:
-    """The recipe's loggers for a stage that goes on at `first_step`, in the runs of theirs that it had before.
-
-    Raises VaeLdmError where one is not installed.
-    """
+    """The recipe's loggers for a stage that goes on at `first_step`, in the runs of theirs that it had before."""
     built: list[Logger] = []
     folder.mkdir(parents=True, exist_ok=True)
     for number, part in enumerate(recipe.loggers):
         id_file = folder / f"{part.type}-{number}.id"
         run_id = id_file.read_text() if first_step and id_file.exists() else None
-        try:
-            logger = _build(part, recipe, stage, folder, first_step, run_id)
-        except ModuleNotFoundError as error:
-            raise VaeLdmError(f"loggers: {part.type} is not installed; run: pip install {part.type}") from error
+        logger = _build(part, recipe, stage, folder, first_step, run_id)
         if run_id is None:  # MLflow refuses a second value of a parameter
             logger.log_hyperparams({"recipe": recipe.model_dump(mode="json"), "stage": stage})
             if not isinstance(part, parts.TensorBoard):

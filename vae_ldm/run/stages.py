@@ -7,13 +7,14 @@ from contextlib import ExitStack, contextmanager
 
 from safetensors import SafetensorError
 
-from vae_ldm.build import build_source
+from vae_ldm.build import build_source, check_precision
 from vae_ldm.errors import DataError, RunError, StoppedError
 from vae_ldm.recipe import Recipe
 from vae_ldm.run.autoencoder_stage import run_autoencoder_stage
 from vae_ldm.run.diffusion_stage import check_prompts, run_diffusion_stage
 from vae_ldm.run.evaluate import run_evaluation_stage
 from vae_ldm.run.folder import Stage
+from vae_ldm.run.loggers import check_loggers
 from vae_ldm.run.push import check_push, push_when_asked, pusher_on_the_way
 from vae_ldm.run.session import Session
 
@@ -23,13 +24,17 @@ def train_run(recipe: Recipe, *, dry_run: bool = False, restart: Sequence[Stage]
 
     Raises VaeLdmError for what the user can mend and RunError for what went wrong on the way.
     """
+    check_loggers(recipe)
+    for stage in (recipe.autoencoder, recipe.diffusion):
+        if stage is not None:
+            check_precision(stage.trainer)
     session = Session.of(recipe, profiles=profile)
     if dry_run:
         from vae_ldm.run.dry_run import describe_run
 
         describe_run(session)
         return
-    with ending_on_sigterm(), session.processes.joined(), ExitStack() as until_the_end:
+    with ending_on_sigterm(session.processes.count), session.processes.joined(), ExitStack() as until_the_end:
         session.processes.first(lambda: _take(session, until_the_end, restart))
         _check_enough_pictures(session)
         check_prompts(session)
@@ -61,14 +66,15 @@ def _check_enough_pictures(session: Session) -> None:
 
 
 @contextmanager
-def ending_on_sigterm() -> Iterator[None]:
+def ending_on_sigterm(num_processes: int) -> Iterator[None]:
     """Raise StoppedError at SIGTERM, wherever the run is: all it writes appears whole or not at all.
 
     While a stage trains, RunCheckpoint has the signal, and ends it after the step.
     """
 
     def stop(*_: object) -> None:
-        raise StoppedError("stopped by SIGTERM; repeat the command to go on")
+        sender = ", which the launcher sends as well when another process has gone" if num_processes > 1 else ""
+        raise StoppedError(f"stopped by SIGTERM{sender}; repeat the command to go on")
 
     if threading.current_thread() is not threading.main_thread():
         yield
