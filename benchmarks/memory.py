@@ -1,39 +1,101 @@
 """What training takes of a GPU's memory, by arithmetic: weights, gradients, optimizer, average, activations.
 
     python benchmarks/memory.py
+    python benchmarks/memory.py --check     # beside the most that two real steps take on this GPU
 
-Nothing is computed: the networks run forward on tensors without content, under bfloat16 autocast, and what autograd
-would keep for the backward pass is added up. Weights, gradients and both of AdamW's moments are float32, 16 bytes a
-trained parameter; the average (ema) is 4 more, a frozen part 4. Left out: cuDNN's workspaces, the allocator's
-fragments, one layer's temporary tensors; take a tenth off the card for them. The largest batch is what then fits.
+Nothing is computed for the first: the networks run forward on tensors without content, under bfloat16 autocast, and
+what autograd would keep for the backward pass is added up. Weights, gradients and both of AdamW's moments are float32,
+16 bytes a trained parameter; the average (ema) is 4 more, a frozen part 4. Left out: cuDNN's workspaces, the
+allocator's fragments, one layer's temporary tensors; take a tenth off the card for them. The largest batch is what
+then fits.
 """
 
+import argparse
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from vae_ldm.models.autoencoder import new_autoencoder
 from vae_ldm.models.discriminator import PatchDiscriminator
-from vae_ldm.models.unet import UNET_SIZES, new_unet
+from vae_ldm.models.unet import new_unet
 
 GIB = 2**30
 CARDS = (24, 80)
+CHECKED_BATCHES = {"autoencoder": (4, 12), "UNet": (16, 48)}
 
 
 def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+@dataclass
+class Stage:
+    """Networks, those of which an average is kept, and a forward pass of so many pictures that ends in a scalar."""
+
+    what: str
+    trained: list[nn.Module]
+    averaged: list[nn.Module]
+    frozen: list[nn.Module]
+    forward: Callable[[int, torch.device], Tensor]
+
+    @property
+    def fixed(self) -> int:
+        """Bytes that do not depend on the batch."""
+        sizes = (16, self.trained), (4, self.averaged), (4, self.frozen)
+        return sum(each * parameters(module) for each, modules in sizes for module in modules)
+
+
+def autoencoder_stage(size: int) -> Stage:
+    autoencoder = new_autoencoder(
+        "sd", downsample_factor=8, latent_channels=4, image_channels=3, image_size=(size, size)
+    )
+    critic = PatchDiscriminator(in_channels=3, base_channels=64, num_layers=3)
+
+    def forward(batch: int, device: torch.device) -> Tensor:
+        images = torch.empty(batch, 3, size, size, device=device).fill_(0.5)
+        return critic(autoencoder.decode(autoencoder.encode(images).latent_dist.sample()).sample).float().mean()
+
+    what = f"sd autoencoder {parameters(autoencoder) / 1e6:.1f} M with ema"
+    what = f"{what}, discriminator {parameters(critic) / 1e6:.1f} M"
+    return Stage(what, [autoencoder, critic], [autoencoder], [], forward)
+
+
+def diffusion_stage(size: int, unet_size: str) -> Stage:
+    text = CLIPTextModel(CLIPTextConfig()).requires_grad_(False)
+    latent = size // 8
+    unet = new_unet(unet_size, latent_channels=4, latent_size=(latent, latent), cross_attention_dim=512)
+
+    def forward(batch: int, device: torch.device) -> Tensor:
+        noisy = torch.empty(batch, 4, latent, latent, device=device).fill_(0.5)
+        prompts = torch.empty(batch, 77, 512, device=device).fill_(0.5)
+        return unet(noisy, torch.zeros(batch, device=device), prompts, return_dict=False)[0].float().mean()
+
+    what = f"{unet_size} UNet {parameters(unet) / 1e6:.1f} M with ema"
+    what = f"{what}, CLIP-B text encoder frozen {parameters(text) / 1e6:.0f} M"
+    return Stage(what, [unet], [unet], [text], forward)
+
+
+def stages() -> Iterator[tuple[int, Callable[[], Stage]]]:
+    for size in (256, 512):
+        yield size, lambda size=size: autoencoder_stage(size)
+        for name in ("small", "base"):
+            yield size, lambda size=size, name=name: diffusion_stage(size, name)
+
+
 class Kept:
     """Bytes that autograd keeps, each storage once, parameters left out."""
 
-    def __init__(self, *modules: nn.Module) -> None:
+    def __init__(self, modules: list[nn.Module]) -> None:
         self.own = {p.untyped_storage()._cdata for module in modules for p in module.parameters()}
         self.bytes: dict[int, int] = {}
-        self.alive: list[torch.Tensor] = []  # or the next tensor may take the place of one that was counted
+        self.alive: list[Tensor] = []  # or the next tensor may take the place of one that was counted
 
-    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+    def __call__(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in self.own:
             self.alive.append(tensor)
@@ -45,47 +107,65 @@ class Kept:
         return sum(self.bytes.values())
 
 
-def autoencoder_stage(size: int) -> tuple[str, int, int]:
-    autoencoder = new_autoencoder(
-        "sd", downsample_factor=8, latent_channels=4, image_channels=3, image_size=(size, size)
-    )
-    critic = PatchDiscriminator(in_channels=3, base_channels=64, num_layers=3)
-    kept = Kept(autoencoder, critic)
-    images = torch.empty(1, 3, size, size)
+def bytes_a_picture(stage: Stage) -> int:
+    """What autograd keeps; under FakeTensorMode."""
+    kept = Kept(stage.trained)
     with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(kept, lambda t: t):
-        critic(autoencoder.decode(autoencoder.encode(images).latent_dist.sample()).sample)
-    fixed = 20 * parameters(autoencoder) + 16 * parameters(critic)
-    what = (
-        f"sd autoencoder {parameters(autoencoder) / 1e6:.1f} M with ema, discriminator {parameters(critic) / 1e6:.1f} M"
-    )
-    return what, fixed, kept.total
+        stage.forward(1, torch.device("cpu"))
+    return kept.total
 
 
-def diffusion_stage(size: int, unet_size: str) -> tuple[str, int, int]:
-    text = CLIPTextModel(CLIPTextConfig())
-    latent = size // 8
-    unet = new_unet(unet_size, latent_channels=4, latent_size=(latent, latent), cross_attention_dim=512)
-    kept = Kept(unet)
-    inputs = torch.empty(1, 4, latent, latent), torch.zeros(1), torch.empty(1, 77, 512)
-    with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(kept, lambda t: t):
-        unet(*inputs)
-    fixed = 20 * parameters(unet) + 4 * parameters(text)
-    encoder = f"CLIP-B text encoder frozen {parameters(text) / 1e6:.0f} M"
-    what = f"{unet_size} UNet {parameters(unet) / 1e6:.1f} M with ema, {encoder}"
-    return what, fixed, kept.total
+def measured(stage: Stage, batch: int) -> int:
+    """The most bytes that tensors take on this GPU in two steps."""
+    device = torch.device("cuda")
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    for module in (*stage.trained, *stage.frozen):
+        module.to(device)
+    averages = [copy.deepcopy(module).requires_grad_(False) for module in stage.averaged]
+    weights = [parameter for module in stage.trained for parameter in module.parameters()]
+    optimizer = torch.optim.AdamW(weights, fused=True)
+    for _ in range(2):
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = stage.forward(batch, device)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    peak = torch.cuda.max_memory_allocated()
+    for module in (*stage.trained, *stage.frozen, *averages):
+        module.to("cpu")
+    return peak
+
+
+def check() -> None:
+    print(f"{torch.cuda.get_device_name()}; GiB at the fullest moment of two steps, beside the arithmetic")
+    print("| px | stage | batch | arithmetic | measured | ratio |")
+    print("|---|---|---|---|---|---|")
+    for size, make in stages():
+        with FakeTensorMode():
+            stage = make()
+            each = bytes_a_picture(stage)
+        for batch in next(batches for word, batches in CHECKED_BATCHES.items() if word in stage.what):
+            real = measured(make(), batch)
+            expected = stage.fixed + batch * each
+            row = f"{batch} | {expected / GIB:.2f} | {real / GIB:.2f} | {real / expected:.2f}"
+            print(f"| {size} | {stage.what} | {row} |", flush=True)
 
 
 def main() -> None:
-    rows = []
-    with FakeTensorMode():
-        for size in (256, 512):
-            rows.append((size, *autoencoder_stage(size)))
-            rows += [(size, *diffusion_stage(size, name)) for name in UNET_SIZES if name in ("small", "base")]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="on a GPU: what real steps take")
+    if parser.parse_args().check:
+        check()
+        return
     print("| px | stage | fixed, GiB | a picture, GiB | " + " | ".join(f"batch on {card} GB" for card in CARDS) + " |")
     print("|---|---|---|---|" + "---|" * len(CARDS))
-    for size, what, fixed, each in rows:
-        fits = [max(0, int((0.9 * card * 1e9 - fixed) // each)) for card in CARDS]
-        print(f"| {size} | {what} | {fixed / GIB:.2f} | {each / GIB:.3f} | {' | '.join(map(str, fits))} |")
+    with FakeTensorMode():
+        for size, make in stages():
+            stage = make()
+            each = bytes_a_picture(stage)
+            fits = " | ".join(str(max(0, int((0.9 * card * 1e9 - stage.fixed) // each))) for card in CARDS)
+            print(f"| {size} | {stage.what} | {stage.fixed / GIB:.2f} | {each / GIB:.3f} | {fits} |")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Pictures a second of our two training stages beside a bare torch loop on the same model and batch, as ratios.
 
     python benchmarks/train_speed.py [--steps 20] [--rounds 5] [--image-size 32]
+    python benchmarks/train_speed.py --image-size 256 --downsample-factor 8 --size sd base --batch-size 16 64  # a GPU
 
 Each round runs every contestant once, in an order that alternates (A B B A), and a row shows the median of the
 rounds' ratios to the bare loop with the smallest and the largest. "diffusers' way" is the structure of its training
 examples: for the autoencoder the loop of research_projects/autoencoderkl (perceptual distance computed without a
-gradient, discriminator run from the first step), for the UNet the autoencoder encoding inside the loop.
+gradient, discriminator run from the first step), for the UNet the autoencoder encoding inside the loop. "other layout"
+is ours with channels_last where it is not the default, and without it where it is.
 Wall-clock time with the threads that torch was given: run it on a quiet machine.
 """
 
@@ -13,7 +15,8 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,8 @@ from vae_ldm.build import (
     build_lit_autoencoder,
     build_lit_latent_diffusion,
     build_trainer,
+    compile_if_asked,
+    place_channels_last,
     prompt_ids,
 )
 from vae_ldm.data.datamodule import ImageDataModule
@@ -43,22 +48,19 @@ from vae_ldm.training.hardware import fastest_precision, prepare_cpu
 from vae_ldm.training.optimizers import OptimizerSettings, new_optimizer
 
 NUM_PICTURES = 512
-Contestant = Callable[[], float]
-"""Trains for the given number of steps and returns pictures a second, set-up and the first steps not counted."""
 
 
 class Clock(Callback):
-    """Seconds from the end of step `first` to the last step."""
+    """Seconds from the end of step `first` to that of step `last`; a GPU is waited for at both only."""
 
-    def __init__(self, first: int) -> None:
-        self.first = first
+    def __init__(self, first: int, last: int) -> None:
+        self.first, self.last = first, last
         self.start = self.stop = 0.0
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        _wait()
-        if batch_idx + 1 == self.first:
-            self.start = time.perf_counter()
-        self.stop = time.perf_counter()
+        if batch_idx + 1 in (self.first, self.last):
+            _wait()
+            self.start, self.stop = self.stop, time.perf_counter()
 
 
 def _wait() -> None:
@@ -74,22 +76,31 @@ def timed_loop(step: Callable[[], None], batch_size: int, steps: int, warmup: in
     start = time.perf_counter()
     for _ in range(steps):
         step()
-        _wait()
+    _wait()
     return batch_size * steps / (time.perf_counter() - start)
 
 
 class Bench:
     """One recipe, one set of random pictures, and the ways to train on them."""
 
-    def __init__(self, image_size: int, steps: int, batch_sizes: tuple[int, int]) -> None:
+    def __init__(
+        self, image_size: int, steps: int, batch_sizes: tuple[int, int], sizes: tuple[str, str], downsample_factor: int
+    ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.steps, self.warmup = steps, 5
         self.recipe = Recipe.model_validate(
             {
                 "name": "benchmark",
                 "data": {"type": "rendered_claims", "image_size": image_size},
-                "autoencoder": {"trainer": {"max_steps": steps + self.warmup, "batch_size": batch_sizes[0]}},
-                "diffusion": {"trainer": {"max_steps": steps + self.warmup, "batch_size": batch_sizes[1]}},
+                "autoencoder": {
+                    "size": sizes[0],
+                    "downsample_factor": downsample_factor,
+                    "trainer": {"max_steps": steps + self.warmup, "batch_size": batch_sizes[0]},
+                },
+                "diffusion": {
+                    "size": sizes[1],
+                    "trainer": {"max_steps": steps + self.warmup, "batch_size": batch_sizes[1]},
+                },
             }
         )
         images = np.random.default_rng(0).integers(0, 256, (NUM_PICTURES, image_size, image_size, 3), np.uint8)
@@ -108,7 +119,8 @@ class Bench:
 
     def _lightning(self, module, data, stage) -> float:
         part = getattr(self.recipe, stage).trainer
-        clock = Clock(self.warmup)
+        place_channels_last(part, module)
+        clock = Clock(self.warmup, self.warmup + self.steps)
         network = "autoencoder" if stage == "autoencoder" else "unet"
         trainer = build_trainer(
             part,
@@ -123,11 +135,34 @@ class Bench:
         trainer.fit(module, data)
         return part.batch_size * self.steps / (clock.stop - clock.start)
 
+    @contextmanager
+    def setting(self, **changes: bool) -> Iterator[None]:
+        """Ours with other `channels_last` or `compile` than by default."""
+        usual = self.recipe
+        trainers = {
+            stage: getattr(usual, stage).model_copy(
+                update={"trainer": getattr(usual, stage).trainer.model_copy(update=changes)}
+            )
+            for stage in ("autoencoder", "diffusion")
+        }
+        self.recipe = usual.model_copy(update=trainers)
+        try:
+            yield
+        finally:
+            self.recipe = usual
+
+    def run(self, stage: str, name: str) -> float:
+        """Pictures a second of a contestant; each has a method of its own, or is ours under another setting."""
+        settings = {"other_layout": {"channels_last": not torch.cuda.is_available()}, "compiled": {"compile": True}}
+        with self.setting(**settings.get(name, {})):
+            return getattr(self, f"{stage}_{'ours' if name in settings else name}")()
+
     # --- autoencoder ---------------------------------------------------------------------------------------------
 
     def autoencoder_ours(self) -> float:
         autoencoder = build_autoencoder(self.recipe, image_channels=3)
         part = self.recipe.autoencoder.trainer
+        compile_if_asked(part, [autoencoder.encoder, autoencoder.decoder], say=print)
         data = ImageDataModule(self.pictures, self.pictures, batch_size=part.batch_size, num_val_images=8)
         return self._lightning(build_lit_autoencoder(self.recipe, autoencoder), data, "autoencoder")
 
@@ -192,6 +227,7 @@ class Bench:
         cache_posteriors(lambda images: autoencoder.encode(images).latent_dist, self.pictures, cache, key="benchmark")
         dataset = PosteriorDataset(cache, prompt_ids(diffusion, self.prompts), seed=0, augment=True)
         part = self.recipe.diffusion.trainer  # type: ignore[union-attr]
+        compile_if_asked(part, [diffusion.unet], say=print)
         data = PosteriorDataModule(dataset, dataset, batch_size=part.batch_size, seed=0, num_val_images=8)
         return self._lightning(build_lit_latent_diffusion(self.recipe, diffusion), data, "diffusion")
 
@@ -242,18 +278,27 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--batch-size", type=int, nargs=2, default=(32, 64), metavar=("AUTOENCODER", "UNET"))
+    parser.add_argument("--compiled", action="store_true", help="ours with trainer.compile as well: minutes to compile")
+    parser.add_argument("--size", nargs=2, default=("tiny", "tiny"), metavar=("AUTOENCODER", "UNET"))
+    parser.add_argument("--downsample-factor", type=int, default=4)
     arguments = parser.parse_args()
     prepare_cpu()
     quieten_libraries()
-    bench = Bench(arguments.image_size, arguments.steps, tuple(arguments.batch_size))
+    bench = Bench(
+        arguments.image_size,
+        arguments.steps,
+        tuple(arguments.batch_size),
+        tuple(arguments.size),
+        arguments.downsample_factor,
+    )
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     print(f"{where}; torch {torch.__version__}; pictures of {arguments.image_size} px; {arguments.rounds} rounds")
     for stage, batch_size in zip(("autoencoder", "unet"), arguments.batch_size, strict=True):
-        names = ("bare", "ours", "diffusers_way")
+        names = ["bare", "ours", "diffusers_way", "other_layout", *["compiled"] * arguments.compiled]
         results: dict[str, list[float]] = {name: [] for name in names}
         for number in range(arguments.rounds):
             for name in names if number % 2 == 0 else reversed(names):
-                results[name].append(getattr(bench, f"{stage}_{name}")())
+                results[name].append(bench.run(stage, name))
         print(f"\n{stage}, batch {batch_size}: pictures a second (median), ratio to the bare loop [smallest, largest]")
         for name in names:
             ratios = [ours / bare for ours, bare in zip(results[name], results["bare"], strict=True)]

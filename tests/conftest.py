@@ -3,7 +3,10 @@
 import os
 import subprocess
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: stored loss curves and small networks want one thread
+# Before torch: stored loss curves and small networks want one thread, and the CPU. `CUDA_VISIBLE_DEVICES=0 pytest`
+# tries all on a GPU; what is bit-exact or stored is that of a CPU and fails there.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 from tests.hub.environment import HUB_PORT  # before the Hub's client  # noqa: I001
 
@@ -36,7 +39,8 @@ def one_thread() -> None:
 
 
 @contextmanager
-def _nano_networks() -> Iterator[None]:
+def nano_networks_in_place() -> Iterator[None]:
+    """The size `tiny` means a few thousand weights, so that a checkpoint is small and a step takes milliseconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(autoencoder.AUTOENCODER_SIZES, "tiny", NANO_AUTOENCODER)
         patch.setitem(unet.UNET_SIZES, "tiny", NANO_UNET)
@@ -52,8 +56,8 @@ def _no_evaluation() -> Iterator[None]:
 
 @pytest.fixture
 def nano_networks() -> Iterator[None]:
-    """The size `tiny` means a few thousand weights, so that a checkpoint is small and a step takes milliseconds."""
-    with _nano_networks():
+    """For a test."""
+    with nano_networks_in_place():
         yield
 
 
@@ -119,7 +123,7 @@ def make_recipe(tmp_path: Path, nano_networks: None, no_evaluation: None) -> Mak
 
 def nano_run(output_dir: Path, **overrides: Any) -> RunFolder:
     """The tiny recipe under `overrides`, run to its end outside any test's own fixtures."""
-    with _nano_networks(), _no_evaluation():
+    with nano_networks_in_place(), _no_evaluation():
         recipe = Recipe.model_validate(recipe_settings(output_dir, **overrides))
         stages.train_run(recipe)
     return RunFolder(output_dir / recipe.name)

@@ -1,4 +1,4 @@
-"""Two real processes that stand ready for any number of tests, joined by gloo on the CPU."""
+"""Real processes that stand ready for any number of tests: two joined by gloo on the CPU, or one that has the GPU."""
 
 import importlib
 import multiprocessing
@@ -16,8 +16,10 @@ _PATIENCE_SECONDS = 240
 class Processes:
     """`processes(function, x=1)` calls a module's function in each of them and gives what each one returned."""
 
-    def __init__(self, count: int = 2) -> None:
+    def __init__(self, count: int = 2, environment: dict[str, str] | None = None, *, by_launcher: bool = True) -> None:
         self.count = count
+        self.environment = environment or {}
+        self.by_launcher = by_launcher
         self._pipes: list[Connection] = []
         self._workers: list[Any] = []
 
@@ -48,7 +50,8 @@ class Processes:
             port = free.getsockname()[1]
         for rank in range(self.count):
             ours, theirs = context.Pipe()
-            worker = context.Process(target=_work, args=(theirs, rank, self.count, port))
+            place = launched(rank, self.count, port) if self.by_launcher else {}
+            worker = context.Process(target=_work, args=(theirs, place | self.environment))
             worker.start()
             self._pipes.append(ours)
             self._workers.append(worker)
@@ -74,8 +77,8 @@ def launched(rank: int, count: int, port: int) -> dict[str, str]:
     }
 
 
-def _work(pipe: Connection, rank: int, count: int, port: int) -> None:
-    os.environ.update(launched(rank, count, port))
+def _work(pipe: Connection, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
     while True:
         module, name, kwargs = pipe.recv()
         try:

@@ -1,5 +1,6 @@
 """What `train --dry-run` says of the pictures."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -24,14 +25,19 @@ def test_pictures_that_cannot_be_used_are_named(
     assert "data: of the first 4, 1 cannot be used: tin/a.jpg: not a picture, or of a format" in said
 
 
-@pytest.mark.parametrize("launcher", ["bf16", "no"])
+@pytest.mark.parametrize(
+    ("launcher", "recipe", "line"),
+    [
+        ("no", "32-true", None),
+        ("bf16", None, None),
+        ("bf16", "32-true", "means bf16-mixed, the recipe says precision: 32-true; leave one out"),
+        ("fp16", None, "use bf16, or no with diffusion.trainer.precision: 16-mixed"),
+    ],
+)
 def test_a_precision_that_the_launcher_contradicts_is_refused(
-    make_recipe: MakeRecipe, monkeypatch, launcher: str
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, launcher: str, recipe: str | None, line: str | None
 ) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
-    recipe = make_recipe(diffusion=None)  # its precision is 32-true
-    if launcher == "no":
-        train_run(recipe, dry_run=True)
-        return
-    with pytest.raises(VaeLdmError, match="means bf16-mixed, the recipe says precision: 32-true; leave one out"):
-        train_run(recipe, dry_run=True)
+    asked = make_recipe(diffusion=None, autoencoder__trainer__precision=recipe)
+    with nullcontext() if line is None else pytest.raises(VaeLdmError, match=line):
+        train_run(asked, dry_run=True)

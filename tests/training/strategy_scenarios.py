@@ -36,7 +36,11 @@ class Numbers(LightningModule):
         self.unused = nn.Linear(2, 2) if unused else None
         self.register_buffer("seen", torch.zeros(()))
         self.epoch_order: list[float] = []
+        self.wrapper = ""
         self.predicted: list[Tensor] = []
+
+    def on_train_start(self) -> None:
+        self.wrapper = type(self.trainer.strategy.model).__name__
 
     def error(self, batch: Any) -> Tensor:
         x, y = batch
@@ -122,7 +126,7 @@ def trainer(*, strategy: Any = "accelerate", **settings: Any) -> Trainer:
         "logger": False,
         "enable_checkpointing": False,
         "num_sanity_val_steps": 0,
-        "accelerator": "cpu",
+        "accelerator": "gpu" if torch.cuda.is_available() else "cpu",
     }
     return Trainer(strategy=strategy, **quiet | settings)
 
@@ -152,7 +156,12 @@ def fit_numbers(
         ckpt_path=checkpoint,
         weights_only=True,
     )
-    return state_of(fitted, module) | {"order": module.epoch_order}
+    return state_of(fitted, module) | {
+        "order": module.epoch_order,
+        "wrapper": module.wrapper,
+        "device": fitted.strategy.root_device.type,
+        "scale": getattr(getattr(fitted.precision_plugin, "scaler", None), "get_scale", lambda: 1.0)(),
+    }
 
 
 class SaveAt(pl.Callback):
@@ -318,6 +327,7 @@ def noise_after_seed() -> float:
         drawn = 0.0
 
         def on_train_start(self) -> None:
+            super().on_train_start()
             self.drawn = _noise()
 
     module = Notes()

@@ -72,12 +72,17 @@ def build_trainer(
     )
 
 
-def check_precision(part: parts.Trainer) -> None:
-    """Raise VaeLdmError where recipe and launcher name different precisions."""
+def check_precision(part: parts.Trainer, network: Network) -> None:
+    """Raise VaeLdmError where recipe and launcher name different precisions, or one that the network cannot use."""
     launcher = launcher_precision()
     if part.precision and launcher and part.precision != launcher:
         raise VaeLdmError(
             f"accelerate's mixed_precision means {launcher}, the recipe says precision: {part.precision}; leave one out"
+        )
+    if launcher == "16-mixed" and network == "autoencoder":
+        raise VaeLdmError(
+            "accelerate's mixed_precision fp16 would scale the autoencoder's two losses with one scaler; use bf16, or "
+            "no with diffusion.trainer.precision: 16-mixed"
         )
 
 

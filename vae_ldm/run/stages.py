@@ -25,9 +25,10 @@ def train_run(recipe: Recipe, *, dry_run: bool = False, restart: Sequence[Stage]
     Raises VaeLdmError for what the user can mend and RunError for what went wrong on the way.
     """
     check_loggers(recipe)
-    for stage in (recipe.autoencoder, recipe.diffusion):
-        if stage is not None:
-            check_precision(stage.trainer)
+    if recipe.autoencoder.train != "nothing":
+        check_precision(recipe.autoencoder.trainer, "autoencoder")
+    if recipe.diffusion is not None:
+        check_precision(recipe.diffusion.trainer, "unet")
     session = Session.of(recipe, profiles=profile)
     if dry_run:
         from vae_ldm.run.dry_run import describe_run

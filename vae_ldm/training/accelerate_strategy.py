@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from accelerate import Accelerator, skip_first_batches
 from accelerate.data_loader import prepare_data_loader
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import DistributedType, broadcast_object_list, set_seed
 from lightning_fabric.utilities.optimizer import _optimizers_to_device
 from lightning_fabric.utilities.rank_zero import rank_zero_only as fabric_rank_zero_only
 from pytorch_lightning import LightningModule, Trainer
@@ -129,7 +129,7 @@ class AccelerateStrategy(ParallelStrategy):
         if self.sharding is not None:
             context = self.precision_plugin.train_step_context
             self.model, self.optimizers = self.sharding.wrap(module, self.optimizers, context)
-        elif fitting and module.automatic_optimization and self.world_size > 1:
+        elif fitting and module.automatic_optimization and self.engine.distributed_type != DistributedType.NO:
             self.model = self.engine.prepare_model(module)
         else:
             self._send_from_first([*module.parameters(), *module.buffers()])
