@@ -1,11 +1,11 @@
 """What training takes of a GPU's memory, by arithmetic: weights, gradients, optimizer, average, activations.
 
     python benchmarks/memory.py
-    python benchmarks/memory.py --check     # beside the most that two real steps take on this GPU
+    python benchmarks/memory.py --measure       # the same table from real steps on this GPU
 
-Nothing is computed for the first: the networks run forward on tensors without content, under bfloat16 autocast, and
-what autograd would keep for the backward pass is added up. Weights, gradients and both of AdamW's moments are float32,
-16 bytes a trained parameter; the average (ema) is 4 more, a frozen part 4. Left out: cuDNN's workspaces, the
+For the arithmetic nothing is computed: the networks run forward on tensors without content, under bfloat16 autocast,
+and what autograd would keep for the backward pass is added up. Weights, gradients and both of AdamW's moments are
+float32, 16 bytes a trained parameter; the average (ema) is 4 more, a frozen part 4. Left out: cuDNN's workspaces, the
 allocator's fragments, one layer's temporary tensors; take a tenth off the card for them. The largest batch is what
 then fits.
 """
@@ -26,7 +26,7 @@ from vae_ldm.models.unet import new_unet
 
 GIB = 2**30
 CARDS = (24, 80)
-CHECKED_BATCHES = {"autoencoder": (4, 12), "UNet": (16, 48)}
+MEASURED_BATCHES = {"autoencoder": (4, 12), "UNet": (16, 48)}
 
 
 def parameters(module: nn.Module) -> int:
@@ -121,51 +121,52 @@ def measured(stage: Stage, batch: int) -> int:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     for module in (*stage.trained, *stage.frozen):
-        module.to(device)
+        module.to(device, memory_format=torch.channels_last)
     averages = [copy.deepcopy(module).requires_grad_(False) for module in stage.averaged]
     weights = [parameter for module in stage.trained for parameter in module.parameters()]
     optimizer = torch.optim.AdamW(weights, fused=True)
     for _ in range(2):
-        with torch.autocast("cuda", torch.bfloat16):
+        with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
             loss = stage.forward(batch, device)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    peak = torch.cuda.max_memory_allocated()
-    for module in (*stage.trained, *stage.frozen, *averages):
-        module.to("cpu")
-    return peak
+    del averages
+    return torch.cuda.max_memory_allocated()
 
 
-def check() -> None:
-    print(f"{torch.cuda.get_device_name()}; GiB at the fullest moment of two steps, beside the arithmetic")
-    print("| px | stage | batch | arithmetic | measured | ratio |")
-    print("|---|---|---|---|---|---|")
+def measure() -> None:
+    print(f"{torch.cuda.get_device_name()}; most that tensors take in two steps, as a line through two batches")
+    header(("measured at",))
     for size, make in stages():
-        with FakeTensorMode():
-            stage = make()
-            each = bytes_a_picture(stage)
-        for batch in next(batches for word, batches in CHECKED_BATCHES.items() if word in stage.what):
-            real = measured(make(), batch)
-            expected = stage.fixed + batch * each
-            row = f"{batch} | {expected / GIB:.2f} | {real / GIB:.2f} | {real / expected:.2f}"
-            print(f"| {size} | {stage.what} | {row} |", flush=True)
+        stage = make()
+        few, many = next(batches for word, batches in MEASURED_BATCHES.items() if word in stage.what)
+        less, more = measured(stage, few), measured(stage, many)
+        each = (more - less) / (many - few)
+        row(size, stage.what, less - few * each, each, f"{few}, {many}")
+
+
+def header(more: tuple[str, ...] = ()) -> None:
+    columns = ["px", "stage", "fixed, GiB", "a picture, GiB", *(f"batch on {card} GB" for card in CARDS), *more]
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+
+
+def row(size: int, what: str, fixed: float, each: float, *more: str) -> None:
+    fits = (str(max(0, int((0.9 * card * 1e9 - fixed) // each))) for card in CARDS)
+    print(f"| {' | '.join([str(size), what, f'{fixed / GIB:.2f}', f'{each / GIB:.3f}', *fits, *more])} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="on a GPU: what real steps take")
-    if parser.parse_args().check:
-        check()
+    parser.add_argument("--measure", action="store_true", help="on a GPU: what real steps take")
+    if parser.parse_args().measure:
+        measure()
         return
-    print("| px | stage | fixed, GiB | a picture, GiB | " + " | ".join(f"batch on {card} GB" for card in CARDS) + " |")
-    print("|---|---|---|---|" + "---|" * len(CARDS))
+    header()
     with FakeTensorMode():
         for size, make in stages():
             stage = make()
-            each = bytes_a_picture(stage)
-            fits = " | ".join(str(max(0, int((0.9 * card * 1e9 - stage.fixed) // each))) for card in CARDS)
-            print(f"| {size} | {stage.what} | {stage.fixed / GIB:.2f} | {each / GIB:.3f} | {fits} |")
+            row(size, stage.what, stage.fixed, bytes_a_picture(stage))
 
 
 if __name__ == "__main__":

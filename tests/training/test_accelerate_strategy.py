@@ -3,11 +3,13 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from accelerate.utils import DistributedType
 from pytorch_lightning.plugins import MixedPrecision, Precision
 
 from tests.processes import Processes, two_processes
@@ -228,6 +230,14 @@ def test_it_is_registered_by_name():
     trainer = scenarios.trainer()
     assert isinstance(trainer.strategy, AccelerateStrategy)
     assert pl.strategies.StrategyRegistry.available_strategies().count("accelerate") == 1
+
+
+@pytest.mark.parametrize(
+    ("engine", "lightning"), [("cpu", "cpu"), ("cpu:0", "cpu"), ("cuda", "cuda:0"), ("cuda:1", "cuda:1")]
+)
+def test_a_device_is_named_as_lightning_names_it(engine, lightning):
+    state = SimpleNamespace(device=torch.device(engine), distributed_type=DistributedType.NO)
+    assert AccelerateStrategy(engine=state).root_device == torch.device(lightning)
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,9 @@ class AccelerateStrategy(ParallelStrategy):
 
     @property
     def root_device(self) -> torch.device:
+        # Lightning wants a GPU's number, which accelerate leaves out of a process alone, and none for a CPU.
         device = self.engine.device
-        return torch.device("cpu") if device.type == "cpu" else device  # a CPU among several calls itself cpu:0
+        return torch.device("cpu") if device.type == "cpu" else torch.device(device.type, device.index or 0)
 
     @property
     def precision_plugin(self) -> Precision:
