@@ -153,7 +153,11 @@ class Bench:
 
     def run(self, stage: str, name: str) -> float:
         """Pictures a second of a contestant; each has a method of its own, or is ours under another setting."""
-        settings = {"other_layout": {"channels_last": not torch.cuda.is_available()}, "compiled": {"compile": True}}
+        settings = {
+            "other_layout": {"channels_last": not torch.cuda.is_available()},
+            "not_deterministic": {"deterministic": False},
+            "compiled": {"compile": True},
+        }
         with self.setting(**settings.get(name, {})):
             return getattr(self, f"{stage}_{'ours' if name in settings else name}")()
 
@@ -223,8 +227,10 @@ class Bench:
     def unet_ours(self) -> float:
         autoencoder = build_autoencoder(self.recipe, image_channels=3).eval()
         diffusion = build_diffusion(self.recipe, autoencoder, self.prompts)
-        cache = self.folder / "latents"
-        cache_posteriors(lambda images: autoencoder.encode(images).latent_dist, self.pictures, cache, key="benchmark")
+        cache, network = self.folder / "latents", autoencoder.to(self.device)
+        cache_posteriors(
+            lambda images: network.encode(images.to(self.device)).latent_dist, self.pictures, cache, key="benchmark"
+        )
         dataset = PosteriorDataset(cache, prompt_ids(diffusion, self.prompts), seed=0, augment=True)
         part = self.recipe.diffusion.trainer  # type: ignore[union-attr]
         compile_if_asked(part, [diffusion.unet], say=print)
@@ -294,7 +300,8 @@ def main() -> None:
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     print(f"{where}; torch {torch.__version__}; pictures of {arguments.image_size} px; {arguments.rounds} rounds")
     for stage, batch_size in zip(("autoencoder", "unet"), arguments.batch_size, strict=True):
-        names = ["bare", "ours", "diffusers_way", "other_layout", *["compiled"] * arguments.compiled]
+        names = ["bare", "ours", "diffusers_way", "other_layout"]
+        names += ["not_deterministic"] * torch.cuda.is_available() + ["compiled"] * arguments.compiled
         results: dict[str, list[float]] = {name: [] for name in names}
         for number in range(arguments.rounds):
             for name in names if number % 2 == 0 else reversed(names):

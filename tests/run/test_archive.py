@@ -384,9 +384,9 @@ def test_a_full_disk_loses_nothing_and_room_made_it_goes_on(photos, small_disk, 
 
 
 def archived_in_two(photos, path, model, per_part):
-    from tests.conftest import _nano_networks
+    from tests.conftest import nano_networks_in_place
 
-    with _nano_networks():
+    with nano_networks_in_place():
         added = add(path, photos, model=model, photos_per_part=per_part)
     return added.num_added
 

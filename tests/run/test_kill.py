@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import _nano_networks, _no_evaluation
+from tests.conftest import _no_evaluation, nano_networks_in_place
 from tests.run.conftest import assert_same_run, assert_same_weights, finish, start, wait_for
 from vae_ldm.evaluation.report import write_report
 from vae_ldm.recipe import Recipe
@@ -69,12 +69,12 @@ def killed_at(moment: Moment | None) -> Iterator[None]:
 
 
 def train(recipe: Recipe, evaluates: bool = False, moment: Moment | None = None) -> None:
-    with _nano_networks(), nullcontext() if evaluates else _no_evaluation(), killed_at(moment):
+    with nano_networks_in_place(), nullcontext() if evaluates else _no_evaluation(), killed_at(moment):
         train_run(recipe)
 
 
 def export(run: Path, target: Path, moment: Moment | None = None) -> None:
-    with _nano_networks(), killed_at(moment):
+    with nano_networks_in_place(), killed_at(moment):
         export_checkpoint(run, checkpoint="6", output_dir=target)
 
 

@@ -168,12 +168,12 @@ def test_a_rank_that_raises_ends_the_job_with_its_error_on_top(make_recipe, reci
 
 def interrupted_run(settings: dict, output_dir: str) -> tuple[int, int]:
     """Two processes train four of six steps and stop; the place of each is given back."""
-    from tests.conftest import _nano_networks
+    from tests.conftest import nano_networks_in_place
     from tests.run.test_resume import Stop, stop_at_batch
     from vae_ldm.recipe import Recipe
 
     recipe = Recipe.model_validate(settings)
-    with _nano_networks(), pytest.MonkeyPatch.context() as patch:
+    with nano_networks_in_place(), pytest.MonkeyPatch.context() as patch:
         stop_at_batch(patch, manual=True, batch=9)
         with pytest.raises(Stop):
             train_run(recipe)

@@ -6,8 +6,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytorch_lightning as pl
 import torch
+from accelerate import Accelerator
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -256,6 +258,13 @@ def skip(folder: str) -> State:
     fitted = trainer(max_steps=4, callbacks=[stop])
     fitted.fit(module, DataLoader(Rows(), batch_size=4))
     return state_of(fitted, module) | {"skipped": stop.num_skipped}
+
+
+def wrapped(*, fit: Any, **settings: Any) -> Any:
+    """Call `fit` in a process alone whose modules are put into DistributedDataParallel all the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Accelerator, "multi_device", True)
+        return fit(**settings)
 
 
 def shard() -> None:

@@ -55,6 +55,8 @@ def on(engines: dict[str, Processes]) -> Gpu:
     def run(engine: str, function: Any, **settings: Any) -> Any:
         if engine.startswith("zero"):
             pytest.importorskip("deepspeed")
+        if engine == "ddp":
+            function, settings = scenarios.wrapped, {"fit": function, **settings}
         return engines[engine](function, **settings)[0]
 
     return run
@@ -79,7 +81,7 @@ def test_each_engine_in_half_precision(on: Gpu, engine: str, precision: str) -> 
     found = on(engine, scenarios.fit_numbers, batch_size=4, precision=precision, **CLIPPED)
     whole = scenarios.fit_numbers(batch_size=4, **CLIPPED)
     assert 0 < difference(whole, found) < 2e-2
-    assert found["scale"] == (1.0 if precision == "bf16-mixed" or engine.startswith("zero") else 65536.0)
+    assert (found["scale"] > 1) == (precision == "16-mixed")
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
@@ -103,7 +105,7 @@ def test_two_optimizers(on: Gpu, engine: str, precision: str) -> None:
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_resumed_fit_ends_in_the_same_weights(on: Gpu, engine: str, precision: str, tmp_path: Path) -> None:
-    """With the loss scaler's growth in it: 16-mixed would otherwise begin again at 65536."""
+    """The loss scaler as well, which begins at 65536 and is halved by the first steps."""
     if engine.startswith("zero") and precision == "16-mixed":
         pytest.skip("refused with a line")
     settings = {"batch_size": 4, "precision": precision, "shuffle": True, "num_workers": 1}

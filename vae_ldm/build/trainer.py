@@ -51,8 +51,13 @@ def build_trainer(
     ]
     if ema is not None:
         standard.append(WarmedEma(ema.decay))
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # a check of torch's for its own mistakes, at each tensor
+    )
     return LightningTrainer(
         strategy="accelerate",
+        # "warn": what has no such kernel here is the gradient of reflected borders, whose order of adding is of zeros.
+        deterministic="warn" if part.deterministic and torch.cuda.is_available() else False,
         plugins=[SealedCheckpointIO()],
         precision=part.precision or launcher_precision() or fastest_precision(network),  # type: ignore[arg-type]
         max_steps=part.max_steps,

@@ -107,6 +107,8 @@ def fit_stage(
         if trainer.interrupted:  # Lightning turns Ctrl-C into exit(1); the command line has words for it
             raise KeyboardInterrupt from None
         raise
+    # As files have it: safetensors takes nothing else, and sums over another layout come out with other last digits.
+    module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if session.profiles and (trace := session.run.path / stage / "trace.json.gz").exists():
         session.say(f"{stage}: some steps are timed in {trace}; open it in chrome://tracing or ui.perfetto.dev")
     return {

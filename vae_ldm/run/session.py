@@ -155,6 +155,7 @@ def quieten_libraries() -> None:
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message=r".*LeafSpec", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")  # see build_trainer
     # It repeats what it cuts off, padding included; generate() says it in its own words.
     logging.getLogger("diffusers.pipelines.stable_diffusion").setLevel(logging.ERROR)
     diffusers.utils.logging.disable_progress_bar()
