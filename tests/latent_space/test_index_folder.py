@@ -141,18 +141,23 @@ def test_two_writers_at_once_are_refused_and_in_turn_both_are_kept(filled, photo
     assert len(IndexFolder(filled.path)) == 120
 
 
-def test_a_reader_survives_a_writer_that_replaces_the_part_it_reads(filled, photos, vectors, monkeypatch):
-    checked, added = IndexFolder._checked, []
+@pytest.mark.parametrize(("owner", "function"), [(IndexFolder, "_checked"), (np, "load")])
+def test_a_reader_survives_a_writer_that_replaces_the_part_it_reads(
+    filled, photos, vectors, monkeypatch, owner, function
+):
+    read, added = getattr(owner, function), []
 
-    def slow(self, name, digest, **kwargs):
-        if name.endswith(".parquet") and not added:
-            added.append(name)
+    def slow(*args, **kwargs):
+        if ".parquet" in str(args) or ".npy" in str(args):
+            monkeypatch.setattr(owner, function, read)
+            added.append(args)
             with filled.writing():
                 filled.add([dataclasses.replace(photos[0], id="new")], vectors[:1])
-        return checked(self, name, digest, **kwargs)
+        return read(*args, **kwargs)
 
-    monkeypatch.setattr(IndexFolder, "_checked", slow)
+    monkeypatch.setattr(owner, function, slow)
     assert len(IndexFolder(filled.path)) == 61
+    assert added
 
 
 def test_places_that_are_taken_or_hold_no_index_are_said(filled, tmp_path, facts, space):

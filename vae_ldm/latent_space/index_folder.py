@@ -211,9 +211,9 @@ class IndexFolder:
                 stem = f"part-{int(part['number']):06d}"
                 tables.append(pq.read_table(pa.BufferReader(self._checked(f"{stem}.parquet", part["photos"]))))
                 self._checked(f"{stem}.npy", part["vectors"], give=False)
-                self._vectors.append(np.load(self.path / f"{stem}.npy", mmap_mode="r"))
+                self._vectors.append(np.load(self.path / f"{stem}.npy", mmap_mode="r"))  # it may have gone since
             self._photos = pa.concat_tables(tables)
-        except (KeyError, TypeError, ValueError, SafetensorError, pa.ArrowInvalid) as error:
+        except (KeyError, TypeError, ValueError, OSError, SafetensorError, pa.ArrowInvalid) as error:
             if isinstance(error, DataError):
                 raise
             raise _damaged(self.path / _INDEX) from None
