@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from vae_ldm.losses.reconstruction import huber_error, l1_error, l2_error, ssim_error
 
@@ -57,6 +58,24 @@ def test_ssim_error_is_one_minus_the_papers_ssim_of_each_picture(pair):
     ]
     np.testing.assert_allclose(ssim_error(*pair), expected, atol=1e-4)
     assert expected[0] < 1e-9 < expected[1] < 0.1 < expected[2]
+
+
+def test_ssim_error_and_its_gradient_are_those_of_torchmetrics():
+    x, y = torch.rand(2, 3, 3, 24, 40, generator=torch.Generator().manual_seed(0))
+    reference, own = x.clone().requires_grad_(), x.clone().requires_grad_()
+    expected = 1 - structural_similarity_index_measure(reference, y, data_range=1.0, reduction="none")
+    found = ssim_error(2 * own - 1, 2 * y - 1)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    expected.sum().backward()
+    found.sum().backward()
+    torch.testing.assert_close(own.grad, reference.grad, atol=1e-7, rtol=1e-4)
+
+
+def test_ssim_error_can_be_trained_with_after_a_validation():
+    images = torch.rand(1, 1, 13, 17)
+    with torch.inference_mode():
+        ssim_error(images, images)
+    ssim_error(images.requires_grad_(), torch.zeros_like(images)).sum().backward()
 
 
 def test_ssim_error_does_not_lose_its_digits_under_autocast(pair):

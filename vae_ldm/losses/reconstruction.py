@@ -1,9 +1,14 @@
 """How far a reconstruction is from its picture, pixel by pixel and window by window; images [B, C, H, W] in [-1, 1]."""
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
+
+_SIGMA, _RADIUS = 1.5, 5
+_C1, _C2 = 0.01**2, 0.03**2
+"""Of SSIM, for pictures in [0, 1]."""
 
 
 def l1_error(reconstruction: Tensor, images: Tensor) -> Tensor:
@@ -25,15 +30,29 @@ def huber_error(reconstruction: Tensor, images: Tensor, *, delta: float) -> Tens
 
 
 def ssim_error(reconstruction: Tensor, images: Tensor) -> Tensor:
-    """1 - SSIM, one value per image in [0, 2]: [B] (Wang 2004: 11x11 Gaussian window, sigma 1.5).
+    """1 - SSIM, one value per image in [0, 2]: [B] (Wang 2004: 11x11 Gaussian window, sigma 1.5; borders reflected).
 
-    Sides from 6 px, because borders are reflected by 5.
+    torchmetrics' measure, but as products with a band matrix a side: a quarter of the time on a CPU, and on a GPU the
+    same bits each time. Sides from 6 px, because borders are reflected by 5.
     """
     # SSIM subtracts squared means from mean squares, which bfloat16 cannot; and its luminance term compares
     # means that must not be negative, so the pictures are moved to [0, 1].
     with torch.autocast(images.device.type, enabled=False):
-        similarity = structural_similarity_index_measure(
-            (reconstruction.float() + 1) / 2, (images.float() + 1) / 2, data_range=1.0, reduction="none"
-        )
-    assert isinstance(similarity, Tensor)
-    return 1 - similarity
+        x, y = (reconstruction.float() + 1) / 2, (images.float() + 1) / 2
+        down, across = _window(x.shape[-2], x.device), _window(x.shape[-1], x.device)
+        mean_x, mean_y, mean_xx, mean_yy, mean_xy = down @ torch.stack((x, y, x * x, y * y, x * y)) @ across.T
+        xx, yy, xy = mean_x * mean_x, mean_y * mean_y, mean_x * mean_y
+        contrast = (2 * (mean_xy - xy) + _C2) / ((mean_xx - xx).clamp(min=0) + (mean_yy - yy).clamp(min=0) + _C2)
+        return 1 - ((2 * xy + _C1) / (xx + yy + _C1) * contrast).flatten(1).mean(1)
+
+
+@functools.cache
+@torch.inference_mode(False)  # or a window first met in validation could not be trained with
+def _window(size: int, device: torch.device) -> Tensor:
+    """[size, size]: row i holds the Gaussian weights of the pixels around i, those beyond a border at their mirrors."""
+    offsets = torch.arange(-_RADIUS, _RADIUS + 1)
+    weights = torch.exp(-(offsets / _SIGMA).square() / 2)
+    places = (torch.arange(size)[:, None] + offsets).abs()
+    places = size - 1 - (size - 1 - places).abs()
+    band = torch.zeros(size, size).scatter_add_(1, places, (weights / weights.sum()).expand(size, -1))
+    return band.to(device)
