@@ -44,7 +44,7 @@ from vae_ldm.models.vision_features import load_efficientnet_lite
 from vae_ldm.recipe import Recipe
 from vae_ldm.run.session import quieten_libraries
 from vae_ldm.training.csv_log import CsvLog
-from vae_ldm.training.hardware import fastest_precision, prepare_cpu
+from vae_ldm.training.hardware import Network, fastest_precision, prepare_cpu
 from vae_ldm.training.optimizers import OptimizerSettings, new_optimizer
 
 NUM_PICTURES = 512
@@ -119,12 +119,12 @@ class Bench:
 
     def _lightning(self, module, data, stage) -> float:
         part = getattr(self.recipe, stage).trainer
-        place_channels_last(part, module)
+        network: Network = "autoencoder" if stage == "autoencoder" else "unet"
+        place_channels_last(part, module, network)
         clock = Clock(self.warmup, self.warmup + self.steps)
-        network = "autoencoder" if stage == "autoencoder" else "unet"
         trainer = build_trainer(
             part,
-            network=network,  # type: ignore[arg-type]
+            network=network,
             seed=0,
             ema=getattr(self.recipe, stage).ema,
             checkpoint_dir=self.folder / "checkpoints",
@@ -154,7 +154,7 @@ class Bench:
     def run(self, stage: str, name: str) -> float:
         """Pictures a second of a contestant; each has a method of its own, or is ours under another setting."""
         settings = {
-            "other_layout": {"channels_last": not torch.cuda.is_available()},
+            "other_layout": {"channels_last": not (torch.cuda.is_available() and stage == "unet")},
             "not_deterministic": {"deterministic": False},
             "compiled": {"compile": True},
         }

@@ -116,7 +116,7 @@ def test_a_lora_file_opens_in_plain_diffusers_and_is_the_run(finetune, base, tmp
     assert np.array_equal(draw(opened), with_lora)  # merging is of a copy
 
 
-@pytest.mark.parametrize("channels_last", [False, True])  # as a GPU has it by default
+@pytest.mark.parametrize("channels_last", [False, True])  # as on a GPU
 def test_a_lora_is_merged_on_request_and_on_export(finetune, base, tmp_path, channels_last):
     lora = {"merge": True, "target_modules": ["to_q", "conv1"], "alpha": 3}
     run = finetune({"train": "lora", "lora": lora}, diffusion__trainer__channels_last=channels_last)

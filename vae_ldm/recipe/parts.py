@@ -196,10 +196,10 @@ class Trainer(Part):
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None = None
     """null: whichever was measured to be faster for this stage on the device at hand."""
     channels_last: bool | None = None
-    """null: on a GPU only (on the CPUs that were measured it is slower)."""
+    """null: for a UNet on a GPU; an autoencoder is slower with it there, and neither gains by it on a CPU."""
     deterministic: bool = True
-    """On a GPU: kernels that give the same bits each time, so that a stopped run ends in the weights of one that was
-    not. On a CPU it is so anyway."""
+    """On a GPU: kernels that give the same bits each time, where there are such, so that a stopped run ends in the
+    weights of one that was not. On a CPU it is so anyway."""
     compile: bool = False
     """torch.compile; falls back to eager with a line where it does not work."""
     checkpoint_every_n_steps: PositiveInt = 250

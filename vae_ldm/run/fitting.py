@@ -100,7 +100,7 @@ def fit_stage(
         manual_optimization=manual,
         picture_names=session.pictures.train.ids,
     )
-    place_channels_last(part, module)
+    place_channels_last(part, module, network)
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:

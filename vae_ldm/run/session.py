@@ -155,7 +155,8 @@ def quieten_libraries() -> None:
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message=r".*LeafSpec", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")  # see build_trainer
+    for what in ("does not have a deterministic implementation", "defaults to a non-deterministic algorithm"):
+        warnings.filterwarnings("ignore", message=f".*{what}")  # see build_trainer
     # It repeats what it cuts off, padding included; generate() says it in its own words.
     logging.getLogger("diffusers.pipelines.stable_diffusion").setLevel(logging.ERROR)
     diffusers.utils.logging.disable_progress_bar()
