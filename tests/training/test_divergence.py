@@ -105,6 +105,22 @@ def test_too_many_skipped_steps_end_the_run(fit, lit, batches, tmp_path):
         fit(lit(reconstruction=nan), batches, max_steps=9, callbacks=[stop])
 
 
+def test_weights_without_gradients_are_no_good_checkpoint(fit, tmp_path):
+    class Ends(Line):
+        """A loss until step 4, and none from then on."""
+
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            return super().training_step(batch, batch_idx) * (float("nan") if batch_idx >= 4 else 1.0)
+
+    callbacks: list[Callback] = [
+        StopOnDivergence(tmp_path, 1, on_nan="skip", max_skipped_steps=3),
+        RunCheckpoint(tmp_path, every_n_steps=1, keep=9),
+    ]
+    with pytest.raises(RunError, match=r"more than max_skipped_steps 3.*the last good checkpoint is .*step=3\.ckpt"):
+        fit(Ends(), X[:1] * 9, max_steps=9, callbacks=callbacks, enable_checkpointing=True)
+    assert max(int(path.stem[5:]) for path in tmp_path.glob("*.ckpt")) == 3
+
+
 class Prescribed(Line):
     """Line whose loss is what the batch says."""
 

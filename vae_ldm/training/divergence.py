@@ -50,6 +50,7 @@ class StopOnDivergence(Callback):
         self.on_nan = on_nan
         self.max_skipped_steps = max_skipped_steps
         self.num_skipped = 0
+        self._skipping_since = self._last_skipped = -2
         self._recent: list[_Seen] = []
         self._usual: deque[float] = deque(maxlen=_MEMORY)
         self._too_large_since: int | None = None
@@ -72,7 +73,11 @@ class StopOnDivergence(Callback):
             return
         self.num_skipped += 1
         optimizer.zero_grad(set_to_none=True)  # a step without gradients changes nothing
+        if trainer.global_step - self._last_skipped > 1:
+            self._skipping_since = trainer.global_step
+        self._last_skipped = trainer.global_step
         if self.num_skipped > self.max_skipped_steps:
+            self._remove_checkpoints(trainer, since=self._skipping_since)  # their weights have no gradients
             raise RunError(
                 f"gradients were NaN or infinite in more than max_skipped_steps {self.max_skipped_steps} steps, at "
                 f"last in step {trainer.global_step}; {self._kept()}; {_CURE}"
@@ -118,15 +123,19 @@ class StopOnDivergence(Callback):
             diverged = trainer.strategy.reduce_boolean_decision(diverged, all=False)
         if diverged:
             since = self._too_large_since or trainer.global_step
-            if trainer.is_global_zero:
-                for path in run_checkpoints(self.checkpoint_dir):
-                    if checkpoint_step(path) >= since:  # so that a repeated command begins before it
-                        path.unlink()
-            trainer.strategy.barrier()
+            self._remove_checkpoints(trainer, since=since)
             raise RunError(
                 f"the loss has exploded: over {_TOO_LARGE:.0f} times its usual value since step {since}; "
                 f"{self._kept()}; {_CURE}"
             )
+
+    def _remove_checkpoints(self, trainer: Trainer, *, since: int) -> None:
+        """So that a repeated command begins before it went wrong."""
+        if trainer.is_global_zero:
+            for path in run_checkpoints(self.checkpoint_dir):
+                if checkpoint_step(path) >= since:
+                    path.unlink()
+        trainer.strategy.barrier()
 
     def _name_pictures(self, trainer: Trainer, recent: list[_Seen], first_bad: int | None) -> None:
         """Write those of the first bad batch: a step later every process has the weights that it has ruined."""
