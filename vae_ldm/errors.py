@@ -27,3 +27,8 @@ class StoppedError(RuntimeError):
 
 class RunError(RuntimeError):
     """The run failed although its input was right; the command line prints the message and exits with 1."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, cut to one line without its full stop."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")

@@ -6,10 +6,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vae_ldm.errors import VaeLdmError, WeightsError
+from vae_ldm.errors import VaeLdmError, WeightsError, first_line
 from vae_ldm.models import autoencoder as autoencoder_models
 from vae_ldm.models.lora import lora_base
-from vae_ldm.models.pretrained import first_line
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
 from vae_ldm.weights import Source, autoencoder_folder, check_components, local_folder, lora_file, pipeline_folder

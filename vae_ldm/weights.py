@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vae_ldm.errors import HubError, WeightsError
+from vae_ldm.errors import HubError, WeightsError, first_line
 from vae_ldm.hub import download
 from vae_ldm.hub.names import PREFIX
 from vae_ldm.models.lora import LORA_FILE
-from vae_ldm.models.pretrained import first_line, is_local
+from vae_ldm.models.pretrained import is_local
 
 Source = str | Path
 

@@ -8,7 +8,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.run.test_resume import Stop, stop_at_batch
-from vae_ldm.errors import VaeLdmError
+from vae_ldm.errors import RunError, VaeLdmError
 from vae_ldm.run import loggers
 from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.stages import train_run
@@ -60,6 +60,16 @@ def test_a_logger_that_is_not_installed_is_one_line(make_recipe, logger):
     for dry_run in (True, False):
         with pytest.raises(VaeLdmError, match=f"pip install {logger['type']}$"):
             train_run(make_recipe(diffusion=None, loggers=[logger]), dry_run=dry_run)
+
+
+def test_a_server_that_cannot_be_reached_is_one_line(make_recipe, monkeypatch):
+    def away(*arguments):
+        raise ConnectionError("nobody at tracking.example\n  Traceback of the library")
+
+    monkeypatch.setattr(loggers, "_build", away)
+    recipe = make_recipe(diffusion=None, loggers=[{"type": "tensorboard"}])
+    with pytest.raises(RunError, match=r"^loggers: tensorboard does not begin \(nobody at tracking.example\)"):
+        train_run(recipe)
 
 
 def test_wandb_has_a_run_of_its_own_for_each_stage(make_recipe, tmp_path, monkeypatch):

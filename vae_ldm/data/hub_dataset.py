@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vae_ldm.data.decoding import Picture
 from vae_ldm.data.sources import Record, Split, existing_folder, fingerprint, list_files
-from vae_ldm.errors import DataError
+from vae_ldm.errors import DataError, first_line
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -108,7 +108,7 @@ class HubDatasetSource:
                 streaming=self._streaming,
             )
         except Exception as error:  # datasets, hub, network and file errors share no base class
-            raise DataError(f"data set {self.name} cannot be loaded: {_first_line(error)}") from error
+            raise DataError(f"data set {self.name} cannot be loaded: {first_line(error)}") from error
         if rows.column_names is not None and self._image_column not in rows.column_names:
             raise _no_column(self._image_column, rows.column_names)
         return rows.cast_column(self._image_column, datasets.Image(decode=False))
@@ -119,7 +119,7 @@ class HubDatasetSource:
         except DataError:
             raise
         except Exception as error:
-            raise DataError(f"data set {self.name} cannot be read: {_first_line(error)}") from error
+            raise DataError(f"data set {self.name} cannot be read: {first_line(error)}") from error
 
     def _label(self, row: dict[str, Any], names: list[str] | None) -> str | None:
         value = None if self._label_column is None else _column(row, self._label_column)
@@ -162,7 +162,3 @@ def _column(row: dict[str, Any], column: str) -> Any:
 
 def _no_column(column: str, columns: list[str]) -> DataError:
     return DataError(f"the data set has no column {column}; it has {', '.join(columns)}")
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -10,8 +10,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import convert_state_dict_to_diffusers
 from safetensors import SafetensorError, safe_open
 
-from vae_ldm.errors import WeightsError
-from vae_ldm.models.pretrained import first_line
+from vae_ldm.errors import WeightsError, first_line
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 _ADAPTER = "default"

@@ -10,7 +10,7 @@ import diffusers
 import torch
 import transformers
 
-from vae_ldm.errors import WeightsError
+from vae_ldm.errors import WeightsError, first_line
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -109,8 +109,3 @@ def check_no_pickle(file: Path) -> None:
             f"{file.parent}: {file.name} is a pickle, which can run code when opened; "
             "save the weights as safetensors (save_pretrained does)"
         )
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, cut to one line."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

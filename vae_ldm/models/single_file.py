@@ -12,8 +12,8 @@ from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vae_ldm.errors import WeightsError
-from vae_ldm.models.pretrained import first_line, first_of
+from vae_ldm.errors import WeightsError, first_line
+from vae_ldm.models.pretrained import first_of
 
 _PREFIXES = ("first_stage_model.", "vae.")
 """Of the autoencoder's keys in a file that holds a whole model."""

@@ -7,8 +7,8 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from vae_ldm.errors import WeightsError
-from vae_ldm.models.pretrained import first_line, load_pretrained
+from vae_ldm.errors import WeightsError, first_line
+from vae_ldm.models.pretrained import load_pretrained
 
 _PAD, _BEGIN, _END, _UNKNOWN = "<pad>", "<begin>", "<end>", "<unknown>"
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_ldm.errors import WeightsError
+from vae_ldm.errors import WeightsError, first_line
 
 
 class VisionFeatures(nn.Module):
@@ -218,7 +218,3 @@ def processor_side(processor: dict[str, Any]) -> int:
     """Side in px of the pictures that an image processor makes, from its config; 224 where it does not say."""
     size = processor.get("crop_size") or processor.get("size") or 224
     return size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

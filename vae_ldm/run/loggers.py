@@ -8,7 +8,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import CometLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from vae_ldm.errors import VaeLdmError
+from vae_ldm.errors import RunError, VaeLdmError, first_line
 from vae_ldm.recipe import Recipe, parts
 from vae_ldm.run.folder import Stage
 
@@ -57,17 +57,25 @@ def check_loggers(recipe: Recipe) -> None:
 def build_loggers(
     recipe: Recipe, stage: Stage, folder: Path, *, first_step: int = 0, batches_per_step: int = 1
 ) -> list[Logger]:
-    """The recipe's loggers for a stage that goes on at `first_step`, in the runs of theirs that it had before."""
+    """The recipe's loggers for a stage that goes on at `first_step`, in the runs of theirs that it had before.
+
+    Raises RunError where one does not begin: its server cannot be reached, or refuses.
+    """
     built: list[Logger] = []
     folder.mkdir(parents=True, exist_ok=True)
     for number, part in enumerate(recipe.loggers):
         id_file = folder / f"{part.type}-{number}.id"
         run_id = id_file.read_text() if first_step and id_file.exists() else None
-        logger = _build(part, recipe, stage, folder, first_step, run_id)
-        if run_id is None:  # MLflow refuses a second value of a parameter
-            logger.log_hyperparams({"recipe": recipe.model_dump(mode="json"), "stage": stage})
-            if not isinstance(part, parts.TensorBoard):
-                id_file.write_text(str(logger.version))
+        try:
+            logger = _build(part, recipe, stage, folder, first_step, run_id)
+            if run_id is None:  # MLflow refuses a second value of a parameter
+                logger.log_hyperparams({"recipe": recipe.model_dump(mode="json"), "stage": stage})
+                if not isinstance(part, parts.TensorBoard):
+                    id_file.write_text(str(logger.version))
+        except Exception as error:  # each library has errors of its own for a server that is away or wants a login
+            raise RunError(
+                f"loggers: {part.type} does not begin ({first_line(error)}); leave it out or repeat"
+            ) from error
         built.append(ByStep(logger, batches_per_step=batches_per_step))
     return built
 

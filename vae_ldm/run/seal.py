@@ -15,8 +15,7 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionPipeline
 from PIL import Image
 
-from vae_ldm.errors import WeightsError
-from vae_ldm.models.pretrained import first_line
+from vae_ldm.errors import WeightsError, first_line
 from vae_ldm.run.generate import sample_images
 
 _NETWORKS = ("vae", "unet", "text_encoder")
