@@ -1,0 +1,43 @@
+"""Where the curves go besides log.csv, which is always written."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vae_ldm.recipe.parts.base import Part
+
+
+class TensorBoard(Part):
+    """Curves in the run folder: tensorboard --logdir RUN."""
+
+    type: Literal["tensorboard"] = "tensorboard"
+
+
+class WeightsAndBiases(Part):
+    """Curves at wandb.ai; needs `pip install wandb`. Reaches the network unless offline."""
+
+    type: Literal["wandb"] = "wandb"
+    project: str
+    entity: str | None = None
+    offline: bool = False
+
+
+class MLFlow(Part):
+    """Curves in an MLflow store; needs `pip install mlflow`."""
+
+    type: Literal["mlflow"] = "mlflow"
+    experiment_name: str
+    tracking_uri: str | None = None
+    """A server's address; null: mlflow.db in the stage's folder."""
+
+
+class Comet(Part):
+    """Curves at comet.com; needs `pip install comet_ml`. Reaches the network unless offline."""
+
+    type: Literal["comet_ml"] = "comet_ml"
+    project: str
+    workspace: str | None = None
+    offline: bool = False
+
+
+Logger = Annotated[TensorBoard | WeightsAndBiases | MLFlow | Comet, Field(discriminator="type")]
