@@ -4,7 +4,8 @@ from PIL import Image
 
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.lesson.autoencoder import principal_components
-from vae_ldm.lesson.story import BETAS, encoder_gradients, signed, tell, tell_losses
+from vae_ldm.lesson.story import BETAS, encoder_gradients, tell, tell_losses
+from vae_ldm.lesson.wording import signed
 
 
 @pytest.mark.slow

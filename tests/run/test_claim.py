@@ -62,7 +62,7 @@ def test_the_page_shows_similar_claims_and_variations_and_asks_for_nothing(photo
 def test_a_photo_of_the_desk_is_found_again(photos, desk, tmp_path):
     _, page = put_before(photos / "past" / "bent" / "003.png", desk, tmp_path / "claim.html", num_similar=2)
     assert "<strong>This very photo is here already</strong>" in page
-    assert "It is bent/003.png, byte for byte" in page
+    assert "the desk holds it as bent/003.png, byte for byte" in page
     assert "the same photo" in page
 
 

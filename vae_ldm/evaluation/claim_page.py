@@ -26,7 +26,7 @@ class SimilarPhoto:
     label: str | None
     caption: str | None
     id: str
-    """Its name within the photos that the desk was made of."""
+    """Its name within the photos that the desk holds."""
     path: str
     same_photo: bool
 
@@ -95,10 +95,10 @@ class ClaimPage:
         return "where it departs" if self.is_hot else "nothing departs farther than in usual photos"
 
     @property
-    def p_value_in_words(self) -> str:
-        """What the p-value says, with what it was calibrated on."""
+    def reason(self) -> str:
+        """Why the verdict: the p-value and what it was calibrated on, or the photo that this one is."""
         if self.submitted_before:
-            return f"It is {self.submitted_before}, byte for byte: one of the photos that the desk was made of."
+            return f"the desk holds it as {self.submitted_before}, byte for byte."
         count = round(self.p_value * (self.num_calibration + 1)) - 1
         often = (
             f"{count or 'none'} of the {self.num_calibration:,} photos that were held out when the desk was made "

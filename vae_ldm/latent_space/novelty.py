@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vae_ldm.latent_space.distances import Mahalanobis, PixelNeighbours, mean_nearest
 from vae_ldm.latent_space.features import FeatureKind, Part, Whitening, parts_of
 from vae_ldm.latent_space.patch_memory import PatchMemory
 
@@ -19,8 +20,6 @@ NUM_COMBINED = 4
 """The combination is of the first four. Reconstruction error and ELBO stay out of it: an autoencoder gives back a
 plain photo better than the usual ones, however strange it is, and then they are upside down."""
 
-NUM_NEIGHBOURS = 5
-NUM_PIXEL_AXES = 32
 STRANGEST_SHARE = 1 / 50
 _NUM_FOLDS = 5
 
@@ -60,39 +59,6 @@ class Observations:
 
 
 @dataclass(frozen=True, eq=False)
-class Mahalanobis:
-    """Distance from the mean in units of the covariance, which is shrunk towards a multiple of the identity."""
-
-    mean: Tensor
-    """[D], float64"""
-    whitener: Tensor
-    """[D, D], float64: whitener^T whitener is the inverse of the covariance."""
-
-    @classmethod
-    def fit(cls, vectors: Tensor) -> Self:
-        """Of vectors [N, D], shrunk by as much as Ledoit and Wolf (2004, eq. 14) show to be best; float64."""
-        exact = vectors.double()
-        mean = exact.mean(dim=0)
-        centered = exact - mean
-        count, dim = centered.shape
-        covariance = centered.T @ centered / count
-        scale = covariance.trace() / dim
-        spread = covariance.square().sum() - dim * scale.square()
-        noise = (centered.square().sum(dim=1).square().sum() / count - covariance.square().sum()) / count
-        shrinkage = (noise / spread.clamp(min=1e-30)).clamp(0, 1)
-        shrunk = (1 - shrinkage) * covariance
-        # A millionth keeps vectors that never vary, or lie on a line, from a division by zero.
-        shrunk.diagonal().add_(shrinkage * scale + 1e-6 * scale + 1e-30)
-        identity = torch.eye(dim, dtype=torch.float64)
-        return cls(mean, torch.linalg.solve_triangular(torch.linalg.cholesky(shrunk), identity, upper=False))
-
-    def __call__(self, vectors: Tensor) -> Tensor:
-        """Distances [B] of vectors [B, D], divided by sqrt(D), so that the vectors fitted on lie near 1."""
-        whitened = (vectors.double() - self.mean) @ self.whitener.T
-        return (whitened.square().mean(dim=1)).sqrt().float()
-
-
-@dataclass(frozen=True, eq=False)
 class Standardisation:
     """Vectors of several parts brought to one scale: zero mean and unit variance of every number, then stacked."""
 
@@ -122,26 +88,6 @@ class Standardisation:
 
     def _standardised(self, vectors: Mapping[Part, Tensor], part: Part) -> Tensor:
         return (vectors[part] - self.mean[part]) / self.deviation[part]
-
-
-@dataclass(frozen=True, eq=False)
-class PixelNeighbours:
-    """The nearest of the reference photos by their whitened principal components: no network between."""
-
-    whitening: Whitening
-    references: Tensor
-    """[N, k]"""
-
-    @classmethod
-    def fit(cls, thumbnails: Tensor) -> Self:
-        """Of pixels [N, D]."""
-        whitening = Whitening.fit(thumbnails, max_dim=NUM_PIXEL_AXES)
-        return cls(whitening, whitening(thumbnails))
-
-    def __call__(self, thumbnails: Tensor) -> Tensor:
-        """Mean distance [B] of pixels [B, D] to the nearest five, in standard deviations of an axis."""
-        axes = self.references.shape[1]
-        return _nearest(self.whitening(thumbnails), self.references) / axes**0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +134,7 @@ class Scorers:
         error = seen.squared_error.double()
         likelihood = (error / self.noise_variance + (2 * torch.pi * self.noise_variance).log()) / 2
         found = (
-            _nearest(self.standardisation.directions(seen.vectors), self.references),
+            mean_nearest(self.standardisation.directions(seen.vectors), self.references),
             self.mahalanobis(self.standardisation(seen.vectors)),
             strangest.mean(dim=1),
             self.pixels(seen.thumbnails),
@@ -232,12 +178,6 @@ class Scorers:
             tensors["noise_variance"],
             num_pixels,
         )
-
-
-def _nearest(vectors: Tensor, references: Tensor) -> Tensor:
-    """Mean distance [B] of vectors [B, D] to the nearest five of the references [N, D]."""
-    distances = torch.cdist(vectors, references)
-    return distances.topk(min(NUM_NEIGHBOURS, len(references)), dim=1, largest=False).values.mean(dim=1)
 
 
 def held_out_scores(seen: Observations, *, num_pixels: int) -> Tensor:

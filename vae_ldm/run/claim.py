@@ -117,7 +117,7 @@ def claim(
     )
     write_claim(out, page)
     output = Console(highlight=False, soft_wrap=True)
-    for line in (f"{page.verdict}: {page.p_value_in_words}", *_in_lines(page), str(out)):
+    for line in (f"{page.verdict}: {page.reason}", *_in_lines(page), str(out)):
         output.print(line, markup=False)
     return verdict
 
