@@ -32,8 +32,8 @@ class ImageFolderSource:
     There are splits where a top folder is named `train`; the first of `validation`, `valid`, `val`, `dev`, `test`
     beside it is the validation split. A metadata.jsonl, .csv or .parquet names the pictures to use in `file_name`,
     relative to itself, their class in `label`, and captions in any column: the one named, or, for pictures without a
-    class, `caption` or `text`. Without a metadata file, the class is the picture's
-    folder, provided all pictures lie equally deep.
+    class, `caption` or `text`. Without a metadata file, the class is the picture's folder, provided all pictures lie
+    equally deep.
     """
 
     def __init__(self, path: str | Path, *, caption_column: str | None = None) -> None:
