@@ -13,6 +13,10 @@ class DataError(VaeLdmError):
     """Photos are missing, unreadable or unusable."""
 
 
+class ManyUnreadableError(DataError):
+    """More photos than usual cannot be read. It is raised at the end: the work on the others is done."""
+
+
 class WeightsError(VaeLdmError):
     """A folder of weights is missing, incomplete, mis-shaped or pickled."""
 

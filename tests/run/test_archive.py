@@ -14,6 +14,7 @@ from tests.processes import two_processes
 from tests.run.conftest import finish, start, wait_for
 from tests.run.start_points import SD, save_autoencoder
 from vae_ldm.cli import app
+from vae_ldm.data import photo_stream
 from vae_ldm.data.decoding import decode_whole
 from vae_ldm.evaluation.codec import picture_psnr
 from vae_ldm.latent_space.archive import Archive, locked
@@ -199,7 +200,7 @@ def test_truncated_photos_and_bombs_are_skipped_listed_and_end_in_an_error(photo
 
 
 def test_a_few_unreadable_photos_are_no_error(photos, tmp_path, model, unreadable, monkeypatch):
-    monkeypatch.setattr(archive_module, "MAX_UNREADABLE_SHARE", 0.5)
+    monkeypatch.setattr(photo_stream, "MAX_UNREADABLE_SHARE", 0.5)
     result = command("add", tmp_path / "archive", photos, "--model", model)
     assert result.exit_code == 0, result.output
     assert "3 of 10 photos cannot be read" in result.output

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from tests.run.start_points import SD, save_autoencoder
 from tests.run.test_novelty import save_photos
 from vae_ldm.cli import app
-from vae_ldm.errors import DataError, VaeLdmError, WeightsError
+from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError
 from vae_ldm.run.claim import build_desk, claim
 
 
@@ -71,6 +71,14 @@ def test_an_autoencoder_alone_draws_no_variations_and_the_page_says_so(photos, t
     build_desk(tmp_path / "desk", photos / "past", model=str(tmp_path / "autoencoder"), features="latents")
     _, page = put_before(photos / "new" / "good" / "000.png", tmp_path / "desk", tmp_path / "claim.html")
     assert "no diffusion model to draw with" in page
+
+
+def test_a_desk_of_photos_of_which_some_cannot_be_read_is_whole(photos, trained_once, tmp_path):
+    past = shutil.copytree(photos / "past", tmp_path / "past")
+    (past / "good" / "cut.png").write_bytes(b"no picture")
+    with pytest.raises(ManyUnreadableError, match=r"^1 of .* the others are in the index$"):
+        build_desk(tmp_path / "desk", past, model=str(trained_once.path), features="latents")
+    put_before(photos / "new" / "good" / "000.png", tmp_path / "desk", tmp_path / "claim.html")
 
 
 def test_what_is_wrong_is_said_in_one_line(photos, desk, tmp_path):

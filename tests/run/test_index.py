@@ -19,7 +19,7 @@ from tests.processes import two_processes
 from tests.run.start_points import SD, save_autoencoder
 from vae_ldm.cli import app
 from vae_ldm.data.photo_stream import photo_records
-from vae_ldm.errors import DataError, RunError, VaeLdmError, WeightsError
+from vae_ldm.errors import DataError, ManyUnreadableError, RunError, VaeLdmError, WeightsError
 from vae_ldm.latent_space.index_folder import IndexFolder
 from vae_ldm.run import index_build
 from vae_ldm.run.index import content_digest, open_index
@@ -193,7 +193,8 @@ def test_bad_photos_are_told_and_the_good_ones_are_in(tmp_path, photos, model, c
     broken.write_bytes((photos / "red" / "000.png").read_bytes()[:200])
     bomb = photos / "red" / "bomb.png"
     Image.new("1", (20_000, 20_000)).save(bomb)
-    build_index(tmp_path / "index", photos, model=model, kind="latents")
+    with pytest.raises(ManyUnreadableError, match=r"^2 of 26 photos cannot be read; the others are in the index$"):
+        build_index(tmp_path / "index", photos, model=model, kind="latents")
     said = capsys.readouterr().err
     assert "24 photos added, 0 were in already, 2 cannot be read" in said
     assert re.search(r"left out red/bomb\.png: 20000x20000 pixels are more than", said)

@@ -16,7 +16,7 @@ from tests.processes import two_processes
 from tests.run.start_points import SD, save_autoencoder
 from vae_ldm.cli import app
 from vae_ldm.data.photo_stream import photo_records
-from vae_ldm.errors import DataError, VaeLdmError, WeightsError
+from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError
 from vae_ldm.latent_space.novelty import SCORE_NAMES
 from vae_ldm.run.detector import open_detector
 from vae_ldm.run.novelty import fit, score
@@ -143,7 +143,8 @@ def test_photos_that_cannot_be_read_are_told_and_have_a_line(by_latents, photos,
     header = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
     (mixed / "good" / "bomb.png").write_bytes(whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:])
     detector = by_latents(tmp_path / "detector")
-    score(mixed, detector, out=tmp_path / "scores.csv")
+    with pytest.raises(ManyUnreadableError, match=r"^2 of 62 photos cannot be read; the others are judged in .*csv$"):
+        score(mixed, detector, out=tmp_path / "scores.csv")
     rows = {row["id"]: row["verdict"] for row in read_table(tmp_path / "scores.csv")}
     assert len(rows) == 62
     assert (rows["good/cut.png"], rows["good/bomb.png"]) == ("unreadable", "unreadable")

@@ -10,7 +10,9 @@ import numpy as np
 from vae_ldm.data.decoding import SUFFIXES, Resize, UnreadablePictureError, decode_picture, pillow_limit_lifted
 from vae_ldm.data.image_folder import CAPTION_COLUMNS, METADATA_NAMES, SPLIT_NAMES, read_metadata
 from vae_ldm.data.sources import Record, existing_folder, list_files
-from vae_ldm.errors import DataError
+from vae_ldm.errors import DataError, ManyUnreadableError
+
+MAX_UNREADABLE_SHARE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +25,12 @@ class PhotoBatch:
 
     def __len__(self) -> int:
         return len(self.records)
+
+
+def check_unreadable(num_unreadable: int, num_photos: int, done: str) -> None:
+    """Raise ManyUnreadableError where more than one in a hundred cannot be read; `done` is what became of all."""
+    if num_unreadable > MAX_UNREADABLE_SHARE * num_photos:
+        raise ManyUnreadableError(f"{num_unreadable:,} of {num_photos:,} photos cannot be read; {done}")
 
 
 def photo_records(photos: Path | str, *, caption_column: str | None = None) -> list[Record]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vae_ldm import front_door
 from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, pillow_limit_lifted
-from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.data.photo_stream import check_unreadable, photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.errors import DataError, VaeLdmError, WeightsError
 from vae_ldm.latent_space.archive import Archive, Damage, Entry, Settings, check_place, locked
@@ -28,7 +28,6 @@ from vae_ldm.run.session import StepReport, quieten_libraries
 from vae_ldm.training.hardware import prepare_cpu
 
 DEFAULT_TARGET_PSNR = 32.0
-MAX_UNREADABLE_SHARE = 0.01
 """As in a recipe: more than that, and somebody should look."""
 
 _PART_BYTES = 2**26
@@ -279,9 +278,7 @@ def _list_unreadable(file: Path, unreadable: Sequence[str]) -> None:
 def _check_unreadable(path: Path, added: Added, console: Console) -> None:
     if not added.unreadable:
         return
-    found = f"{len(added.unreadable)} of {added.num_photos} photos cannot be read"
     examples = "; ".join(added.unreadable[:3]) + ("; ..." if len(added.unreadable) > 3 else "")
-    listed = f"they are not in the archive, and are listed in {path / 'unreadable.txt'}"
-    if len(added.unreadable) > MAX_UNREADABLE_SHARE * added.num_photos:
-        raise DataError(f"{found} ({examples}); {listed}; the others are archived")
-    console.print(f"{found} ({examples}); {listed}", markup=False)
+    listed = f"{examples}: not in the archive, and listed in {path / 'unreadable.txt'}"
+    check_unreadable(len(added.unreadable), added.num_photos, f"{listed}; the others are archived")
+    console.print(f"{len(added.unreadable)} of {added.num_photos} photos cannot be read; {listed}", markup=False)

@@ -12,7 +12,7 @@ from rich.console import Console
 from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted
 from vae_ldm.data.photo_stream import PhotoBatch, photo_records
 from vae_ldm.data.picture_cache import class_caption
-from vae_ldm.errors import DataError, VaeLdmError, WeightsError
+from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError
 from vae_ldm.evaluation.claim_page import ClaimPage, ScoreLine, SimilarPhoto, VariationRow, write_claim
 from vae_ldm.latent_space.conformal import p_values
 from vae_ldm.latent_space.features import FeatureKind
@@ -47,10 +47,14 @@ def build_desk(
     """Make `desk`: an index of the photos to search in, and a detector fitted on them, or on those of `only_classes`.
 
     What is there already is gone on with (the index) or made anew (the detector). Raises what `build_index` and
-    `novelty.fit` raise.
+    `novelty.fit` raise, ManyUnreadableError when all is done.
     """
     novelty.check_photos(photos, false_alarm_rate=false_alarm_rate, only_classes=only_classes)
-    build_index(desk / INDEX, photos, model=model, kind=features, backbone=backbone)
+    left_out = None
+    try:
+        build_index(desk / INDEX, photos, model=model, kind=features, backbone=backbone)
+    except ManyUnreadableError as error:  # the index is there, of the others
+        left_out = error
     novelty.fit(
         photos,
         model=model,
@@ -60,6 +64,8 @@ def build_desk(
         false_alarm_rate=false_alarm_rate,
         only_classes=only_classes,
     )
+    if left_out is not None:
+        raise left_out
 
 
 def claim(

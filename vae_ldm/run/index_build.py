@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.data.photo_stream import check_unreadable, photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.errors import DataError, VaeLdmError
 from vae_ldm.latent_space.features import FeatureKind, FeatureSpace, Part, parts_of
@@ -57,7 +57,8 @@ def build_index(
 ) -> Index:
     """A new index of the photos; where there is one of the same model and features, that one, with what it lacked.
 
-    Raises DataError and WeightsError for what cannot be opened, VaeLdmError where another index is in the way.
+    Raises DataError and WeightsError for what cannot be opened, VaeLdmError where another index is in the way; at the
+    end ManyUnreadableError where more than one in a hundred of the photos was left out.
     """
     work = _Work()
     records = photo_records(photos, caption_column=caption_column)
@@ -85,7 +86,8 @@ def add_photos(
 ) -> Index:
     """The index with those of the photos that it lacked; one of the same name and content is in already.
 
-    Raises what `open_index` does, and RunError where another process writes to the same folder.
+    Raises what `open_index` does, RunError where another process writes to the same folder, and at the end
+    ManyUnreadableError as `build_index` does.
     """
     work = _Work()
     records = photo_records(photos, caption_column=caption_column)
@@ -159,6 +161,8 @@ class _Work:
         )
         if index.store.advice is not None:
             self._say(index.store.advice)
+        left_out, done = len(self._unreadable), "the others are in the index"
+        self.processes.first(lambda: check_unreadable(left_out, len(records), done))
 
     def _encoded(self, index: Index, records: Sequence[Record]) -> _Share:
         """This process's part of the photos, without those that are in."""

@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from vae_ldm.data.photo_stream import PhotoBatch, photo_records
+from vae_ldm.data.photo_stream import PhotoBatch, check_unreadable, photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.errors import DataError, VaeLdmError
 from vae_ldm.latent_space.conformal import photos_needed, threshold
@@ -105,7 +105,8 @@ def score(
     """Verdicts on photos, without their heat maps, written to the table `out` and the pictures to `heat_maps`.
 
     A photo that cannot be read has a line as well. Of several processes each looks at its share, and the first one
-    writes the table and hears the verdicts. Raises DataError and WeightsError as `photo_records` and `open_detector`.
+    writes the table and hears the verdicts. Raises DataError and WeightsError as `photo_records` and `open_detector`,
+    and at the end ManyUnreadableError where more than one in a hundred cannot be read.
     """
     desk = _Desk.open()
     if not out.parent.is_dir():
@@ -131,6 +132,8 @@ def score(
         f"rate of {facts.false_alarm_rate:g} on {facts.num_calibration} calibration photos"
     )
     desk.hand_over(out)
+    left_out, done = len(found.unreadable), f"the others are judged in {out}"
+    desk.processes.first(lambda: check_unreadable(left_out, len(records), done))
     return verdicts
 
 
