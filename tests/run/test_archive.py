@@ -396,7 +396,7 @@ def archived_in_two(photos, path, model, per_part):
 def test_two_processes_make_the_archive_of_one(photos, tmp_path, model, per_part):
     (photos / "text.jpg").write_text("no picture")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(archive_module, "MAX_UNREADABLE_SHARE", 0.5)
+        patch.setattr(photo_stream, "MAX_UNREADABLE_SHARE", 0.5)
         add(tmp_path / "one", photos, model=model, photos_per_part=per_part)
     (photos / "text.jpg").unlink()
     with two_processes() as two:
