@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vae_ldm.errors import HubError, WeightsError, first_line
+from vae_ldm.errors import HubError, RunError, WeightsError, first_line
 from vae_ldm.hub import download
 from vae_ldm.hub.names import PREFIX
 from vae_ldm.models.lora import LORA_FILE
@@ -30,7 +30,12 @@ def local_folder(
     HubError or RunError where the repository cannot be had.
     """
     if is_of_the_hub(source):
-        return download(str(source), revision=revision, token=token, cache_dir=cache_dir, subfolder=subfolder)
+        try:
+            return download(str(source), revision=revision, token=token, cache_dir=cache_dir, subfolder=subfolder)
+        except (HubError, RunError) as error:
+            if str(source).startswith(PREFIX):
+                raise
+            raise type(error)(f"{error}; nor is there a folder {source} here") from error
     folder = Path(source).expanduser()
     if not (folder.is_dir() or folder.is_file()):
         raise WeightsError(

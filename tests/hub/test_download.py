@@ -13,6 +13,7 @@ from tests.hub.server import HubServer
 from vae_ldm.errors import HubError, RunError, VaeLdmError
 from vae_ldm.hub import download, download_recipe
 from vae_ldm.hub.names import parse_name
+from vae_ldm.weights import local_folder
 
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -257,6 +258,13 @@ def test_no_network(tmp_path: Path, no_waiting: None) -> None:
     assert message.endswith("; check the connection and try again")
     with pytest.raises(RunError, match="cannot be reached"):
         download_recipe("acme/tins", cache_dir=tmp_path)
+
+
+def test_a_name_that_was_meant_as_a_path(tmp_path: Path, no_waiting: None) -> None:
+    with pytest.raises(RunError, match=r"cannot be reached .*; nor is there a folder runs/tins here$"):
+        local_folder("runs/tins", cache_dir=tmp_path)
+    with pytest.raises(RunError, match=r"and try again$"):
+        local_folder("hf://runs/tins", cache_dir=tmp_path)
 
 
 def test_a_recipe_that_is_not_there(hub: HubServer) -> None:
