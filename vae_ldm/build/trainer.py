@@ -56,7 +56,7 @@ def build_trainer(
     return LightningTrainer(
         strategy="accelerate",
         # "warn" and not an error: attention over long sequences has no such kernel that is fast.
-        deterministic="warn" if part.deterministic and torch.cuda.is_available() else False,
+        deterministic="warn" if part.deterministic and torch.cuda.is_available() else None,
         plugins=[SealedCheckpointIO()],
         precision=part.precision or launcher_precision() or fastest_precision(network),  # type: ignore[arg-type]
         max_steps=part.max_steps,
