@@ -20,7 +20,8 @@ from vae_ldm.evaluation.codec import picture_psnr
 from vae_ldm.latent_space.archive import Archive, locked
 from vae_ldm.run import archive as archive_module
 from vae_ldm.run.archive import add
-from vae_ldm.run.archive_reading import extract, list_entries, verify
+from vae_ldm.run.archive_list import list_entries
+from vae_ldm.run.archive_reading import extract, verify
 from vae_ldm.run.photo_coder import PhotoCoder
 
 EASY = 14.0

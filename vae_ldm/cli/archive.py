@@ -57,7 +57,7 @@ def list_entries(
     pattern: Annotated[str | None, typer.Argument(metavar="PATTERN", help="Ids to show, such as 'train/*'.")] = None,
 ) -> None:
     """List what an archive holds, and how."""
-    from vae_ldm.run.archive_reading import list_entries as lines
+    from vae_ldm.run.archive_list import list_entries as lines
 
     for line in lines(archive, pattern):
         typer.echo(line)

@@ -1,10 +1,9 @@
-"""`vae-ldm archive list`, `extract` and `verify`: what an archive holds, as photos again, and whether it is whole."""
+"""`vae-ldm archive extract` and `verify`: archived photos as files again, and whether the archive is whole."""
 
 import difflib
 import fnmatch
 import io
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
@@ -16,12 +15,13 @@ from rich.console import Console
 from vae_ldm import front_door
 from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, pillow_limit_lifted
 from vae_ldm.data.photo_stream import photo_records
-from vae_ldm.errors import DataError, RunError, VaeLdmError, WeightsError
+from vae_ldm.errors import DataError, VaeLdmError, WeightsError
 from vae_ldm.evaluation.codec import decode_file, picture_psnr
 from vae_ldm.latent_space.archive import Archive, Damage, Entry
 from vae_ldm.latent_space.entropy_coding import DamagedMessageError
 from vae_ldm.models.image_input import to_eight_bits
 from vae_ldm.run.archive import check_model, content_digest
+from vae_ldm.run.archive_list import Problems
 from vae_ldm.run.photo_coder import PhotoCoder
 from vae_ldm.run.seal import weights_digest
 from vae_ldm.run.session import StepReport, quieten_libraries
@@ -31,29 +31,6 @@ Format = Literal["own", "png", "webp", "jpeg"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 _OTHER_MACHINE = 0.05
 """dB by which another machine's rounding may change a picture."""
-
-
-def list_entries(path: Path, pattern: str | None = None) -> Iterator[str]:
-    """A line for each picture of the archive whose id the pattern fits, then a sum. Raises DataError, RunError."""
-    archive, problems = Archive.open(path), _Problems()
-    methods: Counter[str] = Counter()
-    payload = 0
-    for entry in archive.entries(problems):
-        if pattern is not None and not fnmatch.fnmatchcase(entry.id, pattern):
-            continue
-        methods[entry.method] += 1
-        payload += len(entry.payload)
-        said = " ".join(text for text in (entry.label, entry.caption) if text)
-        size = f"{entry.width}x{entry.height}"
-        yield f"{entry.id}  {size}  {entry.method}  {len(entry.payload)} bytes  {entry.psnr:.2f} dB  {said}".rstrip()
-    settings = archive.settings
-    count = sum(methods.values())
-    how = "".join(f", {number:,} as {name}" for name, number in methods.most_common())
-    yield (
-        f"{count:,} pictures{how}; {payload:,} bytes of payload, {archive.num_bytes:,} in all files; "
-        f"model {settings.model} ({settings.digest[:12]}), target {settings.target_psnr:g} dB"
-    )
-    problems.fail(f"{path}: ")
 
 
 def extract(
@@ -75,7 +52,7 @@ def extract(
     prepare_cpu()
     quieten_libraries()
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    archive, problems = Archive.open(path), _Problems(console)
+    archive, problems = Archive.open(path), Problems(console)
     if not len(archive):
         raise DataError(f"{path}: the archive is empty; archive photos with `vae-ldm archive add`")
     opened = _OpenedModel(archive, model)
@@ -122,7 +99,7 @@ def verify(path: Path, photos: Path | None = None, *, model: str | None = None) 
     prepare_cpu()
     quieten_libraries()
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    archive, problems = Archive.open(path), _Problems(console)
+    archive, problems = Archive.open(path), Problems(console)
     opened = _OpenedModel(archive, model)
     if model is not None or photos is not None:
         opened.coder  # noqa: B018 (says at once that it is another)
@@ -167,32 +144,6 @@ class _OpenedModel:
             raise WeightsError(f"{error} (the archive was made by it; say where it is now with --model)") from error
         check_model(self.archive, source, weights_digest(autoencoder.autoencoder))
         return PhotoCoder(autoencoder, settings.coder, target_psnr=settings.target_psnr)
-
-
-class _Problems:
-    """Tells each as it is found, and fails in the end."""
-
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
-        self._found: list[Damage] = []
-
-    def __call__(self, damage: Damage) -> None:
-        self._found.append(damage)
-        self._console.print(_one_line(damage), markup=False)
-
-    def __bool__(self) -> bool:
-        return bool(self._found)
-
-    def fail(self, before: str) -> None:
-        """Raise RunError where there was any."""
-        if self._found:
-            count = len(self._found)
-            things = "one thing is wrong" if count == 1 else f"{count:,} things are wrong, the first"
-            raise RunError(f"{before}{things}: {_one_line(self._found[0])}")
-
-
-def _one_line(damage: Damage) -> str:
-    return " ".join(f"{damage.where}: {damage.what}".splitlines())
 
 
 def pixels_of(entry: Entry, opened: _OpenedModel) -> np.ndarray:
