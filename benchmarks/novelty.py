@@ -152,7 +152,7 @@ def main() -> None:
         )
         return chosen, validated, scores_of(scorers, combination, held)
 
-    def false_alarms(scores: Tensor, held: Tensor, rows: Tensor) -> str:
+    def called_novel(scores: Tensor, held: Tensor, rows: Tensor) -> str:
         hits = int((scores[rows, 0] > threshold(held[:, 0], RATE)).sum())
         low, high = share_interval(hits, len(rows))
         return f"{hits / len(rows):.1%} [{low:.0%}, {high:.0%}] of {len(rows)}"
@@ -164,7 +164,8 @@ def main() -> None:
     for column, name in enumerate(columns):
         print(f"| {name} | {auroc_with_interval(scores[novel, column], scores[usual, column])[1]} |")
     print(
-        f"\nFalse alarms of the combination at 5 %: {false_alarms(scores, held, usual)}, {len(held)} calibration photos"
+        f"\nBy the combination at 5 %, {len(held)} calibration photos: damage found {called_novel(scores, held, novel)}, "
+        f"false alarms {called_novel(scores, held, usual)}"
     )
     if options.skip_left_out:
         return
@@ -178,7 +179,7 @@ def main() -> None:
         novel, usual = validation.rows([label]), validation.rows(others)
         found = [auroc_with_interval(scores[novel, at], scores[usual, at]) for at in range(len(columns))]
         means.append([value for value, _ in found])
-        cells = [f"{label} ({len(novel)})", *(text for _, text in found), false_alarms(scores, held, usual)]
+        cells = [f"{label} ({len(novel)})", *(text for _, text in found), called_novel(scores, held, usual)]
         print(f"| {' | '.join(cells)} |")
     average = torch.tensor(means).mean(dim=0).tolist()
     print(f"| mean | {' | '.join(f'{value:.3f}' for value in average)} | |")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vae_ldm.latent_space.conformal import p_values, photos_needed, threshold
+from vae_ldm.latent_space.conformal import p_values, photos_needed, threshold, true_rates
 
 
 def test_by_hand():
@@ -47,3 +47,11 @@ def test_the_floor_of_p_values_says_how_many_photos_a_rate_needs():
         assert threshold(enough, rate) == 0.0
         with pytest.raises(ValueError, match="calibration photos, not"):
             threshold(enough[1:], rate)
+
+
+def test_the_true_rate_of_a_threshold_lies_within_what_is_said_for_most_calibration_sets():
+    low, high = true_rates(39, 0.05)
+    scores = torch.rand(4000, 39, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rates = torch.tensor([1 - threshold(some, 0.05) for some in scores])  # of scores that are uniform in [0, 1]
+    assert ((rates >= low) & (rates <= high)).double().mean() == pytest.approx(0.95, abs=0.015)
+    assert true_rates(3999, 0.05) == (pytest.approx(0.044, abs=0.003), pytest.approx(0.057, abs=0.003))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vae_ldm.latent_space.heat_map import HeatScale, hottest, overlay
+from vae_ldm.latent_space.heat_map import HeatScale, hottest, overlay, own_scale
 
 
 def test_heat_is_nought_where_usual_and_one_at_the_threshold_of_maxima():
@@ -19,6 +19,18 @@ def test_the_hottest_of_several_maps_counts_at_every_place():
     heat = hottest([one, other], (4, 4))
     assert heat.shape == (1, 4, 4)
     assert (heat[0, 0, 0], heat[0, 3, 3], heat[0, 0, 3]) == (2, pytest.approx(3, abs=1), 0)
+
+
+def test_on_its_own_scale_the_strangest_place_of_any_photo_is_seen():
+    heat = torch.full((4, 6), -0.9)  # as usual as can be, everywhere
+    heat[1, 4] = -0.5
+    grey = np.full((32, 48, 3), 128, np.uint8)
+    assert not np.ptp(overlay(grey, heat))
+    drawn = overlay(grey, own_scale(heat))
+    red = drawn[..., 0].astype(int) - drawn[..., 2]
+    assert red.max() > 60
+    assert np.unravel_index(red.argmax(), red.shape) == (pytest.approx(72, abs=24), pytest.approx(216, abs=24))
+    assert not np.ptp(overlay(grey, own_scale(torch.ones(4, 6))))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

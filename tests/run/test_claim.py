@@ -1,7 +1,9 @@
 """A desk made of past photos, and a new one put before it: what is said, and the page."""
 
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -9,8 +11,11 @@ from typer.testing import CliRunner
 from tests.run.start_points import SD, save_autoencoder
 from tests.run.test_novelty import save_photos
 from vae_ldm.cli import app
+from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError
+from vae_ldm.latent_space.heat_map import HeatScale
 from vae_ldm.run.claim import build_desk, claim
+from vae_ldm.run.detector import open_detector
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +53,30 @@ def test_a_usual_photo_was_seen_before_and_a_scratched_one_was_not(photos, desk,
     assert scratched.p_value < usual.p_value
     assert "<strong>Not seen before</strong>" in page
     assert "<figcaption>where it departs</figcaption>" in page
+
+
+def test_a_photo_that_is_novel_as_a_whole_shows_its_strangest_places_and_says_so(photos, desk, tmp_path):
+    opened = open_detector(desk / "novelty")
+    everything_is_usual = HeatScale(0.0, 1e6)
+    cold = replace(opened, patch_heat=everything_is_usual, residual_heat=everything_is_usual)
+    photo = photos / "new" / "scratched" / "000.png"
+    (verdict,) = cold.judge(photo_records(photo))
+    assert verdict.novel
+    assert 0 < verdict.max_heat < 0.01
+    departed = verdict.heat_map.astype(int) - np.asarray(Image.open(photo)).repeat(3, 0).repeat(3, 1)
+    assert abs(departed).max() > 40
+
+    cold.save(tmp_path / "novelty")
+    shutil.copytree(desk / "index", tmp_path / "index")
+    _, page = put_before(photos / "new" / "scratched" / "000.png", tmp_path, tmp_path / "claim.html")
+    assert "its strangest places: none is strange enough by itself, the whole is" in page
+
+
+def test_a_desk_that_knows_one_class_says_which(photos, trained_run, tmp_path, capsys):
+    model = str(trained_run.path)
+    build_desk(tmp_path / "desk", photos / "past", model=model, features="latents", only_classes=["good"], false_alarm_rate=0.1)
+    put_before(photos / "new" / "good" / "001.png", tmp_path / "desk", tmp_path / "claim.html")
+    assert "It knows photos of good alone." in capsys.readouterr().out
 
 
 def test_the_page_shows_similar_claims_and_variations_and_asks_for_nothing(photos, desk, tmp_path):

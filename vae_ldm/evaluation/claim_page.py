@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -14,6 +15,8 @@ from vae_ldm.evaluation.report import environment, replace_text
 
 _SHOWN_SIDE = 256
 """Small pictures are enlarged to about this many px, each pixel a square."""
+
+Departs = Literal["nowhere", "in places", "as a whole"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +62,12 @@ class ClaimPage:
     false_alarm_rate: float
     num_reference: int
     num_calibration: int
+    only_classes: Sequence[str]
+    """All that the detector was fitted on; empty: everything that the desk holds."""
     photo: np.ndarray
     heat_map: np.ndarray
-    is_hot: bool
-    """Whether the heat map has any colour that the photo has not."""
+    departs: Departs
+    """What the heat map shows."""
     reconstruction: np.ndarray
     scores: Sequence[ScoreLine]
     similar: Sequence[SimilarPhoto]
@@ -92,7 +97,11 @@ class ClaimPage:
     @property
     def heat_in_words(self) -> str:
         """What stands below the heat map."""
-        return "where it departs" if self.is_hot else "nothing departs farther than in usual photos"
+        return {
+            "nowhere": "nothing departs farther than in usual photos",
+            "in places": "where it departs",
+            "as a whole": "its strangest places: none is strange enough by itself, the whole is",
+        }[self.departs]
 
     @property
     def reason(self) -> str:
@@ -104,9 +113,10 @@ class ClaimPage:
             f"{count or 'none'} of the {self.num_calibration:,} photos that were held out when the desk was made "
             f"{'looks' if count < 2 else 'look'} as unusual as this one"
         )
+        known = f" It knows photos of {', '.join(self.only_classes)} alone." if self.only_classes else ""
         return (
             f"p = {self.p_value:.2g}: {often}. This desk calls a photo new where fewer than "
-            f"{100 * self.false_alarm_rate:g} in 100 do."
+            f"{100 * self.false_alarm_rate:g} in 100 do.{known}"
         )
 
     @property

@@ -6,6 +6,7 @@ their scores are equally likely. So its p-value is at most p with probability p 
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +31,18 @@ def threshold(calibration: Tensor, false_alarm_rate: float) -> float:
         needed = photos_needed(false_alarm_rate)
         raise ValueError(f"a rate of {false_alarm_rate} takes {needed} calibration photos, not {len(calibration)}")
     return calibration.sort(descending=True).values[rank - 1].item()
+
+
+def true_rates(num_calibration: int, false_alarm_rate: float) -> tuple[float, float]:
+    """Between which shares of usual photos, with 95 % confidence, a threshold of so many photos really alarms.
+
+    Given its calibration photos a threshold has one true rate, which is Beta distributed over the draw of these photos
+    (Vovk 2012, Conditional validity of inductive conformal predictors).
+    """
+    above = max(1, math.floor(false_alarm_rate * (num_calibration + 1) + 1e-9))
+    drawn = np.random.default_rng(0).beta(above, num_calibration + 1 - above, 100_000)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def photos_needed(false_alarm_rate: float) -> int:

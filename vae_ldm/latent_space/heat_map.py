@@ -16,6 +16,8 @@ _HEATS = (0.5, 1.0, 2.0)
 _OPACITIES = (0.0, 0.45, 0.75)
 _LEGIBLE_SIDE = 192
 _COLORS = ((255, 221, 64), (255, 128, 16), (214, 16, 32))
+VISIBLE_HEAT = 0.6
+"""From here on the eye sees what `overlay` draws."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,15 @@ class HeatScale:
     def __call__(self, maps: Tensor) -> Tensor:
         """Heat of maps of any shape: 0 where usual, and above 1 in one calibration photo of 1 / false_alarm_rate."""
         return (maps - self.usual) / (self.strange - self.usual)
+
+
+def own_scale(heat: Tensor) -> Tensor:
+    """Heat [h, w] from the photo's median place, 0, to its hottest one, 1; all 0 where none is hotter than the others.
+
+    For a photo that is unusual as a whole, with no place that would be strange by itself.
+    """
+    middle = heat.median()
+    return (heat - middle) / (heat.max() - middle).clamp(min=1e-12)
 
 
 def overlay(picture: np.ndarray, heat: Tensor) -> np.ndarray:

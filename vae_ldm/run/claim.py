@@ -13,10 +13,10 @@ from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow
 from vae_ldm.data.photo_stream import PhotoBatch, photo_records
 from vae_ldm.data.picture_cache import class_caption
 from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError
-from vae_ldm.evaluation.claim_page import ClaimPage, ScoreLine, SimilarPhoto, VariationRow, write_claim
+from vae_ldm.evaluation.claim_page import ClaimPage, Departs, ScoreLine, SimilarPhoto, VariationRow, write_claim
 from vae_ldm.latent_space.conformal import p_values
 from vae_ldm.latent_space.features import FeatureKind
-from vae_ldm.latent_space.heat_map import overlay
+from vae_ldm.latent_space.heat_map import VISIBLE_HEAT
 from vae_ldm.latent_space.novelty import SCORE_NAMES
 from vae_ldm.models.image_input import as_image_batch
 from vae_ldm.run import novelty
@@ -98,6 +98,8 @@ def claim(
     source = model or detector.facts.model
     label = next((hit.photo.label for hit in hits if hit.photo.label is not None and not hit.same_photo), None)
     variations, prompt, reason = _variations(source, batch, label, strengths, num_variations, seed)
+    heat_map, max_heat = verdict.heat_map, verdict.max_heat
+    assert heat_map is not None and max_heat is not None, "a verdict on a page comes with its heat map"
     page = ClaimPage(
         title=photo.name,
         novel=verdict.novel,
@@ -105,9 +107,10 @@ def claim(
         false_alarm_rate=detector.facts.false_alarm_rate,
         num_reference=detector.facts.num_reference,
         num_calibration=detector.facts.num_calibration,
+        only_classes=detector.facts.only_classes,
         photo=batch.images[-1][0],
-        heat_map=(heat_map := _heat_map(verdict)),
-        is_hot=not np.array_equal(heat_map, overlay(batch.images[-1][0], torch.zeros(1, 1))),
+        heat_map=heat_map,
+        departs=_departs(verdict.novel, max_heat),
         reconstruction=_reconstruction(detector, batch),
         scores=_score_lines(detector, verdict),
         similar=[_similar(hit) for hit in hits],
@@ -176,9 +179,10 @@ def _variations(
     return rows, prompt, None
 
 
-def _heat_map(verdict: Verdict) -> np.ndarray:
-    assert verdict.heat_map is not None, "a verdict on a page comes with its heat map"
-    return verdict.heat_map
+def _departs(novel: bool, max_heat: float) -> Departs:
+    if novel and max_heat < 1:
+        return "as a whole"
+    return "in places" if max_heat >= VISIBLE_HEAT else "nowhere"
 
 
 def _reconstruction(detector: Detector, batch: PhotoBatch) -> np.ndarray:

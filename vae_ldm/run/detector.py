@@ -18,7 +18,7 @@ from vae_ldm.data.sources import Record
 from vae_ldm.errors import DataError, WeightsError
 from vae_ldm.latent_space.conformal import p_values
 from vae_ldm.latent_space.features import FeatureKind
-from vae_ldm.latent_space.heat_map import HeatScale, hottest, overlay
+from vae_ldm.latent_space.heat_map import HeatScale, hottest, overlay, own_scale
 from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, ScoreName, Scorers
 from vae_ldm.run.folder import whole_folder, write_json
 from vae_ldm.run.photo_encoder import PhotoEncoder
@@ -62,7 +62,12 @@ class Verdict:
     scores: dict[ScoreName, float]
     features_name: str
     heat_map: np.ndarray | None
-    """The photo with its strange places in yellow to red, uint8 [H, W, 3]; None where none was asked for."""
+    """The photo with its strange places in yellow to red, uint8 [H, W, 3]; None where none was asked for.
+
+    Of a novel photo without a place as strange as 1 it shows the places that are the strangest in this photo.
+    """
+    max_heat: float | None
+    """Of its strangest place: 0 is usual, above 1 are few of the calibration photos; None without a heat map."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,23 +99,28 @@ class Detector:
         column = SCORE_NAMES.index(self.facts.score)
         chosen = scores[:, column]
         values = p_values(chosen, self.calibration[:, column])
-        maps = self._heat_maps(batch, seen) if heat_maps else [None] * len(batch)
+        novel = chosen > self.facts.threshold
+        maps = self._heat_maps(batch, seen, novel) if heat_maps else [(None, None)] * len(batch)
         return [
             Verdict(
                 record,
-                bool(score > self.facts.threshold),
+                bool(is_novel),
                 p_value.item(),
                 dict(zip(SCORE_NAMES, row.tolist(), strict=True)),
                 self.facts.features_name,
-                picture,
+                *heat,
             )
-            for record, score, p_value, row, picture in zip(batch.records, chosen, values, scores, maps, strict=True)
+            for record, is_novel, p_value, row, heat in zip(batch.records, novel, values, scores, maps, strict=True)
         ]
 
-    def _heat_maps(self, batch: PhotoBatch, seen: Seen) -> list[np.ndarray]:
+    def _heat_maps(self, batch: PhotoBatch, seen: Seen, novel: Tensor) -> list[tuple[np.ndarray, float]]:
         patches = self.patch_heat(patch_map(self.scorers, seen))
-        heat = hottest([patches, self.residual_heat(seen.residual)], seen.patch_grid)
-        return [overlay(picture, one) for picture, one in zip(batch.images[-1], heat, strict=True)]
+        heats = hottest([patches, self.residual_heat(seen.residual)], seen.patch_grid)
+        maps = []
+        for picture, heat, is_novel in zip(batch.images[-1], heats, novel, strict=True):
+            highest = heat.max().item()
+            maps.append((overlay(picture, own_scale(heat) if is_novel and highest < 1 else heat), highest))
+        return maps
 
     def save(self, folder: Path) -> None:
         """Write the detector to `folder` as a whole or not at all; an older one there is replaced.

@@ -17,7 +17,7 @@ from torch import Tensor
 from vae_ldm.data.photo_stream import PhotoBatch, check_unreadable, photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.errors import DataError, VaeLdmError
-from vae_ldm.latent_space.conformal import photos_needed, threshold
+from vae_ldm.latent_space.conformal import photos_needed, threshold, true_rates
 from vae_ldm.latent_space.features import FeatureKind
 from vae_ldm.latent_space.heat_map import HeatScale
 from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, ScoreName, Scorers, held_out_scores
@@ -35,6 +35,8 @@ MIN_REFERENCE_PHOTOS = 10
 PATCH_BUDGET = 20_000
 """Patches of reference photos to choose the memory from; each photo gives its share of them."""
 _SHOWN_UNREADABLE = 5
+_CERTAIN_ALARMS = 15
+"""False alarms among the calibration photos that hold a rate to about half of it."""
 
 
 def fit(
@@ -90,6 +92,7 @@ def fit(
         f"{facts.score} of {facts.features_name}: {num_reference} reference photos, {len(scores)} calibration photos; "
         f"novel is what scores above {facts.threshold:.4g}, at a false-alarm rate of {false_alarm_rate:g}"
     )
+    desk.say(_certainty(len(scores), false_alarm_rate))
     desk.hand_over(out)
     return facts
 
@@ -130,6 +133,7 @@ def score(
     desk.say(
         f"{num_novel} of {len(verdicts)} photos are novel by {facts.score} of {facts.features_name}, at a false-alarm "
         f"rate of {facts.false_alarm_rate:g} on {facts.num_calibration} calibration photos"
+        + (f"; known to the detector are photos of {', '.join(facts.only_classes)} alone" if facts.only_classes else "")
     )
     desk.hand_over(out)
     left_out, done = len(found.unreadable), f"the others are judged in {out}"
@@ -224,6 +228,18 @@ def _check_counts(num_reference: int, num_held_out: int, rate: float, calibratio
         f"{MIN_REFERENCE_PHOTOS} and, for a false-alarm rate of {rate:g}, {needed} (a p-value cannot be below "
         f"1 / (n + 1)){total}; give more photos{other}"
     )
+
+
+def _certainty(num_calibration: int, rate: float) -> str:
+    """How well a number of calibration photos holds the rate, and how many would hold it better."""
+
+    def within(count: int) -> str:
+        low, high = true_rates(count, rate)
+        return f"between {100 * low:.2g} and {100 * high:.2g} %"
+
+    enough = ceil(_CERTAIN_ALARMS / rate)
+    said = f"with {num_calibration} calibration photos the true rate lies {within(num_calibration)} (95 % confidence)"
+    return said if num_calibration >= enough else f"{said}, with {enough} it would lie {within(enough)}"
 
 
 def _fit_scorers(desk: _Desk, observer: PhotoObserver, reference: Sequence[Record]) -> tuple[Scorers, Combination, int]:
