@@ -152,8 +152,8 @@ def main() -> None:
         )
         return chosen, validated, scores_of(scorers, combination, held)
 
-    def called_novel(scores: Tensor, held: Tensor, rows: Tensor) -> str:
-        hits = int((scores[rows, 0] > threshold(held[:, 0], RATE)).sum())
+    def called_novel(scores: Tensor, held: Tensor, rows: Tensor, rate: float = RATE) -> str:
+        hits = int((scores[rows, 0] > threshold(held[:, 0], rate)).sum())
         low, high = share_interval(hits, len(rows))
         return f"{hits / len(rows):.1%} [{low:.0%}, {high:.0%}] of {len(rows)}"
 
@@ -163,10 +163,11 @@ def main() -> None:
     print("| score | AUROC |\n|---|---|")
     for column, name in enumerate(columns):
         print(f"| {name} | {auroc_with_interval(scores[novel, column], scores[usual, column])[1]} |")
-    print(
-        f"\nBy the combination at 5 %, {len(held)} calibration photos: damage found {called_novel(scores, held, novel)}, "
-        f"false alarms {called_novel(scores, held, usual)}"
-    )
+    print(f"\nBy the combination, {len(held)} calibration photos:\n")
+    print("| nominal rate | damage found | false alarms |\n|---|---|---|")
+    for rate in (RATE, 2 * RATE):
+        found, alarmed = (called_novel(scores, held, rows, rate) for rows in (novel, usual))
+        print(f"| {rate:.0%} | {found} | {alarmed} |")
     if options.skip_left_out:
         return
 
