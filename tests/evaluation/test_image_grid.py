@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
-from vae_ldm.evaluation.image_grid import FONT_SIZE, GAP, INK, LINE, MARGIN, PAIR_GAP, image_grid, pair_grid, shorten
+from vae_ldm.evaluation.image_grid import (
+    FONT_SIZE,
+    GAP,
+    INK,
+    LINE,
+    MARGIN,
+    PAIR_GAP,
+    PAPER,
+    PAPER_INK,
+    image_grid,
+    pair_grid,
+    shorten,
+)
 
 
 def pictures(num_images: int, height: int = 4, width: int = 6, channels: int = 3) -> np.ndarray:
@@ -30,6 +42,15 @@ def test_pictures_lie_where_they_should(channels: int, num_images: int) -> None:
         page = page.copy()
         page[top : top + 12, left : left + 18] = (*INK, 0)
     assert (page == (*INK, 0)).all(), "nothing but the pictures is on a page without words"
+
+
+def test_on_paper_it_is_a_file_for_any_viewer() -> None:
+    clear = np.zeros((1, 8, 8, 4), np.uint8)
+    page = image_grid(np.concatenate([pictures(1, 8, 8, 4) | 255, clear]), num_columns=2, scale=1, on_paper=True)
+    assert page.mode == "RGB"
+    assert page.getcolors() == [(page.width * page.height, PAPER)]
+    with_words = image_grid(pictures(1, 40, 40), num_columns=1, captions=["known"], on_paper=True)
+    assert min(with_words.crop((0, MARGIN + 120, with_words.width, with_words.height)).tobytes()) == PAPER_INK[0]
 
 
 def test_words_take_room_and_touch_no_picture() -> None:

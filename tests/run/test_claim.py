@@ -74,7 +74,9 @@ def test_a_photo_that_is_novel_as_a_whole_shows_its_strangest_places_and_says_so
 
 def test_a_desk_that_knows_one_class_says_which(photos, trained_run, tmp_path, capsys):
     model = str(trained_run.path)
-    build_desk(tmp_path / "desk", photos / "past", model=model, features="latents", only_classes=["good"], false_alarm_rate=0.1)
+    build_desk(
+        tmp_path / "desk", photos / "past", model=model, features="latents", only_classes=["good"], false_alarm_rate=0.1
+    )
     put_before(photos / "new" / "good" / "001.png", tmp_path / "desk", tmp_path / "claim.html")
     assert "It knows photos of good alone." in capsys.readouterr().out
 

@@ -50,7 +50,21 @@ def test_a_morph_is_a_strip_and_a_film_there_and_back(photos, trained_run, tmp_p
     strip = Image.open(files[0])
     assert strip.width > 4 * 96
     assert strip.height > 2 * 96
+    assert strip.mode == "RGB"
+    assert strip.getpixel((0, 0)) == (255, 255, 255)
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_photos_that_the_model_hardly_knows_are_spoken_of(photos, trained_run, tmp_path, capfd):
+    noise = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    measured = trained_run.path / "metrics.json"
+    measured.write_text('{"measurements": [{"name": "psnr", "value": 30.0}]}')
+    walk(tmp_path / "noise.png", str(trained_run.path), out=tmp_path / "noisy", steps=2, drawing=QUICK)
+    assert "dB, where photos that it knows are at 30.0; the model has hardly seen" in capfd.readouterr().err
+    measured.write_text('{"measurements": [{"name": "psnr", "value": 1.0}]}')
+    walk(photos[0], str(trained_run.path), out=tmp_path / "known", steps=2, drawing=QUICK)
+    assert "hardly seen" not in capfd.readouterr().err
 
 
 def test_a_walk_closes(photos, trained_run, tmp_path):

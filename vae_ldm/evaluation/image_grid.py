@@ -16,6 +16,7 @@ LEGIBLE = 96  # the shorter side a small picture is enlarged to, in pixels; a ti
 
 # A transparent page and middle grey letters read well on white paper and in a dark browser alike.
 INK = (124, 124, 124)
+PAPER, PAPER_INK = (255, 255, 255), (40, 40, 40)
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -28,12 +29,14 @@ def image_grid(
     row_labels: Sequence[str] | None = None,
     column_titles: Sequence[str] | None = None,
     scale: int | None = None,
+    on_paper: bool = False,
 ) -> Image.Image:
     """A transparent RGBA page with `images` (uint8 [N, H, W, C], C in 1, 3, 4), row by row; a last row may be short.
 
     Pictures of one group of `group_size` neighbours stand close together and share a caption: N / group_size captions
     below the pictures, one label at the left of each row, one title above each column (or `group_size` titles, which
     are repeated). `scale` enlarges each pixel to a square; None takes the smallest that makes small pictures legible.
+    `on_paper` is for a file of its own, to be opened by anything: RGB, dark letters on white.
     """
     num_images, height, width, channels = images.shape
     num_rows = math.ceil(num_images / num_columns)
@@ -63,11 +66,12 @@ def image_grid(
     page_height = top + num_rows * row_height - GAP + MARGIN
 
     # Under the transparency lies the ink's colour, so that the soft edges of letters do not fade to black.
-    page = Image.new("RGBA", (page_width, page_height), (*INK, 0))
+    ink = PAPER_INK if on_paper else INK
+    page = Image.new("RGBA", (page_width, page_height), (*ink, 0))
     draw = ImageDraw.Draw(page)
 
     def write(text: str, x: float, y: float, room: float, anchor: str) -> None:
-        draw.text((x, y), shorten(text, font, room), fill=(*INK, 255), font=font, anchor=anchor)
+        draw.text((x, y), shorten(text, font, room), fill=(*ink, 255), font=font, anchor=anchor)
 
     def column_x(column: int) -> int:
         group, place = divmod(column, group_size)
@@ -84,7 +88,7 @@ def image_grid(
         row, column = divmod(group * group_size, num_columns)
         below = top + row * row_height + cell_height + LINE / 2
         write(caption, column_x(column) + group_width / 2, below, group_width, "mm")
-    return page
+    return Image.alpha_composite(Image.new("RGBA", page.size, PAPER), page).convert("RGB") if on_paper else page
 
 
 def pair_grid(

@@ -99,7 +99,8 @@ def claim(
     label = next((hit.photo.label for hit in hits if hit.photo.label is not None and not hit.same_photo), None)
     variations, prompt, reason = _variations(source, batch, label, strengths, num_variations, seed)
     heat_map, max_heat = verdict.heat_map, verdict.max_heat
-    assert heat_map is not None and max_heat is not None, "a verdict on a page comes with its heat map"
+    assert heat_map is not None, "a verdict on a page comes with its heat map"
+    assert max_heat is not None, "a heat map has a highest place"
     page = ClaimPage(
         title=photo.name,
         novel=verdict.novel,

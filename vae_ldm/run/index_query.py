@@ -151,7 +151,9 @@ def _sheet(answers: Answers) -> Any:
         pictures += [blank] * (num_columns - len(row))
         captions += [*texts, *[""] * (num_columns - len(row))]
     labels = [Path(record.id).name for record, _ in answers] if len(answers) > 1 else None
-    return image_grid(np.stack(pictures), num_columns=num_columns, captions=captions, row_labels=labels, scale=1)
+    return image_grid(
+        np.stack(pictures), num_columns=num_columns, captions=captions, row_labels=labels, scale=1, on_paper=True
+    )
 
 
 def _thumbnail(picture: Any) -> np.ndarray | None:

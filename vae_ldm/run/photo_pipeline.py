@@ -12,6 +12,7 @@ from vae_ldm.data.decoding import Resize
 from vae_ldm.data.photo_stream import decoded_batches
 from vae_ldm.data.sources import Record
 from vae_ldm.errors import DataError
+from vae_ldm.evaluation.report import read_metrics
 from vae_ldm.recipe import Recipe, parts
 from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.generate import open_pipeline, recipe_of
@@ -53,6 +54,13 @@ class PhotoPipeline:
             return None
         source = Path(self.source)
         return RunFolder(source if (source / "recipe.yaml").is_file() else source.resolve().parent)
+
+    @property
+    def usual_psnr(self) -> float | None:
+        """At how many dB the autoencoder gives back the run's validation photos, in the mean; None where not known."""
+        run = self.run
+        measured = read_metrics(run.path)["measurements"] if run is not None else []
+        return next((one["value"] for one in measured if one["name"] == "psnr"), None)
 
     @cached_property
     def digest(self) -> str:

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from rich.console import Console
 from torch import Tensor
 
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.evaluation.image_grid import image_grid
+from vae_ldm.evaluation.reconstruction import psnr_per_image
 from vae_ldm.latent_space.walk import Variation, axes_grid, corners_grid, loop_around, rim
 from vae_ldm.models.pixels import image_batches
 from vae_ldm.pipelines.latent_diffusion import slerp
@@ -23,6 +25,7 @@ from vae_ldm.training.hardware import prepare_cpu
 
 FRAME_MILLISECONDS = 90
 _MAX_LIKE = 256  # photos that directions are learned from
+_FOREIGN_DB = 6.0  # below the mean of validation photos: four times their error
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def morph(
     """
     drawing = drawing or Drawing()
     model = _open(source, out)
-    start, end = (_encode(model, model.photo(file)) for file in (a, b))
+    start, end = _encode_photos(model, [a, b]).split(1)
     num_frames = (steps - 1) * smooth + 1
     latents = torch.cat([slerp(start, end, frame / (num_frames - 1)) for frame in range(num_frames)])
     latent, drawn = _frames(model, latents, drawing)
@@ -84,7 +87,7 @@ def walk(
     """
     drawing = drawing or Drawing()
     model = _open(source, out)
-    center = _encode(model, model.photo(photo))
+    center = _encode_photos(model, [photo])
     generator = torch.Generator().manual_seed(drawing.seed)
     directions = _variation(model, like).draw(2, generator)
     latents = loop_around(center[0], directions, radius=radius, steps=steps * smooth)
@@ -121,10 +124,10 @@ def grid(
     if len(toward) not in (0, 2):
         raise VaeLdmError(f"a grid has two directions: name two photos to go toward, not {len(toward)}")
     model = _open(source, out)
-    center = _encode(model, model.photo(photo))[0]
+    center, *corners = _encode_photos(model, [photo, *toward])
     if toward:
         places = torch.linspace(0, 1, side).tolist()
-        right, bottom = (_encode(model, model.photo(file))[0] for file in toward)
+        right, bottom = corners
         latents = corners_grid(center, right, bottom, places)
         across, down = ([f"{place:.0%} {file.stem}" for place in places] for file in toward)
     else:
@@ -143,6 +146,7 @@ def grid(
         group_size=side,
         column_titles=across + across,
         captions=[f"{how}, {name}" for name in down for how in _titles(drawing)],
+        on_paper=True,
     )
     border = rim(side, side)
     with whole_folder(out) as folder:
@@ -164,6 +168,25 @@ def _encode(model: PhotoPipeline, photos: np.ndarray) -> Tensor:
     """Latents [N, c, h, w] on the CPU."""
     batches = image_batches(photos, model.batch_size)
     return torch.cat([model.pipeline.autoencoder.encode_batch(batch).float().cpu() for batch in batches])
+
+
+def _encode_photos(model: PhotoPipeline, files: Sequence[Path]) -> Tensor:
+    """Latents [N, c, h, w] of photos, each of which is spoken of where the autoencoder hardly knows its kind."""
+    photos = np.concatenate([model.photo(file) for file in files])
+    latents = _encode(model, photos)
+    usual = model.usual_psnr
+    if usual is not None:
+        decoded = model.pipeline.autoencoder.decode(latents, size=model.image_size, output_type="pt").cpu() * 2 - 1
+        found = psnr_per_image(decoded, torch.cat(list(image_batches(photos, len(photos)))))
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        for file, psnr in zip(files, found.tolist(), strict=True):
+            if psnr < usual - _FOREIGN_DB:
+                console.print(
+                    f"{file}: given back at {psnr:.1f} dB, where photos that it knows are at {usual:.1f}; the model "
+                    "has hardly seen such photos, so expect little of it",
+                    markup=False,
+                )
+    return latents
 
 
 def _variation(model: PhotoPipeline, like: Path | None) -> Variation:
@@ -222,14 +245,18 @@ def _titles(drawing: Drawing) -> tuple[str, str]:
 
 def _strip(latent: np.ndarray, drawn: np.ndarray, titles: list[str], drawing: Drawing) -> Image.Image:
     return image_grid(
-        np.concatenate([latent, drawn]), num_columns=len(titles), column_titles=titles, row_labels=_titles(drawing)
+        np.concatenate([latent, drawn]),
+        num_columns=len(titles),
+        column_titles=titles,
+        row_labels=_titles(drawing),
+        on_paper=True,
     )
 
 
 def _save_film(file: Path, latent: np.ndarray, drawn: np.ndarray, drawing: Drawing) -> None:
     """An animated WebP that runs for ever, the two ways side by side."""
     pages = [
-        image_grid(np.stack(pair), num_columns=2, column_titles=_titles(drawing))
+        image_grid(np.stack(pair), num_columns=2, column_titles=_titles(drawing), on_paper=True)
         for pair in zip(latent, drawn, strict=True)
     ]
     pages[0].save(
