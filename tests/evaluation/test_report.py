@@ -227,6 +227,25 @@ def test_points_of_a_chart_lie_on_its_axes(tmp_path: Path) -> None:
     assert [text for _, _, text in chart.hovers][1] == "step 100\ntrain 0.1"
 
 
+def test_a_value_measured_elsewhere_is_told_with_its_step(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    validated = {0: 1.0, 200: 0.3}
+    log.write_text(
+        "step,train/loss,val/loss\n" + "".join(f"{step},0.5,{validated.get(step, '')}\n" for step in range(0, 301, 50))
+    )
+    (chart,) = charts(log)
+    told = [text.splitlines()[2] for _, _, text in chart.hovers]
+    assert told == [
+        "val 1",
+        "val 1 at step 0",
+        "val 1 at step 0",
+        "val 0.3 at step 200",
+        "val 0.3",
+        "val 0.3 at step 200",
+        "val 0.3 at step 200",
+    ]
+
+
 def test_smoothing_follows_without_lag_and_keeps_constants(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     log = tmp_path / "log.csv"

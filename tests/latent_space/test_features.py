@@ -53,11 +53,11 @@ def test_vectors_have_unit_length_and_survive_the_disk(kind):
     assert torch.equal(again(raw), vectors)
 
 
-def test_of_both_parts_each_weighs_the_same():
+def test_of_both_parts_each_has_its_share():
     raw = {"latents": correlated(40, 12), "backbone": correlated(40, 20, seed=1)}
     both = FeatureSpace.fit("both", raw)(raw)
-    alone = [FeatureSpace.fit(part, raw)(raw) for part in parts_of("both")]
-    torch.testing.assert_close(both @ both.T, (alone[0] @ alone[0].T + alone[1] @ alone[1].T) / 2)
+    latents, backbone = (FeatureSpace.fit(part, raw)(raw) for part in parts_of("both"))
+    torch.testing.assert_close(both @ both.T, latents @ latents.T / 4 + 3 * backbone @ backbone.T / 4)
 
 
 def test_pooled_latents_know_place_and_spread():

@@ -175,7 +175,10 @@ def draw(term: str, splits: dict[str, Series]) -> Chart:
 
 
 def hovers(x: Axis, splits: dict[str, Series], smoothed: dict[str, np.ndarray]) -> list[tuple[float, float, str]]:
-    """Left end, width and text of the strips over a chart, each telling the drawn values nearest to its middle."""
+    """Left end, width and text of the strips over a chart, each telling the drawn values nearest to its middle.
+
+    A value that was measured outside its strip comes with its own step.
+    """
     longest = max((series.steps for series in splits.values()), key=len)
     chosen = longest[thin(len(longest), NUM_HOVERS)]
     centres = x(chosen)
@@ -184,8 +187,10 @@ def hovers(x: Axis, splits: dict[str, Series], smoothed: dict[str, np.ndarray]) 
     for step, start, end in zip(chosen, edges[:-1], edges[1:], strict=True):
         told = [f"step {step:,}"]
         for split, series in splits.items():
-            value = smoothed[split][np.abs(series.steps - step).argmin()]
-            told.append(f"{split} {short_number(value)}".strip())
+            nearest = np.abs(series.steps - step).argmin()
+            inside = start <= x(series.steps[nearest]) <= end
+            at = "" if inside else f" at step {series.steps[nearest]:,}"
+            told.append(f"{split} {short_number(smoothed[split][nearest])}".strip() + at)
         strips.append((round(float(start), 1), round(float(end - start), 1), "\n".join(told)))
     return strips
 

@@ -12,6 +12,10 @@ FeatureKind = Literal["latents", "backbone", "both"]
 FEATURE_KINDS: tuple[FeatureKind, ...] = get_args(FeatureKind)
 Part = Literal["latents", "backbone"]
 
+SHARES: Mapping[Part, float] = {"latents": 0.25, "backbone": 0.75}
+"""How much each part has of a cosine of both. A quarter finds more photos of the same class than either part alone, of
+things and of heat (docs/search.md)."""
+
 _FEW = 8
 
 
@@ -67,16 +71,20 @@ class FeatureSpace:
 
     kind: FeatureKind
     whitenings: Mapping[Part, Whitening]
+    shares: Mapping[Part, float]
+    """Of the cosine; they sum to 1."""
 
     @classmethod
     def fit(cls, kind: FeatureKind, vectors: Mapping[Part, Tensor]) -> Self:
         """The space of raw vectors [N, D] for each part of `kind`."""
-        return cls(kind, {part: Whitening.fit(vectors[part]) for part in parts_of(kind)})
+        parts = parts_of(kind)
+        shares = SHARES if len(parts) > 1 else dict.fromkeys(parts, 1.0)
+        return cls(kind, {part: Whitening.fit(vectors[part]) for part in parts}, shares)
 
     def __call__(self, vectors: Mapping[Part, Tensor]) -> Tensor:
-        """Unit vectors [N, dim] of raw ones; of several parts each weighs the same."""
-        units = [F.normalize(self.whitenings[part](vectors[part]), dim=1) for part in parts_of(self.kind)]
-        return torch.cat(units, dim=1) / len(units) ** 0.5
+        """Unit vectors [N, dim] of raw ones."""
+        units = {part: F.normalize(self.whitenings[part](vectors[part]), dim=1) for part in parts_of(self.kind)}
+        return torch.cat([self.shares[part] ** 0.5 * unit for part, unit in units.items()], dim=1)
 
     @property
     def dim(self) -> int:
@@ -88,13 +96,19 @@ class FeatureSpace:
         return {
             f"{part}.{name}": tensor
             for part, whitening in self.whitenings.items()
-            for name, tensor in (("mean", whitening.mean), ("projection", whitening.projection))
+            for name, tensor in (
+                ("mean", whitening.mean),
+                ("projection", whitening.projection),
+                ("share", torch.tensor(self.shares[part], dtype=torch.float64)),
+            )
         }
 
     @classmethod
     def from_tensors(cls, kind: FeatureKind, tensors: Mapping[str, Tensor]) -> Self:
         """The space that `tensors()` came from."""
+        parts = parts_of(kind)
         return cls(
             kind,
-            {part: Whitening(tensors[f"{part}.mean"], tensors[f"{part}.projection"]) for part in parts_of(kind)},
+            {part: Whitening(tensors[f"{part}.mean"], tensors[f"{part}.projection"]) for part in parts},
+            {part: tensors[f"{part}.share"].item() for part in parts},
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 from vae_ldm.errors import DataError
 from vae_ldm.latent_space.features import FEATURE_KINDS, FeatureKind, FeatureSpace
 
-FORMAT = 1
+FORMAT = 2
 """Of what is stored; raised where an older program could not read it."""
 
 
@@ -65,6 +65,8 @@ class IndexFacts:
             raise DataError(f"{where}: is damaged; build the index anew")
         if found.get("format", FORMAT) > FORMAT:
             raise DataError(f"{where}: written by a newer vae_ldm (format {found['format']}, this one reads {FORMAT})")
+        if found.get("format", FORMAT) < FORMAT:
+            raise DataError(f"{where}: built by an older vae_ldm, whose features were weighed otherwise; build it anew")
         try:
             facts = cls(**{name: found[name] for name in cls.__dataclass_fields__})
         except KeyError as error:
