@@ -14,6 +14,7 @@ from vae_ldm.evaluation.report import environment, replace_text
 
 _COLUMNS = 4  # pictures of each kind a class
 _MAX_CLASSES = 16
+_NONE_ADDED = "none added"
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,6 @@ class Examples:
 
 def write_proof(target: Path, proof: Proof, setting: ProofSetting, examples: Examples) -> None:
     """Write the page, in one step; it opens offline."""
-    grid = _grid(examples, setting.class_names)
-    stream = io.BytesIO()
-    grid.save(stream, "PNG", optimize=True)
     page = (
         environment()
         .get_template("augmentation.html.jinja")
@@ -58,14 +56,12 @@ def write_proof(target: Path, proof: Proof, setting: ProofSetting, examples: Exa
             sentence=proof.sentence(setting.classifier),
             overall=[(arm, proof.gain(arm, REAL)) for arm in ARMS if arm != REAL],
             against_jittered=proof.gain(LARGEST, JITTERED),
+            largest_arm=LARGEST,
+            none_added=_NONE_ADDED,
             in_points=in_points,
             gain_of=lambda row, arm: proof.gain(arm, REAL, [row]),
             percent=lambda row, arm: f"{100 * proof.accuracy(row, arm):.1f}",
-            figure={
-                "source": "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode(),
-                "width": grid.width,
-                "height": grid.height,
-            },
+            figure=_figure(examples, setting.class_names),
             num_held_out=len(proof.labels),
             **vars(setting),
         )
@@ -98,8 +94,9 @@ def as_dict(proof: Proof, setting: ProofSetting) -> dict[str, Any]:
         "num_held_out": len(proof.labels),
         "num_seeds": proof.num_seeds,
         "num_steps": proof.num_steps,
-        "gain_over_real": _gain(proof, LARGEST, REAL, proof.rows),
-        "gain_over_jittered": _gain(proof, LARGEST, JITTERED, proof.rows),
+        "mean_of": [row.name for row in proof.counted()],
+        "gain_over_real": _gain(proof, LARGEST, REAL),
+        "gain_over_jittered": _gain(proof, LARGEST, JITTERED),
         "rows": [
             {
                 "shots": row.shots,
@@ -108,7 +105,7 @@ def as_dict(proof: Proof, setting: ProofSetting) -> dict[str, Any]:
                     arm: {
                         "num_added": row.num_added[arm],
                         "balanced_accuracy": proof.accuracy(row, arm),
-                        **({} if arm == REAL else {"gain_over_real": _gain(proof, arm, REAL, [row])}),
+                        **({} if arm == REAL else {"gain_over_real": _gain_of(proof, row, arm)}),
                     }
                     for arm in ARMS
                 },
@@ -122,17 +119,27 @@ def _cell(proof: Proof, row: Row, arm: str) -> str:
     accuracy = f"{100 * proof.accuracy(row, arm):.1f}"
     if arm == REAL:
         return accuracy
+    if not row.has_added(arm):
+        return f"{accuracy} ({_NONE_ADDED})"
     return f"{accuracy} ({in_points(proof.gain(arm, REAL, [row]))}; {row.num_added[arm]} added)"
 
 
-def _gain(proof: Proof, arm: str, floor: str, rows: list[Row]) -> dict[str, float]:
+def _gain_of(proof: Proof, row: Row, arm: str) -> dict[str, float] | str:
+    return _gain(proof, arm, REAL, [row]) if row.has_added(arm) else _NONE_ADDED
+
+
+def _gain(proof: Proof, arm: str, floor: str, rows: list[Row] | None = None) -> dict[str, float]:
     gain = proof.gain(arm, floor, rows)
     return {"value": gain.value, "low": gain.interval.low, "high": gain.interval.high}
 
 
-def _grid(examples: Examples, class_names: list[str]) -> Any:
-    """A row a class: real photos, then synthetic ones, evenly spread over each."""
-    rows: list[np.ndarray] = []
+def example_rows(examples: Examples, class_names: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Pictures uint8 [R, 2, P, H, W, 4], real ones then synthetic ones of one class a row, and the R classes' names.
+
+    Evenly spread over each; where there are fewer than P of a kind the last are transparent. A class that has not at
+    least one of each kind is left out, so R may be 0.
+    """
+    rows: list[list[np.ndarray]] = []
     names: list[str] = []
     for label, name in enumerate(class_names):
         halves = [
@@ -142,16 +149,37 @@ def _grid(examples: Examples, class_names: list[str]) -> Any:
                 (examples.synthetic, examples.synthetic_labels),
             )
         ]
-        if min(map(len, halves)) == _COLUMNS and len(names) < _MAX_CLASSES:
-            rows += halves
+        if all(map(len, halves)) and len(names) < _MAX_CLASSES:
+            rows.append(halves)
             names.append(name)
-    if not rows:  # too few of every class for whole rows
-        rows, names = [examples.real[:1], examples.synthetic[:1]], ["one of each"]
-    columns = len(rows[0])
-    titles = ["real"] * columns + ["synthetic"] * columns
-    return image_grid(
-        np.concatenate(rows), num_columns=2 * columns, group_size=columns, row_labels=names, column_titles=titles
+    height, width = examples.real.shape[1:3]
+    num_columns = max((len(half) for halves in rows for half in halves), default=0)
+    padded = np.zeros((len(rows), 2, num_columns, height, width, 4), np.uint8)
+    for row, halves in zip(padded, rows, strict=True):
+        for cells, half in zip(row, halves, strict=True):
+            cells[: len(half), ..., 3] = 255
+            channels = half.shape[-1]
+            cells[: len(half), ..., : max(channels, 3)] = half
+    return padded, names
+
+
+def _figure(examples: Examples, class_names: list[str]) -> dict[str, Any] | None:
+    """The grid of `example_rows` for the page; None where no class has both kinds."""
+    rows, names = example_rows(examples, class_names)
+    if not names:
+        return None
+    num_columns = rows.shape[2]
+    grid = image_grid(
+        rows.reshape(-1, *rows.shape[3:]),
+        num_columns=2 * num_columns,
+        group_size=num_columns,
+        row_labels=names,
+        column_titles=["real"] * num_columns + ["synthetic"] * num_columns,
     )
+    stream = io.BytesIO()
+    grid.save(stream, "PNG", optimize=True)
+    source = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    return {"source": source, "width": grid.width, "height": grid.height}
 
 
 def _spread(rows: np.ndarray) -> np.ndarray:
