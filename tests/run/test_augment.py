@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from vae_ldm.cli import app
@@ -421,6 +422,7 @@ def test_an_unknown_class_is_told_with_the_classes_that_the_model_knows(photos, 
         for label in ("plains zebra", "tin whistle", "good tin"):
             render(zoo / label, seed, CLASSES[0])
     monkeypatch.setattr(augmenting, "_MAX_NAMED", 3)
+    monkeypatch.setattr(augmenting, "real_photos", None)  # no photo is decoded for it
     with pytest.raises(DataError) as caught:
         augment(zoo, str(trained_run.path), out=tmp_path / "out")
     known = ", ".join(f'"{name}"' for name in CLASS_NAMES[:3])
@@ -435,6 +437,16 @@ def test_settings_that_contradict_the_folder_are_told_before_the_model_is_opened
     for other in (Order(per_class=6, seed=1, **QUICK), Order(per_class=6, num_inference_steps=3)):
         with pytest.raises(VaeLdmError, match="begun with other settings"):
             augment(photos, "absent", out=drawn, order=other)
+
+
+def test_another_model_is_told_before_the_photos_are_read(drawn, photos, trained_run, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    shutil.copytree(trained_run.path, other)
+    weights = other / "pipeline" / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file({name: 2 * tensor for name, tensor in load_file(weights).items()}, weights)
+    monkeypatch.setattr(augmenting, "real_photos", None)
+    with pytest.raises(VaeLdmError, match=r"begun with other settings \(model_digest was "):
+        augment(photos, str(other), out=drawn, order=Order(per_class=6, **QUICK))
 
 
 def test_two_calls_never_fill_one_folder(tmp_path):

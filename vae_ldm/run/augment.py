@@ -9,8 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from vae_ldm.build import class_prompts
+from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.picture_cache import class_caption
 from vae_ldm.data.pictures import Pictures, PictureSplits, cached_class_names
+from vae_ldm.data.sources import sort_class_names
 from vae_ldm.errors import DataError, RunError
 from vae_ldm.evaluation.candidate_filter import CandidateFilter
 from vae_ldm.evaluation.embedding import embed_pictures
@@ -44,10 +46,15 @@ def augment(photos: Path | None, source: str, *, out: Path, order: Order | None 
     folder.check(order.settings)
     model = PhotoPipeline(source)
     preparation = Preparation.of(model)
+    settings = _settings(order, model, preparation)
+    folder.check(settings)
+    if photos is not None:
+        labels = {record.label for record in ImageFolderSource(photos).records("train")}
+        _refuse_unknown(model, sort_class_names(labels), order.caption_template)
     run = model.run.path if model.run is not None else None
     with real_photos(photos, run, preparation, console) as splits:
         prompts = _prompts(model, splits.train, order.caption_template)
-        settings = _settings(order, model, splits, preparation, prompts)
+        settings |= {"photos_key": splits.key, "prompts": prompts}
         with folder.opened(settings):
             known = read_facts(out)
             if known is None or not known["finished"]:
@@ -77,14 +84,18 @@ def _prompts(model: PhotoPipeline, train: Pictures, caption_template: str | None
     names = [name for label, name in enumerate(train.class_names) if np.any(train.labels == label)]
     if len(names) < 2:
         raise DataError(f"the photos are all of one class, {names[0]}; a class is told by what is not of it")
+    _refuse_unknown(model, names, caption_template)
+    return _asked(model, names, caption_template)
+
+
+def _refuse_unknown(model: PhotoPipeline, names: Sequence[str], caption_template: str | None) -> None:
+    """Raises DataError where the model cannot read the prompt of one of these classes."""
     prompts = _asked(model, names, caption_template)
-    unknown = [name for name, prompt in prompts.items() if unknown_words(model.pipeline, prompt)]
-    if unknown:
+    if unknown := [name for name, prompt in prompts.items() if unknown_words(model.pipeline, prompt)]:
         raise DataError(
             f"{model.source} was not trained on the {'class' if len(unknown) == 1 else 'classes'} {_quoted(unknown)}; "
             f"it knows the {_what_it_knows(model, caption_template)}; give photos of what it knows, or another model"
         )
-    return prompts
 
 
 def _asked(model: PhotoPipeline, names: Sequence[str], caption_template: str | None) -> dict[str, str]:
@@ -111,17 +122,13 @@ def _quoted(names: Sequence[str]) -> str:
     return shown if len(names) <= _MAX_NAMED else f"{shown} and {len(names) - _MAX_NAMED:,} more"
 
 
-def _settings(
-    order: Order, model: PhotoPipeline, splits: PictureSplits, preparation: Preparation, prompts: dict[str, str]
-) -> dict[str, Any]:
-    """All that the pictures follow from."""
+def _settings(order: Order, model: PhotoPipeline, preparation: Preparation) -> dict[str, Any]:
+    """All that the pictures follow from, less the photos."""
     return {
         "num_inference_steps": model.num_inference_steps,
         "guidance_scale": model.guidance_scale,
         **order.settings,
-        "prompts": prompts,
         "model_digest": model.digest,
-        "photos_key": splits.key,
         "preparation": preparation.as_dict(),
     }
 
