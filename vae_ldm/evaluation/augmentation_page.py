@@ -101,14 +101,7 @@ def as_dict(proof: Proof, setting: ProofSetting) -> dict[str, Any]:
             {
                 "shots": row.shots,
                 "num_real": row.num_real,
-                "arms": {
-                    arm: {
-                        "num_added": row.num_added[arm],
-                        "balanced_accuracy": proof.accuracy(row, arm),
-                        **({} if arm == REAL else {"gain_over_real": _gain_of(proof, row, arm)}),
-                    }
-                    for arm in ARMS
-                },
+                "arms": {arm: _arm(proof, row, arm) for arm in ARMS},
             }
             for row in proof.rows
         ],
@@ -116,16 +109,19 @@ def as_dict(proof: Proof, setting: ProofSetting) -> dict[str, Any]:
 
 
 def _cell(proof: Proof, row: Row, arm: str) -> str:
+    if arm != REAL and not row.has_added(arm):
+        return _NONE_ADDED
     accuracy = f"{100 * proof.accuracy(row, arm):.1f}"
     if arm == REAL:
         return accuracy
-    if not row.has_added(arm):
-        return f"{accuracy} ({_NONE_ADDED})"
     return f"{accuracy} ({in_points(proof.gain(arm, REAL, [row]))}; {row.num_added[arm]} added)"
 
 
-def _gain_of(proof: Proof, row: Row, arm: str) -> dict[str, float] | str:
-    return _gain(proof, arm, REAL, [row]) if row.has_added(arm) else _NONE_ADDED
+def _arm(proof: Proof, row: Row, arm: str) -> dict[str, Any] | str:
+    numbers = {"num_added": row.num_added[arm], "balanced_accuracy": proof.accuracy(row, arm)}
+    if arm == REAL:
+        return numbers
+    return {**numbers, "gain_over_real": _gain(proof, arm, REAL, [row])} if row.has_added(arm) else _NONE_ADDED
 
 
 def _gain(proof: Proof, arm: str, floor: str, rows: list[Row] | None = None) -> dict[str, float]:
@@ -136,31 +132,20 @@ def _gain(proof: Proof, arm: str, floor: str, rows: list[Row] | None = None) -> 
 def example_rows(examples: Examples, class_names: list[str]) -> tuple[np.ndarray, list[str]]:
     """Pictures uint8 [R, 2, P, H, W, 4], real ones then synthetic ones of one class a row, and the R classes' names.
 
-    Evenly spread over each; where there are fewer than P of a kind the last are transparent. A class that has not at
-    least one of each kind is left out, so R may be 0.
+    Evenly spread over each. P is what the best filled class has of both kinds, 4 at most; where there are fewer the
+    last are transparent. A class that has not at least one of each kind is left out, so R may be 0.
     """
-    rows: list[list[np.ndarray]] = []
-    names: list[str] = []
-    for label, name in enumerate(class_names):
-        halves = [
-            pictures[_spread(np.flatnonzero(labels == label))]
-            for pictures, labels in (
-                (examples.real, examples.real_labels),
-                (examples.synthetic, examples.synthetic_labels),
-            )
-        ]
-        if all(map(len, halves)) and len(names) < _MAX_CLASSES:
-            rows.append(halves)
-            names.append(name)
-    height, width = examples.real.shape[1:3]
-    num_columns = max((len(half) for halves in rows for half in halves), default=0)
-    padded = np.zeros((len(rows), 2, num_columns, height, width, 4), np.uint8)
-    for row, halves in zip(padded, rows, strict=True):
-        for cells, half in zip(row, halves, strict=True):
-            cells[: len(half), ..., 3] = 255
-            channels = half.shape[-1]
-            cells[: len(half), ..., : max(channels, 3)] = half
-    return padded, names
+    kinds = [(examples.real, examples.real_labels), (examples.synthetic, examples.synthetic_labels)]
+    counts = {label: min(int(np.sum(labels == label)) for _, labels in kinds) for label, _ in enumerate(class_names)}
+    shown = [label for label, count in counts.items() if count][:_MAX_CLASSES]
+    num_columns = min(_COLUMNS, max((counts[label] for label in shown), default=0))
+    padded = np.zeros((len(shown), 2, num_columns, *examples.real.shape[1:3], 4), np.uint8)
+    for row, label in zip(padded, shown, strict=True):
+        for cells, (pictures, labels) in zip(row, kinds, strict=True):
+            chosen = pictures[_spread(np.flatnonzero(labels == label), num_columns)]
+            cells[: len(chosen), ..., 3] = 255
+            cells[: len(chosen), ..., : max(chosen.shape[-1], 3)] = chosen
+    return padded, [class_names[label] for label in shown]
 
 
 def _figure(examples: Examples, class_names: list[str]) -> dict[str, Any] | None:
@@ -182,5 +167,5 @@ def _figure(examples: Examples, class_names: list[str]) -> dict[str, Any] | None
     return {"source": source, "width": grid.width, "height": grid.height}
 
 
-def _spread(rows: np.ndarray) -> np.ndarray:
-    return rows[np.linspace(0, len(rows) - 1, min(_COLUMNS, len(rows))).astype(int)]
+def _spread(rows: np.ndarray, count: int) -> np.ndarray:
+    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
