@@ -1,6 +1,7 @@
 """Variations with proof: what is drawn, what is left out, what a killed call leaves, and what the proof says."""
 
 import json
+import logging
 import shutil
 import struct
 import zlib
@@ -363,6 +364,7 @@ def test_unreadable_photos_are_named_and_left_out(photos, trained_run, tmp_path,
     assert any("bomb.png: 60000x60000 pixels" in line for line in said)
     assert any("cut.png: " in line for line in said)
     assert len(rows_of(out)) == 2
+    assert logging.getLogger("vae_ldm.data.picture_cache").isEnabledFor(logging.WARNING)  # for who comes next
 
 
 def test_wrong_calls_are_one_line_and_lose_nothing(photos, trained_run, tmp_path, drawn):
