@@ -102,18 +102,17 @@ def test_morph_walk_and_grid(run, implementation, monkeypatch, tmp_path):
     assert calls[2][1]["toward"] == [Path("b.jpg"), Path("c.jpg")]
 
 
-def test_augment_draws_unless_told_to_prove(run, implementation, monkeypatch, tmp_path):
+def test_augment_draws_unless_told_to_prove(run, implementation, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     calls = implementation("vae_ldm.run.augment", "augment")
-    implementation("vae_ldm.run.draughtsman", "Order")
-    monkeypatch.setattr(sys.modules["vae_ldm.run.draughtsman"], "Order", lambda **fields: fields)
     proofs = implementation("vae_ldm.run.augment_proof", "prove_augmentation")
     assert run("augment", "photos", "--model", "runs/x")[:2] == (0, "augmented\n")
     assert run("augment", "--model", "runs/x", "--per-class", "3", "--how", "vary", "--strength", "0.4")[0] == 0
     assert run("augment", "draw", "photos", "--model", "runs/x", "--out", "there")[:2] == (0, "there\n")
     assert [call[0] for call in calls] == [(Path("photos"), "runs/x"), (None, "runs/x"), (Path("photos"), "runs/x")]
     first, second = calls[0][1]["order"], calls[1][1]["order"]
-    assert (first["per_class"], first["how"]) == (50, ("sample", "vary", "posterior"))
-    assert (second["per_class"], second["how"], second["strengths"]) == (3, ("vary",), (0.4,))
+    assert (first.per_class, first.how) == (50, ("sample", "vary", "posterior"))
+    assert (second.per_class, second.how, second.strengths) == (3, ("vary",), (0.4,))
     assert run("augment", "prove", "photos", "--synthetic", str(tmp_path))[0] == 0
     assert run("augment", "prove", "--synthetic", str(tmp_path), "--classifier", "probe", "--shots", "5")[0] == 0
     default = {"classifier": "small-cnn", "shots": (10, 20, 50), "num_seeds": 5, "num_steps": 300}
@@ -121,6 +120,18 @@ def test_augment_draws_unless_told_to_prove(run, implementation, monkeypatch, tm
         ((Path("photos"), tmp_path), {**default, "out": Path("proof.html")}),
         ((None, tmp_path), {**default, "out": Path("proof.html"), "classifier": "probe", "shots": (5,)}),
     ]
+
+
+def test_other_settings_than_a_folder_was_begun_with_are_refused_before_anything_is_loaded(
+    run, implementation, tmp_path
+):
+    calls = implementation("vae_ldm.run.augment", "augment")
+    facts = {"format": 2, "settings": {"per_class": 5, "seed": 0}, "finished": False}
+    (tmp_path / "augment.json").write_text(json.dumps(facts))
+    code, _, said = run("augment", "--model", "runs/x", "--per-class", "7", "--out", str(tmp_path))
+    assert code == 2
+    assert "begun with other settings (per_class was 5, not 7" in said
+    assert calls == []
 
 
 def test_the_words_of_augment_are_those_of_what_it_calls():

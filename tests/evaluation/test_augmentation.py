@@ -1,13 +1,15 @@
 """The proof can say all three: helped, did not help, cannot be told."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from vae_ldm.errors import DataError
 from vae_ldm.evaluation.augmentation import ARMS, JITTERED, LARGEST, REAL, Pool, arm_name, prove
-from vae_ldm.evaluation.augmentation_page import Examples, ProofSetting, as_dict, as_markdown, write_proof
+from vae_ldm.evaluation.augmentation_page import Examples, ProofSetting, as_dict, as_markdown, example_rows, write_proof
 from vae_ldm.evaluation.interval import crossed_interval
 
 NUM_REAL, NUM_SYNTHETIC = 60, 90
@@ -175,8 +177,97 @@ def test_the_page_the_table_and_the_numbers_agree(pool, setting, tmp_path):
     assert numbers["gain_over_real"]["low"] > 0
 
 
+@pytest.fixture
+def sparse_pool():
+    """Of the synthetic photos every one was made from photo 0, 1 or 2: with few photos a class mostly none is left."""
+    return Pool(torch.arange(NUM_REAL) % 3, torch.arange(NUM_SYNTHETIC) % 3, torch.arange(NUM_SYNTHETIC) % 3, 3)
+
+
+def test_a_line_without_a_synthetic_photo_counts_for_nothing(sparse_pool, setting, tmp_path):
+    proof = proof_of(sparse_pool, 0.6, 0.75, 0.6)
+    assert [row.num_added[LARGEST] > 0 for row in proof.rows] == [False, False, True]
+    alone = replace(proof, rows=proof.rows[-1:])
+    for arm in ARMS[1:]:
+        assert proof.gain(arm, REAL) == alone.gain(arm, REAL)
+    assert proof.verdict == alone.verdict
+    assert proof.sentence("small-cnn") == alone.sentence("small-cnn")
+    assert "(mean of all; 6 seeds;" in proof.sentence("small-cnn")
+
+    numbers = json.loads(json.dumps(as_dict(proof, setting)))
+    assert numbers["mean_of"] == ["all"]
+    assert numbers["gain_over_real"] == as_dict(alone, setting)["gain_over_real"]
+    for row, none_added in zip(numbers["rows"], (True, True, False), strict=True):
+        for arm in ARMS[1:]:
+            assert (row["arms"][arm] == "none added") == none_added
+    assert as_markdown(proof, setting).count("none added") == 2 * (len(ARMS) - 1)
+    pictures = np.zeros((3, 16, 16, 3), np.uint8)
+    write_proof(tmp_path / "proof.html", proof, setting, Examples(pictures, np.arange(3), pictures, np.arange(3)))
+    page = (tmp_path / "proof.html").read_text()
+    assert page.count(">none added<") == 2 * (len(ARMS) - 1)
+    assert "With 5 a class a seed found none to add, so this line counts for nothing." in page
+    assert "there were 0 synthetic photos" not in page
+
+
+def test_what_is_the_same_mixture_is_learned_once(sparse_pool):
+    truth = torch.arange(60) % 3
+    learner = FakeLearner(truth, dict.fromkeys(ARMS, 0.5))
+    calls, told = [], []
+
+    def counting(*arguments):
+        calls.append(arguments)
+        return learner(*arguments)
+
+    counting.num_steps = 7
+    prove(counting, sparse_pool, truth, shots=(1,), num_seeds=2, progress=lambda *n: told.append(n))
+    assert len(calls) == 2 + 2 * len(ARMS)
+    assert told[-1] == (20, 20)
+
+
+def test_where_no_line_has_a_synthetic_photo_there_is_nothing_to_prove():
+    pool = Pool(torch.arange(60) % 3, torch.full((6,), 2), torch.zeros(6, dtype=torch.long), 3)
+    truth = torch.arange(60) % 3
+
+    def untouched(*_):
+        raise AssertionError("nothing is trained")
+
+    untouched.num_steps = 7
+    with pytest.raises(DataError, match="not one synthetic photo could be added in any line") as caught:
+        prove(untouched, pool, truth, shots=(5,), num_seeds=2)
+    assert "\n" not in str(caught.value)
+
+
+def of_classes(*counts, value=0):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    return np.full((len(labels), 8, 8, 1), value, np.uint8) + labels[:, None, None, None].astype(np.uint8), labels
+
+
+def test_real_photos_stand_beside_synthetic_ones_of_their_own_class_only():
+    """Class a has one and five, b three and none, c two of each: a and c are shown, a half that is short is padded."""
+    rows, names = example_rows(Examples(*of_classes(1, 3, 2), *of_classes(5, 0, 2, value=100)), ["a", "b", "c"])
+    assert names == ["a", "c"]
+    assert rows.shape == (2, 2, 2, 8, 8, 4)
+    shown = rows[..., 3] == 255
+    assert shown.all(axis=(3, 4)).sum(axis=2).tolist() == [[1, 2], [2, 2]]
+    assert not shown[0, 0, 1].any()
+    values = [np.unique(rows[row, kind][shown[row, kind], :3]).tolist() for row in (0, 1) for kind in (0, 1)]
+    assert values == [[0], [100], [2], [102]]
+
+
+def test_four_of_each_kind_are_shown_at_most():
+    rows, _ = example_rows(Examples(*of_classes(9, 5), *of_classes(7, 6)), ["a", "b"])
+    assert rows.shape[:3] == (2, 2, 4)
+    assert (rows[..., 3] == 255).all()
+
+
 def test_classes_with_few_pictures_still_make_a_page(pool, setting, tmp_path):
-    pictures = np.zeros((3, 16, 16, 1), np.uint8)
-    examples = Examples(pictures, np.arange(3), pictures, np.arange(3))
-    write_proof(tmp_path / "proof.html", proof_of(pool, 0.6, 0.6, 0.6, 30), setting, examples)
+    proof = proof_of(pool, 0.6, 0.6, 0.6, 30)
+    write_proof(tmp_path / "proof.html", proof, setting, Examples(*of_classes(1, 1, 1), *of_classes(1, 1, 1)))
     assert "Real and synthetic photos a class" in (tmp_path / "proof.html").read_text()
+
+
+def test_without_a_class_that_has_both_there_are_no_pictures_on_the_page(pool, setting, tmp_path):
+    proof = proof_of(pool, 0.6, 0.6, 0.6, 30)
+    write_proof(tmp_path / "proof.html", proof, setting, Examples(*of_classes(1, 0, 1), *of_classes(0, 1, 0)))
+    page = (tmp_path / "proof.html").read_text()
+    assert "<img" not in page
+    assert "#photos" not in page

@@ -1,6 +1,7 @@
 """Variations with proof: what is drawn, what is left out, what a killed call leaves, and what the proof says."""
 
 import json
+import logging
 import shutil
 import struct
 import zlib
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from vae_ldm.cli import app
@@ -23,9 +25,10 @@ from vae_ldm.evaluation.candidate_filter import CandidateFilter
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
 from vae_ldm.run import augment as augmenting
 from vae_ldm.run.augment import augment
+from vae_ldm.run.augment_order import Order
 from vae_ldm.run.augment_proof import prove_augmentation
 from vae_ldm.run.augmented_folder import AugmentedFolder, Method, picture_name, slugs
-from vae_ldm.run.draughtsman import Draughtsman, Order
+from vae_ldm.run.draughtsman import Draughtsman
 
 CLASSES = ("good tin", "dented parcel")
 QUICK = {"num_inference_steps": 2}
@@ -108,6 +111,57 @@ def test_every_class_gets_as_many_as_asked_for_by_every_method(drawn):
     facts = json.loads((drawn / "augment.json").read_text())
     assert facts["finished"]
     assert sum(count["kept"] for count in facts["counts"]) == 12
+
+
+@pytest.mark.parametrize(("per_class", "num_classes"), [(1, 5), (2, 5), (3, 10), (5, 1), (7, 5), (13, 5)])
+def test_every_method_is_dealt_as_many_pictures_over_all_classes(per_class, num_classes):
+    deals = [Order(per_class=per_class).deal(turn) for turn in range(num_classes)]
+    assert [sum(deal) for deal in deals] == [per_class] * num_classes
+    assert max(max(deal) - min(deal) for deal in deals) <= 1
+    assert {sum(of_method) for of_method in zip(*deals, strict=True)} == {per_class * num_classes // 5}
+    assert Order(per_class=per_class).undealt(num_classes) == []
+
+
+def test_methods_that_so_few_pictures_do_not_reach_are_named():
+    assert Order(per_class=2).undealt(2) == ["sample"]
+    assert Order(per_class=2).undealt(3) == []
+    assert Order(per_class=1, how=("sample",)).undealt(1) == []
+
+
+def test_a_small_number_is_made_by_different_methods_from_class_to_class(
+    photos, trained_run, tmp_path, lenient, capsys
+):
+    out = tmp_path / "out"
+    augment(photos, str(trained_run.path), out=out, order=Order(per_class=2, **QUICK))
+    methods = [(row["how"], row["strength"]) for row in rows_of(out)]
+    assert methods == [("posterior", None), ("vary", 0.3), ("vary", 0.5), ("vary", 0.7)]
+    printed = capsys.readouterr()
+    assert "4 pictures are too few for all ways: sample only where another one misses" in printed.err
+    assert "sample 0 0 0 0" in " ".join(printed.out.split())
+
+
+def test_what_one_method_misses_the_next_ones_make(photos, trained_run, tmp_path, monkeypatch):
+    """As a trained autoencoder does: its posterior samples are copies."""
+    judge, copied = CandidateFilter.__call__, []
+
+    def no_posterior(self, pictures, labels):
+        near_copy = torch.full((len(pictures),), copied[-1])
+        return replace(judge(self, pictures, labels), near_copy=near_copy, off_class=torch.zeros_like(near_copy))
+
+    pictures = Draughtsman._pictures
+
+    def noting(self, prompt, method, sources, seeds):
+        copied.append(method.how == "posterior")
+        return pictures(self, prompt, method, sources, seeds)
+
+    monkeypatch.setattr(CandidateFilter, "__call__", no_posterior)
+    monkeypatch.setattr(Draughtsman, "_pictures", noting)
+    augment(photos, str(trained_run.path), out=tmp_path / "out", order=Order(per_class=7, **QUICK))
+    rows = rows_of(tmp_path / "out")
+    counts = {label: [row["strength"] for row in rows if row["label"] == label] for label in CLASSES}
+    # Dealt 2 2 1 1 1, then 1 1 2 2 1: the two or one that are missing go to those that come next.
+    assert counts["dented parcel"] == [0.3] * 3 + [0.5] * 2 + [0.7, None]
+    assert counts["good tin"] == [0.3] * 2 + [0.5] * 2 + [0.7] * 2 + [None]
 
 
 def test_a_picture_says_in_its_name_and_inside_how_it_was_made(drawn, trained_run):
@@ -310,6 +364,7 @@ def test_unreadable_photos_are_named_and_left_out(photos, trained_run, tmp_path,
     assert any("bomb.png: 60000x60000 pixels" in line for line in said)
     assert any("cut.png: " in line for line in said)
     assert len(rows_of(out)) == 2
+    assert logging.getLogger("vae_ldm.data.picture_cache").isEnabledFor(logging.WARNING)  # for who comes next
 
 
 def test_wrong_calls_are_one_line_and_lose_nothing(photos, trained_run, tmp_path, drawn):
@@ -318,7 +373,7 @@ def test_wrong_calls_are_one_line_and_lose_nothing(photos, trained_run, tmp_path
     for seed in range(8):
         render(flat, seed, CLASSES[0])
         render(one / CLASSES[0], seed, CLASSES[0])
-        render(zoo / "zebra", seed, CLASSES[0])
+        render(zoo / "plains zebra", seed, CLASSES[0])
         render(zoo / "good tin", seed, CLASSES[0])
     taken = tmp_path / "taken"
     taken.mkdir()
@@ -333,7 +388,16 @@ def test_wrong_calls_are_one_line_and_lose_nothing(photos, trained_run, tmp_path
         (lambda: augment(photos, str(trained_run.autoencoder), out=out), WeightsError, "is no run and no pipeline"),
         (lambda: augment(flat, run, out=out), DataError, "no classes"),
         (lambda: augment(one, run, out=out), DataError, "all of one class, good tin"),
-        (lambda: augment(zoo, run, out=out), DataError, "not trained on the class zebra"),
+        (
+            lambda: augment(zoo, run, out=out),
+            DataError,
+            'not trained on the class "plains zebra"; it knows the classes',
+        ),
+        (
+            lambda: augment(zoo, str(exported), out=out, order=Order(caption_template="a photo of {label}")),
+            DataError,
+            'not trained on the class "plains zebra"; it knows the words "a", "an", "backdrop", ',
+        ),
         (lambda: augment(None, str(exported), out=out), DataError, "name a folder of photos"),
         (lambda: augment(photos, run, out=taken), VaeLdmError, "was not made by augment"),
         (lambda: augment(photos, run, out=taken / "mine.txt"), VaeLdmError, "was not made by augment"),
@@ -352,6 +416,39 @@ def test_wrong_calls_are_one_line_and_lose_nothing(photos, trained_run, tmp_path
     assert not out.exists()
     assert contents(drawn) == before
     assert (taken / "mine.txt").read_text() == "mine"
+
+
+def test_an_unknown_class_is_told_with_the_classes_that_the_model_knows(photos, trained_run, tmp_path, monkeypatch):
+    zoo = tmp_path / "zoo"
+    for seed in range(8):
+        for label in ("plains zebra", "tin whistle", "good tin"):
+            render(zoo / label, seed, CLASSES[0])
+    monkeypatch.setattr(augmenting, "_MAX_NAMED", 3)
+    monkeypatch.setattr(augmenting, "real_photos", None)  # no photo is decoded for it
+    with pytest.raises(DataError) as caught:
+        augment(zoo, str(trained_run.path), out=tmp_path / "out")
+    known = ", ".join(f'"{name}"' for name in CLASS_NAMES[:3])
+    assert str(caught.value) == (
+        f'{trained_run.path} was not trained on the classes "plains zebra", "tin whistle"; '
+        f"it knows the classes {known} and {len(CLASS_NAMES) - 3} more; give photos of what it knows, or another model"
+    )
+
+
+def test_settings_that_contradict_the_folder_are_told_before_the_model_is_opened(drawn, photos, monkeypatch):
+    monkeypatch.setattr(augmenting, "PhotoPipeline", None)
+    for other in (Order(per_class=6, seed=1, **QUICK), Order(per_class=6, num_inference_steps=3)):
+        with pytest.raises(VaeLdmError, match="begun with other settings"):
+            augment(photos, "absent", out=drawn, order=other)
+
+
+def test_another_model_is_told_before_the_photos_are_read(drawn, photos, trained_run, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    shutil.copytree(trained_run.path, other)
+    weights = other / "pipeline" / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file({name: 2 * tensor for name, tensor in load_file(weights).items()}, weights)
+    monkeypatch.setattr(augmenting, "real_photos", None)
+    with pytest.raises(VaeLdmError, match=r"begun with other settings \(model_digest was "):
+        augment(photos, str(other), out=drawn, order=Order(per_class=6, **QUICK))
 
 
 def test_two_calls_never_fill_one_folder(tmp_path):

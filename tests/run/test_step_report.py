@@ -21,5 +21,16 @@ def test_a_line_where_the_last_one_is_long_ago(monkeypatch, total, line):
     assert told(total) == line
 
 
+def test_a_later_line_says_how_long_the_rest_takes_at_the_pace_since_the_first_call(monkeypatch):
+    monkeypatch.setattr(StepReport, "seconds_between_lines", 30.0)
+    clock = iter([0.0, 10.0, 40.0, 45.0, 110.0])
+    monkeypatch.setattr("vae_ldm.run.session.time.monotonic", lambda: next(clock))
+    stream = io.StringIO()
+    with StepReport("drawing", Console(file=stream, force_terminal=False)) as report:
+        for done in (100, 100, 105, 120):  # 100 were there before; then 20 in 100 s
+            report(done, 200)
+    assert stream.getvalue() == "drawing: 100 of 200\ndrawing: 120 of 200, 6 min 40 s left\n"
+
+
 def test_what_is_soon_done_says_nothing():
     assert told(4000) == ""

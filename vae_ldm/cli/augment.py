@@ -79,8 +79,8 @@ def draw(
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder, or one to go on with.")] = Path("augmented"),
 ) -> None:
     """Draw new photos of every class, less near copies and other classes."""
-    from vae_ldm.run.augment import augment
-    from vae_ldm.run.draughtsman import Order
+    from vae_ldm.run.augment_order import Order
+    from vae_ldm.run.augmented_folder import AugmentedFolder
 
     order = Order(
         per_class=per_class,
@@ -93,6 +93,10 @@ def draw(
         guidance_scale=guidance_scale,
         caption_template=caption_template,
     )
+    AugmentedFolder(out).check(order.settings)  # before libraries and weights are loaded, which takes seconds
+
+    from vae_ldm.run.augment import augment
+
     augment(photos, model, out=out, order=order)
     typer.echo(out)
 

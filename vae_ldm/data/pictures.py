@@ -66,6 +66,14 @@ def open_pictures(folder: Path, key: str) -> PictureSplits | None:
     return PictureSplits(train, validation, index["unreadable"], key)
 
 
+def cached_class_names(folder: Path) -> list[str]:
+    """The classes of the pictures in a cache, whatever its key; none where there is no cache."""
+    try:
+        return json.loads((folder / "index.json").read_text(encoding="utf-8"))["class_names"]
+    except (FileNotFoundError, KeyError, ValueError):
+        return []
+
+
 def _open_split(folder: Path, index: dict[str, Any], split: str) -> Pictures:
     images = np.load(folder / f"{split}.npy", mmap_mode="r")
     fields = index[split]

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from vae_ldm.errors import DataError
 from vae_ldm.evaluation.interval import Interval, crossed_interval
 from vae_ldm.evaluation.small_classifiers import Learner
 
@@ -90,6 +91,10 @@ class Row:
         """The first cell of its line."""
         return "all" if self.shots is None else f"{self.shots} a class"
 
+    def has_added(self, arm: str) -> bool:
+        """Whether every seed had a photo to add; a mixture without any is the real photos over again."""
+        return self.num_added[arm] > 0
+
 
 @dataclass(frozen=True, eq=False)
 class Proof:
@@ -105,15 +110,19 @@ class Proof:
         """Balanced accuracy in [0, 1] on the held-out photos, the mean over seeds."""
         return balanced_mean(row.correct[arm].float(), self.labels)
 
+    def counted(self, arm: str = LARGEST) -> list[Row]:
+        """The rows that say something of this arm: those in which it has added anything."""
+        return [row for row in self.rows if row.has_added(arm)]
+
     def gain(self, arm: str, floor: str, rows: Sequence[Row] | None = None) -> Difference:
-        """Of one arm over another, paired by seed and photo: the mean of these rows, of all by default."""
-        rows = self.rows if rows is None else rows
+        """Of one arm over another, paired by seed and photo: the mean of these rows, by default `counted(arm)`."""
+        rows = self.counted(arm) if rows is None else rows
         paired = torch.stack([row.correct[arm].float() - row.correct[floor].float() for row in rows]).mean(dim=0)
         return Difference(balanced_mean(paired, self.labels), crossed_interval(paired, self.labels))
 
     @property
     def verdict(self) -> Verdict:
-        """By the largest share of synthetic photos over all rows, against both floors.
+        """By the largest share of synthetic photos over the rows that have any, against both floors.
 
         It helped where it beats real photos alone and as many flipped and jittered ones, both beyond chance. It did
         not where a gain of MARGIN over either of them is ruled out. Else nobody can tell.
@@ -133,8 +142,8 @@ class Proof:
             "did not help": "Synthetic photos did not help",
             "cannot be told": "Whether synthetic photos help cannot be told",
         }[self.verdict]
-        shots = ", ".join(row.name for row in self.rows)
-        short = any(row.num_added[LARGEST] < row.num_real for row in self.rows)
+        shots = ", ".join(row.name for row in self.counted())
+        short = any(row.num_added[LARGEST] < row.num_real for row in self.counted())
         amount = "as many of them as real ones" + (", or as many as there are" if short else "")
         return (
             f"{begin}: with {amount}, the balanced accuracy of {classifier} on {len(self.labels)} "
@@ -166,26 +175,36 @@ def prove(
     """The learner on every arm, with `shots` real photos a class and with all, `num_seeds` times each.
 
     A seed draws the real photos, the synthetic ones, the first weights and the batches, all the same in every arm. A
-    number of shots that no class has more of than that is left out: it would be all of them.
+    number of shots that no class has more of than that is left out: it would be all of them. Raises DataError where
+    there is no line with a synthetic photo to add.
     """
     largest = int(pool.labels.bincount(minlength=pool.num_classes).max())
     lines = [*(number for number in sorted(set(shots)) if number < largest), None]
+    mixtures = {number: [pool.mixtures(number, seed) for seed in range(num_seeds)] for number in lines}
+    added = {
+        number: {arm: min(len(one[arm]) - len(one[REAL]) for one in of_line) for arm in ARMS}
+        for number, of_line in mixtures.items()
+    }
+    if not any(counts[LARGEST] for counts in added.values()):
+        raise DataError(
+            "not one synthetic photo could be added in any line of the table: each was made from a real photo that is "
+            "not among those of its class; draw them from these photos"
+        )
     rows, done = [], 0
     for number in lines:
         correct: dict[str, list[Tensor]] = {arm: [] for arm in ARMS}
-        counts: dict[str, list[int]] = {arm: [] for arm in ARMS}
-        for seed in range(num_seeds):
-            mixtures = pool.mixtures(number, seed)
-            for arm, chosen in mixtures.items():
-                seen = learner(chosen, pool.row_labels(chosen), pool.num_classes, seed)
-                correct[arm].append(seen == held_out_labels)
-                counts[arm].append(len(chosen) - len(mixtures[REAL]))
+        for seed, of_seed in enumerate(mixtures[number]):
+            for arm, chosen in of_seed.items():
+                if arm != REAL and torch.equal(chosen, of_seed[REAL]):
+                    correct[arm].append(correct[REAL][-1])
+                else:
+                    seen = learner(chosen, pool.row_labels(chosen), pool.num_classes, seed)
+                    correct[arm].append(seen == held_out_labels)
                 done += 1
                 if progress is not None:
                     progress(done, len(lines) * num_seeds * len(ARMS))
-        added = {arm: min(found) for arm, found in counts.items()}
         tables = {arm: torch.stack(found) for arm, found in correct.items()}
-        rows.append(Row(number, len(mixtures[REAL]), added, tables))
+        rows.append(Row(number, len(mixtures[number][0][REAL]), added[number], tables))
     return Proof(rows, held_out_labels, num_seeds, learner.num_steps)
 
 

@@ -14,6 +14,7 @@ from vae_ldm.evaluation.report import environment, replace_text
 
 _COLUMNS = 4  # pictures of each kind a class
 _MAX_CLASSES = 16
+_NONE_ADDED = "none added"
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,6 @@ class Examples:
 
 def write_proof(target: Path, proof: Proof, setting: ProofSetting, examples: Examples) -> None:
     """Write the page, in one step; it opens offline."""
-    grid = _grid(examples, setting.class_names)
-    stream = io.BytesIO()
-    grid.save(stream, "PNG", optimize=True)
     page = (
         environment()
         .get_template("augmentation.html.jinja")
@@ -58,14 +56,12 @@ def write_proof(target: Path, proof: Proof, setting: ProofSetting, examples: Exa
             sentence=proof.sentence(setting.classifier),
             overall=[(arm, proof.gain(arm, REAL)) for arm in ARMS if arm != REAL],
             against_jittered=proof.gain(LARGEST, JITTERED),
+            largest_arm=LARGEST,
+            none_added=_NONE_ADDED,
             in_points=in_points,
             gain_of=lambda row, arm: proof.gain(arm, REAL, [row]),
             percent=lambda row, arm: f"{100 * proof.accuracy(row, arm):.1f}",
-            figure={
-                "source": "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode(),
-                "width": grid.width,
-                "height": grid.height,
-            },
+            figure=_figure(examples, setting.class_names),
             num_held_out=len(proof.labels),
             **vars(setting),
         )
@@ -98,20 +94,14 @@ def as_dict(proof: Proof, setting: ProofSetting) -> dict[str, Any]:
         "num_held_out": len(proof.labels),
         "num_seeds": proof.num_seeds,
         "num_steps": proof.num_steps,
-        "gain_over_real": _gain(proof, LARGEST, REAL, proof.rows),
-        "gain_over_jittered": _gain(proof, LARGEST, JITTERED, proof.rows),
+        "mean_of": [row.name for row in proof.counted()],
+        "gain_over_real": _gain(proof, LARGEST, REAL),
+        "gain_over_jittered": _gain(proof, LARGEST, JITTERED),
         "rows": [
             {
                 "shots": row.shots,
                 "num_real": row.num_real,
-                "arms": {
-                    arm: {
-                        "num_added": row.num_added[arm],
-                        "balanced_accuracy": proof.accuracy(row, arm),
-                        **({} if arm == REAL else {"gain_over_real": _gain(proof, arm, REAL, [row])}),
-                    }
-                    for arm in ARMS
-                },
+                "arms": {arm: _arm(proof, row, arm) for arm in ARMS},
             }
             for row in proof.rows
         ],
@@ -119,40 +109,63 @@ def as_dict(proof: Proof, setting: ProofSetting) -> dict[str, Any]:
 
 
 def _cell(proof: Proof, row: Row, arm: str) -> str:
+    if arm != REAL and not row.has_added(arm):
+        return _NONE_ADDED
     accuracy = f"{100 * proof.accuracy(row, arm):.1f}"
     if arm == REAL:
         return accuracy
     return f"{accuracy} ({in_points(proof.gain(arm, REAL, [row]))}; {row.num_added[arm]} added)"
 
 
-def _gain(proof: Proof, arm: str, floor: str, rows: list[Row]) -> dict[str, float]:
+def _arm(proof: Proof, row: Row, arm: str) -> dict[str, Any] | str:
+    numbers = {"num_added": row.num_added[arm], "balanced_accuracy": proof.accuracy(row, arm)}
+    if arm == REAL:
+        return numbers
+    return {**numbers, "gain_over_real": _gain(proof, arm, REAL, [row])} if row.has_added(arm) else _NONE_ADDED
+
+
+def _gain(proof: Proof, arm: str, floor: str, rows: list[Row] | None = None) -> dict[str, float]:
     gain = proof.gain(arm, floor, rows)
     return {"value": gain.value, "low": gain.interval.low, "high": gain.interval.high}
 
 
-def _grid(examples: Examples, class_names: list[str]) -> Any:
-    """A row a class: real photos, then synthetic ones, evenly spread over each."""
-    rows: list[np.ndarray] = []
-    names: list[str] = []
-    for label, name in enumerate(class_names):
-        halves = [
-            pictures[_spread(np.flatnonzero(labels == label))]
-            for pictures, labels in (
-                (examples.real, examples.real_labels),
-                (examples.synthetic, examples.synthetic_labels),
-            )
-        ]
-        if min(map(len, halves)) == _COLUMNS and len(names) < _MAX_CLASSES:
-            rows += halves
-            names.append(name)
-    if not rows:  # too few of every class for whole rows
-        rows, names = [examples.real[:1], examples.synthetic[:1]], ["one of each"]
-    columns = len(rows[0])
-    titles = ["real"] * columns + ["synthetic"] * columns
-    return image_grid(
-        np.concatenate(rows), num_columns=2 * columns, group_size=columns, row_labels=names, column_titles=titles
+def example_rows(examples: Examples, class_names: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Pictures uint8 [R, 2, P, H, W, 4], real ones then synthetic ones of one class a row, and the R classes' names.
+
+    Evenly spread over each. P is what the best filled class has of both kinds, 4 at most; where there are fewer the
+    last are transparent. A class that has not at least one of each kind is left out, so R may be 0.
+    """
+    kinds = [(examples.real, examples.real_labels), (examples.synthetic, examples.synthetic_labels)]
+    counts = {label: min(int(np.sum(labels == label)) for _, labels in kinds) for label, _ in enumerate(class_names)}
+    shown = [label for label, count in counts.items() if count][:_MAX_CLASSES]
+    num_columns = min(_COLUMNS, max((counts[label] for label in shown), default=0))
+    padded = np.zeros((len(shown), 2, num_columns, *examples.real.shape[1:3], 4), np.uint8)
+    for row, label in zip(padded, shown, strict=True):
+        for cells, (pictures, labels) in zip(row, kinds, strict=True):
+            chosen = pictures[_spread(np.flatnonzero(labels == label), num_columns)]
+            cells[: len(chosen), ..., 3] = 255
+            cells[: len(chosen), ..., : max(chosen.shape[-1], 3)] = chosen
+    return padded, [class_names[label] for label in shown]
+
+
+def _figure(examples: Examples, class_names: list[str]) -> dict[str, Any] | None:
+    """The grid of `example_rows` for the page; None where no class has both kinds."""
+    rows, names = example_rows(examples, class_names)
+    if not names:
+        return None
+    num_columns = rows.shape[2]
+    grid = image_grid(
+        rows.reshape(-1, *rows.shape[3:]),
+        num_columns=2 * num_columns,
+        group_size=num_columns,
+        row_labels=names,
+        column_titles=["real"] * num_columns + ["synthetic"] * num_columns,
     )
+    stream = io.BytesIO()
+    grid.save(stream, "PNG", optimize=True)
+    source = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    return {"source": source, "width": grid.width, "height": grid.height}
 
 
-def _spread(rows: np.ndarray) -> np.ndarray:
-    return rows[np.linspace(0, len(rows) - 1, min(_COLUMNS, len(rows))).astype(int)]
+def _spread(rows: np.ndarray, count: int) -> np.ndarray:
+    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]

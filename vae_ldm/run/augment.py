@@ -9,20 +9,25 @@ from rich.console import Console
 from rich.table import Table
 
 from vae_ldm.build import class_prompts
+from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.picture_cache import class_caption
-from vae_ldm.data.pictures import Pictures, PictureSplits
+from vae_ldm.data.pictures import Pictures, PictureSplits, cached_class_names
+from vae_ldm.data.sources import sort_class_names
 from vae_ldm.errors import DataError, RunError
 from vae_ldm.evaluation.candidate_filter import CandidateFilter
 from vae_ldm.evaluation.embedding import embed_pictures
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
 from vae_ldm.models.vision_features import load_efficientnet_lite
+from vae_ldm.run.augment_order import Order
 from vae_ldm.run.augmented_folder import AugmentedFolder, Round, read_facts
-from vae_ldm.run.draughtsman import Draughtsman, Order, finished_rounds
+from vae_ldm.run.draughtsman import Draughtsman, finished_rounds
 from vae_ldm.run.generate import unknown_words
 from vae_ldm.run.photo_pipeline import PhotoPipeline
 from vae_ldm.run.real_photos import Preparation, is_run_data, real_photos
 from vae_ldm.run.session import StepReport, open_run, quieten_libraries
 from vae_ldm.training.hardware import prepare_cpu
+
+_MAX_NAMED = 15
 
 
 def augment(photos: Path | None, source: str, *, out: Path, order: Order | None = None) -> list[Round]:
@@ -38,13 +43,18 @@ def augment(photos: Path | None, source: str, *, out: Path, order: Order | None 
     quieten_libraries()
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     folder = AugmentedFolder(out)
-    folder.check()
+    folder.check(order.settings)
     model = PhotoPipeline(source)
     preparation = Preparation.of(model)
+    settings = _settings(order, model, preparation)
+    folder.check(settings)
+    if photos is not None:
+        labels = {record.label for record in ImageFolderSource(photos).records("train")}
+        _refuse_unknown(model, sort_class_names(labels), order.caption_template)
     run = model.run.path if model.run is not None else None
     with real_photos(photos, run, preparation, console) as splits:
         prompts = _prompts(model, splits.train, order.caption_template)
-        settings = _settings(order, model, splits, preparation, prompts)
+        settings |= {"photos_key": splits.key, "prompts": prompts}
         with folder.opened(settings):
             known = read_facts(out)
             if known is None or not known["finished"]:
@@ -65,7 +75,7 @@ def augment(photos: Path | None, source: str, *, out: Path, order: Order | None 
             else:
                 rounds = finished_rounds(folder, order, list(prompts))
                 console.print(f"{out}: finished already", markup=False)
-    _print_tables(rounds, len(splits.train), len(splits.validation))
+    _print_tables(rounds, order, len(splits.train), len(splits.validation))
     return rounds
 
 
@@ -74,34 +84,51 @@ def _prompts(model: PhotoPipeline, train: Pictures, caption_template: str | None
     names = [name for label, name in enumerate(train.class_names) if np.any(train.labels == label)]
     if len(names) < 2:
         raise DataError(f"the photos are all of one class, {names[0]}; a class is told by what is not of it")
+    _refuse_unknown(model, names, caption_template)
+    return _asked(model, names, caption_template)
+
+
+def _refuse_unknown(model: PhotoPipeline, names: Sequence[str], caption_template: str | None) -> None:
+    """Raises DataError where the model cannot read the prompt of one of these classes."""
+    prompts = _asked(model, names, caption_template)
+    if unknown := [name for name, prompt in prompts.items() if unknown_words(model.pipeline, prompt)]:
+        raise DataError(
+            f"{model.source} was not trained on the {'class' if len(unknown) == 1 else 'classes'} {_quoted(unknown)}; "
+            f"it knows the {_what_it_knows(model, caption_template)}; give photos of what it knows, or another model"
+        )
+
+
+def _asked(model: PhotoPipeline, names: Sequence[str], caption_template: str | None) -> dict[str, str]:
+    """What the model is asked for each class."""
     if caption_template is None and model.recipe is not None and model.recipe.diffusion is not None:
         prompts = class_prompts(model.recipe, names)
     else:
         prompts = [class_caption(caption_template or model.caption_template, name) for name in names]
-    for name, prompt in zip(names, prompts, strict=True):
-        if unknown := unknown_words(model.pipeline, prompt):
-            raise DataError(
-                f"{model.source} was not trained on the class {name} (it does not know: {', '.join(unknown)}); "
-                "give photos of its own classes, or another model"
-            )
     return dict(zip(names, prompts, strict=True))
 
 
-def _settings(
-    order: Order, model: PhotoPipeline, splits: PictureSplits, preparation: Preparation, prompts: dict[str, str]
-) -> dict[str, Any]:
-    """All that the pictures follow from."""
+def _what_it_knows(model: PhotoPipeline, caption_template: str | None) -> str:
+    """The classes that the model was trained on; of one that has none, or is no run, the words."""
+    trained_on = cached_class_names(model.run.pictures) if model.run is not None else []
+    prompts = _asked(model, trained_on, caption_template)
+    if known := [name for name, prompt in prompts.items() if not unknown_words(model.pipeline, prompt)]:
+        return f"classes {_quoted(known)}"
+    tokenizer = model.pipeline.tokenizer
+    return f"words {_quoted(sorted(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)))}"
+
+
+def _quoted(names: Sequence[str]) -> str:
+    shown = ", ".join(f'"{name}"' for name in names[:_MAX_NAMED])
+    return shown if len(names) <= _MAX_NAMED else f"{shown} and {len(names) - _MAX_NAMED:,} more"
+
+
+def _settings(order: Order, model: PhotoPipeline, preparation: Preparation) -> dict[str, Any]:
+    """All that the pictures follow from, less the photos."""
     return {
-        "prompts": prompts,
-        "per_class": order.per_class,
-        "methods": [method.name for method in order.methods],
-        "seed": order.seed,
-        "min_confidence": order.min_confidence,
-        "max_tries": order.max_tries,
-        "num_inference_steps": order.num_inference_steps or model.num_inference_steps,
-        "guidance_scale": model.guidance_scale if order.guidance_scale is None else order.guidance_scale,
+        "num_inference_steps": model.num_inference_steps,
+        "guidance_scale": model.guidance_scale,
+        **order.settings,
         "model_digest": model.digest,
-        "photos_key": splits.key,
         "preparation": preparation.as_dict(),
     }
 
@@ -174,14 +201,15 @@ def _counts(rounds: Sequence[Round]) -> list[dict[str, Any]]:
     return list(counts.values())
 
 
-def _print_tables(rounds: Sequence[Round], num_train: int, num_held_out: int) -> None:
+def _print_tables(rounds: Sequence[Round], order: Order, num_train: int, num_held_out: int) -> None:
     output = Console(highlight=False, soft_wrap=True, width=200)
     for what in ("label", "method"):
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("class" if what == "label" else "method", no_wrap=True)
         for title in ("drawn", "near copies", "off class", "kept"):
             table.add_column(title, justify="right", no_wrap=True)
-        names = list(dict.fromkeys(row[what] for row in _counts(rounds)))
+        methods = [method.name for method in order.methods]
+        names = methods if what == "method" else list(dict.fromkeys(done.label for done in rounds))
         columns = ("drawn", "near_copies", "off_class", "kept")
         for name in names:
             rows = [row for row in _counts(rounds) if row[what] == name]

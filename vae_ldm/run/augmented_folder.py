@@ -21,7 +21,7 @@ from vae_ldm.run.folder import write_json
 How = Literal["sample", "vary", "posterior"]
 HOWS: tuple[How, ...] = get_args(How)
 _MAX_SLUG = 40
-_FORMAT = 1  # raise it when the same settings come to give other pictures
+_FORMAT = 2  # raise it when the same settings come to give other pictures
 
 
 class Method(NamedTuple):

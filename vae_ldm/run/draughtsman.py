@@ -10,59 +10,15 @@ import torch
 from rich.console import Console
 
 from vae_ldm.data.pictures import Pictures
-from vae_ldm.errors import VaeLdmError
 from vae_ldm.evaluation.candidate_filter import CandidateFilter
 from vae_ldm.models.pixels import as_images
-from vae_ldm.run.augmented_folder import AugmentedFolder, How, Method, Round, picture_name, slugs
+from vae_ldm.run.augment_order import Order
+from vae_ldm.run.augmented_folder import AugmentedFolder, Method, Round, picture_name, slugs
 from vae_ldm.run.generate import sample_images
 from vae_ldm.run.photo_pipeline import PhotoPipeline
 from vae_ldm.run.session import StepReport
 
-_LARGEST_ROUND = 16
 _FRUITLESS_ROUNDS = 2
-
-
-@dataclass(frozen=True)
-class Order:
-    """What is asked of `augment`."""
-
-    per_class: int = 50
-    how: tuple[How, ...] = ("posterior", "vary", "sample")
-    strengths: tuple[float, ...] = (0.3, 0.5, 0.7)
-    seed: int = 0
-    min_confidence: float = 0.0
-    """The probe's probability of the class, at least."""
-    max_tries: int = 8
-    """Candidates drawn for each picture wanted, at most."""
-    num_inference_steps: int | None = None
-    """None: those of the run's recipe."""
-    guidance_scale: float | None = None
-    caption_template: str | None = None
-    """The prompt of a class, with {label} for its name; None: that of the run's recipe."""
-
-    def __post_init__(self) -> None:
-        if self.per_class < 1:
-            raise VaeLdmError(f"per_class is {self.per_class}; at least 1 picture a class is asked for")
-        if not self.methods:
-            raise VaeLdmError("no way to make pictures is named; name sample, vary or posterior")
-        if self.caption_template is not None and "{label}" not in self.caption_template:
-            raise VaeLdmError(f"caption template {self.caption_template!r} has no {{label}} in it")
-        for strength in self.strengths:
-            if not 0 < strength <= 1:
-                raise VaeLdmError(f"strength is {strength:g}; it is above 0 and at most 1")
-
-    @property
-    def methods(self) -> list[Method]:
-        """The ways in turn, from what stays nearest to a photo to what begins at noise: the last takes what is left."""
-        ways: list[Method] = [Method("posterior")] if "posterior" in self.how else []
-        if "vary" in self.how:
-            ways += [Method("vary", strength) for strength in sorted(set(self.strengths))]
-        return [*ways, Method("sample")] if "sample" in self.how else ways
-
-    @property
-    def round_size(self) -> int:
-        """Candidates drawn at once. A round is drawn whole or not at all, so that a picture never depends on a kill."""
-        return min(_LARGEST_ROUND, self.per_class)
 
 
 @dataclass(frozen=True)
@@ -81,28 +37,36 @@ class Draughtsman:
         rounds: list[Round] = []
         folders = slugs(list(self.prompts))
         wanted = self.order.per_class * len(self.prompts)
+        methods = self.order.methods
+        if undealt := self.order.undealt(len(self.prompts)):
+            self.console.print(
+                f"{wanted} pictures are too few for all ways: {', '.join(undealt)} only where another one misses",
+                markup=False,
+            )
         with StepReport("drawing", self.console) as report:
-            for label in self.prompts:
-                kept, of_class = 0, 0
-                for place, method in enumerate(self.order.methods):
-                    share = math.ceil((self.order.per_class - kept) / (len(self.order.methods) - place))
+            for turn, label in enumerate(self.prompts):
+                missing, of_class = 0, 0
+                for place, (method, dealt) in enumerate(zip(methods, self.order.deal(turn), strict=True)):
+                    share = dealt + math.ceil(missing / (len(methods) - place))
+                    missing += dealt
                     for number in range(_max_rounds(share, self.order)):
                         done = self.folder.round(folders[label], method, number)
                         if done is None:
+                            report((turn + 1) * self.order.per_class - missing, wanted)
                             done = self._round(label, folders[label], method, number, share, passes, seen_ids)
                         rounds.append(done)
                         of_class += done.drawn
-                        kept, share = kept + len(done.rows), share - len(done.rows)
-                        report(sum(len(one.rows) for one in rounds), wanted)
+                        missing, share = missing - len(done.rows), share - len(done.rows)
                         if share == 0 or _is_fruitless(rounds[-number - 1 :]):
                             break
                 self.folder.describe(rounds)
-                if kept < self.order.per_class:
+                if missing:
                     self.console.print(
-                        f"{label}: {kept} of {self.order.per_class} after {of_class} drawn; the rest were near copies "
-                        "or seen as another class",
+                        f"{label}: {self.order.per_class - missing} of {self.order.per_class} after {of_class} drawn; "
+                        "the rest were near copies or seen as another class",
                         markup=False,
                     )
+            report(wanted, wanted)
         return rounds
 
     def _round(

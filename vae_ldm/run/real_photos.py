@@ -70,22 +70,33 @@ def real_photos(
         tempfile.TemporaryDirectory(prefix="vae-ldm-photos-") as folder,
         StepReport("reading photos", console) as report,
     ):
-        logging.getLogger("vae_ldm.data.picture_cache").setLevel(logging.ERROR)  # what it says is said below
-        splits = load_pictures(
-            ImageFolderSource(photos),
-            Path(folder) / "pictures",
-            image_size=preparation.image_size,
-            channels=preparation.channels,
-            resize=preparation.resize,
-            validation_fraction=preparation.validation_fraction,
-            max_unreadable_share=1.0,
-            progress=report,
-        )
+        with _quiet("vae_ldm.data.picture_cache"):  # what it says is said below
+            splits = load_pictures(
+                ImageFolderSource(photos),
+                Path(folder) / "pictures",
+                image_size=preparation.image_size,
+                channels=preparation.channels,
+                resize=preparation.resize,
+                validation_fraction=preparation.validation_fraction,
+                max_unreadable_share=1.0,
+                progress=report,
+            )
         for line in splits.unreadable[:_NUM_EXAMPLES]:
             console.print(f"left out, {line}", markup=False)
         if len(splits.unreadable) > _NUM_EXAMPLES:
             console.print(f"left out, {len(splits.unreadable) - _NUM_EXAMPLES} more", markup=False)
         yield _with_classes(splits, str(photos))
+
+
+@contextmanager
+def _quiet(logger: str) -> Iterator[None]:
+    """Errors only."""
+    level = logging.getLogger(logger).level
+    logging.getLogger(logger).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.getLogger(logger).setLevel(level)
 
 
 def is_run_data(photos: Path, run: Path) -> bool:

@@ -23,6 +23,7 @@ from vae_ldm.recipe import Recipe, read_recipe
 from vae_ldm.run.folder import RunFolder, Stage
 from vae_ldm.run.processes import Processes
 from vae_ldm.training.hardware import prepare_cpu
+from vae_ldm.training.progress import format_seconds
 
 
 @dataclass
@@ -124,6 +125,7 @@ class StepReport:
     def __init__(self, what: str, console: Console) -> None:
         self._what, self._console = what, console
         self._last_line = time.monotonic()
+        self._first_call: tuple[float, int] | None = None
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -143,10 +145,21 @@ class StepReport:
 
     def __call__(self, done: int, total: int | None) -> None:
         self._progress.update(self._task, completed=done, total=total, visible=True)
-        if not self._console.is_terminal and time.monotonic() - self._last_line >= self.seconds_between_lines:
-            self._last_line = time.monotonic()
+        now = time.monotonic()
+        if self._first_call is None:
+            self._first_call = now, done
+        if not self._console.is_terminal and now - self._last_line >= self.seconds_between_lines:
+            self._last_line = now
             of = "" if total is None else f" of {total:,}"
-            self._console.print(f"{self._what}: {done:,}{of}", markup=False)
+            self._console.print(f"{self._what}: {done:,}{of}{self._time_left(now, done, total)}", markup=False)
+
+    def _time_left(self, now: float, done: int, total: int | None) -> str:
+        """By the pace since the first call, which may have found much of it done before."""
+        assert self._first_call is not None
+        began, done_before = self._first_call
+        if total is None or done <= done_before:
+            return ""
+        return f", {format_seconds((now - began) / (done - done_before) * max(total - done, 0))} left"
 
 
 def quieten_libraries() -> None:
