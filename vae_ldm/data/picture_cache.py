@@ -20,6 +20,7 @@ from vae_ldm.data.picture_writer import PicturesWriter
 from vae_ldm.data.pictures import Pictures, PictureSplits, open_pictures
 from vae_ldm.data.sources import SPLITS, PictureSource, Record, Split, sort_class_names
 from vae_ldm.errors import DataError
+from vae_ldm.whole_file import naming, write_whole
 
 Progress = Callable[[int, int | None], None]
 
@@ -154,15 +155,16 @@ def _appearing_whole(folder: Path) -> Iterator[Path]:
     """A new folder to write into that takes the given name, and the place of what had it, only once all went well."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with naming(folder, partial):
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            if folder.exists():
+                shutil.rmtree(folder)
+            partial.rename(folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
 
 
 def _decode_into(
@@ -228,7 +230,7 @@ def _list_file(cache_dir: Path) -> Path:
 
 def _list_unreadable(file: Path, unreadable: list[str]) -> None:
     if unreadable:
-        file.write_text("\n".join(unreadable) + "\n", encoding="utf-8", errors="surrogateescape")
+        write_whole(file, "\n".join(unreadable) + "\n")
     else:
         file.unlink(missing_ok=True)
 

@@ -12,7 +12,8 @@ import numpy as np
 from vae_ldm.evaluation.curves import BOTTOM, LEFT, RIGHT, TOP, Axis, point, svg_path
 from vae_ldm.evaluation.image_grid import image_grid
 from vae_ldm.evaluation.rate_distortion import Crop, Curve, RateDistortion, step_rows, target_rows
-from vae_ldm.evaluation.report import environment, replace_text
+from vae_ldm.evaluation.report import environment
+from vae_ldm.whole_file import write_whole
 
 _NUM_CROPS = 8
 
@@ -72,7 +73,7 @@ def write_archive_page(target: Path, result: RateDistortion, words: Sequence[str
             **vars(setting),
         )
     )
-    replace_text(target, page)
+    write_whole(target, page)
 
 
 def _chart(curves: Sequence[Curve]) -> _Chart:

@@ -22,6 +22,7 @@ from vae_ldm.run.evaluate import device_name
 from vae_ldm.run.photo_coder import KEPT_CODECS, latent_ladder
 from vae_ldm.run.session import StepReport, quieten_libraries
 from vae_ldm.training.hardware import prepare_cpu
+from vae_ldm.wording import counted
 
 _EVERY = 3
 """Of the steps in the table; an archive chooses among all."""
@@ -72,8 +73,9 @@ def report(
             judge.add(record.id, ladder)
             sizes.append(pixels.shape[:2])
     if not sizes:
-        channels = autoencoder.channels
-        raise DataError(f"none of {len(measured)} photos of {photos} suits an autoencoder of {channels} channels")
+        channels = counted(autoencoder.channels, "channel")
+        chosen = counted(len(measured), "photo")
+        raise DataError(f"none of {chosen} of {photos} suits an autoencoder of {channels}")
     result = judge.result()
     words = in_words(result, KEPT_CODECS, target_psnr)
     setting = ArchiveSetting(
@@ -121,7 +123,7 @@ def _table(result: RateDistortion) -> Table:
         box=None,
         pad_edge=False,
         padding=(0, 2, 0, 0),
-        title=f"bytes a photo at equal PSNR, means over photos ({result.num_photos})",
+        title=f"bytes a photo at equal PSNR, mean of {counted(result.num_photos, 'photo')}",
         title_justify="left",
     )
     names = [LATENTS, *result.equal]
@@ -129,7 +131,7 @@ def _table(result: RateDistortion) -> Table:
         table.add_column(title, justify="right" if title != "fewest" else "left", no_wrap=True)
     for row in step_rows(result):
         sizes = [f"{row.num_bytes[name]:,.0f}" for name in names]
-        some = "" if row.num_photos == result.num_photos else f" (of {row.num_photos} photos)"
+        some = "" if row.num_photos == result.num_photos else f" (of {counted(row.num_photos, 'photo')})"
         table.add_row(row.setting, f"{row.psnr:.2f} dB", *sizes, row.best + some)
     return table
 
@@ -137,8 +139,8 @@ def _table(result: RateDistortion) -> Table:
 def _said_of_text(result: RateDistortion) -> Iterator[str]:
     for one in result.legibility:
         yield (
-            f"{one.what} read by {one.reader} on {one.num_photos} of {result.num_photos} photos: {one.num_read}; "
-            "of these are read still, by step, and in the same bytes from codecs:"
+            f"{one.what} read by {one.reader} on {one.num_photos} of {counted(result.num_photos, 'photo')}: "
+            f"{one.num_read}; of these are read still, by step, and in the same bytes from codecs:"
         )
         for way, shares in one.kept.items():
             told = ", ".join(
