@@ -1,13 +1,13 @@
 """Bytes against likeness: latents at each step beside picture codecs, photo by photo."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from vae_ldm.evaluation.codec import Codec, CodecLadder, Ladder
+from vae_ldm.evaluation.codec import Codec, CodecLadder, Compressed, Ladder
 from vae_ldm.evaluation.comparison import worst_crops
 from vae_ldm.evaluation.legibility import Reader, character_error_rate, kept_share
 
@@ -90,23 +90,42 @@ class RateDistortionJudge:
         self._wrong: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
         self._num_read: dict[str, int] = defaultdict(int)
 
-    def add(self, name: str, latents: Ladder) -> None:
-        """Measure one photo, which `latents` is a ladder of."""
+    @property
+    def parts_a_photo(self) -> int:
+        """What `add` counts of each photo: every step in every way to keep it, measured and read."""
+        return len(self.steps) * (1 + len(self.codecs)) * (1 + len(self.readers))
+
+    def add(self, name: str, latents: Ladder, on_part: Callable[[int], None] | None = None) -> None:
+        """Measure one photo, which `latents` is a ladder of; `on_part` hears how many parts of it are done."""
+        done = 0
+
+        def tell() -> None:
+            nonlocal done
+            done += 1
+            if on_part is not None:
+                on_part(done)
+
         ladders = {codec.name: CodecLadder(latents.pixels, codec) for codec in self.codecs}
-        points = [(latents[number].num_bytes, latents.psnr(number)) for number, _ in self.steps]
+        made = {}
+        for number, _ in self.steps:
+            made[number] = latents[number]
+            tell()
+        points = [(made[number].num_bytes, latents.psnr(number)) for number, _ in self.steps]
         self._points[LATENTS].append(points)
         self._targets[LATENTS].append(_bytes_at_targets(latents))
         for codec, ladder in ladders.items():
             qualities = np.linspace(ladder.min_quality, ladder.max_quality, _NUM_CODEC_POINTS).round().astype(int)
-            self._points[codec].append(
-                [(ladder[quality].num_bytes, ladder.psnr(quality)) for quality in qualities.tolist()]
-            )
+            self._points[codec].append([(ladder.num_bytes(one), ladder.psnr(one)) for one in qualities.tolist()])
             self._targets[codec].append(_bytes_at_targets(ladder))
-            self._equal[codec].append([_bytes_at(ladder, psnr) for _, psnr in points])
-            self._fits[codec].append([ladder.within(size).num_bytes <= size for size, _ in points])
-        self._crops.append(self._worst_crop(name, latents, ladders))
+            equal = []
+            for _, psnr in points:
+                equal.append(_bytes_at(ladder, psnr))
+                tell()
+            self._equal[codec].append(equal)
+            self._fits[codec].append([ladder.num_bytes(ladder.min_quality) <= size for size, _ in points])
+        self._crops.append(self._worst_crop(name, latents.pixels, made[self.crop_step], ladders))
         for reader in self.readers:
-            self._read(reader, latents, ladders)
+            self._read(reader, latents.pixels, list(made.values()), ladders, tell)
 
     def result(self) -> RateDistortion:
         """Of all photos added."""
@@ -135,29 +154,45 @@ class RateDistortionJudge:
             legibility=legibility,
         )
 
-    def _worst_crop(self, name: str, latents: Ladder, ladders: dict[str, CodecLadder]) -> Crop:
-        made = latents[self.crop_step]
-        (crop,) = worst_crops(latents.pixels[None], made.pixels[None], 1)
-        pictures = {ORIGINAL: latents.pixels, LATENTS: made.pixels}
-        pictures |= {codec: ladder.within(made.num_bytes).pixels for codec, ladder in ladders.items()}
+    def _worst_crop(
+        self, name: str, original: np.ndarray, made: Compressed, ladders: Mapping[str, CodecLadder]
+    ) -> Crop:
+        (crop,) = worst_crops(original[None], made.pixels[None], 1)
+        pictures = {ORIGINAL: original, LATENTS: made.pixels}
+        pictures |= {codec: ladder[ladder.within(made.num_bytes)].pixels for codec, ladder in ladders.items()}
         return Crop(name, crop.psnr, {way: crop.of(pixels[None]) for way, pixels in pictures.items()})
 
-    def _read(self, reader: Reader, latents: Ladder, ladders: dict[str, CodecLadder]) -> None:
-        before = reader.read(latents.pixels)
+    def _read(
+        self,
+        reader: Reader,
+        original: np.ndarray,
+        made: Sequence[Compressed],
+        ladders: Mapping[str, CodecLadder],
+        tell: Callable[[], None],
+    ) -> None:
+        before = reader.read(original)
         if not before:
             return
         self._num_read[reader.name] += len(before)
-        made = {LATENTS: [latents[number] for number, _ in self.steps]}
-        made |= {codec: [ladder.within(one.num_bytes) for one in made[LATENTS]] for codec, ladder in ladders.items()}
-        for way, pictures in made.items():
-            after = [reader.read(picture.pixels) for picture in pictures]
+
+        def keep(way: str, after: Sequence[list[str]]) -> None:
             self._kept[reader.name, way].append([kept_share(before, one) for one in after])
             self._wrong[reader.name, way].append([character_error_rate(before, one) for one in after])
 
+        def read(picture: Compressed) -> list[str]:
+            tell()
+            return reader.read(picture.pixels)
+
+        keep(LATENTS, [read(one) for one in made])
+        for codec, ladder in ladders.items():
+            qualities = [ladder.within(one.num_bytes) for one in made]
+            after = {quality: read(ladder[quality]) for quality in dict.fromkeys(qualities)}
+            keep(codec, [after[quality] for quality in qualities])
+
 
 def _bytes_at(ladder: Ladder, psnr: float) -> float:
-    made = ladder.reaching(psnr)
-    return float("nan") if made is None else float(made.num_bytes)
+    quality = ladder.reaching(psnr)
+    return float("nan") if quality is None else float(ladder.num_bytes(quality))
 
 
 def _bytes_at_targets(ladder: Ladder) -> list[float]:
@@ -172,6 +207,8 @@ class StepRow(NamedTuple):
     psnr: float
     num_bytes: dict[str, float]
     """By way, at equal PSNR."""
+    lowest: dict[str, float]
+    """PSNR of the lowest quality of each codec that on some photos has no lower one: it keeps more than is asked."""
     best: str
     """The way of fewest bytes."""
 
@@ -185,9 +222,14 @@ def step_rows(result: RateDistortion) -> list[StepRow]:
             continue
         num_bytes = {LATENTS: float(result.latents.num_bytes[number, reached].mean())}
         num_bytes |= {codec: float(sizes[number, reached].mean()) for codec, sizes in result.equal.items()}
-        psnr = float(result.latents.psnr[number, reached].mean())
+        psnr = result.latents.psnr[number]
+        lowest = {}
+        for codec in result.codecs:
+            keeps_more = reached & (codec.psnr[0] > psnr)
+            if keeps_more.any():
+                lowest[codec.name] = float(codec.psnr[0, keeps_more].mean())
         best = min(num_bytes.items(), key=lambda item: item[1])[0]
-        rows.append(StepRow(setting, int(reached.sum()), psnr, num_bytes, best))
+        rows.append(StepRow(setting, int(reached.sum()), float(psnr[reached].mean()), num_bytes, lowest, best))
     return rows
 
 
@@ -242,7 +284,8 @@ def in_words(result: RateDistortion, kept_codecs: Sequence[str], target_psnr: fl
         span = f"from {won[0].psnr:.1f} to {won[-1].psnr:.1f} dB" if len(won) > 1 else f"at {won[0].psnr:.1f} dB"
         said.append(
             f"Latents take fewer bytes than JPEG, WebP and AVIF at equal PSNR {span}; most at {best.psnr:.1f} dB: "
-            f"{best.num_bytes[LATENTS]:,.0f} bytes a photo against {best.num_bytes[rival]:,.0f} of {rival}."
+            f"{best.num_bytes[LATENTS]:,.0f} bytes a photo against {best.num_bytes[rival]:,.0f} of {rival}"
+            f"{_at_lowest(best, rival)}."
         )
     lost = [row for row in rows if row.best != LATENTS]
     if lost:
@@ -250,7 +293,8 @@ def in_words(result: RateDistortion, kept_codecs: Sequence[str], target_psnr: fl
         where = "everywhere" if not won else f"at {', '.join(f'{row.psnr:.1f}' for row in lost)} dB"
         said.append(
             f"Codecs win {where}; latents come nearest at {nearest.psnr:.1f} dB, where {nearest.best} takes "
-            f"{nearest.num_bytes[nearest.best]:,.0f} bytes a photo and they take {nearest.num_bytes[LATENTS]:,.0f}."
+            f"{nearest.num_bytes[nearest.best]:,.0f} bytes a photo{_at_lowest(nearest, nearest.best)} and they take "
+            f"{nearest.num_bytes[LATENTS]:,.0f}."
         )
     finest = result.latents.psnr[-1]
     said.append(
@@ -266,6 +310,10 @@ def in_words(result: RateDistortion, kept_codecs: Sequence[str], target_psnr: fl
             f"{' and '.join(kept_codecs)} alone."
         )
     return said
+
+
+def _at_lowest(row: StepRow, codec: str) -> str:
+    return f" (at its lowest quality, {row.lowest[codec]:.1f} dB)" if codec in row.lowest else ""
 
 
 def _saving(row: StepRow) -> float:

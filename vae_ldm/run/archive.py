@@ -2,10 +2,11 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -84,12 +85,14 @@ def add(
     def opened() -> Archive:
         if (path / "archive.json").is_file():
             return _suitable(Archive.open(path), model, digest, target_psnr, prefer)
+        with StepReport("encoding photos to fit the coder on", console) as progress:
+            coder = fitted_coder(autoencoder, records, progress)
         settings = Settings(
             model=model,
             digest=digest,
             target_psnr=DEFAULT_TARGET_PSNR if target_psnr is None else target_psnr,
             prefer=prefer or "smallest",
-            coder=fitted_coder(autoencoder, records),
+            coder=coder,
         )
         return Archive.create(path, settings)
 
@@ -154,8 +157,10 @@ def check_model(archive: Archive, model: str, digest: str) -> None:
         )
 
 
-def fitted_coder(autoencoder: ImageAutoencoder, records: Sequence[Record]) -> LatentCoder:
-    """Fitted on photos evenly spread over all, as many as hold enough latents.
+def fitted_coder(
+    autoencoder: ImageAutoencoder, records: Sequence[Record], progress: Callable[[int, int], None]
+) -> LatentCoder:
+    """Fitted on photos evenly spread over all, as many as hold enough latents; `progress` hears how many of how many.
 
     Raises DataError where none can be read, WeightsError where the model makes no finite latents of any.
     """
@@ -163,7 +168,8 @@ def fitted_coder(autoencoder: ImageAutoencoder, records: Sequence[Record]) -> La
     latents: list[Tensor] = []
     positions, reason = 0, ""
     with pillow_limit_lifted():
-        for row in np.random.default_rng(0).permutation(chosen):
+        for done, row in enumerate(np.random.default_rng(0).permutation(chosen)):
+            progress(done, min(len(chosen), ceil(done * _FIT_POSITIONS / positions)) if positions else len(chosen))
             try:
                 found = autoencoder.encode(decode_whole(records[row].picture))[0].float().cpu()
             except UnreadablePictureError as error:

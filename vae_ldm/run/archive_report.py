@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,15 +52,21 @@ def report(
     records = photo_records(photos)
     autoencoder = front_door.load_autoencoder(model)
     measured, others = _split(records, num_photos)
-    coder = fitted_coder(autoencoder, others)
+    with StepReport("encoding photos to fit the coder on", console) as progress:
+        coder = fitted_coder(autoencoder, others, progress)
     readers, advice = _readers()
     steps = [(number, coder.steps[number]) for number in range(0, len(coder.steps), _EVERY)]
     judge = RateDistortionJudge(steps, codecs(), readers, crop_step=_CROP_STEP)
     sizes: list[tuple[int, int]] = []
     num_unreadable = num_other_colors = 0
-    with StepReport("measuring", console) as progress, pillow_limit_lifted():
-        for done, record in enumerate(measured, start=1):
-            progress(done, len(measured))
+    parts = judge.parts_a_photo
+    with StepReport("measuring, photos x steps x ways", console) as progress, pillow_limit_lifted():
+
+        def told(photo: int, part: int = 0) -> None:
+            progress(photo * parts + part, len(measured) * parts)
+
+        for number, record in enumerate(measured):
+            told(number)
             try:
                 pixels = decode_whole(record.picture)
             except UnreadablePictureError as error:
@@ -70,7 +77,7 @@ def report(
             if ladder is None or pixels.shape[2] == 4:
                 num_other_colors += 1
                 continue
-            judge.add(record.id, ladder)
+            judge.add(record.id, ladder, partial(told, number))
             sizes.append(pixels.shape[:2])
     if not sizes:
         channels = counted(autoencoder.channels, "channel")
@@ -96,7 +103,7 @@ def report(
     write_archive_page(out, result, words, setting)
     output = Console(highlight=False, soft_wrap=True, width=200)
     output.print(_table(result))
-    for line in ("", *_said_of_text(result), *([advice] if advice else []), *words, str(out)):
+    for line in ("", *_said_of_lowest(result), *_said_of_text(result), *([advice] if advice else []), *words, str(out)):
         output.print(line, markup=False)
     return result
 
@@ -130,10 +137,17 @@ def _table(result: RateDistortion) -> Table:
     for title in ("step", "PSNR", *names, "fewest"):
         table.add_column(title, justify="right" if title != "fewest" else "left", no_wrap=True)
     for row in step_rows(result):
-        sizes = [f"{row.num_bytes[name]:,.0f}" for name in names]
+        sizes = [f"{'≤ ' if name in row.lowest else ''}{row.num_bytes[name]:,.0f}" for name in names]
         some = "" if row.num_photos == result.num_photos else f" (of {counted(row.num_photos, 'photo')})"
         table.add_row(row.setting, f"{row.psnr:.2f} dB", *sizes, row.best + some)
     return table
+
+
+def _said_of_lowest(result: RateDistortion) -> Iterator[str]:
+    lowest = {name: psnr for row in reversed(step_rows(result)) for name, psnr in row.lowest.items()}
+    if lowest:
+        kept = ", ".join(f"{name} {psnr:.1f} dB" for name, psnr in lowest.items())
+        yield f"≤: the codec at its lowest quality, which keeps more than the step does ({kept})"
 
 
 def _said_of_text(result: RateDistortion) -> Iterator[str]:

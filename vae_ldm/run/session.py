@@ -19,6 +19,7 @@ from vae_ldm.data.crop_advice import crop_advice
 from vae_ldm.data.picture_cache import load_pictures
 from vae_ldm.data.pictures import PictureSplits
 from vae_ldm.errors import VaeLdmError
+from vae_ldm.evaluation.report import duration
 from vae_ldm.recipe import Recipe, read_recipe
 from vae_ldm.run.folder import RunFolder, Stage
 from vae_ldm.run.processes import Processes
@@ -117,13 +118,19 @@ def open_run(run_dir: Path) -> Session:
 
 
 class StepReport:
-    """A progress bar that appears with the first call, told (done, total); without a terminal a line now and then."""
+    """A progress bar that appears with the first call, told (done, total), and says what time is left.
 
+    Without a terminal it is a line soon after the beginning, and then one now and then.
+    """
+
+    seconds_to_first_line = 5.0
     seconds_between_lines = 30.0
 
     def __init__(self, what: str, console: Console) -> None:
         self._what, self._console = what, console
-        self._last_line = time.monotonic()
+        self._next_line = time.monotonic() + self.seconds_to_first_line
+        self._since: tuple[float, int] | None = None
+        """When the last line was written, or the first call came, and how much was done then."""
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -143,10 +150,19 @@ class StepReport:
 
     def __call__(self, done: int, total: int | None) -> None:
         self._progress.update(self._task, completed=done, total=total, visible=True)
-        if not self._console.is_terminal and time.monotonic() - self._last_line >= self.seconds_between_lines:
-            self._last_line = time.monotonic()
-            of = "" if total is None else f" of {total:,}"
+        now = time.monotonic()
+        if not self._console.is_terminal and now >= self._next_line:
+            of = "" if total is None else f" of {total:,}{self._time_left(now, done, total)}"
             self._console.print(f"{self._what}: {done:,}{of}", markup=False)
+            self._next_line, self._since = now + self.seconds_between_lines, (now, done)
+        self._since = self._since or (now, done)
+
+    def _time_left(self, now: float, done: int, total: int) -> str:
+        """At the speed since the line before; nothing where nothing has been done since."""
+        began, before = self._since or (now, done)
+        if not before < done < total:
+            return ""
+        return f", about {duration(round((now - began) * (total - done) / (done - before)))} left"
 
 
 def quieten_libraries() -> None:
