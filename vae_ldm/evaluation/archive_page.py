@@ -80,7 +80,10 @@ def write_archive_page(target: Path, result: RateDistortion, words: Sequence[str
 def _chart(latents: Curve, codecs: Sequence[Curve], target_psnr: float) -> _Chart:
     """Mean PSNR over mean bytes, logarithmic, of each way, from its lowest quality to a little above the target."""
     curves = [latents, *codecs]
-    means = [(curve.num_bytes.mean(axis=1), curve.psnr.mean(axis=1)) for curve in curves]
+    means = []
+    for curve in curves:
+        of_all = np.isfinite(curve.psnr).all(axis=1)
+        means.append((curve.num_bytes[of_all].mean(axis=1), curve.psnr[of_all].mean(axis=1)))
     bottom = min(psnr.min() for _, psnr in means) - 2
     top = max(means[0][1].max(), target_psnr, *(psnr.min() for _, psnr in means)) + 4
     within = [sizes[: 1 + np.searchsorted(psnr, top)] for sizes, psnr in means]

@@ -15,12 +15,11 @@ TARGETS = (20, 22, 24, 26, 28, 30, 32, 34, 36, 38, 40)
 """dB at which the ways to keep a photo are weighed against each other."""
 LATENTS = "latents"
 ORIGINAL = "original"
-_NUM_CODEC_POINTS = 12
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A way to keep photos, at several settings from few bytes to many: float [settings, N]."""
+    """A way to keep photos, at several settings from few bytes to many: float [settings, N], NaN where it has none."""
 
     name: str
     settings: list[str]
@@ -57,7 +56,9 @@ class RateDistortion:
     """The photos in latents and in codecs."""
 
     latents: Curve
+    """At each step."""
     codecs: list[Curve]
+    """At the lowest quality, and at the lowest one that reaches each of TARGETS."""
     equal: dict[str, np.ndarray]
     """For each codec its bytes at the PSNR of each step, float [steps, N]; NaN where it never gets there."""
     at_target: dict[str, np.ndarray]
@@ -81,7 +82,7 @@ class RateDistortionJudge:
     ) -> None:
         """`steps` are those to be measured: number and size; `crop_step` is the number that worst crops are of."""
         self.steps, self.codecs, self.readers, self.crop_step = list(steps), list(codecs), list(readers), crop_step
-        self._points: dict[str, list[list[tuple[int, float]]]] = defaultdict(list)
+        self._points: dict[str, list[list[tuple[float, float]]]] = defaultdict(list)
         self._equal: dict[str, list[list[float]]] = defaultdict(list)
         self._fits: dict[str, list[list[bool]]] = defaultdict(list)
         self._targets: dict[str, list[list[float]]] = defaultdict(list)
@@ -110,19 +111,20 @@ class RateDistortionJudge:
         for number, _ in self.steps:
             made[number] = latents[number]
             tell()
-        points = [(made[number].num_bytes, latents.psnr(number)) for number, _ in self.steps]
+        points: list[tuple[float, float]] = [(made[number].num_bytes, latents.psnr(number)) for number, _ in self.steps]
         self._points[LATENTS].append(points)
-        self._targets[LATENTS].append(_bytes_at_targets(latents))
+        self._targets[LATENTS].append([num_bytes for num_bytes, _ in _at_targets(latents)])
         for codec, ladder in ladders.items():
-            qualities = np.linspace(ladder.min_quality, ladder.max_quality, _NUM_CODEC_POINTS).round().astype(int)
-            self._points[codec].append([(ladder.num_bytes(one), ladder.psnr(one)) for one in qualities.tolist()])
-            self._targets[codec].append(_bytes_at_targets(ladder))
+            lowest = (ladder.num_bytes(ladder.min_quality), ladder.psnr(ladder.min_quality))
+            at_targets = _at_targets(ladder)
+            self._points[codec].append([lowest, *at_targets])
+            self._targets[codec].append([num_bytes for num_bytes, _ in at_targets])
             equal = []
             for _, psnr in points:
-                equal.append(_bytes_at(ladder, psnr))
+                equal.append(_reaching(ladder, psnr)[0])
                 tell()
             self._equal[codec].append(equal)
-            self._fits[codec].append([ladder.num_bytes(ladder.min_quality) <= size for size, _ in points])
+            self._fits[codec].append([lowest[0] <= size for size, _ in points])
         self._crops.append(self._worst_crop(name, latents.pixels, made[self.crop_step], ladders))
         for reader in self.readers:
             self._read(reader, latents.pixels, list(made.values()), ladders, tell)
@@ -190,13 +192,14 @@ class RateDistortionJudge:
             keep(codec, [after[quality] for quality in qualities])
 
 
-def _bytes_at(ladder: Ladder, psnr: float) -> float:
+def _reaching(ladder: Ladder, psnr: float) -> tuple[float, float]:
+    """Bytes and dB at the lowest quality that keeps `psnr` dB; NaN where none does."""
     quality = ladder.reaching(psnr)
-    return float("nan") if quality is None else float(ladder.num_bytes(quality))
+    return (np.nan, np.nan) if quality is None else (ladder.num_bytes(quality), ladder.psnr(quality))
 
 
-def _bytes_at_targets(ladder: Ladder) -> list[float]:
-    return [_bytes_at(ladder, target) for target in TARGETS]
+def _at_targets(ladder: Ladder) -> list[tuple[float, float]]:
+    return [_reaching(ladder, target) for target in TARGETS]
 
 
 class StepRow(NamedTuple):

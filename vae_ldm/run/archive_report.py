@@ -144,8 +144,9 @@ def _table(result: RateDistortion) -> Table:
 
 
 def _said_of_lowest(result: RateDistortion) -> Iterator[str]:
-    lowest = {name: psnr for row in reversed(step_rows(result)) for name, psnr in row.lowest.items()}
-    if lowest:
+    concerned = {name for row in step_rows(result) for name in row.lowest}
+    if concerned:
+        lowest = {codec.name: codec.psnr[0].mean() for codec in result.codecs if codec.name in concerned}
         kept = ", ".join(f"{name} {psnr:.1f} dB" for name, psnr in lowest.items())
         yield f"≤: the codec at its lowest quality, which keeps more than the step does ({kept})"
 
