@@ -81,7 +81,7 @@ def test_where_a_codec_has_no_lower_quality_its_bytes_are_no_more_than_a_bound()
             assert (codec.name in row.lowest) == at_lowest.any()
             if at_lowest.all():
                 assert row.num_bytes[codec.name] == codec.num_bytes[0].mean()
-                assert row.lowest[codec.name] == pytest.approx(codec.psnr[0].mean())
+                assert row.lowest[codec.name] == (3, pytest.approx(codec.psnr[0].mean()))
     assert step_rows(result)[0].lowest.keys() == {"AVIF"}
     judge = RateDistortionJudge(STEPS[:1], codecs(), [], crop_step=0)
     judge.add("1.png", KnownLadder(photo(1), 50, loss=20))
@@ -101,8 +101,9 @@ def test_every_part_of_a_photo_is_told():
     judge = RateDistortionJudge(STEPS, codecs(), [Reader("eye", "marks", lambda pixels: ["a"])], crop_step=1)
     told = []
     judge.add("1.png", KnownLadder(photo(1), 50), told.append)
-    assert told == list(range(1, len(told) + 1))
-    assert len(STEPS) * (1 + len(NAMES)) < len(told) <= judge.parts_a_photo
+    assert told == sorted(set(told))
+    assert told[0] == 1
+    assert told[-1] == judge.parts_a_photo
 
 
 def test_latents_that_never_reach_a_target_leave_it_to_codecs():

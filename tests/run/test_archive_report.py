@@ -42,7 +42,7 @@ def test_it_says_from_the_start_what_time_is_left(photos, trained_run, tmp_path,
     monkeypatch.setattr(StepReport, "seconds_to_first_line", 0.0)
     monkeypatch.setattr(StepReport, "seconds_between_lines", 0.0)
     report(photos, model=str(trained_run.path), out=tmp_path / "page.html", num_photos=2)
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("measuring, photos x steps x")]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("measuring 2 photos: ")]
     assert re.search(r": 0 of \d+$", lines[0])
     assert all(line.endswith(" left") for line in lines[1:])
     assert len(lines) > 2 * 9

@@ -21,7 +21,7 @@ def test_a_line_where_the_last_one_is_long_ago(monkeypatch, total, line):
     assert told(total) == line
 
 
-def test_lines_say_what_time_is_left_at_the_speed_since_the_one_before(monkeypatch):
+def test_lines_say_what_time_is_left_at_the_speed_of_late(monkeypatch):
     stream = io.StringIO()
     clock = iter([0.0, 1.0, 4.0, 6.0, 20.0, 40.0, 80.0])  # made, then told
     monkeypatch.setattr("vae_ldm.run.session.time.monotonic", lambda: next(clock))

@@ -15,6 +15,8 @@ TARGETS = (20, 22, 24, 26, 28, 30, 32, 34, 36, 38, 40)
 """dB at which the ways to keep a photo are weighed against each other."""
 LATENTS = "latents"
 ORIGINAL = "original"
+_CODEC_PARTS, _READ_PARTS = 3, 2
+"""Of a photo's work: for each codec, and for each way that a reader reads; one is a step of the latents."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,16 +95,17 @@ class RateDistortionJudge:
 
     @property
     def parts_a_photo(self) -> int:
-        """What `add` counts of each photo: every step in every way to keep it, measured and read."""
-        return len(self.steps) * (1 + len(self.codecs)) * (1 + len(self.readers))
+        """What `add` counts of each photo, in parts that take about equally long."""
+        ways = 1 + len(self.codecs)
+        return len(self.steps) + _CODEC_PARTS * len(self.codecs) + _READ_PARTS * ways * len(self.readers)
 
     def add(self, name: str, latents: Ladder, on_part: Callable[[int], None] | None = None) -> None:
         """Measure one photo, which `latents` is a ladder of; `on_part` hears how many parts of it are done."""
         done = 0
 
-        def tell() -> None:
+        def tell(parts: int = 1) -> None:
             nonlocal done
-            done += 1
+            done += parts
             if on_part is not None:
                 on_part(done)
 
@@ -119,12 +122,9 @@ class RateDistortionJudge:
             at_targets = _at_targets(ladder)
             self._points[codec].append([lowest, *at_targets])
             self._targets[codec].append([num_bytes for num_bytes, _ in at_targets])
-            equal = []
-            for _, psnr in points:
-                equal.append(_reaching(ladder, psnr)[0])
-                tell()
-            self._equal[codec].append(equal)
+            self._equal[codec].append([_reaching(ladder, psnr)[0] for _, psnr in points])
             self._fits[codec].append([lowest[0] <= size for size, _ in points])
+            tell(_CODEC_PARTS)
         self._crops.append(self._worst_crop(name, latents.pixels, made[self.crop_step], ladders))
         for reader in self.readers:
             self._read(reader, latents.pixels, list(made.values()), ladders, tell)
@@ -170,7 +170,7 @@ class RateDistortionJudge:
         original: np.ndarray,
         made: Sequence[Compressed],
         ladders: Mapping[str, CodecLadder],
-        tell: Callable[[], None],
+        tell: Callable[[int], None],
     ) -> None:
         before = reader.read(original)
         if not before:
@@ -180,15 +180,12 @@ class RateDistortionJudge:
         def keep(way: str, after: Sequence[list[str]]) -> None:
             self._kept[reader.name, way].append([kept_share(before, one) for one in after])
             self._wrong[reader.name, way].append([character_error_rate(before, one) for one in after])
+            tell(_READ_PARTS)
 
-        def read(picture: Compressed) -> list[str]:
-            tell()
-            return reader.read(picture.pixels)
-
-        keep(LATENTS, [read(one) for one in made])
+        keep(LATENTS, [reader.read(one.pixels) for one in made])
         for codec, ladder in ladders.items():
             qualities = [ladder.within(one.num_bytes) for one in made]
-            after = {quality: read(ladder[quality]) for quality in dict.fromkeys(qualities)}
+            after = {quality: reader.read(ladder[quality].pixels) for quality in dict.fromkeys(qualities)}
             keep(codec, [after[quality] for quality in qualities])
 
 
@@ -202,6 +199,14 @@ def _at_targets(ladder: Ladder) -> list[tuple[float, float]]:
     return [_reaching(ladder, target) for target in TARGETS]
 
 
+class Lowest(NamedTuple):
+    """Photos of which a codec at its lowest quality keeps more than is asked: it has nothing smaller."""
+
+    num_photos: int
+    psnr: float
+    """Of that quality, in the mean."""
+
+
 class StepRow(NamedTuple):
     """One step of the table: means over the photos that every codec gets to this PSNR as well."""
 
@@ -210,8 +215,8 @@ class StepRow(NamedTuple):
     psnr: float
     num_bytes: dict[str, float]
     """By way, at equal PSNR."""
-    lowest: dict[str, float]
-    """PSNR of the lowest quality of each codec that on some photos has no lower one: it keeps more than is asked."""
+    lowest: dict[str, Lowest]
+    """By codec, of those that have such photos."""
     best: str
     """The way of fewest bytes."""
 
@@ -230,7 +235,7 @@ def step_rows(result: RateDistortion) -> list[StepRow]:
         for codec in result.codecs:
             keeps_more = reached & (codec.psnr[0] > psnr)
             if keeps_more.any():
-                lowest[codec.name] = float(codec.psnr[0, keeps_more].mean())
+                lowest[codec.name] = Lowest(int(keeps_more.sum()), float(codec.psnr[0, keeps_more].mean()))
         best = min(num_bytes.items(), key=lambda item: item[1])[0]
         rows.append(StepRow(setting, int(reached.sum()), float(psnr[reached].mean()), num_bytes, lowest, best))
     return rows
@@ -316,7 +321,11 @@ def in_words(result: RateDistortion, kept_codecs: Sequence[str], target_psnr: fl
 
 
 def _at_lowest(row: StepRow, codec: str) -> str:
-    return f" (at its lowest quality, {row.lowest[codec]:.1f} dB)" if codec in row.lowest else ""
+    if codec not in row.lowest:
+        return ""
+    lowest = row.lowest[codec]
+    some = "" if lowest.num_photos == row.num_photos else f" on {lowest.num_photos} of {row.num_photos} photos"
+    return f" (at its lowest quality{some}, {lowest.psnr:.1f} dB)"
 
 
 def _saving(row: StepRow) -> float:

@@ -60,7 +60,7 @@ def report(
     sizes: list[tuple[int, int]] = []
     num_unreadable = num_other_colors = 0
     parts = judge.parts_a_photo
-    with StepReport("measuring, photos x steps x ways", console) as progress, pillow_limit_lifted():
+    with StepReport(f"measuring {counted(len(measured), 'photo')}", console) as progress, pillow_limit_lifted():
 
         def told(photo: int, part: int = 0) -> None:
             progress(photo * parts + part, len(measured) * parts)
@@ -148,7 +148,7 @@ def _said_of_lowest(result: RateDistortion) -> Iterator[str]:
     if concerned:
         lowest = {codec.name: codec.psnr[0].mean() for codec in result.codecs if codec.name in concerned}
         kept = ", ".join(f"{name} {psnr:.1f} dB" for name, psnr in lowest.items())
-        yield f"≤: the codec at its lowest quality, which keeps more than the step does ({kept})"
+        yield f"≤: some photos or all at the codec's lowest quality, which keeps more than the step does (mean: {kept})"
 
 
 def _said_of_text(result: RateDistortion) -> Iterator[str]:

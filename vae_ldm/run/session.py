@@ -3,6 +3,7 @@
 import logging
 import time
 import warnings
+from collections import deque
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -117,6 +118,9 @@ def open_run(run_dir: Path) -> Session:
     return Session(read_recipe(run.recipe), run)
 
 
+_LINES_OF_SPEED = 8
+
+
 class StepReport:
     """A progress bar that appears with the first call, told (done, total), and says what time is left.
 
@@ -129,8 +133,8 @@ class StepReport:
     def __init__(self, what: str, console: Console) -> None:
         self._what, self._console = what, console
         self._next_line = time.monotonic() + self.seconds_to_first_line
-        self._since: tuple[float, int] | None = None
-        """When the last line was written, or the first call came, and how much was done then."""
+        self._told: deque[tuple[float, int]] = deque(maxlen=_LINES_OF_SPEED)
+        """When the first call came, or the last lines were written, and how much was done then."""
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -154,12 +158,14 @@ class StepReport:
         if not self._console.is_terminal and now >= self._next_line:
             of = "" if total is None else f" of {total:,}{self._time_left(now, done, total)}"
             self._console.print(f"{self._what}: {done:,}{of}", markup=False)
-            self._next_line, self._since = now + self.seconds_between_lines, (now, done)
-        self._since = self._since or (now, done)
+            self._next_line = now + self.seconds_between_lines
+            self._told.append((now, done))
+        elif not self._told:
+            self._told.append((now, done))
 
     def _time_left(self, now: float, done: int, total: int) -> str:
-        """At the speed since the line before; nothing where nothing has been done since."""
-        began, before = self._since or (now, done)
+        """At the speed over the last few lines; nothing where nothing has been done since."""
+        began, before = self._told[0] if self._told else (now, done)
         if not before < done < total:
             return ""
         return f", about {duration(round((now - began) * (total - done) / (done - before)))} left"
