@@ -21,6 +21,7 @@ from vae_ldm.data.pictures import Pictures, PictureSplits, open_pictures
 from vae_ldm.data.sources import SPLITS, PictureSource, Record, Split, sort_class_names
 from vae_ldm.errors import DataError
 from vae_ldm.whole_file import naming, write_whole
+from vae_ldm.wording import counted
 
 Progress = Callable[[int, int | None], None]
 
@@ -240,7 +241,7 @@ def _check_unreadable(name: str, splits: PictureSplits, max_share: float, list_f
     if num_unreadable == 0:
         return
     total = num_unreadable + len(splits.train) + len(splits.validation)
-    found = f"{num_unreadable} of {total} pictures in {name} cannot be used"
+    found = f"{num_unreadable} of {counted(total, 'picture')} in {name} cannot be used"
     if num_unreadable > max_share * total:
         raise DataError(
             f"{found}, more than max_unreadable_share {max_share:g} allows: {examples(splits.unreadable)}; "
@@ -250,9 +251,9 @@ def _check_unreadable(name: str, splits: PictureSplits, max_share: float, list_f
 
 
 def _too_few(name: str, num_readable: int, unreadable: list[str]) -> str:
-    total = num_readable + len(unreadable)
+    total = counted(num_readable + len(unreadable), "picture")
     cause = f" ({examples(unreadable)})" if unreadable else ""
-    return f"{num_readable} of {total} pictures in {name} can be used{cause}; at least 2 are needed, one to validate on"
+    return f"{num_readable} of {total} in {name} can be used{cause}; at least 2 are needed, one to validate on"
 
 
 def examples(unreadable: list[str]) -> str:
