@@ -1,5 +1,6 @@
 import errno
 import json
+import signal
 import subprocess
 import sys
 import types
@@ -38,11 +39,13 @@ def run(monkeypatch, capsys):
 def implementation(monkeypatch):
     """Put a function in place of what a verb imports, recording how it is called: the verbs alone are tested here."""
 
-    def replace(module, name, result=None, error=None):
+    def replace(module, name, result=None, error=None, terminated=False):
         calls = []
 
         def called(*args, **kwargs):
             calls.append((args, kwargs))
+            if terminated:
+                signal.raise_signal(signal.SIGTERM)
             if error is not None:
                 raise error
             return result
@@ -230,6 +233,21 @@ def test_lesson(run, implementation, tmp_path):
 def test_expected_errors_are_a_line_and_an_exit_code(recipe, run, implementation, monkeypatch, error, code, message):
     implementation("vae_ldm.run.stages", "train_run", error=error)
     assert run("train", recipe) == (code, "", message)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "arguments"),
+    [
+        ("vae_ldm.run.archive", "add", ("archive", "add", "a.archive", "photos", "--model", "run")),
+        ("vae_ldm.run.index_build", "build_index", ("index", "build", "a.index", "photos", "--model", "run")),
+        ("vae_ldm.run.index_build", "add_photos", ("index", "add", "a.index", "photos")),
+        ("vae_ldm.run.augment", "augment", ("augment", "photos", "--model", "run")),
+    ],
+)
+def test_sigterm_ends_as_ctrl_c_does_with_a_code_of_its_own(run, implementation, module, name, arguments):
+    implementation(module, name, terminated=True)
+    assert run(*arguments) == (143, "", "stopped by SIGTERM; repeat the command to go on\n")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_traceback_when_asked_for_or_when_it_is_our_bug(recipe, implementation, monkeypatch):

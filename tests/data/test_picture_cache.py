@@ -126,7 +126,7 @@ def test_three_pictures_in_all(tmp_path: Path, fraction: float) -> None:
 
 
 def test_one_picture_is_too_few(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="1 of 1 pictures in a list can be used; at least 2"):
+    with pytest.raises(DataError, match="1 of 1 picture in a list can be used; at least 2"):
         _load(_Listed([_grey("a")]), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -321,7 +321,7 @@ def test_inspect_reads_only_a_few(tmp_path: Path) -> None:
     assert preview.pictures.labels.tolist() == [0, -1]
     assert preview.unreadable == ["bad: not a picture, or of a format that is not supported"]
     assert (preview.num_train, preview.num_validation) == (90, 10)
-    with pytest.raises(DataError, match="0 of 1 pictures"):
+    with pytest.raises(DataError, match="0 of 1 picture in"):
         inspect_pictures(_Listed([Record("bad", b"text")]), image_size=SIZE)
 
 

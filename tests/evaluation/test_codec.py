@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vae_ldm.evaluation.codec import CodecLadder, codecs, compress_to, picture_psnr
+from vae_ldm.evaluation.codec import CodecLadder, Ladder, codecs, compress_to, picture_psnr
 
 ROWS, COLUMNS = np.mgrid[0:64, 0:96]
 SMOOTH = np.stack([ROWS * 3, COLUMNS * 2, ROWS + COLUMNS], axis=-1).astype(np.uint8)
@@ -38,11 +38,9 @@ def test_a_budget_beyond_the_best_quality_and_below_the_lowest(codec):
 @pytest.mark.parametrize("target", [24, 31.5])
 def test_the_lowest_quality_that_reaches_a_psnr(codec, target):
     ladder = CodecLadder((SMOOTH // 2 + NOISE // 8)[..., :1], codec)  # grey: colour is halved before it is coded
-    made = ladder.reaching(target)
-    assert made is not None
-    assert picture_psnr(made.pixels, ladder.pixels) >= target
-    qualities = range(ladder.min_quality, ladder.max_quality + 1)
-    quality = next(quality for quality in qualities if ladder[quality].file == made.file)
+    quality = ladder.reaching(target)
+    assert quality is not None
+    assert picture_psnr(ladder[quality].pixels, ladder.pixels) == ladder.psnr(quality) >= target
     assert quality == ladder.min_quality or ladder.psnr(quality - 1) < target
 
 
@@ -53,3 +51,61 @@ def test_a_psnr_beyond_the_best_quality_is_not_reached():
 def test_the_psnr_of_equal_pictures_is_finite():
     assert picture_psnr(SMOOTH, SMOOTH) == 100
     assert picture_psnr(np.zeros((2, 2, 1), np.uint8), np.full((2, 2, 1), 255, np.uint8)) == pytest.approx(0)
+
+
+class CountingLadder(Ladder):
+    """A hundred and one qualities whose bytes and dB grow as given, and what was asked of them."""
+
+    def __init__(self, num_bytes, psnr):
+        super().__init__(np.zeros((1, 1, 1), np.uint8), 0, 100)
+        self.sizes, self.values = [round(num_bytes(q)) for q in range(101)], [psnr(q) for q in range(101)]
+        self.encoded, self.decoded = [], []
+
+    def _encode(self, quality):
+        self.encoded.append(quality)
+        return bytes(self.sizes[quality])
+
+    def psnr(self, quality):
+        if quality not in self._psnr:
+            self.decoded.append(quality)
+            self._psnr[quality] = self.values[quality]
+        return self._psnr[quality]
+
+    def _decode(self, quality):
+        raise NotImplementedError
+
+
+SHAPES = {
+    "straight": (lambda q: 100 + 10 * q, lambda q: 20 + q / 4),
+    "bent": (lambda q: 100 * 1.05**q, lambda q: 20 + 25 * np.sqrt(q / 100)),
+    "late": (lambda q: 100 + q**3 / 100, lambda q: 20 + 25 * (q / 100) ** 6),
+    "level": (lambda q: 100 + q // 50, lambda q: 20 + q // 50),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_search_finds_what_looking_at_all_would(shape):
+    targets = [19, 20, 20.5, 26, 31.9, 32, 40, 44.9, 45, 46]
+    for least in targets:
+        ladder = CountingLadder(*SHAPES[shape])
+        expected = next((q for q in range(101) if ladder.values[q] >= least), None)
+        assert ladder.reaching(least) == expected
+        assert len(ladder.decoded) <= 12
+    together = CountingLadder(*SHAPES[shape])
+    assert [together.reaching(least) for least in targets] == [
+        CountingLadder(*SHAPES[shape]).reaching(least) for least in targets
+    ]
+    for most in (50, 100, 101, 150.5, 600, 10**6):
+        ladder = CountingLadder(*SHAPES[shape])
+        assert ladder.within(most) == max((q for q in range(101) if ladder.sizes[q] <= most), default=0)
+        assert not ladder.decoded
+        assert len(ladder.encoded) <= 12
+
+
+def test_what_takes_too_many_bytes_is_given_up_at_once():
+    ladder = CountingLadder(lambda q: 100 + 10 * q, lambda q: 20 + q / 4)
+    assert ladder.reaching(40, max_bytes=2000) == 80
+    few = CountingLadder(lambda q: 100 + 10 * q, lambda q: 20 + q / 4)
+    few.file(50)
+    assert few.reaching(40, max_bytes=500) is None
+    assert few.decoded == [50]

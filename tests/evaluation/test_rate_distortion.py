@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_ldm.evaluation.archive_page import ArchiveSetting, write_archive_page
-from vae_ldm.evaluation.codec import Compressed, Ladder, codecs, picture_psnr
+from vae_ldm.evaluation.archive_page import ArchiveSetting, _chart, write_archive_page
+from vae_ldm.evaluation.codec import Ladder, codecs, picture_psnr
+from vae_ldm.evaluation.curves import BOTTOM, LEFT, RIGHT, TOP
 from vae_ldm.evaluation.legibility import Reader, barcode_reader, character_error_rate, kept_share
 from vae_ldm.evaluation.rate_distortion import (
     LATENTS,
@@ -23,13 +24,16 @@ NAMES = [codec.name for codec in codecs()]
 class KnownLadder(Ladder):
     """Latents that lose less and less, in bytes that are given."""
 
-    def __init__(self, pixels, bytes_a_step):
+    def __init__(self, pixels, bytes_a_step, loss=16):
         super().__init__(pixels, 0, len(STEPS) - 1)
-        self.bytes_a_step = bytes_a_step
+        self.bytes_a_step, self.loss = bytes_a_step, loss
 
-    def _make(self, quality):
-        lost = np.resize([16, -16], self.pixels.shape) // 2**quality
-        return Compressed((self.pixels.astype(int) + lost).astype(np.uint8), bytes(self.bytes_a_step * (quality + 1)))
+    def _encode(self, quality):
+        return bytes(self.bytes_a_step * (quality + 1))
+
+    def _decode(self, quality):
+        lost = np.resize([self.loss, -self.loss], self.pixels.shape) // 2**quality
+        return (self.pixels.astype(int) + lost).astype(np.uint8)
 
 
 def photo(seed, side=48):
@@ -67,6 +71,39 @@ def test_a_row_is_of_equal_psnr():
         assert row.psnr == pytest.approx(20 * np.log10(255 / error), abs=0.01)
     assert all(result.equal[name].shape == (3, 3) for name in NAMES)
     assert all(sizes.shape == (len(TARGETS), 3) for sizes in result.at_target.values())
+
+
+def test_where_a_codec_has_no_lower_quality_its_bytes_are_no_more_than_a_bound():
+    result = measured(50)
+    for row in step_rows(result):
+        for codec in result.codecs:
+            at_lowest = codec.psnr[0] > row.psnr
+            assert (codec.name in row.lowest) == at_lowest.any()
+            if at_lowest.all():
+                assert row.num_bytes[codec.name] == codec.num_bytes[0].mean()
+                assert row.lowest[codec.name] == (3, pytest.approx(codec.psnr[0].mean()))
+    assert step_rows(result)[0].lowest.keys() == {"AVIF"}
+    judge = RateDistortionJudge(STEPS[:1], codecs(), [], crop_step=0)
+    judge.add("1.png", KnownLadder(photo(1), 50, loss=20))
+    assert "of WebP (at its lowest quality, 23.0 dB)." in in_words(judge.result(), ["AVIF", "WebP"], 30)[0]
+
+
+def test_the_chart_shows_all_ways_from_their_lowest_quality_to_the_target():
+    result = measured(50)
+    for target in (20.0, 32.0, 45.0):
+        chart = _chart(result.latents, result.codecs, target)
+        assert TOP < chart.target < BOTTOM
+        for line in chart.lines:
+            assert all(LEFT <= x <= RIGHT and TOP <= y <= BOTTOM for x, y, _ in line.dots)
+
+
+def test_every_part_of_a_photo_is_told():
+    judge = RateDistortionJudge(STEPS, codecs(), [Reader("eye", "marks", lambda pixels: ["a"])], crop_step=1)
+    told = []
+    judge.add("1.png", KnownLadder(photo(1), 50), told.append)
+    assert told == sorted(set(told))
+    assert told[0] == 1
+    assert told[-1] == judge.parts_a_photo
 
 
 def test_latents_that_never_reach_a_target_leave_it_to_codecs():
@@ -119,3 +156,7 @@ def test_the_page_opens_offline_and_escapes(tmp_path, readers):
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", "")
     assert page.count("<path") == 1 + len(NAMES)
+    assert "target 32 dB" in page
+    assert page.count("s lowest quality</title>") == len(NAMES)
+    assert page.count('class="crop"') == 3
+    assert page.count('class="lowest"') == sum(len(row.lowest) for row in step_rows(result)) == 1

@@ -141,10 +141,10 @@ def test_a_part_that_was_not_finished_is_written_over(archive, tmp_path):
 def test_an_index_that_cannot_be_written_leaves_the_archive_as_it_was(archive, tmp_path, monkeypatch):
     write = archive_module.write_whole
 
-    def full(file, content):
+    def full(file, content, **options):
         if file.name == "archive.json":
             raise OSError(28, "No space left on device", str(file))
-        write(file, content)
+        write(file, content, **options)
 
     monkeypatch.setattr(archive_module, "write_whole", full)
     with pytest.raises(OSError, match="No space"):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import signal
 
@@ -268,6 +269,21 @@ def test_list_shows_ids_methods_and_a_sum(photos, tmp_path, model):
     assert len(list(list_entries(tmp_path / "archive", "rust/*"))) == 5
 
 
+def test_one_photo_is_no_photos(photos, tmp_path, model, capsys):
+    path = tmp_path / "archive"
+    add(path, photos / "rust" / "0.png", model=model)
+    add(path, photos / "rust" / "0.png", model=model)
+    for _ in range(2):
+        extract(path, out=tmp_path / "out")
+    verify(path)
+    said = [*list_entries(path), *capsys.readouterr().err.splitlines()]
+    assert any("1 picture," in line for line in said)
+    assert any("1 of 1 photo archived" in line for line in said)
+    assert any("1 was there already" in line for line in said)
+    assert any("1 file from before left as it is; --overwrite" in line for line in said)
+    assert not [line for line in said if re.search(r"\b1 (photos|pictures|files)", line)]
+
+
 def test_files_that_exist_are_left_alone_unless_they_may_be_replaced(photos, tmp_path, model, capsys):
     add(tmp_path / "archive", photos, model=model)
     extract(tmp_path / "archive", out=tmp_path / "out")
@@ -292,10 +308,12 @@ def test_all_as_one_format(photos, tmp_path, model, file_format):
             assert image.format == file_format.upper()
 
 
-def test_a_pattern_that_fits_nothing_names_the_nearest(photos, tmp_path, model):
+@pytest.mark.parametrize("verb", ["list", "extract"])
+def test_a_pattern_that_fits_nothing_names_the_nearest(photos, tmp_path, model, verb):
     add(tmp_path / "archive", photos, model=model)
-    result = command("extract", tmp_path / "archive", "rust/00.png", "--out", tmp_path / "out")
+    result = command(verb, tmp_path / "archive", "rust/00.png")
     one_line_error(result, 2, "holds no picture rust/00.png", "did you mean rust/0.png?")
+    one_line_error(command(verb, tmp_path / "archive", "x*"), 2, "holds no picture x*")
 
 
 @pytest.mark.parametrize(
@@ -428,19 +446,20 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(tmp_path, model):
     assert not list(path.glob("*.part"))
 
 
-def test_ctrl_c_says_how_to_go_on(photos, tmp_path, model, monkeypatch):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_say_how_to_go_on(photos, tmp_path, model, monkeypatch, number, code):
     encode = PhotoCoder.encode
     calls = []
 
     def interrupted(self, *arguments):
         calls.append(1)
         if len(calls) == 6:
-            raise KeyboardInterrupt
+            signal.raise_signal(number)
         return encode(self, *arguments)
 
     monkeypatch.setattr(PhotoCoder, "encode", interrupted)
     result = command("add", tmp_path / "archive", photos, "--model", model)
-    assert result.exit_code == 130
+    assert result.exit_code == code
     assert "repeat the command" in result.output
     monkeypatch.undo()
     assert len(entries(tmp_path / "archive")) == 0

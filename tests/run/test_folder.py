@@ -1,3 +1,4 @@
+import errno
 import fcntl
 import json
 import shutil
@@ -222,3 +223,15 @@ def test_a_folder_takes_its_place_only_when_all_went_well(tmp_path):
         (part / "c").touch()
     assert [path.name for path in target.iterdir()] == ["c"]
     assert [path.name for path in tmp_path.iterdir()] == ["pipeline"]
+
+
+def test_a_folder_that_cannot_be_filled_is_named_as_it_was_to_be(tmp_path):
+    target = tmp_path / "film"
+
+    def fill():
+        with whole_folder(target) as part:
+            raise OSError(errno.ENOSPC, "No space left on device", str(part / "strip.png"))
+
+    with pytest.raises(OSError, match="No space") as caught:
+        fill()
+    assert caught.value.filename == str(target / "strip.png")

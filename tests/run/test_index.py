@@ -205,7 +205,7 @@ def test_bad_photos_are_told_and_the_good_ones_are_in(tmp_path, photos, model, c
         query_index(tmp_path / "index", bomb)
     (tmp_path / "bad").mkdir()
     shutil.copy(broken, tmp_path / "bad")
-    with pytest.raises(DataError, match="none of 1 photos can be read"):
+    with pytest.raises(DataError, match="none of 1 photo can be read"):
         build_index(tmp_path / "none", tmp_path / "bad", model=model, kind="latents")
     assert not IndexFolder.exists(tmp_path / "none")
 

@@ -17,19 +17,22 @@ def told(total: int | None) -> str:
 
 @pytest.mark.parametrize(("total", "line"), [(4000, "counting: 10 of 4,000\n"), (None, "counting: 10\n")])
 def test_a_line_where_the_last_one_is_long_ago(monkeypatch, total, line):
-    monkeypatch.setattr(StepReport, "seconds_between_lines", 0.0)
+    monkeypatch.setattr(StepReport, "seconds_to_first_line", 0.0)
     assert told(total) == line
 
 
-def test_a_later_line_says_how_long_the_rest_takes_at_the_pace_since_the_first_call(monkeypatch):
-    monkeypatch.setattr(StepReport, "seconds_between_lines", 30.0)
-    clock = iter([0.0, 10.0, 40.0, 45.0, 110.0])
-    monkeypatch.setattr("vae_ldm.run.session.time.monotonic", lambda: next(clock))
+def test_lines_say_what_time_is_left_at_the_speed_of_late(monkeypatch):
     stream = io.StringIO()
-    with StepReport("drawing", Console(file=stream, force_terminal=False)) as report:
-        for done in (100, 100, 105, 120):  # 100 were there before; then 20 in 100 s
-            report(done, 200)
-    assert stream.getvalue() == "drawing: 100 of 200\ndrawing: 120 of 200, 6 min 40 s left\n"
+    clock = iter([0.0, 1.0, 4.0, 6.0, 20.0, 40.0, 80.0])  # made, then told
+    monkeypatch.setattr("vae_ldm.run.session.time.monotonic", lambda: next(clock))
+    with StepReport("counting", Console(file=stream, force_terminal=False)) as report:
+        for done in (0, 30, 50, 190, 390, 400):
+            report(done, 400)
+    assert stream.getvalue().splitlines() == [
+        "counting: 50 of 400, about 35 s left",
+        "counting: 390 of 400, about 1 s left",
+        "counting: 400 of 400",
+    ]
 
 
 def test_what_is_soon_done_says_nothing():

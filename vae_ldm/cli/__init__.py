@@ -1,6 +1,10 @@
 """The table of verbs. What a verb needs is imported inside it, so that `--help` and `recipe check` answer at once."""
 
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,19 +33,44 @@ class Stage(StrEnum):
     EVALUATION = "evaluation"
 
 
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM has come, and ends the command the way that Ctrl-C does."""
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM raises _TerminatedError. `train` knows better within: it ends after the step."""
+
+    def end(*_: object) -> None:
+        raise _TerminatedError
+
+    before = signal.getsignal(signal.SIGTERM)
+    if before is not signal.SIG_DFL or threading.current_thread() is not threading.main_thread():
+        yield  # whoever started this has plans of their own
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class _Verbs(TyperGroup):
     """Turns expected errors into one line and an exit code; anything else is our bug and keeps its traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _ended_by_sigterm():
+                return super().invoke(ctx)
         except (VaeLdmError, RunError, StoppedError, OSError, KeyboardInterrupt) as error:
             if os.environ.get("VAE_LDM_TRACEBACK") == "1" or isinstance(error, BrokenPipeError):
                 raise
+            rank = int(os.environ.get("RANK", "0"))  # of the processes that `accelerate launch` has started
+            if isinstance(error, _TerminatedError):
+                error = StoppedError("stopped by SIGTERM; repeat the command to go on")
             if isinstance(error, KeyboardInterrupt):
                 typer.echo("stopped; repeat the command to go on", err=True)
                 raise typer.Exit(INTERRUPTED) from None
-            rank = int(os.environ.get("RANK", "0"))  # of the processes that `accelerate launch` has started
             if isinstance(error, StoppedError):
                 if rank == 0:
                     typer.echo(str(error), err=True)

@@ -9,6 +9,7 @@ from PIL import Image
 from vae_ldm.data.decoding import SUFFIXES, UnreadablePictureError, decode_picture, pillow_limit_lifted
 from vae_ldm.data.sources import existing_folder, list_files
 from vae_ldm.errors import DataError
+from vae_ldm.wording import counted
 
 MAX_DEFAULT_SIDE = 512
 
@@ -52,7 +53,7 @@ def sample_photos(
             except UnreadablePictureError as error:
                 reason = str(error)
     if not found:
-        raise DataError(f"none of {len(chosen)} pictures in {folder} can be read ({chosen[-1]}: {reason})")
+        raise DataError(f"none of {counted(len(chosen), 'picture')} in {folder} can be read ({chosen[-1]}: {reason})")
     return PhotoSample(np.stack(list(found.values())), list(found), len(chosen) - len(found), len(names))
 
 

@@ -11,6 +11,7 @@ from vae_ldm.data.decoding import SUFFIXES, Resize, UnreadablePictureError, deco
 from vae_ldm.data.image_folder import CAPTION_COLUMNS, METADATA_NAMES, SPLIT_NAMES, read_metadata
 from vae_ldm.data.sources import Record, existing_folder, list_files
 from vae_ldm.errors import DataError, ManyUnreadableError
+from vae_ldm.wording import counted
 
 MAX_UNREADABLE_SHARE = 0.01
 
@@ -30,7 +31,7 @@ class PhotoBatch:
 def check_unreadable(num_unreadable: int, num_photos: int, done: str) -> None:
     """Raise ManyUnreadableError where more than one in a hundred cannot be read; `done` is what became of all."""
     if num_unreadable > MAX_UNREADABLE_SHARE * num_photos:
-        raise ManyUnreadableError(f"{num_unreadable:,} of {num_photos:,} photos cannot be read; {done}")
+        raise ManyUnreadableError(f"{num_unreadable:,} of {counted(num_photos, 'photo')} cannot be read; {done}")
 
 
 def photo_records(photos: Path | str, *, caption_column: str | None = None) -> list[Record]:

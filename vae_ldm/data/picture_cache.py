@@ -20,6 +20,8 @@ from vae_ldm.data.picture_writer import PicturesWriter
 from vae_ldm.data.pictures import Pictures, PictureSplits, open_pictures
 from vae_ldm.data.sources import SPLITS, PictureSource, Record, Split, sort_class_names
 from vae_ldm.errors import DataError
+from vae_ldm.whole_file import naming, write_whole
+from vae_ldm.wording import counted
 
 Progress = Callable[[int, int | None], None]
 
@@ -154,15 +156,16 @@ def _appearing_whole(folder: Path) -> Iterator[Path]:
     """A new folder to write into that takes the given name, and the place of what had it, only once all went well."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with naming(folder, partial):
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            if folder.exists():
+                shutil.rmtree(folder)
+            partial.rename(folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
 
 
 def _decode_into(
@@ -228,7 +231,7 @@ def _list_file(cache_dir: Path) -> Path:
 
 def _list_unreadable(file: Path, unreadable: list[str]) -> None:
     if unreadable:
-        file.write_text("\n".join(unreadable) + "\n", encoding="utf-8", errors="surrogateescape")
+        write_whole(file, "\n".join(unreadable) + "\n")
     else:
         file.unlink(missing_ok=True)
 
@@ -238,7 +241,7 @@ def _check_unreadable(name: str, splits: PictureSplits, max_share: float, list_f
     if num_unreadable == 0:
         return
     total = num_unreadable + len(splits.train) + len(splits.validation)
-    found = f"{num_unreadable} of {total} pictures in {name} cannot be used"
+    found = f"{num_unreadable} of {counted(total, 'picture')} in {name} cannot be used"
     if num_unreadable > max_share * total:
         raise DataError(
             f"{found}, more than max_unreadable_share {max_share:g} allows: {examples(splits.unreadable)}; "
@@ -248,9 +251,9 @@ def _check_unreadable(name: str, splits: PictureSplits, max_share: float, list_f
 
 
 def _too_few(name: str, num_readable: int, unreadable: list[str]) -> str:
-    total = num_readable + len(unreadable)
+    total = counted(num_readable + len(unreadable), "picture")
     cause = f" ({examples(unreadable)})" if unreadable else ""
-    return f"{num_readable} of {total} pictures in {name} can be used{cause}; at least 2 are needed, one to validate on"
+    return f"{num_readable} of {total} in {name} can be used{cause}; at least 2 are needed, one to validate on"
 
 
 def examples(unreadable: list[str]) -> str:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from vae_ldm.data.pictures import Pictures
 from vae_ldm.data.sampling import Batch, EndlessBatches, FixedBatches, batch_generator, place_of
 from vae_ldm.models.pixels import as_images
+from vae_ldm.whole_file import write_whole
 
 Encode = Callable[[Tensor], DiagonalGaussianDistribution]
 Progress = Callable[[int, int], None]
@@ -80,7 +81,7 @@ def cache_posteriors(
         save_file({part: torch.cat(values).contiguous() for part, values in parts.items()}, part_file)
         digest = _sha256(part_file)
         part_file.replace(folder / name)
-        _write_whole(_digest_file(folder / name), digest)
+        write_whole(_digest_file(folder / name), digest)
     wait()
     if rank == 0:
         shards = {name: _read_digest(folder / name) for name in names}
@@ -181,13 +182,7 @@ def _read_index(folder: Path) -> dict[str, Any] | None:
 
 
 def _write_index(folder: Path, index: dict[str, Any]) -> None:
-    _write_whole(folder / _INDEX, json.dumps(index, indent=1))
-
-
-def _write_whole(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
+    write_whole(folder / _INDEX, json.dumps(index, indent=1))
 
 
 def _digest_file(shard: Path) -> Path:

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from vae_ldm.evaluation.curves import BOTTOM, LEFT, RIGHT, TOP, Axis, point, svg_path
-from vae_ldm.evaluation.image_grid import image_grid
+from vae_ldm.evaluation.image_grid import to_pillow
 from vae_ldm.evaluation.rate_distortion import Crop, Curve, RateDistortion, step_rows, target_rows
-from vae_ldm.evaluation.report import environment, replace_text
+from vae_ldm.evaluation.report import environment
+from vae_ldm.whole_file import write_whole
 
 _NUM_CROPS = 8
 
@@ -46,14 +47,15 @@ class _Line(NamedTuple):
 class _Chart(NamedTuple):
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
+    target: float
     lines: list[_Line]
 
 
-class _Figure(NamedTuple):
-    source: str
-    width: int
-    height: int
-    num_crops: int
+class _ShownCrop(NamedTuple):
+    id: str
+    psnr: float
+    pictures: dict[str, str]
+    """Data URLs by way."""
 
 
 def write_archive_page(target: Path, result: RateDistortion, words: Sequence[str], setting: ArchiveSetting) -> None:
@@ -64,48 +66,43 @@ def write_archive_page(target: Path, result: RateDistortion, words: Sequence[str
         .render(
             result=result,
             words=words,
-            chart=_chart([result.latents, *result.codecs]),
+            chart=_chart(result.latents, result.codecs, setting.target_psnr),
             steps=step_rows(result),
             targets=target_rows(result, setting.kept_codecs),
-            figure=_figure(result.crops),
+            crops=[_shown(crop) for crop in result.crops[:_NUM_CROPS]],
             num_photos=result.num_photos,
             **vars(setting),
         )
     )
-    replace_text(target, page)
+    write_whole(target, page)
 
 
-def _chart(curves: Sequence[Curve]) -> _Chart:
-    """Mean PSNR over mean bytes, logarithmic, of each way; codecs only as far as they concern the latents."""
-    means = {curve.name: (curve.num_bytes.mean(axis=1), curve.psnr.mean(axis=1), curve.settings) for curve in curves}
-    own_bytes, own_psnr, _ = means[curves[0].name]
-    least = [sizes.min() for sizes, _, _ in means.values()]  # of each way: all of them begin within the chart
-    low, high = own_bytes.min() / 3, max(own_bytes.max() * 3, 2 * max(least))
-    bottom, top = own_psnr.min() - 3, own_psnr.max() + 8
-    x = Axis(float(low), float(high), LEFT, RIGHT, logarithmic=True)
+def _chart(latents: Curve, codecs: Sequence[Curve], target_psnr: float) -> _Chart:
+    """Mean PSNR over mean bytes, logarithmic, of each way, from its lowest quality to a little above the target."""
+    curves = [latents, *codecs]
+    means = []
+    for curve in curves:
+        of_all = np.isfinite(curve.psnr).all(axis=1)
+        means.append((curve.num_bytes[of_all].mean(axis=1), curve.psnr[of_all].mean(axis=1)))
+    bottom = min(psnr.min() for _, psnr in means) - 2
+    top = max(means[0][1].max(), target_psnr, *(psnr.min() for _, psnr in means)) + 4
+    within = [sizes[: 1 + np.searchsorted(psnr, top)] for sizes, psnr in means]
+    x = Axis(float(min(map(np.min, within)) / 1.5), float(max(map(np.max, within)) * 1.2), LEFT, RIGHT, True)
     y = Axis(float(bottom), float(top), BOTTOM, TOP)
     lines = []
-    for name, (sizes, psnr, settings) in means.items():
+    for curve, (sizes, psnr) in zip(curves, means, strict=True):
         across, up = x(sizes), y(psnr)
-        dots = [(*point(a, b), setting) for a, b, setting in zip(across, up, settings, strict=False)]
-        lines.append(_Line(name, svg_path(across, up), dots))
-    return _Chart(x.ticks(), y.ticks(), lines)
+        told = [f"step {step}" for step in curve.settings] or [f"{curve.name}'s lowest quality"]
+        dots = [(*point(a, b), text) for a, b, text in zip(across, up, told, strict=False)]
+        lines.append(_Line(curve.name, svg_path(across, up), dots))
+    return _Chart(x.ticks(), y.ticks(), round(float(y(np.array(target_psnr))), 1), lines)
 
 
-def _figure(crops: Sequence[Crop]) -> _Figure:
-    """The worst crops of the commonest side, as it was and as each way keeps it in the same bytes."""
-    sides = [crop.pictures["original"].shape for crop in crops]
-    shape = max(sides, key=sides.count)
-    shown = [crop for crop in crops if crop.pictures["original"].shape == shape][:_NUM_CROPS]
-    ways = list(shown[0].pictures)
-    grid = image_grid(
-        np.stack([crop.pictures[way] for crop in shown for way in ways]),
-        num_columns=2 * len(ways) if len(shown) > 1 else len(ways),
-        group_size=len(ways),
-        captions=[f"{crop.id}: {crop.psnr:.1f} dB" for crop in shown],
-        column_titles=ways,
-    )
+def _shown(crop: Crop) -> _ShownCrop:
+    return _ShownCrop(crop.id, crop.psnr, {way: _data_url(pixels) for way, pixels in crop.pictures.items()})
+
+
+def _data_url(pixels: np.ndarray) -> str:
     stream = io.BytesIO()
-    grid.save(stream, "PNG", optimize=True)
-    source = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
-    return _Figure(source, grid.width, grid.height, len(shown))
+    to_pillow(pixels).save(stream, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -10,7 +10,9 @@ import numpy as np
 
 from vae_ldm.evaluation.augmentation import ARMS, JITTERED, LARGEST, REAL, Proof, Row, in_points
 from vae_ldm.evaluation.image_grid import image_grid
-from vae_ldm.evaluation.report import environment, replace_text
+from vae_ldm.evaluation.report import environment
+from vae_ldm.whole_file import write_whole
+from vae_ldm.wording import counted
 
 _COLUMNS = 4  # pictures of each kind a class
 _MAX_CLASSES = 16
@@ -66,7 +68,7 @@ def write_proof(target: Path, proof: Proof, setting: ProofSetting, examples: Exa
             **vars(setting),
         )
     )
-    replace_text(target, page)
+    write_whole(target, page)
 
 
 def as_markdown(proof: Proof, setting: ProofSetting) -> str:
@@ -78,9 +80,9 @@ def as_markdown(proof: Proof, setting: ProofSetting) -> str:
     height, width = setting.image_size
     measured = (
         f"Balanced accuracy in % of {setting.classifier} ({proof.num_steps} steps in every cell) on "
-        f"{len(proof.labels)} held-out photos of {setting.title} at {width}x{height} px, mean of {proof.num_seeds} "
-        "seeds; behind it the gain in points over real photos alone with its 95 % interval (bootstrap over seeds and "
-        "photos, paired)."
+        f"{counted(len(proof.labels), 'held-out photo')} of {setting.title} at {width}x{height} px, mean of "
+        f"{proof.num_seeds} seeds; behind it the gain in points over real photos alone with its 95 % interval "
+        "(bootstrap over seeds and photos, paired)."
     )
     return "\n".join([*lines, "", measured, "", proof.sentence(setting.classifier), "", setting.generator_note, ""])
 

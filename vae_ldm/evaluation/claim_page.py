@@ -11,7 +11,9 @@ import numpy as np
 from PIL import Image
 
 from vae_ldm.evaluation.image_grid import to_pillow
-from vae_ldm.evaluation.report import environment, replace_text
+from vae_ldm.evaluation.report import environment
+from vae_ldm.whole_file import write_whole
+from vae_ldm.wording import counted
 
 _SHOWN_SIDE = 256
 """Small pictures are enlarged to about this many px, each pixel a square."""
@@ -110,7 +112,7 @@ class ClaimPage:
             return f"the desk holds it as {self.submitted_before}, byte for byte."
         count = round(self.p_value * (self.num_calibration + 1)) - 1
         often = (
-            f"{count or 'none'} of the {self.num_calibration:,} photos that were held out when the desk was made "
+            f"{count or 'none'} of the {counted(self.num_calibration, 'photo')} held out when the desk was made "
             f"{'looks' if count < 2 else 'look'} as unusual as this one"
         )
         known = f" It knows photos of {', '.join(self.only_classes)} alone." if self.only_classes else ""
@@ -126,6 +128,8 @@ class ClaimPage:
         if not labels:
             return None
         counted = sorted({label: labels.count(label) for label in labels}.items(), key=lambda one: (-one[1], one[0]))
+        if len(labels) == 1:
+            return f"The most similar is {labels[0]}."
         return f"Of the {len(labels)} most similar: " + ", ".join(f"{count} {label}" for label, count in counted) + "."
 
 
@@ -133,7 +137,7 @@ def write_claim(target: Path, page: ClaimPage) -> None:
     """Write the page in one step; it opens offline."""
     jinja = environment()
     jinja.globals.update(picture=_picture)
-    replace_text(target, jinja.get_template("claim.html.jinja").render(page=page))
+    write_whole(target, jinja.get_template("claim.html.jinja").render(page=page))
 
 
 def _picture(pixels: np.ndarray) -> str:

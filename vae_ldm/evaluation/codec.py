@@ -3,7 +3,7 @@
 import io
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +12,9 @@ from PIL import Image, features
 
 from vae_ldm.evaluation.image_grid import MODES
 from vae_ldm.evaluation.reconstruction import MAX_PSNR
+
+_STRAIGHT_STEPS = 4
+"""Of a search; where a measure is so bent that they do not get there, halving is the shorter way."""
 
 
 @dataclass(frozen=True)
@@ -56,53 +59,90 @@ def picture_psnr(pixels: np.ndarray, original: np.ndarray) -> float:
 
 
 class Ladder(ABC):
-    """One picture at every quality of some way to keep it, as far as somebody asks; each is made once."""
+    """One picture at every quality of some way to keep it, as far as somebody asks.
+
+    Files and dB of a quality are made once and kept. Both are taken to grow with quality.
+    """
 
     def __init__(self, pixels: np.ndarray, min_quality: int, max_quality: int) -> None:
         """Of uint8 [H, W, C]."""
         self.pixels, self.min_quality, self.max_quality = pixels, min_quality, max_quality
-        self._made: dict[int, Compressed] = {}
+        self._files: dict[int, bytes] = {}
+        self._psnr: dict[int, float] = {}
 
     def __getitem__(self, quality: int) -> Compressed:
         """The picture at this quality."""
-        if quality not in self._made:
-            self._made[quality] = self._make(quality)
-        return self._made[quality]
+        made = Compressed(self._decode(quality), self.file(quality))
+        if quality not in self._psnr:
+            self._psnr[quality] = picture_psnr(made.pixels, self.pixels)
+        return made
 
-    @abstractmethod
-    def _make(self, quality: int) -> Compressed: ...
+    def file(self, quality: int) -> bytes:
+        """What this quality is kept in."""
+        if quality not in self._files:
+            self._files[quality] = self._encode(quality)
+        return self._files[quality]
+
+    def num_bytes(self, quality: int) -> int:
+        """Of the whole file."""
+        return len(self.file(quality))
 
     def psnr(self, quality: int) -> float:
         """dB that this quality keeps."""
-        return picture_psnr(self[quality].pixels, self.pixels)
+        if quality not in self._psnr:
+            self._psnr[quality] = picture_psnr(self._decode(quality), self.pixels)
+        return self._psnr[quality]
 
-    def within(self, max_bytes: float) -> Compressed:
-        """The picture at the best quality whose file has at most `max_bytes`.
+    @abstractmethod
+    def _encode(self, quality: int) -> bytes: ...
 
-        Where the lowest quality has more than that, it is taken all the same: `num_bytes` tells.
+    @abstractmethod
+    def _decode(self, quality: int) -> np.ndarray: ...
+
+    def within(self, max_bytes: float) -> int:
+        """The best quality whose file has at most `max_bytes`; the lowest where even that has more."""
+        known = {quality: math.log(len(file)) for quality, file in self._files.items()}
+        more = math.log(math.floor(max_bytes) + 1)
+        first_above = self._first(lambda quality: math.log(self.num_bytes(quality)), more, known)
+        return max(first_above - 1, self.min_quality)
+
+    def reaching(self, min_psnr: float, max_bytes: float = math.inf) -> int | None:
+        """The lowest quality that keeps `min_psnr` dB, which is the smallest file; None if none does in `max_bytes`."""
+
+        def psnr(quality: int) -> float | None:
+            found = self.psnr(quality)
+            is_hopeless = found < min_psnr and len(self._files.get(quality, b"")) > max_bytes
+            return None if is_hopeless else found
+
+        quality = self._first(psnr, min_psnr, self._psnr)
+        return quality if quality <= self.max_quality and self.num_bytes(quality) <= max_bytes else None
+
+    def _first(self, measure: Callable[[int], float | None], least: float, known: Mapping[int, float]) -> int:
+        """The lowest quality whose measure is at least `least`, else one above the highest.
+
+        What is `known` of the measure narrows the search; a few steps of it go where a straight line leads, then it
+        halves. A measure of None ends it: no quality will do.
         """
-        first_above = self._first(lambda quality: self[quality].num_bytes > max_bytes)
-        return self[max(first_above - 1, self.min_quality)]
-
-    def reaching(self, min_psnr: float) -> Compressed | None:
-        """The picture at the lowest quality that keeps `min_psnr` dB, which is the smallest file; None if none does."""
-        if self.psnr(self.max_quality) < min_psnr:
-            return None
-        return self[self._first(lambda quality: self.psnr(quality) >= min_psnr)]
-
-    def _first(self, holds: Callable[[int], bool]) -> int:
-        """The lowest quality for which it holds, else one above the highest.
-
-        By bisection, since bytes and likeness grow with quality.
-        """
-        low, high = self.min_quality, self.max_quality + 1
-        while low < high:
-            middle = (low + high) // 2
-            if holds(middle):
-                high = middle
+        above = {quality: value for quality, value in known.items() if value >= least}
+        high = min(above, default=self.max_quality + 1)
+        below = [quality for quality in known if quality < high]
+        low = max(below, default=self.min_quality - 1)
+        value_low, value_high = (known.get(quality) for quality in (low, high))
+        straight = _STRAIGHT_STEPS
+        while high - low > 1:
+            quality = (low + high) // 2
+            if straight and value_low is not None and value_high is not None:
+                straight -= 1
+                share = (least - value_low) / (value_high - value_low)
+                quality = min(max(low + math.ceil(share * (high - low)), low + 1), high - 1)
+            value = measure(quality)
+            if value is None:
+                return self.max_quality + 1
+            if value >= least:
+                high, value_high = quality, value
             else:
-                low = middle + 1
-        return low
+                low, value_low = quality, value
+        return high
 
 
 class CodecLadder(Ladder):
@@ -113,13 +153,14 @@ class CodecLadder(Ladder):
         super().__init__(pixels, codec.min_quality, codec.max_quality)
         self.codec = codec
 
-    def _make(self, quality: int) -> Compressed:
-        channels = self.pixels.shape[-1]
-        image = Image.fromarray(self.pixels.squeeze(-1) if channels == 1 else self.pixels)
+    def _encode(self, quality: int) -> bytes:
+        image = Image.fromarray(self.pixels.squeeze(-1) if self.pixels.shape[-1] == 1 else self.pixels)
         stream = io.BytesIO()
         image.save(stream, self.codec.name, quality=quality, **self.codec.settings)
-        file = stream.getvalue()
-        return Compressed(decode_file(file, channels), file)
+        return stream.getvalue()
+
+    def _decode(self, quality: int) -> np.ndarray:
+        return decode_file(self.file(quality), self.pixels.shape[-1])
 
 
 def decode_file(file: bytes, channels: int) -> np.ndarray:
@@ -133,4 +174,5 @@ def compress_to(pixels: np.ndarray, codec: Codec, max_bytes: float) -> Compresse
 
     Where the lowest quality has more than that, it is taken all the same: `num_bytes` tells.
     """
-    return CodecLadder(pixels, codec).within(max_bytes)
+    ladder = CodecLadder(pixels, codec)
+    return ladder[ladder.within(max_bytes)]

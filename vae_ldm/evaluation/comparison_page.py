@@ -12,8 +12,9 @@ from torch import Tensor
 
 from vae_ldm.evaluation.comparison import AutoencoderResult, in_a_sentence, worst_crops
 from vae_ldm.evaluation.image_grid import image_grid
-from vae_ldm.evaluation.report import environment, replace_text
+from vae_ldm.evaluation.report import environment
 from vae_ldm.models.latent_scaling import MIN_HALF_PSNR
+from vae_ldm.whole_file import write_whole
 
 
 class HalfPrecision(NamedTuple):
@@ -72,7 +73,7 @@ def write_comparison(
         side=originals.shape[1],
         **vars(setting),
     )
-    replace_text(target, page)
+    write_whole(target, page)
 
 
 def _figure(

@@ -1,13 +1,13 @@
 """Bytes against likeness: latents at each step beside picture codecs, photo by photo."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from vae_ldm.evaluation.codec import Codec, CodecLadder, Ladder
+from vae_ldm.evaluation.codec import Codec, CodecLadder, Compressed, Ladder
 from vae_ldm.evaluation.comparison import worst_crops
 from vae_ldm.evaluation.legibility import Reader, character_error_rate, kept_share
 
@@ -15,12 +15,13 @@ TARGETS = (20, 22, 24, 26, 28, 30, 32, 34, 36, 38, 40)
 """dB at which the ways to keep a photo are weighed against each other."""
 LATENTS = "latents"
 ORIGINAL = "original"
-_NUM_CODEC_POINTS = 12
+_CODEC_PARTS, _READ_PARTS = 3, 2
+"""Of a photo's work: for each codec, and for each way that a reader reads; one is a step of the latents."""
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A way to keep photos, at several settings from few bytes to many: float [settings, N]."""
+    """A way to keep photos, at several settings from few bytes to many: float [settings, N], NaN where it has none."""
 
     name: str
     settings: list[str]
@@ -57,7 +58,9 @@ class RateDistortion:
     """The photos in latents and in codecs."""
 
     latents: Curve
+    """At each step."""
     codecs: list[Curve]
+    """At the lowest quality, and at the lowest one that reaches each of TARGETS."""
     equal: dict[str, np.ndarray]
     """For each codec its bytes at the PSNR of each step, float [steps, N]; NaN where it never gets there."""
     at_target: dict[str, np.ndarray]
@@ -81,7 +84,7 @@ class RateDistortionJudge:
     ) -> None:
         """`steps` are those to be measured: number and size; `crop_step` is the number that worst crops are of."""
         self.steps, self.codecs, self.readers, self.crop_step = list(steps), list(codecs), list(readers), crop_step
-        self._points: dict[str, list[list[tuple[int, float]]]] = defaultdict(list)
+        self._points: dict[str, list[list[tuple[float, float]]]] = defaultdict(list)
         self._equal: dict[str, list[list[float]]] = defaultdict(list)
         self._fits: dict[str, list[list[bool]]] = defaultdict(list)
         self._targets: dict[str, list[list[float]]] = defaultdict(list)
@@ -90,23 +93,41 @@ class RateDistortionJudge:
         self._wrong: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
         self._num_read: dict[str, int] = defaultdict(int)
 
-    def add(self, name: str, latents: Ladder) -> None:
-        """Measure one photo, which `latents` is a ladder of."""
+    @property
+    def parts_a_photo(self) -> int:
+        """What `add` counts of each photo, in parts that take about equally long."""
+        ways = 1 + len(self.codecs)
+        return len(self.steps) + _CODEC_PARTS * len(self.codecs) + _READ_PARTS * ways * len(self.readers)
+
+    def add(self, name: str, latents: Ladder, on_part: Callable[[int], None] | None = None) -> None:
+        """Measure one photo, which `latents` is a ladder of; `on_part` hears how many parts of it are done."""
+        done = 0
+
+        def tell(parts: int = 1) -> None:
+            nonlocal done
+            done += parts
+            if on_part is not None:
+                on_part(done)
+
         ladders = {codec.name: CodecLadder(latents.pixels, codec) for codec in self.codecs}
-        points = [(latents[number].num_bytes, latents.psnr(number)) for number, _ in self.steps]
+        made = {}
+        for number, _ in self.steps:
+            made[number] = latents[number]
+            tell()
+        points: list[tuple[float, float]] = [(made[number].num_bytes, latents.psnr(number)) for number, _ in self.steps]
         self._points[LATENTS].append(points)
-        self._targets[LATENTS].append(_bytes_at_targets(latents))
+        self._targets[LATENTS].append([num_bytes for num_bytes, _ in _at_targets(latents)])
         for codec, ladder in ladders.items():
-            qualities = np.linspace(ladder.min_quality, ladder.max_quality, _NUM_CODEC_POINTS).round().astype(int)
-            self._points[codec].append(
-                [(ladder[quality].num_bytes, ladder.psnr(quality)) for quality in qualities.tolist()]
-            )
-            self._targets[codec].append(_bytes_at_targets(ladder))
-            self._equal[codec].append([_bytes_at(ladder, psnr) for _, psnr in points])
-            self._fits[codec].append([ladder.within(size).num_bytes <= size for size, _ in points])
-        self._crops.append(self._worst_crop(name, latents, ladders))
+            lowest = (ladder.num_bytes(ladder.min_quality), ladder.psnr(ladder.min_quality))
+            at_targets = _at_targets(ladder)
+            self._points[codec].append([lowest, *at_targets])
+            self._targets[codec].append([num_bytes for num_bytes, _ in at_targets])
+            self._equal[codec].append([_reaching(ladder, psnr)[0] for _, psnr in points])
+            self._fits[codec].append([lowest[0] <= size for size, _ in points])
+            tell(_CODEC_PARTS)
+        self._crops.append(self._worst_crop(name, latents.pixels, made[self.crop_step], ladders))
         for reader in self.readers:
-            self._read(reader, latents, ladders)
+            self._read(reader, latents.pixels, list(made.values()), ladders, tell)
 
     def result(self) -> RateDistortion:
         """Of all photos added."""
@@ -135,33 +156,55 @@ class RateDistortionJudge:
             legibility=legibility,
         )
 
-    def _worst_crop(self, name: str, latents: Ladder, ladders: dict[str, CodecLadder]) -> Crop:
-        made = latents[self.crop_step]
-        (crop,) = worst_crops(latents.pixels[None], made.pixels[None], 1)
-        pictures = {ORIGINAL: latents.pixels, LATENTS: made.pixels}
-        pictures |= {codec: ladder.within(made.num_bytes).pixels for codec, ladder in ladders.items()}
+    def _worst_crop(
+        self, name: str, original: np.ndarray, made: Compressed, ladders: Mapping[str, CodecLadder]
+    ) -> Crop:
+        (crop,) = worst_crops(original[None], made.pixels[None], 1)
+        pictures = {ORIGINAL: original, LATENTS: made.pixels}
+        pictures |= {codec: ladder[ladder.within(made.num_bytes)].pixels for codec, ladder in ladders.items()}
         return Crop(name, crop.psnr, {way: crop.of(pixels[None]) for way, pixels in pictures.items()})
 
-    def _read(self, reader: Reader, latents: Ladder, ladders: dict[str, CodecLadder]) -> None:
-        before = reader.read(latents.pixels)
+    def _read(
+        self,
+        reader: Reader,
+        original: np.ndarray,
+        made: Sequence[Compressed],
+        ladders: Mapping[str, CodecLadder],
+        tell: Callable[[int], None],
+    ) -> None:
+        before = reader.read(original)
         if not before:
             return
         self._num_read[reader.name] += len(before)
-        made = {LATENTS: [latents[number] for number, _ in self.steps]}
-        made |= {codec: [ladder.within(one.num_bytes) for one in made[LATENTS]] for codec, ladder in ladders.items()}
-        for way, pictures in made.items():
-            after = [reader.read(picture.pixels) for picture in pictures]
+
+        def keep(way: str, after: Sequence[list[str]]) -> None:
             self._kept[reader.name, way].append([kept_share(before, one) for one in after])
             self._wrong[reader.name, way].append([character_error_rate(before, one) for one in after])
+            tell(_READ_PARTS)
+
+        keep(LATENTS, [reader.read(one.pixels) for one in made])
+        for codec, ladder in ladders.items():
+            qualities = [ladder.within(one.num_bytes) for one in made]
+            after = {quality: reader.read(ladder[quality].pixels) for quality in dict.fromkeys(qualities)}
+            keep(codec, [after[quality] for quality in qualities])
 
 
-def _bytes_at(ladder: Ladder, psnr: float) -> float:
-    made = ladder.reaching(psnr)
-    return float("nan") if made is None else float(made.num_bytes)
+def _reaching(ladder: Ladder, psnr: float) -> tuple[float, float]:
+    """Bytes and dB at the lowest quality that keeps `psnr` dB; NaN where none does."""
+    quality = ladder.reaching(psnr)
+    return (np.nan, np.nan) if quality is None else (ladder.num_bytes(quality), ladder.psnr(quality))
 
 
-def _bytes_at_targets(ladder: Ladder) -> list[float]:
-    return [_bytes_at(ladder, target) for target in TARGETS]
+def _at_targets(ladder: Ladder) -> list[tuple[float, float]]:
+    return [_reaching(ladder, target) for target in TARGETS]
+
+
+class Lowest(NamedTuple):
+    """Photos of which a codec at its lowest quality keeps more than is asked: it has nothing smaller."""
+
+    num_photos: int
+    psnr: float
+    """Of that quality, in the mean."""
 
 
 class StepRow(NamedTuple):
@@ -172,6 +215,8 @@ class StepRow(NamedTuple):
     psnr: float
     num_bytes: dict[str, float]
     """By way, at equal PSNR."""
+    lowest: dict[str, Lowest]
+    """By codec, of those that have such photos."""
     best: str
     """The way of fewest bytes."""
 
@@ -185,9 +230,14 @@ def step_rows(result: RateDistortion) -> list[StepRow]:
             continue
         num_bytes = {LATENTS: float(result.latents.num_bytes[number, reached].mean())}
         num_bytes |= {codec: float(sizes[number, reached].mean()) for codec, sizes in result.equal.items()}
-        psnr = float(result.latents.psnr[number, reached].mean())
+        psnr = result.latents.psnr[number]
+        lowest = {}
+        for codec in result.codecs:
+            keeps_more = reached & (codec.psnr[0] > psnr)
+            if keeps_more.any():
+                lowest[codec.name] = Lowest(int(keeps_more.sum()), float(codec.psnr[0, keeps_more].mean()))
         best = min(num_bytes.items(), key=lambda item: item[1])[0]
-        rows.append(StepRow(setting, int(reached.sum()), psnr, num_bytes, best))
+        rows.append(StepRow(setting, int(reached.sum()), float(psnr[reached].mean()), num_bytes, lowest, best))
     return rows
 
 
@@ -242,7 +292,8 @@ def in_words(result: RateDistortion, kept_codecs: Sequence[str], target_psnr: fl
         span = f"from {won[0].psnr:.1f} to {won[-1].psnr:.1f} dB" if len(won) > 1 else f"at {won[0].psnr:.1f} dB"
         said.append(
             f"Latents take fewer bytes than JPEG, WebP and AVIF at equal PSNR {span}; most at {best.psnr:.1f} dB: "
-            f"{best.num_bytes[LATENTS]:,.0f} bytes a photo against {best.num_bytes[rival]:,.0f} of {rival}."
+            f"{best.num_bytes[LATENTS]:,.0f} bytes a photo against {best.num_bytes[rival]:,.0f} of {rival}"
+            f"{_at_lowest(best, rival)}."
         )
     lost = [row for row in rows if row.best != LATENTS]
     if lost:
@@ -250,7 +301,8 @@ def in_words(result: RateDistortion, kept_codecs: Sequence[str], target_psnr: fl
         where = "everywhere" if not won else f"at {', '.join(f'{row.psnr:.1f}' for row in lost)} dB"
         said.append(
             f"Codecs win {where}; latents come nearest at {nearest.psnr:.1f} dB, where {nearest.best} takes "
-            f"{nearest.num_bytes[nearest.best]:,.0f} bytes a photo and they take {nearest.num_bytes[LATENTS]:,.0f}."
+            f"{nearest.num_bytes[nearest.best]:,.0f} bytes a photo{_at_lowest(nearest, nearest.best)} and they take "
+            f"{nearest.num_bytes[LATENTS]:,.0f}."
         )
     finest = result.latents.psnr[-1]
     said.append(
@@ -266,6 +318,14 @@ def in_words(result: RateDistortion, kept_codecs: Sequence[str], target_psnr: fl
             f"{' and '.join(kept_codecs)} alone."
         )
     return said
+
+
+def _at_lowest(row: StepRow, codec: str) -> str:
+    if codec not in row.lowest:
+        return ""
+    lowest = row.lowest[codec]
+    some = "" if lowest.num_photos == row.num_photos else f" on {lowest.num_photos} of {row.num_photos} photos"
+    return f" (at its lowest quality{some}, {lowest.psnr:.1f} dB)"
 
 
 def _saving(row: StepRow) -> float:

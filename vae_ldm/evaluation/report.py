@@ -2,8 +2,6 @@
 
 import base64
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +12,8 @@ from PIL import Image
 
 from vae_ldm.evaluation.curves import charts
 from vae_ldm.evaluation.measurement import Measurement
+from vae_ldm.whole_file import write_whole
+from vae_ldm.wording import counted
 
 MAX_TILES = 8
 
@@ -114,7 +114,7 @@ def write_report(run_dir: Path) -> Path:
         has_pipeline=(run_dir / "pipeline" / "model_index.json").is_file(),
     )
     target = run_dir / "report.html"
-    replace_text(target, page)
+    write_whole(target, page)
     return target
 
 
@@ -253,19 +253,6 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    tools = (comparison, duration, image_size, measured_on, minute, number, quantity, strip, verdict)
+    tools = (comparison, counted, duration, image_size, measured_on, minute, number, quantity, strip, verdict)
     jinja.globals.update({tool.__name__: tool for tool in tools})
     return jinja
-
-
-def replace_text(target: Path, text: str) -> None:
-    """Write `text` so that a reader, or a crash, meets the old file or the new one and never half of it."""
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).chmod(0o644)  # mkstemp makes files private; a report is there to be read
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 
 from vae_ldm.errors import DataError, RunError
 from vae_ldm.latent_space.latent_coder import LatentCoder
-from vae_ldm.latent_space.whole_file import write_whole
+from vae_ldm.whole_file import write_whole
+from vae_ldm.wording import counted
 
 _FORMAT = "vae_ldm archive"
 _VERSION = 1
@@ -198,7 +199,7 @@ class Archive:
         content = stream.getvalue()
         number = 1 + max((int(part.name[5:-8]) for part in self.parts), default=-1)
         name = f"part-{number:06d}.parquet"
-        write_whole(self.path / name, content)
+        write_whole(self.path / name, content, synced=True)
         return Part(name, len(entries), len(content), hashlib.sha256(content).hexdigest())
 
     def _replace_parts(self, parts: Sequence[Part]) -> None:
@@ -271,14 +272,14 @@ class Archive:
                     yield from rows
                     count += len(rows)
         except FileNotFoundError:
-            on_damage(Damage(part.name, f"is missing, with {part.num_pictures} pictures"))
+            on_damage(Damage(part.name, f"is missing, with {counted(part.num_pictures, 'picture')}"))
         except (OSError, ValueError, KeyError, TypeError, MemoryError, pa.ArrowException) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            lost = f"{part.num_pictures - count} of its {part.num_pictures} pictures cannot be read"
+            lost = f"{part.num_pictures - count} of its {counted(part.num_pictures, 'picture')} cannot be read"
             on_damage(Damage(part.name, f"{lost} ({reason})"))
         else:
             if count != part.num_pictures:
-                on_damage(Damage(part.name, f"holds {count} pictures instead of {part.num_pictures}"))
+                on_damage(Damage(part.name, f"holds {counted(count, 'picture')} instead of {part.num_pictures}"))
 
     def _write_index(self) -> None:
         stored: dict[str, Any] = {
@@ -286,7 +287,7 @@ class Archive:
             "parts": [list(part) for part in self.parts],
         }
         whole = {"format": _FORMAT, "version": _VERSION, "checksum": _checksum(stored), **stored}
-        write_whole(self.path / "archive.json", json.dumps(whole, indent=1).encode())
+        write_whole(self.path / "archive.json", json.dumps(whole, indent=1), synced=True)
 
 
 def check_place(path: Path) -> None:

@@ -26,7 +26,7 @@ from vae_ldm.errors import DataError, RunError, VaeLdmError
 from vae_ldm.latent_space.features import FeatureSpace
 from vae_ldm.latent_space.photo_store import FORMAT, IndexedPhoto, IndexFacts, Match
 from vae_ldm.latent_space.vector_index import FAISS_ABOVE, ExactIndex, FaissIndex, VectorIndex, has_faiss
-from vae_ldm.latent_space.whole_file import write_whole
+from vae_ldm.whole_file import write_whole
 
 _INDEX, _SPACE, _LOCK = "index.json", "space.safetensors", "lock"
 _OURS = re.compile(r"(part-\d+\.(npy|parquet)|neighbours-\d+\.faiss)(\.part)?")
@@ -307,7 +307,7 @@ def _write_json(path: Path, content: Any) -> None:
 
 def _write(path: Path, content: bytes) -> str:
     """Write a file as a whole; gives its SHA-256."""
-    write_whole(path, content)
+    write_whole(path, content, synced=True)
     return hashlib.sha256(content).hexdigest()
 
 

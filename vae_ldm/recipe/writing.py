@@ -11,6 +11,7 @@ from ruamel.yaml.representer import SafeRepresenter
 from vae_ldm.recipe.agreement import DERIVED_FROM_WEIGHTS
 from vae_ldm.recipe.document import read_scalar, shown
 from vae_ldm.recipe.schema import Recipe
+from vae_ldm.whole_file import write_whole
 
 
 class _Representer(SafeRepresenter):
@@ -42,9 +43,7 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
     """Write the resolved recipe to `path`, whole or not at all."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(dump_recipe(recipe), encoding="utf-8")
-    unfinished.replace(path)
+    write_whole(path, dump_recipe(recipe))
 
 
 def recipe_differences(old: Recipe, new: Recipe, section: str = "") -> list[str]:

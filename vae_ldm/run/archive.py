@@ -2,10 +2,11 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ from vae_ldm.run.processes import Processes
 from vae_ldm.run.seal import weights_digest
 from vae_ldm.run.session import StepReport, quieten_libraries
 from vae_ldm.training.hardware import prepare_cpu
+from vae_ldm.whole_file import write_whole
+from vae_ldm.wording import counted
 
 DEFAULT_TARGET_PSNR = 32.0
 """As in a recipe: more than that, and somebody should look."""
@@ -82,12 +85,14 @@ def add(
     def opened() -> Archive:
         if (path / "archive.json").is_file():
             return _suitable(Archive.open(path), model, digest, target_psnr, prefer)
+        with StepReport("encoding photos to fit the coder on", console) as progress:
+            coder = fitted_coder(autoencoder, records, progress)
         settings = Settings(
             model=model,
             digest=digest,
             target_psnr=DEFAULT_TARGET_PSNR if target_psnr is None else target_psnr,
             prefer=prefer or "smallest",
-            coder=fitted_coder(autoencoder, records),
+            coder=coder,
         )
         return Archive.create(path, settings)
 
@@ -152,8 +157,10 @@ def check_model(archive: Archive, model: str, digest: str) -> None:
         )
 
 
-def fitted_coder(autoencoder: ImageAutoencoder, records: Sequence[Record]) -> LatentCoder:
-    """Fitted on photos evenly spread over all, as many as hold enough latents.
+def fitted_coder(
+    autoencoder: ImageAutoencoder, records: Sequence[Record], progress: Callable[[int, int], None]
+) -> LatentCoder:
+    """Fitted on photos evenly spread over all, as many as hold enough latents; `progress` hears how many of how many.
 
     Raises DataError where none can be read, WeightsError where the model makes no finite latents of any.
     """
@@ -161,7 +168,8 @@ def fitted_coder(autoencoder: ImageAutoencoder, records: Sequence[Record]) -> La
     latents: list[Tensor] = []
     positions, reason = 0, ""
     with pillow_limit_lifted():
-        for row in np.random.default_rng(0).permutation(chosen):
+        for done, row in enumerate(np.random.default_rng(0).permutation(chosen)):
+            progress(done, min(len(chosen), ceil(done * _FIT_POSITIONS / positions)) if positions else len(chosen))
             try:
                 found = autoencoder.encode(decode_whole(records[row].picture))[0].float().cpu()
             except UnreadablePictureError as error:
@@ -181,7 +189,7 @@ def fitted_coder(autoencoder: ImageAutoencoder, records: Sequence[Record]) -> La
             reason = str(error)
     if reason.startswith("the latents"):
         raise WeightsError(f"this autoencoder cannot serve an archive: {reason}")
-    raise DataError(f"none of {len(chosen)} photos can be read ({reason})")
+    raise DataError(f"none of {counted(len(chosen), 'photo')} can be read ({reason})")
 
 
 def _parts(records: Sequence[Record], photos_per_part: int) -> Iterator[Sequence[Record]]:
@@ -256,8 +264,9 @@ def _count(added: Added, chunk: Sequence[Record], outcomes: Sequence[Entry | str
 
 
 def _summary(archive: Archive, added: Added) -> Iterator[str]:
-    already = f", {added.num_present:,} were there already" if added.num_present else ""
-    yield f"{archive.path}: {added.num_added:,} of {added.num_photos:,} photos archived{already}"
+    were = "was" if added.num_present == 1 else "were"
+    already = f", {added.num_present:,} {were} there already" if added.num_present else ""
+    yield f"{archive.path}: {added.num_added:,} of {counted(added.num_photos, 'photo')} archived{already}"
     if added.num_added:
         how = ", ".join(f"{count:,} as {name}" for name, count in added.methods.most_common())
         yield (
@@ -270,7 +279,7 @@ def _summary(archive: Archive, added: Added) -> Iterator[str]:
 
 def _list_unreadable(file: Path, unreadable: Sequence[str]) -> None:
     if unreadable:
-        file.write_text("\n".join(unreadable) + "\n", encoding="utf-8", errors="surrogateescape")
+        write_whole(file, "\n".join(unreadable) + "\n")
     else:
         file.unlink(missing_ok=True)
 
@@ -281,4 +290,6 @@ def _check_unreadable(path: Path, added: Added, console: Console) -> None:
     examples = "; ".join(added.unreadable[:3]) + ("; ..." if len(added.unreadable) > 3 else "")
     listed = f"{examples}: not in the archive, and listed in {path / 'unreadable.txt'}"
     check_unreadable(len(added.unreadable), added.num_photos, f"{listed}; the others are archived")
-    console.print(f"{len(added.unreadable)} of {added.num_photos} photos cannot be read; {listed}", markup=False)
+    console.print(
+        f"{len(added.unreadable)} of {counted(added.num_photos, 'photo')} cannot be read; {listed}", markup=False
+    )

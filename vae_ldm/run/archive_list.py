@@ -1,22 +1,29 @@
 """`vae-ldm archive list`: what an archive holds. No network is needed for it, and none is imported."""
 
+import difflib
 import fnmatch
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from vae_ldm.errors import RunError
+from vae_ldm.errors import DataError, RunError
 from vae_ldm.latent_space.archive import Archive, Damage
+from vae_ldm.wording import counted
 
 
 def list_entries(path: Path, pattern: str | None = None) -> Iterator[str]:
-    """A line for each picture of the archive whose id the pattern fits, then a sum. Raises DataError, RunError."""
+    """A line for each picture of the archive whose id the pattern fits, then a sum.
+
+    Raises DataError where it fits none, RunError in the end where something is damaged.
+    """
     archive, problems = Archive.open(path), Problems()
     methods: Counter[str] = Counter()
     payload = 0
+    names: list[str] = []
     for entry in archive.entries(problems):
+        names.append(entry.id)
         if pattern is not None and not fnmatch.fnmatchcase(entry.id, pattern):
             continue
         methods[entry.method] += 1
@@ -25,13 +32,22 @@ def list_entries(path: Path, pattern: str | None = None) -> Iterator[str]:
         size = f"{entry.width}x{entry.height}"
         yield f"{entry.id}  {size}  {entry.method}  {len(entry.payload)} bytes  {entry.psnr:.2f} dB  {said}".rstrip()
     settings = archive.settings
-    count = sum(methods.values())
+    count = methods.total()
+    if pattern is not None and not count and not problems:
+        raise no_picture(path, [pattern], names)
     how = "".join(f", {number:,} as {name}" for name, number in methods.most_common())
     yield (
-        f"{count:,} pictures{how}; {payload:,} bytes of payload, {archive.num_bytes:,} in all files; "
+        f"{counted(count, 'picture')}{how}; {payload:,} bytes of payload, {archive.num_bytes:,} in all files; "
         f"model {settings.model} ({settings.digest[:12]}), target {settings.target_psnr:g} dB"
     )
     problems.fail(f"{path}: ")
+
+
+def no_picture(path: Path, patterns: Sequence[str], names: Sequence[str]) -> DataError:
+    """That no id in the archive, which has these, fits a pattern."""
+    nearest = difflib.get_close_matches(patterns[0], names, n=1)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return DataError(f"{path}: holds no picture {' or '.join(patterns)}{hint}")
 
 
 class Problems:

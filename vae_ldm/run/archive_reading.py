@@ -1,6 +1,5 @@
 """`vae-ldm archive extract` and `verify`: archived photos as files again, and whether the archive is whole."""
 
-import difflib
 import fnmatch
 import io
 from collections.abc import Sequence
@@ -21,11 +20,13 @@ from vae_ldm.latent_space.archive import Archive, Damage, Entry
 from vae_ldm.latent_space.entropy_coding import DamagedMessageError
 from vae_ldm.models.image_input import to_eight_bits
 from vae_ldm.run.archive import check_model, content_digest
-from vae_ldm.run.archive_list import Problems
+from vae_ldm.run.archive_list import Problems, no_picture
 from vae_ldm.run.photo_coder import PhotoCoder
 from vae_ldm.run.seal import weights_digest
 from vae_ldm.run.session import StepReport, quieten_libraries
 from vae_ldm.training.hardware import prepare_cpu
+from vae_ldm.whole_file import write_whole
+from vae_ldm.wording import counted
 
 Format = Literal["own", "png", "webp", "jpeg"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -74,18 +75,20 @@ def extract(
             if entry.method == "latents":
                 opened.coder  # noqa: B018 (another model is no fault of this picture)
             try:
-                _write(target, _file_of(entry, opened, file_format))
-                num_written += 1
+                content = _file_of(entry, opened, file_format)
             except (DamagedMessageError, UnreadablePictureError, VaeLdmError) as error:
                 problems(Damage(entry.id, f"cannot be decoded ({error})"))
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(target, content)
+            num_written += 1
             report(num_written + num_existing, len(archive))
     if patterns and not num_found and not problems:
-        raise DataError(f"{path}: holds no picture {' or '.join(patterns)}{_nearest(patterns[0], names)}")
-    console.print(f"{num_written:,} pictures written to {out}", markup=False)
+        raise no_picture(path, patterns, names)
+    console.print(f"{counted(num_written, 'picture')} written to {out}", markup=False)
     if num_existing:
-        console.print(
-            f"{num_existing:,} exist there already and were left as they are; --overwrite replaces them", markup=False
-        )
+        left = f"{counted(num_existing, 'file')} from before left as {'it is' if num_existing == 1 else 'they are'}"
+        console.print(f"{left}; --overwrite replaces what is there", markup=False)
     problems.fail(f"{path}: ")
     return num_written
 
@@ -119,9 +122,9 @@ def verify(path: Path, photos: Path | None = None, *, model: str | None = None) 
             report(done, len(archive))
     for missing in sorted(originals.keys() - seen):
         problems(Damage(missing, "is not in the archive"))
-    problems.fail(f"{path}: {num_whole:,} pictures are whole, but ")
+    problems.fail(f"{path}: {counted(num_whole, 'picture')} {'is' if num_whole == 1 else 'are'} whole, but ")
     measured = f", each within its target of the photo in {photos}" if photos is not None else ""
-    console.print(f"{path}: {num_whole:,} pictures, all whole{measured}", markup=False)
+    console.print(f"{path}: {counted(num_whole, 'picture')}, all whole{measured}", markup=False)
     return num_whole
 
 
@@ -211,20 +214,3 @@ def _file_of(entry: Entry, opened: _OpenedModel, file_format: Format) -> bytes:
     else:
         image.save(stream, "PNG")
     return stream.getvalue()
-
-
-def _write(target: Path, content: bytes) -> None:
-    """The file as a whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(target)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(target)) from error
-
-
-def _nearest(pattern: str, names: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(pattern, names, n=1)
-    return f"; did you mean {nearest[0]}?" if nearest else ""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from vae_ldm.run.evaluate import device_name
 from vae_ldm.run.photo_coder import KEPT_CODECS, latent_ladder
 from vae_ldm.run.session import StepReport, quieten_libraries
 from vae_ldm.training.hardware import prepare_cpu
+from vae_ldm.wording import counted
 
 _EVERY = 3
 """Of the steps in the table; an archive chooses among all."""
@@ -50,15 +52,21 @@ def report(
     records = photo_records(photos)
     autoencoder = front_door.load_autoencoder(model)
     measured, others = _split(records, num_photos)
-    coder = fitted_coder(autoencoder, others)
+    with StepReport("encoding photos to fit the coder on", console) as progress:
+        coder = fitted_coder(autoencoder, others, progress)
     readers, advice = _readers()
     steps = [(number, coder.steps[number]) for number in range(0, len(coder.steps), _EVERY)]
     judge = RateDistortionJudge(steps, codecs(), readers, crop_step=_CROP_STEP)
     sizes: list[tuple[int, int]] = []
     num_unreadable = num_other_colors = 0
-    with StepReport("measuring", console) as progress, pillow_limit_lifted():
-        for done, record in enumerate(measured, start=1):
-            progress(done, len(measured))
+    parts = judge.parts_a_photo
+    with StepReport(f"measuring {counted(len(measured), 'photo')}", console) as progress, pillow_limit_lifted():
+
+        def told(photo: int, part: int = 0) -> None:
+            progress(photo * parts + part, len(measured) * parts)
+
+        for number, record in enumerate(measured):
+            told(number)
             try:
                 pixels = decode_whole(record.picture)
             except UnreadablePictureError as error:
@@ -69,11 +77,12 @@ def report(
             if ladder is None or pixels.shape[2] == 4:
                 num_other_colors += 1
                 continue
-            judge.add(record.id, ladder)
+            judge.add(record.id, ladder, partial(told, number))
             sizes.append(pixels.shape[:2])
     if not sizes:
-        channels = autoencoder.channels
-        raise DataError(f"none of {len(measured)} photos of {photos} suits an autoencoder of {channels} channels")
+        channels = counted(autoencoder.channels, "channel")
+        chosen = counted(len(measured), "photo")
+        raise DataError(f"none of {chosen} of {photos} suits an autoencoder of {channels}")
     result = judge.result()
     words = in_words(result, KEPT_CODECS, target_psnr)
     setting = ArchiveSetting(
@@ -94,7 +103,7 @@ def report(
     write_archive_page(out, result, words, setting)
     output = Console(highlight=False, soft_wrap=True, width=200)
     output.print(_table(result))
-    for line in ("", *_said_of_text(result), *([advice] if advice else []), *words, str(out)):
+    for line in ("", *_said_of_lowest(result), *_said_of_text(result), *([advice] if advice else []), *words, str(out)):
         output.print(line, markup=False)
     return result
 
@@ -121,24 +130,32 @@ def _table(result: RateDistortion) -> Table:
         box=None,
         pad_edge=False,
         padding=(0, 2, 0, 0),
-        title=f"bytes a photo at equal PSNR, means over photos ({result.num_photos})",
+        title=f"bytes a photo at equal PSNR, mean of {counted(result.num_photos, 'photo')}",
         title_justify="left",
     )
     names = [LATENTS, *result.equal]
     for title in ("step", "PSNR", *names, "fewest"):
         table.add_column(title, justify="right" if title != "fewest" else "left", no_wrap=True)
     for row in step_rows(result):
-        sizes = [f"{row.num_bytes[name]:,.0f}" for name in names]
-        some = "" if row.num_photos == result.num_photos else f" (of {row.num_photos} photos)"
+        sizes = [f"{'≤ ' if name in row.lowest else ''}{row.num_bytes[name]:,.0f}" for name in names]
+        some = "" if row.num_photos == result.num_photos else f" (of {counted(row.num_photos, 'photo')})"
         table.add_row(row.setting, f"{row.psnr:.2f} dB", *sizes, row.best + some)
     return table
+
+
+def _said_of_lowest(result: RateDistortion) -> Iterator[str]:
+    concerned = {name for row in step_rows(result) for name in row.lowest}
+    if concerned:
+        lowest = {codec.name: codec.psnr[0].mean() for codec in result.codecs if codec.name in concerned}
+        kept = ", ".join(f"{name} {psnr:.1f} dB" for name, psnr in lowest.items())
+        yield f"≤: some photos or all at the codec's lowest quality, which keeps more than the step does (mean: {kept})"
 
 
 def _said_of_text(result: RateDistortion) -> Iterator[str]:
     for one in result.legibility:
         yield (
-            f"{one.what} read by {one.reader} on {one.num_photos} of {result.num_photos} photos: {one.num_read}; "
-            "of these are read still, by step, and in the same bytes from codecs:"
+            f"{one.what} read by {one.reader} on {one.num_photos} of {counted(result.num_photos, 'photo')}: "
+            f"{one.num_read}; of these are read still, by step, and in the same bytes from codecs:"
         )
         for way, shares in one.kept.items():
             told = ", ".join(

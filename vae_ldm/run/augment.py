@@ -26,6 +26,7 @@ from vae_ldm.run.photo_pipeline import PhotoPipeline
 from vae_ldm.run.real_photos import Preparation, is_run_data, real_photos
 from vae_ldm.run.session import StepReport, open_run, quieten_libraries
 from vae_ldm.training.hardware import prepare_cpu
+from vae_ldm.wording import counted
 
 _MAX_NAMED = 15
 
@@ -219,8 +220,8 @@ def _print_tables(rounds: Sequence[Round], order: Order, num_train: int, num_hel
         output.print(table)
         output.print()
     output.print(
-        f"near copies of {num_train} training photos are what lies nearer than all but 1 % of {num_held_out} held-out "
-        "photos, by features of EffLite0 or by pixels, or three times nearer to one photo than to any other; off class "
-        "is what a probe fitted on the training photos takes for another class",
+        f"near copies of {counted(num_train, 'training photo')} are what lies nearer than all but 1 % of "
+        f"{counted(num_held_out, 'held-out photo')}, by features of EffLite0 or by pixels, or three times nearer to "
+        "one photo than to any other; off class is what a probe fitted on the training photos takes for another class",
         markup=False,
     )

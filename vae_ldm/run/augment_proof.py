@@ -15,7 +15,6 @@ from vae_ldm.data.pictures import Pictures, PictureSplits
 from vae_ldm.errors import DataError, VaeLdmError
 from vae_ldm.evaluation.augmentation import Pool, Proof, prove
 from vae_ldm.evaluation.augmentation_page import Examples, ProofSetting, as_dict, as_markdown, write_proof
-from vae_ldm.evaluation.report import replace_text
 from vae_ldm.evaluation.small_classifiers import ClassifierKind, Learner, ProbeLearner, SmallCNNLearner
 from vae_ldm.models.vision_features import load_efficientnet_lite
 from vae_ldm.run.augmented_folder import read_facts, read_rows
@@ -24,6 +23,7 @@ from vae_ldm.run.folder import write_json
 from vae_ldm.run.real_photos import Preparation, real_photos
 from vae_ldm.run.session import StepReport, quieten_libraries
 from vae_ldm.training.hardware import prepare_cpu
+from vae_ldm.whole_file import write_whole
 
 _COLOR_JITTER = 0.2
 _SHIFT = 1 / 8  # of a side
@@ -99,7 +99,7 @@ def prove_augmentation(
         examples = Examples(np.asarray(train.images), train.labels, drawn.images, drawn.labels)
         write_proof(out, proof, setting, examples)
     markdown = as_markdown(proof, setting)
-    replace_text(out.with_suffix(".md"), markdown)
+    write_whole(out.with_suffix(".md"), markdown)
     write_json(out.with_suffix(".json"), as_dict(proof, setting))
     output = Console(highlight=False, soft_wrap=True)
     output.print(markdown, markup=False)
@@ -168,9 +168,10 @@ def _sources(folder: Path, drawn: Pictures, train: Pictures, held_out: Pictures)
     sources = [rows.get(name, {}).get("source") for name in drawn.ids]
     leaks = set(held_out.ids).intersection(source for source in sources if source is not None)
     if leaks:
+        were = "was" if len(leaks) == 1 else "were"
         raise VaeLdmError(
-            f"{folder}: {len(leaks)} of its photos were made from held-out ones ({min(leaks)}); draw it anew from the "
-            "photos that the proof is to learn from"
+            f"{folder}: {len(leaks)} of its photos {were} made from held-out ones ({min(leaks)}); draw it anew from "
+            "the photos that the proof is to learn from"
         )
     return torch.tensor([-1 if source is None else place.get(source, -1) for source in sources])
 

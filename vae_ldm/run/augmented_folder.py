@@ -16,7 +16,8 @@ from PIL.PngImagePlugin import PngInfo
 from vae_ldm.data.image_folder import SPLIT_NAMES
 from vae_ldm.errors import RunError, VaeLdmError
 from vae_ldm.evaluation.image_grid import MODES
-from vae_ldm.run.folder import write_json
+from vae_ldm.run.folder import write_json, write_picture
+from vae_ldm.whole_file import write_whole
 
 How = Literal["sample", "vary", "posterior"]
 HOWS: tuple[How, ...] = get_args(How)
@@ -113,9 +114,7 @@ class AugmentedFolder:
     def describe(self, rounds: Sequence[Round]) -> None:
         """Write metadata.jsonl for the pictures of these rounds."""
         rows = [json.dumps(row, ensure_ascii=False) + "\n" for done in rounds for row in done.rows]
-        part = self.metadata.with_name(f".{self.metadata.name}.part")
-        part.write_text("".join(rows), encoding="utf-8")
-        part.replace(self.metadata)
+        write_whole(self.metadata, "".join(rows))
 
     def finish(self, settings: dict[str, Any], **facts: Any) -> None:
         """Mark the folder as whole, with what is worth knowing of it."""
@@ -180,6 +179,4 @@ def _save_picture(file: Path, picture: np.ndarray, row: dict[str, Any]) -> None:
     text.add_text("Software", "vae_ldm augment")
     text.add_itxt("provenance", json.dumps(row, ensure_ascii=False))
     channels = picture.shape[-1]
-    part = file.with_name(f".{file.name}.part")
-    Image.fromarray(picture[..., 0] if channels == 1 else picture, MODES[channels]).save(part, "PNG", pnginfo=text)
-    part.replace(file)
+    write_picture(file, Image.fromarray(picture[..., 0] if channels == 1 else picture, MODES[channels]), pnginfo=text)

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import io
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from PIL import Image
 
 from vae_ldm.errors import RecipeError, RunError, VaeLdmError
 from vae_ldm.recipe import Recipe, read_recipe, recipe_differences, write_recipe
+from vae_ldm.whole_file import naming, write_whole
 
 Stage = Literal["autoencoder", "diffusion", "evaluation"]
 STAGES: tuple[Stage, ...] = ("autoencoder", "diffusion", "evaluation")
@@ -149,16 +151,14 @@ class RunFolder:
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` to `path` as a whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1))
-    part.replace(path)
+    write_whole(path, json.dumps(content, indent=1))
 
 
-def write_picture(path: Path, picture: Image.Image) -> None:
-    """Write the picture to `path`, a PNG, as a whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    picture.save(part, format="PNG")
-    part.replace(path)
+def write_picture(path: Path, picture: Image.Image, **options: Any) -> None:
+    """Write the picture to `path`, a PNG with Pillow's `options`, as a whole or not at all."""
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", **options)
+    write_whole(path, stream.getvalue())
 
 
 def remove(path: Path) -> None:
@@ -180,9 +180,10 @@ def let_others_read(folder: Path) -> None:
 def whole_folder(target: Path) -> Iterator[Path]:
     """A temporary folder beside `target` that takes its place when the block ends well."""
     part = target.with_name(target.name + ".part")
-    remove(part)
-    part.mkdir(parents=True)
-    yield part
-    let_others_read(part)
-    remove(target)
-    part.rename(target)
+    with naming(target, part):
+        remove(part)
+        part.mkdir(parents=True)
+        yield part
+        let_others_read(part)
+        remove(target)
+        part.rename(target)

@@ -34,6 +34,7 @@ from vae_ldm.run.photo_encoder import PhotoEncoder
 from vae_ldm.run.processes import Processes
 from vae_ldm.run.session import StepReport, quieten_libraries
 from vae_ldm.training.hardware import prepare_cpu
+from vae_ldm.wording import counted
 
 FIT_PHOTOS = 2048
 """Photos, evenly spread, on which the feature space of a new index is fitted."""
@@ -131,7 +132,7 @@ class _Work:
             self._unreadable |= failed
         if not self._raw:
             self._tell_unreadable()
-            raise DataError(f"none of {len(records):,} photos can be read, and an index is fitted on photos")
+            raise DataError(f"none of {counted(len(records), 'photo')} can be read, and an index is fitted on photos")
         in_order = [self._raw[record.id] for record in records if record.id in self._raw]
         return {part: torch.stack([vectors[part] for vectors in in_order]) for part in parts_of(encoder.kind)}
 
@@ -156,8 +157,9 @@ class _Work:
             self.processes.first(index.store.prepare)
         self._tell_unreadable()
         self._say(
-            f"{num_added:,} photos added, {num_known:,} were in already, {len(self._unreadable):,} cannot be read; "
-            f"{index.store.name} holds {len(index):,}, features {index.features_name}"
+            f"{counted(num_added, 'photo')} added, {num_known:,} {'was' if num_known == 1 else 'were'} in already, "
+            f"{len(self._unreadable):,} cannot be read; {index.store.name} holds {len(index):,}, features "
+            f"{index.features_name}"
         )
         if index.store.advice is not None:
             self._say(index.store.advice)

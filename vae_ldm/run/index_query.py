@@ -19,6 +19,8 @@ from vae_ldm.evaluation.image_grid import image_grid
 from vae_ldm.run.index import Hit, Index, open_index
 from vae_ldm.run.session import quieten_libraries
 from vae_ldm.training.hardware import prepare_cpu
+from vae_ldm.whole_file import naming
+from vae_ldm.wording import counted
 
 _SHEET_SIDE = 144
 _SHEET_ROWS = 24
@@ -64,7 +66,8 @@ def query_index(
     else:
         _print_tables(opened, answers)
     if out is not None:
-        _sheet(answers[:_SHEET_ROWS]).save(out)
+        with naming(out):
+            _sheet(answers[:_SHEET_ROWS]).save(out)
         shown = f", the first {_SHEET_ROWS} of {len(answers):,} photos" if len(answers) > _SHEET_ROWS else ""
         console.print(f"{out}{shown}", markup=False)
     return answers
@@ -77,9 +80,8 @@ def _print_tables(index: Index, answers: Answers) -> None:
     for record, hits in answers:
         console.print(_printable(record.id), style="bold", markup=False)
         console.print(_table(hits))
-    console.print(
-        f"similarity: cosine of {index.features_name}, among {len(index):,} photos of {index.store.name}", markup=False
-    )
+    among = f"among {counted(len(index), 'photo')} of {index.store.name}"
+    console.print(f"similarity: cosine of {index.features_name}, {among}", markup=False)
 
 
 def _table(hits: Sequence[Hit]) -> Table:

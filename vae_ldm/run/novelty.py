@@ -3,6 +3,7 @@
 import csv
 import difflib
 import hashlib
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
@@ -22,12 +23,15 @@ from vae_ldm.latent_space.features import FeatureKind
 from vae_ldm.latent_space.heat_map import HeatScale
 from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, ScoreName, Scorers, held_out_scores
 from vae_ldm.run.detector import Detector, DetectorFacts, Verdict, all_scores, backbone_digest, check_target, patch_map
+from vae_ldm.run.folder import write_picture
 from vae_ldm.run.photo_encoder import PhotoEncoder
 from vae_ldm.run.photo_observer import PhotoObserver, some_patches
 from vae_ldm.run.processes import Processes
 from vae_ldm.run.session import StepReport, quieten_libraries
 from vae_ldm.run.sharded_photos import Findings, over_photos
 from vae_ldm.training.hardware import prepare_cpu
+from vae_ldm.whole_file import write_whole
+from vae_ldm.wording import counted
 
 MAX_PHOTOS = 20_000
 """Of the reference photos and of the calibration photos each; more make a detector large and slow, not better."""
@@ -89,7 +93,8 @@ def fit(
     detector = Detector(facts, observer, scorers, combination, scores, patch_heat, residual_heat)
     desk.processes.first(lambda: detector.save(out))
     desk.say(
-        f"{facts.score} of {facts.features_name}: {num_reference} reference photos, {len(scores)} calibration photos; "
+        f"{facts.score} of {facts.features_name}: {counted(num_reference, 'reference photo')}, "
+        f"{counted(len(scores), 'calibration photo')}; "
         f"novel is what scores above {facts.threshold:.4g}, at a false-alarm rate of {false_alarm_rate:g}"
     )
     desk.say(_certainty(len(scores), false_alarm_rate))
@@ -131,8 +136,9 @@ def score(
     desk.tell_unreadable(found.unreadable)
     facts, num_novel = opened.facts, sum(verdict.novel for verdict in verdicts)
     desk.say(
-        f"{num_novel} of {len(verdicts)} photos are novel by {facts.score} of {facts.features_name}, at a false-alarm "
-        f"rate of {facts.false_alarm_rate:g} on {facts.num_calibration} calibration photos"
+        f"{num_novel} of {counted(len(verdicts), 'photo')} {'is' if num_novel == 1 else 'are'} novel by {facts.score} "
+        f"of {facts.features_name}, at a false-alarm rate of {facts.false_alarm_rate:g} on "
+        f"{counted(facts.num_calibration, 'calibration photo')}"
         + (f"; known to the detector are photos of {', '.join(facts.only_classes)} alone" if facts.only_classes else "")
     )
     desk.hand_over(out)
@@ -167,7 +173,8 @@ class _Desk:
         for record, why in unreadable[:_SHOWN_UNREADABLE]:
             self.say(f"{record.id}: passed over ({why})")
         if len(unreadable) > _SHOWN_UNREADABLE:
-            self.say(f"{len(unreadable) - _SHOWN_UNREADABLE} more photos were passed over")
+            more = len(unreadable) - _SHOWN_UNREADABLE
+            self.say(f"{counted(more, 'more photo')} {'was' if more == 1 else 'were'} passed over")
 
 
 def _split(photos: Path, calibration: Path | float, only_classes: Sequence[str]) -> tuple[list[Record], list[Record]]:
@@ -224,7 +231,7 @@ def _check_counts(num_reference: int, num_held_out: int, rate: float, calibratio
     lowest = 1 / (num_held_out + 1)
     other = f", or a --false-alarm-rate of {lowest:.2g} or more" if num_reference >= MIN_REFERENCE_PHOTOS else ""
     raise DataError(
-        f"{num_reference} photos to compare with and {num_held_out} to calibrate on are too few: it takes "
+        f"{counted(num_reference, 'photo')} to compare with and {num_held_out} to calibrate on are too few: it takes "
         f"{MIN_REFERENCE_PHOTOS} and, for a false-alarm rate of {rate:g}, {needed} (a p-value cannot be below "
         f"1 / (n + 1)){total}; give more photos{other}"
     )
@@ -295,15 +302,13 @@ def _calibrate(
 def _check_readable(found: Findings, num_photos: int, needed: int, what: str) -> None:
     readable = num_photos - len(found.unreadable)
     if readable < needed:
-        raise DataError(f"only {readable} of {num_photos} {what} photos can be read, and it takes {needed}")
+        raise DataError(f"only {readable} of {counted(num_photos, f'{what} photo')} can be read, and it takes {needed}")
 
 
 def _save_picture(file: Path, picture: np.ndarray | None) -> None:
     assert picture is not None
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(file.name + ".part")
-    Image.fromarray(picture).save(part, format="PNG")
-    part.replace(file)
+    write_picture(file, Image.fromarray(picture))
 
 
 def _write_table(out: Path, verdicts: Sequence[Verdict], unreadable: Sequence[tuple[Record, str]]) -> None:
@@ -318,9 +323,8 @@ def _write_table(out: Path, verdicts: Sequence[Verdict], unreadable: Sequence[tu
         for verdict in verdicts
     }
     rows |= {record.id: ["unreadable", *[""] * (len(SCORE_NAMES) + 2)] for record, _ in unreadable}
-    part = out.with_name(out.name + ".part")
-    with part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", "verdict", "p_value", *SCORE_NAMES, "features"])
-        writer.writerows([record_id, *rows[record_id]] for record_id in sorted(rows))
-    part.replace(out)
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(["id", "verdict", "p_value", *SCORE_NAMES, "features"])
+    writer.writerows([record_id, *rows[record_id]] for record_id in sorted(rows))
+    write_whole(out, table.getvalue())

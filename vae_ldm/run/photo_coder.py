@@ -1,6 +1,7 @@
 """One photo to the bytes that an archive keeps of it, and back: latents, a codec's file, or the photo's own."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vae_ldm.evaluation.codec import CodecLadder, Compressed, Ladder, codecs, picture_psnr
+from vae_ldm.evaluation.codec import CodecLadder, Ladder, codecs
 from vae_ldm.evaluation.reconstruction import MAX_PSNR
 from vae_ldm.latent_space.latent_coder import LatentCoder
 from vae_ldm.latent_space.quantization import UnquantizableError
@@ -52,28 +53,28 @@ class PhotoCoder:
 
         `file` is the photo's own file, which always reaches it: nothing grows, and nothing is made worse.
         """
-        found: list[Encoded] = []
-        for name, ladder in self._ladders(pixels):
-            made = ladder.reaching(self.target_psnr)
-            if made is not None:
-                found.append(Encoded(name, made.file, picture_psnr(made.pixels, pixels)))
-                if name == "latents" and self.prefer == "latents":
-                    return found[0]
-        found.append(Encoded("file", file, MAX_PSNR))
-        return min(found, key=lambda one: len(one.payload))
+        latents = latent_ladder(self.autoencoder, self.coder, pixels)
+        if self.prefer == "latents" and (encoded := self._reaching("latents", latents)) is not None:
+            return encoded
+        ladders: dict[str, Ladder | None] = {
+            codec.name.lower(): CodecLadder(pixels, codec) for codec in codecs() if codec.name in KEPT_CODECS
+        }
+        best = Encoded("file", file, MAX_PSNR)
+        # The dearest last: a network needs to say of few steps what they keep where few take no more bytes.
+        for name in ("webp", "avif", "latents"):
+            ladder = latents if name == "latents" else ladders.get(name)
+            best = self._reaching(name, ladder, len(best.payload)) or best
+        return best
 
     def decode_latents(self, payload: bytes, height: int, width: int, channels: int) -> np.ndarray:
         """uint8 [height, width, channels] of latents' payload. Raises DamagedMessageError."""
         return reconstruction(self.autoencoder, self.coder.decode(payload), (height, width), channels)
 
-    def _ladders(self, pixels: np.ndarray) -> Iterator[tuple[str, Ladder]]:
-        """Latents first, where the model has the photo's colours and these latents can be coded."""
-        latents = latent_ladder(self.autoencoder, self.coder, pixels)
-        if latents is not None:
-            yield "latents", latents
-        for codec in codecs():
-            if codec.name in KEPT_CODECS:
-                yield codec.name.lower(), CodecLadder(pixels, codec)
+    def _reaching(self, method: str, ladder: Ladder | None, max_bytes: float = math.inf) -> Encoded | None:
+        """The photo at the target in at most `max_bytes`; None where the ladder is none or has no such quality."""
+        if ladder is None or (quality := ladder.reaching(self.target_psnr, max_bytes)) is None:
+            return None
+        return Encoded(method, ladder.file(quality), ladder.psnr(quality))
 
 
 class LatentLadder(Ladder):
@@ -83,10 +84,20 @@ class LatentLadder(Ladder):
         super().__init__(pixels, 0, len(coder.steps) - 1)
         self.latents, self.autoencoder, self.coder = latents, autoencoder, coder
 
-    def _make(self, quality: int) -> Compressed:
+    def reaching(self, min_psnr: float, max_bytes: float = math.inf) -> int | None:
+        """As of any ladder; where bytes are limited, the coder alone rules out what takes more."""
+        if max_bytes < math.inf:
+            finest = self.within(max_bytes)
+            if self.num_bytes(finest) > max_bytes or self.psnr(finest) < min_psnr:
+                return None
+        return super().reaching(min_psnr, max_bytes)
+
+    def _encode(self, quality: int) -> bytes:
+        return self.coder.encode(self.latents, quality)
+
+    def _decode(self, quality: int) -> np.ndarray:
         kept = self.coder.quantized(self.latents, quality)
-        pixels = reconstruction(self.autoencoder, kept, self.pixels.shape[:2], self.pixels.shape[2])
-        return Compressed(pixels, self.coder.encode(self.latents, quality))
+        return reconstruction(self.autoencoder, kept, self.pixels.shape[:2], self.pixels.shape[2])
 
 
 def latent_ladder(autoencoder: ImageAutoencoder, coder: LatentCoder, pixels: np.ndarray) -> LatentLadder | None:

@@ -3,6 +3,7 @@
 import logging
 import time
 import warnings
+from collections import deque
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +20,11 @@ from vae_ldm.data.crop_advice import crop_advice
 from vae_ldm.data.picture_cache import load_pictures
 from vae_ldm.data.pictures import PictureSplits
 from vae_ldm.errors import VaeLdmError
+from vae_ldm.evaluation.report import duration
 from vae_ldm.recipe import Recipe, read_recipe
 from vae_ldm.run.folder import RunFolder, Stage
 from vae_ldm.run.processes import Processes
 from vae_ldm.training.hardware import prepare_cpu
-from vae_ldm.training.progress import format_seconds
 
 
 @dataclass
@@ -117,15 +118,23 @@ def open_run(run_dir: Path) -> Session:
     return Session(read_recipe(run.recipe), run)
 
 
-class StepReport:
-    """A progress bar that appears with the first call, told (done, total); without a terminal a line now and then."""
+_LINES_OF_SPEED = 8
 
+
+class StepReport:
+    """A progress bar that appears with the first call, told (done, total), and says what time is left.
+
+    Without a terminal it is a line soon after the beginning, and then one now and then.
+    """
+
+    seconds_to_first_line = 5.0
     seconds_between_lines = 30.0
 
     def __init__(self, what: str, console: Console) -> None:
         self._what, self._console = what, console
-        self._last_line = time.monotonic()
-        self._first_call: tuple[float, int] | None = None
+        self._next_line = time.monotonic() + self.seconds_to_first_line
+        self._told: deque[tuple[float, int]] = deque(maxlen=_LINES_OF_SPEED)
+        """When the first call came, or the last lines were written, and how much was done then."""
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -146,20 +155,20 @@ class StepReport:
     def __call__(self, done: int, total: int | None) -> None:
         self._progress.update(self._task, completed=done, total=total, visible=True)
         now = time.monotonic()
-        if self._first_call is None:
-            self._first_call = now, done
-        if not self._console.is_terminal and now - self._last_line >= self.seconds_between_lines:
-            self._last_line = now
-            of = "" if total is None else f" of {total:,}"
-            self._console.print(f"{self._what}: {done:,}{of}{self._time_left(now, done, total)}", markup=False)
+        if not self._console.is_terminal and now >= self._next_line:
+            of = "" if total is None else f" of {total:,}{self._time_left(now, done, total)}"
+            self._console.print(f"{self._what}: {done:,}{of}", markup=False)
+            self._next_line = now + self.seconds_between_lines
+            self._told.append((now, done))
+        elif not self._told:
+            self._told.append((now, done))
 
-    def _time_left(self, now: float, done: int, total: int | None) -> str:
-        """By the pace since the first call, which may have found much of it done before."""
-        assert self._first_call is not None
-        began, done_before = self._first_call
-        if total is None or done <= done_before:
+    def _time_left(self, now: float, done: int, total: int) -> str:
+        """At the speed over the last few lines; nothing where nothing has been done since."""
+        began, before = self._told[0] if self._told else (now, done)
+        if not before < done < total:
             return ""
-        return f", {format_seconds((now - began) / (done - done_before) * max(total - done, 0))} left"
+        return f", about {duration(round((now - began) * (total - done) / (done - before)))} left"
 
 
 def quieten_libraries() -> None:

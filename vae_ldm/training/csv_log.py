@@ -1,12 +1,15 @@
 """The loss curves of a stage in one CSV file that survives a stop."""
 
 import csv
+import io
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
+
+from vae_ldm.whole_file import write_whole
 
 
 class CsvLog(Logger):
@@ -49,12 +52,11 @@ class CsvLog(Logger):
             return
         columns = ["step", *sorted({key for row in self._rows for key in row} - {"step"})]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
-        with part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(self._rows)
-        part.replace(self.path)
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, columns)
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_whole(self.path, table.getvalue())
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 
+from vae_ldm.whole_file import naming
+
 # A checkpoint is a zip archive, which ends with a comment and, before it, the comment's length in two bytes.
 _SEAL = b"sha256:"
 _SEAL_BYTES = len(_SEAL) + 64
@@ -31,17 +33,18 @@ class SealedCheckpointIO(TorchCheckpointIO):
         content = buffer.getbuffer()
         assert content[-2:] == _NO_COMMENT
         part = path.with_name(path.name + ".part")
-        try:
-            with part.open("wb") as file:
-                file.write(content[:-2])
-                file.write(_SEAL_BYTES.to_bytes(2, "little"))
-                file.write(_SEAL + hashlib.sha256(content[:-2]).hexdigest().encode())
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        with naming(path, part):
+            try:
+                with part.open("wb") as file:
+                    file.write(content[:-2])
+                    file.write(_SEAL_BYTES.to_bytes(2, "little"))
+                    file.write(_SEAL + hashlib.sha256(content[:-2]).hexdigest().encode())
+                    file.flush()
+                    os.fsync(file.fileno())
+                part.replace(path)
+            except BaseException:
+                part.unlink(missing_ok=True)
+                raise
 
 
 def is_whole(path: Path) -> bool:
