@@ -42,7 +42,7 @@ def text_reader() -> Reader | None:
     rapidocr = _optional("rapidocr")
     if rapidocr is None:
         return None
-    engine = rapidocr.RapidOCR()
+    engine = rapidocr.RapidOCR(params={"Global.log_level": "error"})
 
     def read(pixels: np.ndarray) -> list[str]:
         found = engine(np.asarray(_image(pixels).convert("RGB"))[..., ::-1])  # as OpenCV has it, blue first
