@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from vae_ldm.data.crop_advice import crop_advice
+from vae_ldm.data.crop_advice import crop_advice, unseen_advice
 from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.sources import RenderedClaimsSource
 
@@ -50,3 +50,13 @@ def test_a_photo_that_is_turned_by_its_exif_counts_as_it_is_seen(folder):
 def test_pictures_that_are_drawn_to_size_need_no_advice():
     source = RenderedClaimsSource(num_train=2, num_validation=1, image_size=(16, 48))
     assert crop_advice(source, (16, 48), "crop") is None
+
+
+def test_what_a_desk_does_not_see_of_its_photos_is_said(folder):
+    records = list(folder(96, 128).records("train"))
+    assert unseen_advice(records, (64, 64), "crop") == (
+        "the model sees the middle 75 % of a typical photo, cropped to 64x64: what lies outside is not compared; a run "
+        "with data.resize=pad sees all of it"
+    )
+    assert unseen_advice(records, (64, 64), "pad") is None
+    assert unseen_advice(records, (128, 98), "crop") is None

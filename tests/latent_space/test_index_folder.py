@@ -42,9 +42,10 @@ def test_what_is_added_is_found_now_and_after_opening_anew(filled, photos, vecto
         for number, matches in enumerate(store.search(vectors, 3)):
             assert matches[0].photo == photos[number]
             assert matches[0].similarity == pytest.approx(1, abs=1e-5)
-    assert again.known([photo.key for photo in photos[:4]] + [(photos[0].id, "other")]) == {
-        photo.key for photo in photos[:4]
-    }
+    changed = dataclasses.replace(photos[0], content="other")
+    assert again.known([*photos[:4], changed]) == {photo.key for photo in photos[:4]}
+    from_above = dataclasses.replace(photos[5], id=f"photos/{photos[5].id}")
+    assert again.known([from_above, dataclasses.replace(from_above, path="/elsewhere.png")]) == {from_above.key}
 
 
 def test_many_small_additions_become_one_part_and_equal_one_large(
@@ -133,11 +134,11 @@ def test_two_writers_at_once_are_refused_and_in_turn_both_are_kept(filled, photo
     other = IndexFolder(filled.path)
     with filled.writing(), pytest.raises(RunError, match="another process is adding photos"), other.writing():
         pass
-    more = [dataclasses.replace(photo, id=f"new {photo.id}") for photo in photos]
+    more = [dataclasses.replace(photo, id=f"new {photo.id}", path=f"/new/{photo.id}") for photo in photos]
     with filled.writing():
         filled.add(more[:30], vectors[:30])
     with other.writing():  # it was opened before the first wrote
-        assert len(other.known([photo.key for photo in more])) == 30
+        assert len(other.known(more)) == 30
         other.add(more[30:], vectors[30:])
     assert len(IndexFolder(filled.path)) == 120
 

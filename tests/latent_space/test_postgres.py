@@ -9,6 +9,7 @@ import torch
 from tests.postgres import postgres_server
 from vae_ldm.errors import DataError, RunError, VaeLdmError
 from vae_ldm.latent_space import postgres
+from vae_ldm.latent_space.photo_store import IndexedPhoto
 from vae_ldm.latent_space.postgres import PostgresIndex
 
 
@@ -46,8 +47,10 @@ def test_photos_are_in_once_by_name_and_content(store, photos, vectors):
     store.add(photos, vectors)
     store.add(photos[:10], vectors[:10])
     assert len(store) == 60
-    asked = [photo.key for photo in photos[:4]] + [(photos[0].id, "other"), ("a'b", "c")]
+    asked = [*photos[:4], dataclasses.replace(photos[0], content="other"), IndexedPhoto("a'b", "", None, None, "c")]
     assert store.known(asked) == {photo.key for photo in photos[:4]}
+    from_above = dataclasses.replace(photos[5], id=f"photos/{photos[5].id}")
+    assert store.known([from_above, dataclasses.replace(from_above, path="/elsewhere.png")]) == {from_above.key}
     store.add([dataclasses.replace(photos[0], content="changed")], vectors[:1])
     assert len(store) == 61
 

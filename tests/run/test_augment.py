@@ -29,6 +29,7 @@ from vae_ldm.run.augment_order import Order
 from vae_ldm.run.augment_proof import prove_augmentation
 from vae_ldm.run.augmented_folder import AugmentedFolder, Method, picture_name, slugs
 from vae_ldm.run.draughtsman import Draughtsman
+from vae_ldm.run.session import open_run
 
 CLASSES = ("good tin", "dented parcel")
 QUICK = {"num_inference_steps": 2}
@@ -336,8 +337,8 @@ def test_a_model_that_draws_copies_only_is_told_and_the_search_ends(photos, trai
     with pytest.raises(RunError, match="nothing drawn was kept"):
         augment(photos, str(trained_run.path), out=tmp_path / "out", order=Order(per_class=4))
     said = capsys.readouterr().err.splitlines()
-    # Two rounds of 4 by each of 5 methods, then it is given up.
-    assert "good tin: 0 of 4 after 40 drawn; the rest were near copies or seen as another class" in said
+    # Four rounds of 4 by each of 5 methods, then it is given up; a method asked for one picture draws its 8.
+    assert "good tin: 0 of 4 after 72 drawn; the rest were near copies or seen as another class" in said
 
 
 def test_the_runs_own_pictures_are_taken_where_no_photos_are_named(trained_run, tmp_path, lenient):
@@ -497,10 +498,44 @@ def test_the_proof_from_photos_to_page(drawn, photos, tmp_path, capsys, classifi
     printed = capsys.readouterr().out
     assert proof.sentence(classifier) in printed
     assert "The generator was trained on all 24 training photos" in printed
+    assert "and on none of the held-out ones, pixel by pixel." in printed
     numbers = json.loads(out.with_suffix(".json").read_text())
     assert (numbers["num_train"], numbers["num_synthetic"], numbers["verdict"]) == (24, 12, proof.verdict)
     assert out.with_suffix(".md").read_text() in printed
     assert proof.sentence(classifier) in out.read_text()
+
+
+def test_held_out_photos_that_the_generator_has_learned_from_are_counted(drawn, photos, trained_run, tmp_path, capsys):
+    judged = Path(shutil.copytree(photos, tmp_path / "photos"))
+    learned = open_run(trained_run.path).learned
+    for row in range(3):
+        Image.fromarray(learned.images[row]).save(judged / "validation" / CLASSES[0] / f"learned {row}.png")
+    prove = partial(prove_augmentation, judged, out=tmp_path / "proof.html", shots=(), num_seeds=2, num_steps=2)
+    prove(drawn)
+    assert "and on 3 of the 15 held-out ones as well, so nothing of this is proved." in capsys.readouterr().out
+
+    elsewhere = Path(shutil.copytree(drawn, tmp_path / "drawn"))
+    facts = json.loads((elsewhere / "augment.json").read_text())
+    (elsewhere / "augment.json").write_text(json.dumps({**facts, "model": str(tmp_path / "gone")}))
+    prove(elsewhere)
+    assert "whether on the held-out ones as well cannot be checked" in capsys.readouterr().out
+
+
+def test_one_picture_a_class_is_tried_for_more_than_twice(photos, trained_run, tmp_path, monkeypatch):
+    judge = CandidateFilter.__call__
+    seen = []
+
+    def the_fifth_passes(self, pictures, labels):
+        judged = judge(self, pictures, labels)
+        seen.append(len(pictures))
+        passes = torch.full((len(pictures),), len(seen) % 5 == 0)
+        return replace(judged, near_copy=~passes, off_class=torch.zeros_like(passes))
+
+    monkeypatch.setattr(CandidateFilter, "__call__", the_fifth_passes)
+    rounds = augment(
+        photos, str(trained_run.path), out=tmp_path / "out", order=Order(per_class=1, how=("sample",), **QUICK)
+    )
+    assert [len(done.rows) for done in rounds] == [0, 0, 0, 0, 1] * 2
 
 
 def test_a_folder_that_augment_did_not_make_is_proved_as_well(photos, tmp_path, capsys):

@@ -93,8 +93,39 @@ def test_the_page_shows_similar_claims_and_variations_and_asks_for_nothing(photo
 def test_a_photo_of_the_desk_is_found_again(photos, desk, tmp_path):
     _, page = put_before(photos / "past" / "bent" / "003.png", desk, tmp_path / "claim.html", num_similar=2)
     assert "<strong>This very photo is here already</strong>" in page
-    assert "the desk holds it as bent/003.png, byte for byte" in page
+    assert "the desk holds it as bent/003.png, byte for byte. p = " in page
     assert "the same photo" in page
+
+
+def test_what_lies_beside_the_crop_is_shown_as_not_looked_at(photos, desk, tmp_path, capsys):
+    square = Image.open(photos / "new" / "good" / "001.png")
+    wide = Image.new("RGB", (128, 64), "red")
+    wide.paste(square, (32, 0))
+    wide.save(tmp_path / "wide.png")
+    _, page = put_before(tmp_path / "wide.png", desk, tmp_path / "claim.html")
+    assert "Only the middle 50 % of the photo were looked at." in capsys.readouterr().out
+    assert "what is pale was not looked at" in page
+    _, page = put_before(photos / "new" / "good" / "001.png", desk, tmp_path / "claim.html")
+    assert "not looked at" not in page
+
+
+def test_a_verdict_near_the_threshold_and_a_model_that_knows_no_such_photos_are_said(
+    photos, trained_run, tmp_path, capsys
+):
+    model = str(trained_run.path)
+    build_desk(tmp_path / "desk", photos / "past", model=model, features="latents", false_alarm_rate=0.4)
+    verdicts = {}
+    for photo in sorted((photos / "past" / "good").glob("*.png"))[:12]:
+        shutil.copy(photo, tmp_path / "changed.png")
+        with (tmp_path / "changed.png").open("ab") as file:
+            file.write(b"as if it were another file")
+        (trained_run.path / "metrics.json").write_text('{"measurements": [{"name": "psnr", "value": 90.0}]}')
+        verdict, page = put_before(tmp_path / "changed.png", tmp_path / "desk", tmp_path / "claim.html")
+        said = "Unusual, but not enough" if 0.4 < verdict.p_value <= 0.8 else "seen before"
+        assert said in capsys.readouterr().out
+        assert "where photos that it knows are at 90.0" in page
+        verdicts[said] = page
+    assert len(verdicts) == 2
 
 
 def test_an_autoencoder_alone_draws_no_variations_and_the_page_says_so(photos, trained_run, tmp_path):

@@ -41,3 +41,19 @@ def test_a_precision_that_the_launcher_contradicts_is_refused(
     asked = make_recipe(diffusion=None, autoencoder__trainer__precision=recipe)
     with nullcontext() if line is None else pytest.raises(VaeLdmError, match=line):
         train_run(asked, dry_run=True)
+
+
+def test_fp16_on_a_cpu_is_refused_before_anything_is_trained(make_recipe: MakeRecipe) -> None:
+    asked = make_recipe(diffusion__trainer__precision="16-mixed")
+    with pytest.raises(VaeLdmError, match=r"16-mixed takes a GPU; on a CPU use bf16-mixed or 32-true"):
+        train_run(asked, dry_run=True)
+
+
+def test_a_launcher_that_has_started_one_process_only_is_spoken_of(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_run(make_recipe(diffusion=None), dry_run=True)
+    assert "process" not in capsys.readouterr().err
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    train_run(make_recipe(diffusion=None), dry_run=True)
+    assert "1 process; on a machine without GPUs accelerate launch starts several only with" in capsys.readouterr().err

@@ -1,7 +1,8 @@
 import errno
-import fcntl
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -171,12 +172,13 @@ def test_a_key_that_only_ends_like_a_free_one_is_not_free(make_recipe, tmp_path)
 
 def test_a_second_process_is_refused_in_one_line(make_recipe, recipe_file, tmp_path):
     run = RunFolder(tmp_path / "nano")
-    run.path.mkdir()
-    with (run.path / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with run.locked():
         result = CliRunner().invoke(app, ["train", str(recipe_file(make_recipe()))])
     assert result.exit_code == 1
-    assert result.output == f"error: {run.path}: another process is running here; wait for it, or stop it\n"
+    assert result.output == (
+        f"error: {run.path}: another process is running here (process {os.getpid()} on {socket.gethostname()}); "
+        "wait for it, or stop it\n"
+    )
     assert {path.name for path in run.path.iterdir()} == {"lock"}
 
 

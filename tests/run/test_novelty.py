@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from tests.processes import two_processes
 from tests.run.start_points import SD, save_autoencoder
 from vae_ldm.cli import app
+from vae_ldm.cli.novelty import Score
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError
 from vae_ldm.latent_space.novelty import SCORE_NAMES
@@ -175,6 +176,18 @@ def test_two_processes_find_what_one_finds(photos, trained_run, tmp_path):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
     one, two = (sorted(path.name for path in (tmp_path / name / "heat").rglob("*.png")) for name in ("one", "two"))
     assert one == two
+
+
+def test_every_score_can_decide():
+    assert [one.value for one in Score] == list(SCORE_NAMES)
+
+
+def test_a_detector_that_takes_the_place_of_another_says_so(by_latents, tmp_path, capfd):
+    out = by_latents(tmp_path / "detector", only_classes=["good"], false_alarm_rate=0.1)
+    assert "takes the place" not in capfd.readouterr().err
+    by_latents(out)
+    said = capfd.readouterr().err
+    assert f"{out}: takes the place of a detector of 60 photos of good, at a false-alarm rate of 0.1 with the" in said
 
 
 def test_too_few_photos_for_the_rate_are_said_before_a_model_is_opened(photos, tmp_path):

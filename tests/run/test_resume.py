@@ -4,7 +4,9 @@ import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from pytorch_lightning import Callback
 
 from tests.run.conftest import assert_same_run, finish, start, wait_for
@@ -13,6 +15,7 @@ from vae_ldm.pipelines import plain_folder
 from vae_ldm.run import autoencoder_stage, diffusion_stage, fitting
 from vae_ldm.run.folder import RunFolder, Stage
 from vae_ldm.run.stages import train_run
+from vae_ldm.training.callbacks import checkpoint_step
 
 
 class Stop(Exception):  # noqa: N818
@@ -123,16 +126,49 @@ def test_a_flipped_byte_in_a_checkpoint_is_noticed(make_recipe, tmp_path, capsys
         stop_once(patch, autoencoder_stage, "finish_autoencoder", after=False)
         with pytest.raises(Stop):
             train_run(recipe)
-    for newest in RunFolder(tmp_path / "nano").checkpoints("autoencoder").glob("step=*.ckpt"):
+    for newest in RunFolder(tmp_path / "nano").checkpoints("autoencoder").glob("*.ckpt"):
         content = bytearray(newest.read_bytes())
         content[len(content) // 2] ^= 0xFF
         newest.write_bytes(content)
     capsys.readouterr()
     train_run(recipe)
     said = capsys.readouterr().err
-    assert said.count("is damaged; trying the one before") == 2
+    assert said.count("is damaged; trying the one before") == 3
     assert "no checkpoint is whole; beginning at step 0" in said
     assert "going on from" not in said
+
+
+def test_where_only_the_best_checkpoint_is_whole_it_is_gone_on_from(trained_run, make_recipe, tmp_path, capsys):
+    recipe = make_recipe(diffusion=None)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_once(patch, autoencoder_stage, "finish_autoencoder", after=False)
+        with pytest.raises(Stop):
+            train_run(recipe)
+    folder = RunFolder(tmp_path / "nano").checkpoints("autoencoder")
+    (folder / "step=4.ckpt").replace(folder / "best.ckpt")
+    (folder / "step=6.ckpt").write_bytes((folder / "step=6.ckpt").read_bytes()[:1000])
+    assert checkpoint_step(folder / "best.ckpt") == 4
+    capsys.readouterr()
+    train_run(recipe)
+    assert f"autoencoder: going on from step 4 ({folder / 'best.ckpt'})" in capsys.readouterr().err
+    assert_same_run(trained_run, RunFolder(tmp_path / "nano"), "autoencoder")
+
+
+def test_other_pictures_than_before_the_stop_are_spoken_of(make_recipe, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    for number in range(12):
+        image = np.random.default_rng(number).integers(0, 256, (16, 16, 3), np.uint8)
+        (photos / f"class {number % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(photos / f"class {number % 2}" / f"{number}.png")
+    data = {"data": {"type": "image_folder", "path": str(photos), "image_size": 16}, "diffusion": None}
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at_batch(patch, manual=True, batch=9)
+        with pytest.raises(Stop):
+            train_run(make_recipe(**data))
+    (photos / "class 0" / "0.png").unlink()
+    capsys.readouterr()
+    train_run(make_recipe(**data))
+    assert "autoencoder: the pictures are others than before (" in capsys.readouterr().err
 
 
 def test_training_may_be_prolonged_while_under_way(make_recipe, tmp_path):

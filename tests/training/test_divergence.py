@@ -70,6 +70,19 @@ def test_the_pictures_of_the_batch_are_named(fit, tmp_path):
     assert json.loads((tmp_path / "diverged.json").read_text())["pictures"] == ["2.jpg", "3.jpg"]
 
 
+def test_the_pictures_of_a_skipped_step_are_named(fit, tmp_path, caplog):
+    batches = [{"x": torch.tensor(1.0), "index": torch.tensor([2 * i, 2 * i + 1])} for i in range(3)]
+    names = [f"{i}.jpg" for i in range(6)]
+    stop = StopOnDivergence(tmp_path / "checkpoints", 4, names=names, on_nan="skip", max_skipped_steps=3)
+    module = Explodes(at=1, gradient_only=True)
+    fit(module, batches, max_steps=3, callbacks=[stop])
+    skipped = json.loads((tmp_path / "skipped.json").read_text())
+    assert skipped == [{"step": 1, "pictures": ["2.jpg", "3.jpg"]}]
+    assert caplog.messages[0] == (
+        "step 1: gradients are NaN or infinite; skipped (1 of 3); its pictures are in " + str(tmp_path / "skipped.json")
+    )
+
+
 @pytest.mark.parametrize("gradient_only", [False, True])
 def test_skipped_steps_change_nothing(fit, tmp_path, gradient_only):
     plain, notes = Notes(), Notes()

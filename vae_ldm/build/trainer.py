@@ -88,6 +88,8 @@ def check_precision(part: parts.Trainer, network: Network) -> None:
             "accelerate's mixed_precision fp16 would scale the autoencoder's two losses with one scaler; use bf16, or "
             "no with diffusion.trainer.precision: 16-mixed"
         )
+    if (launcher or part.precision) == "16-mixed" and not torch.cuda.is_available():
+        raise VaeLdmError("precision: 16-mixed takes a GPU; on a CPU use bf16-mixed or 32-true")
 
 
 def compile_if_asked(part: parts.Trainer, modules: Sequence[nn.Module], *, say: Callable[[str], None]) -> None:

@@ -69,7 +69,8 @@ class _Verbs(TyperGroup):
             if isinstance(error, _TerminatedError):
                 error = StoppedError("stopped by SIGTERM; repeat the command to go on")
             if isinstance(error, KeyboardInterrupt):
-                typer.echo("stopped; repeat the command to go on", err=True)
+                if rank == 0:
+                    typer.echo("stopped; repeat the command to go on", err=True)
                 raise typer.Exit(INTERRUPTED) from None
             if isinstance(error, StoppedError):
                 if rank == 0:

@@ -27,6 +27,7 @@ class Score(StrEnum):
     KNN = "knn"
     MAHALANOBIS = "mahalanobis"
     PATCH = "patch"
+    PIXELS = "pixels"
     RECONSTRUCTION = "reconstruction"
     ELBO = "elbo"
 

@@ -1,6 +1,6 @@
-"""A word of warning where cropping to the run's size throws most of a picture away."""
+"""A word of warning where cropping to the run's size throws a part of a picture away."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -8,10 +8,10 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from vae_ldm.data.decoding import Resize, pillow_limit_lifted
-from vae_ldm.data.sources import PictureSource
+from vae_ldm.data.sources import PictureSource, Record
 
 _NUM_PICTURES = 32
-_LITTLE = 0.6
+_LITTLE, _NEARLY_ALL = 0.6, 0.95
 _TURNED = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
 
@@ -21,11 +21,11 @@ def crop_advice(source: PictureSource, image_size: tuple[int, int], resize: Resi
 
     Read from the headers of the first training pictures that are files.
     """
-    sizes = list(islice(_sizes(source), _NUM_PICTURES))
+    sizes = list(_sizes(islice(source.records("train"), _NUM_PICTURES)))
     if resize != "crop" or not sizes:
         return None
     height, width = image_size
-    kept = float(np.median([_kept(size, image_size) for size in sizes]))
+    kept = float(np.median([seen_share(size, image_size) for size in sizes]))
     if kept >= _LITTLE:
         return None
     typical = sizes[int(np.argsort([one[0] / one[1] for one in sizes])[len(sizes) // 2])]
@@ -33,21 +33,37 @@ def crop_advice(source: PictureSource, image_size: tuple[int, int], resize: Resi
         f"data: cropping to {height} high and {width} wide keeps {100 * kept:.0f} % of a typical picture, which is "
         f"{typical[0]} high and {typical[1]} wide"
     )
-    turned = float(np.median([_kept(size, (width, height)) for size in sizes]))
+    turned = float(np.median([seen_share(size, (width, height)) for size in sizes]))
     if turned >= _LITTLE:
         return f"{line}; image_size is [height, width], and [{width}, {height}] keeps {100 * turned:.0f} %"
     return f"{line}; data.resize=pad keeps all of it"
 
 
-def _kept(size: tuple[int, int], image_size: tuple[int, int]) -> float:
+def unseen_advice(records: Sequence[Record], image_size: tuple[int, int], resize: Resize) -> str | None:
+    """A line about how much of a typical photo the crop to `image_size` shows; None where it is nearly all.
+
+    Read from the headers of some of the photos, evenly spread.
+    """
+    chosen = np.linspace(0, len(records) - 1, min(_NUM_PICTURES, len(records))).astype(int)
+    shares = [seen_share(size, image_size) for size in _sizes(records[row] for row in chosen)]
+    if resize != "crop" or not shares or np.median(shares) >= _NEARLY_ALL:
+        return None
+    height, width = image_size
+    return (
+        f"the model sees the middle {100 * np.median(shares):.0f} % of a typical photo, cropped to {height}x{width}: "
+        "what lies outside is not compared; a run with data.resize=pad sees all of it"
+    )
+
+
+def seen_share(size: tuple[int, int], image_size: tuple[int, int]) -> float:
     """Share of a picture's area, in (0, 1], that the largest crop of `image_size`'s proportions has."""
     proportion, wanted = size[0] / size[1], image_size[0] / image_size[1]
     return min(proportion, wanted) / max(proportion, wanted)
 
 
-def _sizes(source: PictureSource) -> Iterator[tuple[int, int]]:
-    """Height and width of the training pictures that are files, upright; what cannot be opened is passed over."""
-    for record in islice(source.records("train"), _NUM_PICTURES):
+def _sizes(records: Iterable[Record]) -> Iterator[tuple[int, int]]:
+    """Height and width of the pictures that are files, upright; what cannot be opened is passed over."""
+    for record in records:
         if not isinstance(record.picture, Path):
             return
         try:

@@ -54,24 +54,16 @@ class PictureSplits:
     """Changes with anything that the pictures, labels or captions follow from."""
 
 
-def open_pictures(folder: Path, key: str) -> PictureSplits | None:
-    """The pictures of a finished cache; None where there is none, or only one of another key."""
+def open_pictures(folder: Path, key: str | None) -> PictureSplits | None:
+    """The pictures of a finished cache, of any key where that is None; None where there is no such cache."""
     try:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        if index["key"] != key:
+        if key not in (None, index["key"]):
             return None
         train, validation = (_open_split(folder, index, split) for split in ("train", "validation"))
     except (FileNotFoundError, KeyError, ValueError):
         return None
-    return PictureSplits(train, validation, index["unreadable"], key)
-
-
-def cached_class_names(folder: Path) -> list[str]:
-    """The classes of the pictures in a cache, whatever its key; none where there is no cache."""
-    try:
-        return json.loads((folder / "index.json").read_text(encoding="utf-8"))["class_names"]
-    except (FileNotFoundError, KeyError, ValueError):
-        return []
+    return PictureSplits(train, validation, index["unreadable"], index["key"])
 
 
 def _open_split(folder: Path, index: dict[str, Any], split: str) -> Pictures:

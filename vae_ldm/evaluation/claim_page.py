@@ -71,6 +71,14 @@ class ClaimPage:
     departs: Departs
     """What the heat map shows."""
     reconstruction: np.ndarray
+    whole: np.ndarray | None
+    """The photo with the ends that the model does not see made pale; None where it sees all of it."""
+    seen_share: float
+    """Of the photo's area, in (0, 1]."""
+    foreign: str | None
+    """That the model hardly knows such photos."""
+    true_rates: tuple[float, float]
+    """Between which shares of usual photos this desk really calls new, with 95 % confidence."""
     scores: Sequence[ScoreLine]
     similar: Sequence[SimilarPhoto]
     num_indexed: int
@@ -89,7 +97,14 @@ class ClaimPage:
         """In a few words. No test can say that it is the same damage: that is for the agent to see."""
         if self.submitted_before:
             return "This very photo is here already"
-        return "Not seen before" if self.novel else "Looks like what was seen before"
+        if self.novel:
+            return "Not seen before"
+        return "Unusual, but not enough to be called new" if self.borderline else "Looks like what was seen before"
+
+    @property
+    def borderline(self) -> bool:
+        """Whether a desk of twice the false-alarm rate would have called it new."""
+        return not self.novel and self.p_value <= 2 * self.false_alarm_rate
 
     @property
     def submitted_before(self) -> str | None:
@@ -108,17 +123,23 @@ class ClaimPage:
     @property
     def reason(self) -> str:
         """Why the verdict: the p-value and what it was calibrated on, or the photo that this one is."""
-        if self.submitted_before:
-            return f"the desk holds it as {self.submitted_before}, byte for byte."
+        held = f"the desk holds it as {self.submitted_before}, byte for byte. " if self.submitted_before else ""
         count = round(self.p_value * (self.num_calibration + 1)) - 1
         often = (
             f"{count or 'none'} of the {counted(self.num_calibration, 'photo')} held out when the desk was made "
             f"{'looks' if count < 2 else 'look'} as unusual as this one"
         )
         known = f" It knows photos of {', '.join(self.only_classes)} alone." if self.only_classes else ""
+        low, high = self.true_rates
+        unseen = (
+            f" Only the middle {100 * self.seen_share:.0f} % of the photo were looked at."
+            if self.whole is not None
+            else ""
+        )
         return (
-            f"p = {self.p_value:.2g}: {often}. This desk calls a photo new where fewer than "
-            f"{100 * self.false_alarm_rate:g} in 100 do.{known}"
+            f"{held}p = {self.p_value:.2g}: {often}. This desk calls a photo new where fewer than "
+            f"{100 * self.false_alarm_rate:g} in 100 do; with so many held-out photos that may be {100 * low:.2g} to "
+            f"{100 * high:.2g} in 100.{known}{unseen}"
         )
 
     @property

@@ -16,8 +16,6 @@ _HEATS = (0.5, 1.0, 2.0)
 _OPACITIES = (0.0, 0.45, 0.75)
 _LEGIBLE_SIDE = 192
 _COLORS = ((255, 221, 64), (255, 128, 16), (214, 16, 32))
-VISIBLE_HEAT = 0.6
-"""From here on the eye sees what `overlay` draws."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class IndexFolder:
     """The index in an existing folder; a `PhotoStore`."""
 
     _photos: pa.Table
-    _keys: set[tuple[str, str]] | None
+    _known: set[tuple[str, str]] | None
     """Of the photos that are in, once somebody has asked."""
     _searched: VectorIndex | None
     """Of the vectors that are in, once somebody has searched."""
@@ -95,12 +95,15 @@ class IndexFolder:
             self._sweep()
             yield
 
-    def known(self, keys: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
-        """Those of the keys (id, content) whose photos are in."""
-        if self._keys is None:
-            columns = (self._photos.column(name).to_pylist() for name in ("id", "content"))
-            self._keys = set(zip(*columns, strict=True))
-        return self._keys.intersection(keys)
+    def known(self, photos: Collection[IndexedPhoto]) -> set[tuple[str, str]]:
+        """Keys of the photos that are in: one of the same content has the same id, or lies at the same path."""
+        if self._known is None:
+            ids, paths, contents = (self._photos.column(name).to_pylist() for name in ("id", "path", "content"))
+            self._known = {*zip(ids, contents, strict=True), *zip(paths, contents, strict=True)}
+        known = self._known
+        return {
+            photo.key for photo in photos if photo.key in known or (photo.path and (photo.path, photo.content) in known)
+        }
 
     def add(self, photos: Sequence[IndexedPhoto], vectors: Tensor) -> None:
         """Take in all of the photos with their vectors [N, dim], or none; within `writing`."""
@@ -127,8 +130,8 @@ class IndexFolder:
         self._photos = pa.concat_tables([self._photos, table])
         self._vectors.append(vectors.numpy())
         self._searched = None
-        if self._keys is not None:
-            self._keys.update(photo.key for photo in photos)
+        if self._known is not None:
+            self._known.update(pair for photo in photos for pair in (photo.key, (photo.path, photo.content)))
         self._sweep()
 
     def prepare(self) -> None:
@@ -217,7 +220,7 @@ class IndexFolder:
             if isinstance(error, DataError):
                 raise
             raise _damaged(self.path / _INDEX) from None
-        self._keys = None
+        self._known = None
         self._searched = None
 
     def _checked(self, name: str, digest: str, *, give: bool = True) -> bytes:

@@ -93,8 +93,8 @@ class PhotoStore(Protocol):
     def writing(self) -> AbstractContextManager[None]:
         """Around `add`: RunError where the store takes one writer at a time and another is at work."""
 
-    def known(self, keys: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
-        """Those of the keys whose photos are in."""
+    def known(self, photos: Collection[IndexedPhoto]) -> set[tuple[str, str]]:
+        """Keys of the photos that are in: one of the same content has the same id, or lies at the same path."""
 
     def add(self, photos: Sequence[IndexedPhoto], vectors: Tensor) -> None:
         """Take in all of the photos with their vectors [N, dim], or none."""

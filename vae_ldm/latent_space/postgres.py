@@ -84,14 +84,16 @@ class PostgresIndex:
         """Around `add`; the server keeps writers apart."""
         return nullcontext()
 
-    def known(self, keys: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
-        """Those of the keys (id, content) whose photos are in."""
-        ids, contents = ([_storable(key[at]) for key in keys] for at in (0, 1))
+    def known(self, photos: Collection[IndexedPhoto]) -> set[tuple[str, str]]:
+        """Keys of the photos that are in: one of the same content has the same id, or lies at the same path."""
+        fields = ("id", "path", "content")
+        columns = [[_storable(getattr(photo, field)) for photo in photos] for field in fields]
         statement = (
-            "SELECT id, content FROM {table} JOIN unnest(%s::text[], %s::text[]) AS k (id, content) USING (id, content)"
+            "SELECT k.id, k.content FROM unnest(%s::text[], %s::text[], %s::text[]) AS k (id, path, content) "
+            "JOIN {table} AS t ON t.content = k.content AND (t.id = k.id OR (t.path = k.path AND k.path <> ''))"
         )
         with _plainly(self.name):
-            return set(self._run(statement, [ids, contents]).fetchall())
+            return set(self._run(statement, columns).fetchall())
 
     def add(self, photos: Sequence[IndexedPhoto], vectors: Tensor) -> None:
         """Take in all of the photos with their vectors [N, dim], or none; those that are in stay as they are."""

@@ -11,7 +11,7 @@ from rich.table import Table
 from vae_ldm.build import class_prompts
 from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.picture_cache import class_caption
-from vae_ldm.data.pictures import Pictures, PictureSplits, cached_class_names
+from vae_ldm.data.pictures import Pictures, PictureSplits, open_pictures
 from vae_ldm.data.sources import sort_class_names
 from vae_ldm.errors import DataError, RunError
 from vae_ldm.evaluation.candidate_filter import CandidateFilter
@@ -110,7 +110,8 @@ def _asked(model: PhotoPipeline, names: Sequence[str], caption_template: str | N
 
 def _what_it_knows(model: PhotoPipeline, caption_template: str | None) -> str:
     """The classes that the model was trained on; of one that has none, or is no run, the words."""
-    trained_on = cached_class_names(model.run.pictures) if model.run is not None else []
+    cached = open_pictures(model.run.pictures, None) if model.run is not None else None
+    trained_on = cached.train.class_names if cached is not None else []
     prompts = _asked(model, trained_on, caption_template)
     if known := [name for name, prompt in prompts.items() if not unknown_words(model.pipeline, prompt)]:
         return f"classes {_quoted(known)}"
@@ -146,7 +147,7 @@ def _seen(
     if photos is None or is_run_data(photos, run):
         return splits.train, len(splits.train)
     try:
-        own = open_run(run).pictures.train
+        own = open_run(run).learned
     except DataError as error:
         console.print(f"near copies are looked for among {photos} alone ({error})", markup=False)
         return splits.train, None

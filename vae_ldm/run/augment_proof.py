@@ -1,5 +1,6 @@
 """`vae-ldm augment prove`: whether synthetic photos make a classifier of real ones better. It can say no."""
 
+import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,8 +21,8 @@ from vae_ldm.models.vision_features import load_efficientnet_lite
 from vae_ldm.run.augmented_folder import read_facts, read_rows
 from vae_ldm.run.evaluate import device_name
 from vae_ldm.run.folder import write_json
-from vae_ldm.run.real_photos import Preparation, real_photos
-from vae_ldm.run.session import StepReport, quieten_libraries
+from vae_ldm.run.real_photos import Preparation, is_run_data, real_photos
+from vae_ldm.run.session import StepReport, open_run, quieten_libraries
 from vae_ldm.training.hardware import prepare_cpu
 from vae_ldm.whole_file import write_whole
 
@@ -92,7 +93,7 @@ def prove_augmentation(
             num_synthetic=len(drawn),
             image_size=preparation.image_size,
             class_names=list(train.class_names),
-            generator_note=_generator_note(facts, shots),
+            generator_note=_generator_note(facts, shots, _of_held_out(photos, _run_of(facts), held_out)),
             device=device_name(_device()),
             created=datetime.now(UTC).strftime("%Y-%m-%d"),
         )
@@ -201,7 +202,24 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _generator_note(facts: dict | None, shots: Sequence[int]) -> str:
+def _of_held_out(photos: Path | None, run: Path | None, held_out: Pictures) -> str:
+    """Whether the generator was trained on the held-out photos, as the end of a sentence."""
+    if run is not None and (photos is None or is_run_data(photos, run)):
+        return "never on the held-out ones"
+    try:
+        learned = open_run(run).learned.images if run is not None else None
+    except DataError:
+        learned = None
+    if learned is None or learned.shape[1:] != held_out.images.shape[1:]:
+        return "whether on the held-out ones as well cannot be checked, for its own are not there any more"
+    known = {hashlib.sha256(image.tobytes()).digest() for image in learned}
+    count = sum(hashlib.sha256(image.tobytes()).digest() in known for image in held_out.images)
+    if not count:
+        return "on none of the held-out ones, pixel by pixel"
+    return f"on {count} of the {len(held_out)} held-out ones as well, so nothing of this is proved"
+
+
+def _generator_note(facts: dict | None, shots: Sequence[int], of_held_out: str) -> str:
     if facts is None:
         return "How the synthetic photos were made, and from which real ones, is not known."
     count = facts.get("num_generator_photos")
@@ -209,4 +227,4 @@ def _generator_note(facts: dict | None, shots: Sequence[int]) -> str:
     few = (
         " also where the classifier sees only a few of them, which favours the synthetic photos there," if shots else ""
     )
-    return f"The generator was trained on {known},{few} and never on the held-out ones."
+    return f"The generator was trained on {known},{few} and {of_held_out}."

@@ -9,14 +9,15 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from vae_ldm.data.crop_advice import seen_share
 from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted
 from vae_ldm.data.photo_stream import PhotoBatch, photo_records
 from vae_ldm.data.picture_cache import class_caption
 from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError
 from vae_ldm.evaluation.claim_page import ClaimPage, Departs, ScoreLine, SimilarPhoto, VariationRow, write_claim
-from vae_ldm.latent_space.conformal import p_values
+from vae_ldm.evaluation.reconstruction import psnr_per_image
+from vae_ldm.latent_space.conformal import p_values, true_rates
 from vae_ldm.latent_space.features import FeatureKind
-from vae_ldm.latent_space.heat_map import VISIBLE_HEAT
 from vae_ldm.latent_space.novelty import SCORE_NAMES
 from vae_ldm.models.image_input import as_image_batch
 from vae_ldm.run import novelty
@@ -25,6 +26,7 @@ from vae_ldm.run.evaluate import device_name
 from vae_ldm.run.generate import open_pipeline, recipe_of, unknown_words
 from vae_ldm.run.index import Hit, Index, check_encoder, open_store
 from vae_ldm.run.index_build import build_index
+from vae_ldm.run.photo_pipeline import foreign_words, usual_psnr
 from vae_ldm.run.session import quieten_libraries
 from vae_ldm.training.hardware import prepare_cpu
 
@@ -32,6 +34,7 @@ INDEX, DETECTOR = "index", "novelty"
 """What lies in a desk's folder."""
 STRENGTHS = (0.3, 0.6)
 _SHOWN_SIDE = 256
+_NEARLY_ALL = 0.95
 
 
 def build_desk(
@@ -97,7 +100,9 @@ def claim(
     (hits,) = index.query(batch, num_similar)
     source = model or detector.facts.model
     label = next((hit.photo.label for hit in hits if hit.photo.label is not None and not hit.same_photo), None)
+    reconstruction, psnr = _reconstruction(detector, batch)
     variations, prompt, reason = _variations(source, batch, label, strengths, num_variations, seed)
+    whole, seen_share = _whole_photo(photo, detector)
     heat_map, max_heat = verdict.heat_map, verdict.max_heat
     assert heat_map is not None, "a verdict on a page comes with its heat map"
     assert max_heat is not None, "a heat map has a highest place"
@@ -112,7 +117,11 @@ def claim(
         photo=batch.images[-1][0],
         heat_map=heat_map,
         departs=_departs(verdict.novel, max_heat),
-        reconstruction=_reconstruction(detector, batch),
+        reconstruction=reconstruction,
+        whole=whole,
+        seen_share=seen_share,
+        foreign=foreign_words(psnr, usual_psnr(source)),
+        true_rates=true_rates(detector.facts.num_calibration, detector.facts.false_alarm_rate),
         scores=_score_lines(detector, verdict),
         similar=[_similar(hit) for hit in hits],
         num_indexed=len(index),
@@ -181,17 +190,37 @@ def _variations(
 
 
 def _departs(novel: bool, max_heat: float) -> Departs:
-    if novel and max_heat < 1:
-        return "as a whole"
-    return "in places" if max_heat >= VISIBLE_HEAT else "nowhere"
+    if max_heat >= 1:
+        return "in places"
+    return "as a whole" if novel else "nowhere"
 
 
-def _reconstruction(detector: Detector, batch: PhotoBatch) -> np.ndarray:
+def _whole_photo(photo: Path, detector: Detector) -> tuple[np.ndarray | None, float]:
+    """The photo with its unseen ends made pale, and the share of it that is seen; None where all of it is."""
+    whole = _thumbnail(str(photo))
+    if whole is None or detector.facts.resize != "crop":
+        return None, 1.0
+    height, width = whole.shape[:2]
+    share = seen_share((height, width), detector.facts.image_size)
+    rows, columns = detector.facts.image_size
+    seen_height, seen_width = min(height, round(width * rows / columns)), min(width, round(height * columns / rows))
+    if share > _NEARLY_ALL:
+        return None, share
+    top, left = (height - seen_height) // 2, (width - seen_width) // 2
+    pale = np.round(255 - (255 - whole.astype(float)) * 0.3).astype(np.uint8)
+    middle = np.s_[top : top + seen_height, left : left + seen_width]
+    pale[middle] = whole[middle]
+    return pale, share
+
+
+def _reconstruction(detector: Detector, batch: PhotoBatch) -> tuple[np.ndarray, float]:
+    """What the autoencoder gives back, and at how many dB."""
     autoencoder = detector.observer.encoder.autoencoder
     images = as_image_batch(batch.images[0], channels=autoencoder.channels)
     size = (images.shape[2], images.shape[3])
     (picture,) = autoencoder.decode(autoencoder.encode_batch(images), size=size, output_type="np")
-    return np.round(picture * 255).astype(np.uint8)
+    decoded = torch.from_numpy(picture).movedim(-1, 0)[None] * 2 - 1
+    return np.round(picture * 255).astype(np.uint8), psnr_per_image(decoded, images.cpu()).item()
 
 
 def _score_lines(detector: Detector, verdict: Verdict) -> list[ScoreLine]:

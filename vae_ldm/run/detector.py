@@ -157,8 +157,7 @@ class Detector:
         folder = Path(folder).expanduser()
         stored, tensors = _read(folder)
         try:
-            names = [field.name for field in fields(DetectorFacts)]
-            facts = DetectorFacts(**{name: stored[name] for name in names} | {"image_size": (*stored["image_size"],)})
+            facts = _facts(stored)
             scorers = Scorers.from_tensors(facts.features, tensors, num_pixels=stored["num_pixels"])
             combination = Combination(tensors["combination.center"], tensors["combination.deviation"])
             heat = HeatScale(**stored["patch_heat"]), HeatScale(**stored["residual_heat"])
@@ -196,6 +195,20 @@ def check_target(folder: Path) -> None:
 def backbone_digest(encoder: PhotoEncoder) -> str | None:
     """Of the weights of the encoder's backbone; None where it has none."""
     return None if encoder.backbone is None else weights_digest(encoder.backbone.network)
+
+
+def stored_facts(folder: Path) -> DetectorFacts | None:
+    """Of the detector in a folder; None where there is none that this version reads."""
+    try:
+        stored, _ = _read(folder)
+        return _facts(stored)
+    except (WeightsError, KeyError, TypeError):
+        return None
+
+
+def _facts(stored: dict[str, Any]) -> DetectorFacts:
+    names = [field.name for field in fields(DetectorFacts)]
+    return DetectorFacts(**{name: stored[name] for name in names} | {"image_size": (*stored["image_size"],)})
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -18,7 +18,8 @@ from vae_ldm.run.generate import sample_images
 from vae_ldm.run.photo_pipeline import PhotoPipeline
 from vae_ldm.run.session import StepReport
 
-_FRUITLESS_ROUNDS = 2
+_FRUITLESS_ROUNDS, _FRUITLESS_DRAWN = 2, 16
+"""A way that has kept nothing of so many rounds and so many pictures is given up for a class."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,8 @@ def _max_rounds(share: int, order: Order) -> int:
 
 def _is_fruitless(rounds: Sequence[Round]) -> bool:
     """Of the rounds of one method so far the first ones kept nothing: what follows would keep next to nothing."""
-    return len(rounds) == _FRUITLESS_ROUNDS and not any(done.rows for done in rounds)
+    drawn = sum(done.drawn for done in rounds)
+    return len(rounds) >= _FRUITLESS_ROUNDS and drawn >= _FRUITLESS_DRAWN and not any(done.rows for done in rounds)
 
 
 def _at_rest(images: np.ndarray) -> np.ndarray:

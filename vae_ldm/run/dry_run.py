@@ -100,14 +100,15 @@ def _describe_stage(
     loss: Callable[[], torch.Tensor],
     part: parts.Trainer,
 ) -> None:
-    precision = part.precision or fastest_precision(network)
+    precision, count = part.precision or fastest_precision(network), session.processes.count
     seconds = _seconds_a_step(loss, bfloat16=precision == "bf16-mixed") * part.accumulate_grad_batches
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     # Weights, gradients and AdamW's two moments in float32; activations come on top and grow with the batch.
     megabytes = 16 * trained / 2**20
     session.say(
         f"{stage}: {_millions(module)} parameters, {megabytes:.0f} MiB for weights, gradients and optimizer; "
-        f"{part.max_steps} steps of {part.batch_size * part.accumulate_grad_batches} in {precision}, "
+        f"{part.max_steps} steps of {'' if count == 1 else f'{count} x '}"
+        f"{part.batch_size * part.accumulate_grad_batches} in {precision}, "
         f"about {format_seconds(seconds * part.max_steps)} on this {'GPU' if torch.cuda.is_available() else 'CPU'}"
     )
 

@@ -15,7 +15,7 @@ from vae_ldm.recipe import parts
 from vae_ldm.run.folder import Stage
 from vae_ldm.run.loggers import build_loggers
 from vae_ldm.run.session import Session
-from vae_ldm.training.callbacks import BatchesTaken, checkpoint_step, run_checkpoints
+from vae_ldm.training.callbacks import BEST_CHECKPOINT, BatchesTaken, checkpoint_step, run_checkpoints
 from vae_ldm.training.csv_log import CsvLog
 from vae_ldm.training.hardware import Network
 from vae_ldm.training.progress import StageProgress
@@ -59,13 +59,18 @@ def fit_stage(
 ) -> dict[str, Any]:
     """Train to `max_steps`, going on from the newest whole checkpoint, and return seconds and pictures seen."""
     checkpoint_dir = session.run.checkpoints(stage)
-    processes = session.processes
+    processes, pictures = session.processes, session.pictures
     checkpoint = processes.first(lambda: newest_checkpoint(checkpoint_dir, session))
     first_step = 0
     if checkpoint is not None:
         first_step = checkpoint_step(checkpoint)
         session.say(f"{stage}: going on from step {first_step} ({checkpoint})")
-        data.start_batch, once = BatchesTaken.in_checkpoint(checkpoint)  # type: ignore[attr-defined]
+        data.start_batch, once, learned = BatchesTaken.in_checkpoint(checkpoint)  # type: ignore[attr-defined]
+        if learned not in (None, pictures.key):
+            session.say(
+                f"{stage}: the pictures are others than before ({len(pictures.train):,} to train on now): from here on "
+                "weights are not those of an undisturbed run; begin anew with --restart, or under another name"
+            )
         if once != processes.count:
             session.say(
                 f"{stage}: written by {once} process{'es' * (once > 1)}, read by {processes.count}: pictures come in "
@@ -73,11 +78,17 @@ def fit_stage(
                 "be bit-identical to those of an undisturbed run"
             )
     batches_per_step = part.accumulate_grad_batches
-    taken = BatchesTaken()
+    taken = BatchesTaken(pictures.key)
     manual = not module.automatic_optimization
     stopwatch = Stopwatch()
     counted = {"first_step": first_step, "batches_per_step": batches_per_step if manual else 1}
     others = build_loggers(session.recipe, stage, session.run.path / stage, **counted) if processes.is_first else []
+    progress = StageProgress(
+        stage,
+        max_steps=part.max_steps,
+        pictures_per_step=part.batch_size * batches_per_step * processes.count,
+        console=session.console,
+    )
     trainer = build_trainer(
         part,
         network=network,
@@ -88,17 +99,12 @@ def fit_stage(
         callbacks=[
             stopwatch,
             taken,
-            StageProgress(
-                stage,
-                max_steps=part.max_steps,
-                pictures_per_step=part.batch_size * batches_per_step * processes.count,
-                console=session.console,
-            ),
+            progress,
             *callbacks,
             *([TraceSteps(session.run.path / stage)] if session.profiles else []),
         ],
         manual_optimization=manual,
-        picture_names=session.pictures.train.ids,
+        picture_names=pictures.train.ids,
     )
     place_channels_last(part, module, network)
     try:
@@ -107,6 +113,8 @@ def fit_stage(
         if trainer.interrupted:  # Lightning turns Ctrl-C into exit(1); the command line has words for it
             raise KeyboardInterrupt from None
         raise
+    finally:
+        progress.stop()  # whatever ends it: Lightning tells no callback of an error that another one raises
     # As files have it: safetensors takes nothing else, and sums over another layout come out with other last digits.
     module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if session.profiles and (trace := session.run.path / stage / "trace.json.gz").exists():
@@ -120,13 +128,13 @@ def fit_stage(
 
 
 def newest_checkpoint(folder: Path, session: Session) -> Path | None:
-    """The checkpoint of the highest step that is whole; damaged ones are passed over with a line."""
-    damaged = run_checkpoints(folder)
-    for path in damaged:
+    """The checkpoint of the highest step that is whole, else the best one; damaged ones are told in a line each."""
+    found = [*run_checkpoints(folder), *folder.glob(BEST_CHECKPOINT)]
+    for path in found:
         if is_whole(path):
             return path
         session.say(f"{path} is damaged; trying the one before")
-    if damaged:
+    if found:
         session.say("no checkpoint is whole; beginning at step 0")
     return None
 

@@ -4,7 +4,9 @@ import errno
 import fcntl
 import io
 import json
+import os
 import shutil
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,11 +140,17 @@ class RunFolder:
             raise VaeLdmError(
                 f"{self.path}: the run folder cannot be written ({error.strerror}); set output_dir to another folder"
             ) from error
-        with (self.path / "lock").open("w") as file:
+        with (self.path / "lock").open("r+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise RunError(f"{self.path}: another process is running here; wait for it, or stop it") from None
+                holder = f" ({known})" if (known := file.read().strip()) else ""
+                raise RunError(
+                    f"{self.path}: another process is running here{holder}; wait for it, or stop it"
+                ) from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
             yield
 
     def _read_state(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from vae_ldm.data.crop_advice import unseen_advice
 from vae_ldm.data.photo_stream import check_unreadable, photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.errors import DataError, VaeLdmError
@@ -64,6 +65,7 @@ def build_index(
     work = _Work()
     records = photo_records(photos, caption_column=caption_column)
     encoder = PhotoEncoder(model, kind=kind, backbone=backbone, device=work.processes.device)
+    work.tell_unseen(encoder, records)
     if not work.processes.first(lambda: has_store(index, store)):
         chosen = np.linspace(0, len(records) - 1, min(FIT_PHOTOS, len(records))).astype(int)
         vectors = work.fit_vectors(encoder, [records[row] for row in chosen])
@@ -93,6 +95,7 @@ def add_photos(
     work = _Work()
     records = photo_records(photos, caption_column=caption_column)
     opened = open_index(index, store=store, model=model, device=work.processes.device)
+    work.tell_unseen(opened.encoder, records)
     work.add(opened, records)
     return opened
 
@@ -117,6 +120,11 @@ class _Work:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not self.processes.is_first)
         self._raw: dict[str, RawVectors] = {}  # what was encoded for the fit is not encoded again
         self._unreadable: dict[str, str] = {}
+
+    def tell_unseen(self, encoder: PhotoEncoder, records: Sequence[Record]) -> None:
+        """Say so where the encoder does not see the whole of a typical photo."""
+        if advice := unseen_advice(records, encoder.image_size, encoder.resize):
+            self._say(advice)
 
     def fit_vectors(self, encoder: PhotoEncoder, records: Sequence[Record]) -> RawVectors:
         """Raw vectors of those of the photos that can be read. Raises DataError where none can."""
@@ -172,7 +180,7 @@ class _Work:
         num_known = 0
         for start in self._starts(len(records)):
             lasting = [_lasting(record) for record in records[start : start + _BATCH_SIZE]]
-            known = index.store.known([photo.key for photo in lasting])
+            known = index.store.known(lasting)
             new = {
                 start + place: (record, photo)
                 for place, (record, photo) in enumerate(zip(records[start : start + _BATCH_SIZE], lasting, strict=True))

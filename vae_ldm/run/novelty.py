@@ -15,6 +15,7 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
+from vae_ldm.data.crop_advice import unseen_advice
 from vae_ldm.data.photo_stream import PhotoBatch, check_unreadable, photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.errors import DataError, VaeLdmError
@@ -22,7 +23,16 @@ from vae_ldm.latent_space.conformal import photos_needed, threshold, true_rates
 from vae_ldm.latent_space.features import FeatureKind
 from vae_ldm.latent_space.heat_map import HeatScale
 from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, ScoreName, Scorers, held_out_scores
-from vae_ldm.run.detector import Detector, DetectorFacts, Verdict, all_scores, backbone_digest, check_target, patch_map
+from vae_ldm.run.detector import (
+    Detector,
+    DetectorFacts,
+    Verdict,
+    all_scores,
+    backbone_digest,
+    check_target,
+    patch_map,
+    stored_facts,
+)
 from vae_ldm.run.folder import write_picture
 from vae_ldm.run.photo_encoder import PhotoEncoder
 from vae_ldm.run.photo_observer import PhotoObserver, some_patches
@@ -91,6 +101,8 @@ def fit(
         threshold=threshold(scores[:, column], false_alarm_rate),
     )
     detector = Detector(facts, observer, scorers, combination, scores, patch_heat, residual_heat)
+    if (before := stored_facts(out)) is not None:
+        desk.say(f"{out}: takes the place of a detector of {_in_short(before)}")
     desk.processes.first(lambda: detector.save(out))
     desk.say(
         f"{facts.score} of {facts.features_name}: {counted(num_reference, 'reference photo')}, "
@@ -121,6 +133,8 @@ def score(
         raise VaeLdmError(f"{out.parent}: no such folder; name a table in one that exists with --out")
     opened = Detector.open(detector, model=model, device=desk.processes.device)
     records = photo_records(photos)
+    if advice := unseen_advice(records, opened.facts.image_size, opened.facts.resize):
+        desk.say(advice)
 
     def judge(batch: PhotoBatch) -> list[Verdict]:
         verdicts = opened.judge(batch, heat_maps=heat_maps is not None)
@@ -234,6 +248,14 @@ def _check_counts(num_reference: int, num_held_out: int, rate: float, calibratio
         f"{counted(num_reference, 'photo')} to compare with and {num_held_out} to calibrate on are too few: it takes "
         f"{MIN_REFERENCE_PHOTOS} and, for a false-alarm rate of {rate:g}, {needed} (a p-value cannot be below "
         f"1 / (n + 1)){total}; give more photos{other}"
+    )
+
+
+def _in_short(facts: DetectorFacts) -> str:
+    classes = f" of {', '.join(facts.only_classes)}" if facts.only_classes else ""
+    return (
+        f"{counted(facts.num_reference + facts.num_calibration, 'photo')}{classes}, at a false-alarm rate of "
+        f"{facts.false_alarm_rate:g} with the threshold {facts.threshold:.4g}"
     )
 
 

@@ -18,6 +18,24 @@ from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.generate import open_pipeline, recipe_of
 from vae_ldm.run.seal import weights_digest
 
+_FOREIGN_DB = 6.0  # below the mean of validation photos: four times their error
+
+
+def usual_psnr(source: str | Path) -> float | None:
+    """At how many dB a run gives back its validation photos, in the mean; None where that is not known."""
+    measured = read_metrics(Path(source))["measurements"]
+    return next((one["value"] for one in measured if one["name"] == "psnr"), None)
+
+
+def foreign_words(psnr: float, usual: float | None) -> str | None:
+    """That a model hardly knows photos which it gives back at so few dB; None where it knows them."""
+    if usual is None or psnr >= usual - _FOREIGN_DB:
+        return None
+    return (
+        f"given back at {psnr:.1f} dB, where photos that it knows are at {usual:.1f}; the model has hardly seen such "
+        "photos, so expect little of it"
+    )
+
 
 class PhotoPipeline:
     """The pipeline of a run, of a folder or of ORG/NAME, and photos at the size that it draws."""
@@ -54,13 +72,6 @@ class PhotoPipeline:
             return None
         source = Path(self.source)
         return RunFolder(source if (source / "recipe.yaml").is_file() else source.resolve().parent)
-
-    @property
-    def usual_psnr(self) -> float | None:
-        """At how many dB the autoencoder gives back the run's validation photos, in the mean; None where not known."""
-        run = self.run
-        measured = read_metrics(run.path)["measurements"] if run is not None else []
-        return next((one["value"] for one in measured if one["name"] == "psnr"), None)
 
     @cached_property
     def digest(self) -> str:

@@ -1,7 +1,6 @@
 """The processes that `accelerate launch` has started for one run: who speaks, who writes, who waits."""
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,9 +51,8 @@ class Processes:
         except RuntimeError as error:
             if self.count == 1 or not _is_broken_connection(error):
                 raise
-            reason = re.sub(r"^\[.*?\] ", "", str(error).strip().splitlines()[-1])  # without the line of gloo's source
             raise RunError(
-                f"another process has gone ({reason}): its own error says why; repeat the command"
+                "another process has gone: its own error, or the launcher's below, says why; repeat the command"
             ) from error
 
     @property
@@ -115,3 +113,12 @@ class Processes:
 
 def _is_broken_connection(error: BaseException) -> bool:
     return isinstance(error, distributed.DistError) or "gloo" in str(error)
+
+
+def processes_in_words(count: int) -> str | None:
+    """How many processes work together, where a launcher has started them; None for one that was started alone."""
+    if count > 1:
+        return f"{count} processes"
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and not torch.cuda.is_available():
+        return "1 process; on a machine without GPUs accelerate launch starts several only with --multi_gpu"
+    return None

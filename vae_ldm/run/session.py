@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from vae_ldm.build import build_source
 from vae_ldm.data.crop_advice import crop_advice
 from vae_ldm.data.picture_cache import load_pictures
-from vae_ldm.data.pictures import PictureSplits
+from vae_ldm.data.pictures import Pictures, PictureSplits, open_pictures
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.evaluation.report import duration
 from vae_ldm.recipe import Recipe, read_recipe
@@ -66,6 +66,12 @@ class Session:
         self.processes.first(lambda: found.append(self._read_pictures()))
         # The first process has put them into the run folder, where the others find them.
         return found[0] if found else self._read_pictures()
+
+    @property
+    def learned(self) -> Pictures:
+        """The training pictures as the run has learned from them, also where their source is gone. Raises DataError."""
+        cached = open_pictures(self.run.pictures, None)
+        return (cached or self.pictures).train
 
     def _read_pictures(self) -> PictureSplits:
         data = self.recipe.data

@@ -15,6 +15,7 @@ from vae_ldm.run.diffusion_stage import check_prompts, run_diffusion_stage
 from vae_ldm.run.evaluate import run_evaluation_stage
 from vae_ldm.run.folder import Stage
 from vae_ldm.run.loggers import check_loggers
+from vae_ldm.run.processes import processes_in_words
 from vae_ldm.run.push import check_push, push_when_asked, pusher_on_the_way
 from vae_ldm.run.session import Session
 
@@ -30,6 +31,8 @@ def train_run(recipe: Recipe, *, dry_run: bool = False, restart: Sequence[Stage]
     if recipe.diffusion is not None:
         check_precision(recipe.diffusion.trainer, "unet")
     session = Session.of(recipe, profiles=profile)
+    if said := processes_in_words(session.processes.count):
+        session.say(said)
     if dry_run:
         from vae_ldm.run.dry_run import describe_run
 

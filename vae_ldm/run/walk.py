@@ -12,20 +12,19 @@ from rich.console import Console
 from torch import Tensor
 
 from vae_ldm.data.photo_stream import photo_records
-from vae_ldm.errors import VaeLdmError
+from vae_ldm.errors import DataError, VaeLdmError
 from vae_ldm.evaluation.image_grid import image_grid
 from vae_ldm.evaluation.reconstruction import psnr_per_image
 from vae_ldm.latent_space.walk import Variation, axes_grid, corners_grid, loop_around, rim
 from vae_ldm.models.pixels import image_batches
 from vae_ldm.pipelines.latent_diffusion import slerp
 from vae_ldm.run.folder import whole_folder
-from vae_ldm.run.photo_pipeline import PhotoPipeline
+from vae_ldm.run.photo_pipeline import PhotoPipeline, foreign_words, usual_psnr
 from vae_ldm.run.session import open_run, quieten_libraries
 from vae_ldm.training.hardware import prepare_cpu
 
 FRAME_MILLISECONDS = 90
 _MAX_LIKE = 256  # photos that directions are learned from
-_FOREIGN_DB = 6.0  # below the mean of validation photos: four times their error
 
 
 @dataclass(frozen=True)
@@ -174,18 +173,14 @@ def _encode_photos(model: PhotoPipeline, files: Sequence[Path]) -> Tensor:
     """Latents [N, c, h, w] of photos, each of which is spoken of where the autoencoder hardly knows its kind."""
     photos = np.concatenate([model.photo(file) for file in files])
     latents = _encode(model, photos)
-    usual = model.usual_psnr
+    usual = usual_psnr(model.source)
     if usual is not None:
         decoded = model.pipeline.autoencoder.decode(latents, size=model.image_size, output_type="pt").cpu() * 2 - 1
         found = psnr_per_image(decoded, torch.cat(list(image_batches(photos, len(photos)))))
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         for file, psnr in zip(files, found.tolist(), strict=True):
-            if psnr < usual - _FOREIGN_DB:
-                console.print(
-                    f"{file}: given back at {psnr:.1f} dB, where photos that it knows are at {usual:.1f}; the model "
-                    "has hardly seen such photos, so expect little of it",
-                    markup=False,
-                )
+            if words := foreign_words(psnr, usual):
+                console.print(f"{file}: {words}", markup=False)
     return latents
 
 
@@ -196,7 +191,10 @@ def _variation(model: PhotoPipeline, like: Path | None) -> Variation:
         return Variation.fit(_encode(model, model.photos([records[row] for row in _spread(len(records))])))
     if model.run is None:
         raise VaeLdmError(f"{model.source} is no run folder; name photos whose differences are directions with --like")
-    pictures = open_run(model.run.path).pictures.train.images
+    try:
+        pictures = open_run(model.run.path).learned.images
+    except DataError as error:
+        raise DataError(f"{error}; name photos whose differences are directions with --like") from error
     return Variation.fit(_encode(model, pictures[_spread(len(pictures))]))
 
 

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from vae_ldm.errors import StoppedError
 
+BEST_CHECKPOINT = "best.ckpt"
+
 
 class SeedEachStep(Callback):
     """Makes all randomness of batch k a function of (seed, rank, k).
@@ -31,9 +33,11 @@ class SeedEachStep(Callback):
 
 
 class BatchesTaken(Callback):
-    """Counts the batches that all processes together have taken, of which a checkpoint keeps the number."""
+    """Counts the batches that all processes together have taken; a checkpoint keeps it, and of which pictures."""
 
-    def __init__(self) -> None:
+    def __init__(self, pictures: str = "") -> None:
+        """`pictures` changes with them."""
+        self.pictures = pictures
         self.count = 0
         self.num_processes = 1
 
@@ -45,17 +49,17 @@ class BatchesTaken(Callback):
     ) -> None:
         self.count += self.num_processes
 
-    def state_dict(self) -> dict[str, int]:
-        return {"count": self.count, "num_processes": self.num_processes}
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count, "num_processes": self.num_processes, "pictures": self.pictures}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.count = state_dict["count"]
 
     @classmethod
-    def in_checkpoint(cls, path: Path) -> tuple[int, int]:
-        """Batches taken until the checkpoint was written, and by how many processes at last."""
+    def in_checkpoint(cls, path: Path) -> tuple[int, int, str | None]:
+        """Batches taken until the checkpoint was written, by how many processes at last, and of which pictures."""
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["callbacks"][cls.__name__]
-        return state["count"], state["num_processes"]
+        return state["count"], state["num_processes"], state.get("pictures")
 
 
 class WarmedEma(WeightAveraging):
@@ -173,7 +177,9 @@ def run_checkpoints(checkpoint_dir: Path) -> list[Path]:
 
 
 def checkpoint_step(path: Path) -> int:
-    """The step in the name of a checkpoint, `step=1200.ckpt`."""
+    """The step in the name of a checkpoint, `step=1200.ckpt`, or in the best one itself."""
+    if path.name == BEST_CHECKPOINT:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
     return int(path.stem.removeprefix("step="))
 
 
@@ -183,7 +189,7 @@ class BestCheckpoint(ModelCheckpoint):
     def __init__(self, checkpoint_dir: Path, *, monitor: str, mode: str) -> None:
         super().__init__(
             dirpath=checkpoint_dir,
-            filename="best",
+            filename=Path(BEST_CHECKPOINT).stem,
             monitor=monitor,
             mode=mode,
             save_top_k=1,

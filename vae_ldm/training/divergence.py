@@ -1,6 +1,7 @@
 """A stop, or a skipped step, where the loss is no number any more or has left for good."""
 
 import json
+import logging
 import statistics
 from collections import deque
 from collections.abc import Sequence
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from vae_ldm.errors import RunError
 from vae_ldm.training.callbacks import checkpoint_step, run_checkpoints
+from vae_ldm.whole_file import write_whole
 
+_log = logging.getLogger(__name__)
 _TOO_LARGE = 100.0
 """Times the running median: training that recovers has been seen at ten times, never at a hundred."""
 _TOO_LONG = 50
@@ -21,7 +24,7 @@ _TOO_LONG = 50
 _MEMORY = 200
 _Seen = tuple[int, Tensor, Tensor | None]
 """Step, loss and the pictures' indices of a batch."""
-_CURE = "lower the learning rate or use precision: 32-true"
+_CURE = "lower the learning rate or use precision: 32-true, with --restart or under a new name"
 
 
 class StopOnDivergence(Callback):
@@ -31,7 +34,7 @@ class StopOnDivergence(Callback):
     The loss has exploded where its size is more than a hundred times its running median for fifty batches in a row.
 
     With `on_nan="skip"` a step whose gradients are not finite is left out, on every process alike, up to
-    `max_skipped_steps` of them in a run.
+    `max_skipped_steps` of them in a run; each is told in a line, and its pictures are added to `skipped`.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class StopOnDivergence(Callback):
     ) -> None:
         self.checkpoint_dir = checkpoint_dir
         self.report = checkpoint_dir.parent / "diverged.json"
+        self.skipped = checkpoint_dir.parent / "skipped.json"
         self.check_every_n_steps = check_every_n_steps
         self.names = names
         self.on_nan = on_nan
@@ -52,9 +56,17 @@ class StopOnDivergence(Callback):
         self.num_skipped = 0
         self._skipping_since = self._last_skipped = -2
         self._recent: list[_Seen] = []
+        self._this_step: tuple[int, list[Tensor]] = (-1, [])
+        """Batches of the step under way, by their pictures' indices."""
         self._usual: deque[float] = deque(maxlen=_MEMORY)
         self._too_large_since: int | None = None
         self._num_too_large = 0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._this_step[0] != trainer.global_step:
+            self._this_step = (trainer.global_step, [])
+        if isinstance(batch, dict) and batch.get("index") is not None:
+            self._this_step[1].append(batch["index"])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -76,6 +88,7 @@ class StopOnDivergence(Callback):
         if trainer.global_step - self._last_skipped > 1:
             self._skipping_since = trainer.global_step
         self._last_skipped = trainer.global_step
+        self._name_skipped(trainer)
         if self.num_skipped > self.max_skipped_steps:
             self._remove_checkpoints(trainer, since=self._skipping_since)  # their weights have no gradients
             raise RunError(
@@ -150,14 +163,28 @@ class StopOnDivergence(Callback):
             return
         step, _, rows = recent[first]
         assert rows is not None
-        if trainer.world_size > 1:
-            rows = rows if mine == first else torch.full_like(rows, -1)
-            rows = strategy.all_gather(rows.to(strategy.root_device)).flatten()
+        pictures = self._rows(trainer, rows if mine == first else torch.full_like(rows, -1))
         if trainer.is_global_zero:
-            found = [row for row in rows.tolist() if row >= 0]
-            pictures = [self.names[row] if row < len(self.names) else row for row in found]
             self.report.parent.mkdir(parents=True, exist_ok=True)
             self.report.write_text(json.dumps({"step": step, "pictures": pictures}, indent=1))
+
+    def _name_skipped(self, trainer: Trainer) -> None:
+        step, batches = self._this_step
+        found = self._rows(trainer, torch.cat(batches)) if batches else []
+        if not trainer.is_global_zero:
+            return
+        told = f"step {step}: gradients are NaN or infinite; skipped ({self.num_skipped} of {self.max_skipped_steps})"
+        if found:
+            before = json.loads(self.skipped.read_text()) if self.skipped.exists() else []
+            write_whole(self.skipped, json.dumps([*before, {"step": step, "pictures": found}], indent=1))
+            told += f"; its pictures are in {self.skipped}"
+        _log.warning(told)
+
+    def _rows(self, trainer: Trainer, rows: Tensor) -> list[Any]:
+        """Pictures of all processes by name; rows below 0 are none."""
+        if trainer.world_size > 1:
+            rows = trainer.strategy.all_gather(rows.to(trainer.strategy.root_device)).flatten()
+        return [self.names[row] if row < len(self.names) else row for row in rows.tolist() if row >= 0]
 
     def _kept(self) -> str:
         good = run_checkpoints(self.checkpoint_dir)

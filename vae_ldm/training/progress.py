@@ -59,9 +59,14 @@ class StageProgress(ProgressBar):
         if not trainer.is_global_zero:
             return
         now = time.monotonic()
-        due = now - self._last_line > (0.5 if self._progress is not None else _SECONDS_BETWEEN_LINES)
-        if not due and trainer.global_step < self.max_steps:
-            return
+        if now - self._last_line > (0.5 if self._progress is not None else _SECONDS_BETWEEN_LINES):
+            self._tell(trainer, now)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._tell(trainer, time.monotonic())
+
+    def _tell(self, trainer: Trainer, now: float) -> None:
         rate = self._steps_a_second(now, trainer.global_step)
         self._last_line = now
         metrics = trainer.callback_metrics
@@ -82,7 +87,8 @@ class StageProgress(ProgressBar):
         self._last_step = step
         return self._rate
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def stop(self) -> None:
+        """Let go of the terminal."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
