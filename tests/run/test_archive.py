@@ -20,6 +20,7 @@ from vae_ldm.data.decoding import decode_whole
 from vae_ldm.evaluation.codec import picture_psnr
 from vae_ldm.latent_space.archive import Archive, locked
 from vae_ldm.run import archive as archive_module
+from vae_ldm.run import photo_coder
 from vae_ldm.run.archive import add
 from vae_ldm.run.archive_list import list_entries
 from vae_ldm.run.archive_reading import extract, verify
@@ -105,6 +106,21 @@ def test_what_the_network_cannot_keep_a_codec_or_the_file_itself_keeps(photos, t
 def test_latents_are_kept_where_they_are_preferred_and_good_enough(photos, tmp_path, model):
     added = add(tmp_path / "archive", photos, model=model, target_psnr=EASY, prefer="latents")
     assert added.methods["latents"] > 0
+
+
+def test_of_a_large_photo_that_the_network_cannot_keep_only_places_are_looked_at(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(photo_coder, "_LARGE", 400)
+    noise = np.random.default_rng(0).integers(0, 256, (24, 20, 3), np.uint8)
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(noise).save(tmp_path / "photos" / "noise.png")
+    photo().save(tmp_path / "photos" / "plain.png")
+    asked = []
+    ladder = photo_coder.latent_ladder
+    monkeypatch.setattr(photo_coder, "latent_ladder", lambda *args: asked.append(args[2]) or ladder(*args))
+    add(tmp_path / "a.archive", tmp_path / "photos", model=model, target_psnr=EASY)
+    assert {entry.id: entry.method == "latents" for entry in entries(tmp_path / "a.archive")}["noise.png"] is False
+    assert len(asked) == 1
+    assert not np.array_equal(asked[0], noise)
 
 
 def test_class_caption_source_and_size_are_kept(photos, tmp_path, model):

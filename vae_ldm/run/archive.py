@@ -22,7 +22,7 @@ from vae_ldm.latent_space.archive import Archive, Damage, Entry, Settings, check
 from vae_ldm.latent_space.latent_coder import LatentCoder
 from vae_ldm.latent_space.quantization import UnquantizableError
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
-from vae_ldm.run.photo_coder import PhotoCoder, Preference
+from vae_ldm.run.photo_coder import PhotoCoder, Preference, middle
 from vae_ldm.run.processes import Processes
 from vae_ldm.run.seal import weights_digest
 from vae_ldm.run.session import StepReport, quieten_libraries
@@ -171,7 +171,7 @@ def fitted_coder(
         for done, row in enumerate(np.random.default_rng(0).permutation(chosen)):
             progress(done, min(len(chosen), ceil(done * _FIT_POSITIONS / positions)) if positions else len(chosen))
             try:
-                found = autoencoder.encode(decode_whole(records[row].picture))[0].float().cpu()
+                found = autoencoder.encode(middle(decode_whole(records[row].picture)))[0].float().cpu()
             except UnreadablePictureError as error:
                 reason = f"{records[row].id}: {error}"
                 continue

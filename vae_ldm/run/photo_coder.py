@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vae_ldm.evaluation.codec import CodecLadder, Ladder, codecs
+from vae_ldm.evaluation.codec import CodecLadder, Ladder, codecs, picture_psnr
 from vae_ldm.evaluation.reconstruction import MAX_PSNR
 from vae_ldm.latent_space.latent_coder import LatentCoder
 from vae_ldm.latent_space.quantization import UnquantizableError
@@ -18,6 +18,10 @@ from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 Preference = Literal["smallest", "latents"]
 PREFERENCES: tuple[Preference, ...] = get_args(Preference)
 KEPT_CODECS = ("AVIF", "WebP")
+
+_LARGE = 2**20
+"""Pixels above which a photo is looked at in places before a network takes minutes over all of it."""
+_PLACE, _HOPELESS_DB = 256, 3.0
 
 
 class Encoded(NamedTuple):
@@ -53,7 +57,7 @@ class PhotoCoder:
 
         `file` is the photo's own file, which always reaches it: nothing grows, and nothing is made worse.
         """
-        latents = latent_ladder(self.autoencoder, self.coder, pixels)
+        latents = None if self._is_hopeless(pixels) else latent_ladder(self.autoencoder, self.coder, pixels)
         if self.prefer == "latents" and (encoded := self._reaching("latents", latents)) is not None:
             return encoded
         ladders: dict[str, Ladder | None] = {
@@ -69,6 +73,19 @@ class PhotoCoder:
     def decode_latents(self, payload: bytes, height: int, width: int, channels: int) -> np.ndarray:
         """uint8 [height, width, channels] of latents' payload. Raises DamagedMessageError."""
         return reconstruction(self.autoencoder, self.coder.decode(payload), (height, width), channels)
+
+    def _is_hopeless(self, pixels: np.ndarray) -> bool:
+        """Whether four places of a large photo come back 3 dB and more below the target, before any quantisation."""
+        images = as_seen_by(self.autoencoder, pixels)
+        if self.prefer == "latents" or pixels.shape[0] * pixels.shape[1] <= _LARGE or images is None:
+            return False
+        places = [images[place] for place in _places(*pixels.shape[:2])]
+        channels = images.shape[-1]
+        back = [
+            reconstruction(self.autoencoder, self.autoencoder.encode(one)[0].float().cpu(), one.shape[:2], channels)
+            for one in places
+        ]
+        return picture_psnr(np.concatenate(back), np.concatenate(places)) < self.target_psnr - _HOPELESS_DB
 
     def _reaching(self, method: str, ladder: Ladder | None, max_bytes: float = math.inf) -> Encoded | None:
         """The photo at the target in at most `max_bytes`; None where the ladder is none or has no such quality."""
@@ -98,6 +115,23 @@ class LatentLadder(Ladder):
     def _decode(self, quality: int) -> np.ndarray:
         kept = self.coder.quantized(self.latents, quality)
         return reconstruction(self.autoencoder, kept, self.pixels.shape[:2], self.pixels.shape[2])
+
+
+def _places(height: int, width: int) -> list[tuple[slice, slice]]:
+    """Four squares, one around the middle of each quarter."""
+    side = min(_PLACE, height // 2, width // 2)
+    return [
+        np.s_[row - side // 2 : row - side // 2 + side, column - side // 2 : column - side // 2 + side]
+        for row in (height // 4, 3 * height // 4)
+        for column in (width // 4, 3 * width // 4)
+    ]
+
+
+def middle(pixels: np.ndarray) -> np.ndarray:
+    """Of a photo uint8 [H, W, C], at most 1024 px a side."""
+    side = math.isqrt(_LARGE)
+    top, left = (max(0, (length - side) // 2) for length in pixels.shape[:2])
+    return pixels[top : top + side, left : left + side]
 
 
 def latent_ladder(autoencoder: ImageAutoencoder, coder: LatentCoder, pixels: np.ndarray) -> LatentLadder | None:
