@@ -103,7 +103,7 @@ def test_what_lies_beside_the_crop_is_shown_as_not_looked_at(photos, desk, tmp_p
     wide.paste(square, (32, 0))
     wide.save(tmp_path / "wide.png")
     _, page = put_before(tmp_path / "wide.png", desk, tmp_path / "claim.html")
-    assert "Only the middle 50 % of the photo were looked at." in capsys.readouterr().out
+    assert "Only the middle 50 % of the photo was looked at." in capsys.readouterr().out
     assert "what is pale was not looked at" in page
     _, page = put_before(photos / "new" / "good" / "001.png", desk, tmp_path / "claim.html")
     assert "not looked at" not in page

@@ -154,6 +154,16 @@ def test_where_only_the_best_checkpoint_is_whole_it_is_gone_on_from(trained_run,
     assert_same_run(trained_run, RunFolder(tmp_path / "nano"), "autoencoder")
 
 
+def test_a_stop_leaves_the_terminal_with_its_cursor(make_recipe, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # for rich a terminal
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at_batch(patch, manual=True, batch=5)
+        with pytest.raises(Stop):
+            train_run(make_recipe(diffusion=None))
+    said = capsys.readouterr().err
+    assert said.rfind("\x1b[?25h") > said.rfind("\x1b[?25l") > 0
+
+
 def test_other_pictures_than_before_the_stop_are_spoken_of(make_recipe, tmp_path, capsys):
     photos = tmp_path / "photos"
     for number in range(12):

@@ -132,7 +132,7 @@ class ClaimPage:
         known = f" It knows photos of {', '.join(self.only_classes)} alone." if self.only_classes else ""
         low, high = self.true_rates
         unseen = (
-            f" Only the middle {100 * self.seen_share:.0f} % of the photo were looked at."
+            f" Only the middle {100 * self.seen_share:.0f} % of the photo was looked at."
             if self.whole is not None
             else ""
         )
