@@ -103,12 +103,17 @@ def test_a_run_stopped_between_trainings_ends_as_if_it_had_not_been(
     assert_same_run(trained_run, RunFolder(tmp_path / "nano"), stage)
 
 
-def test_a_checkpoint_that_is_being_written_is_not_picked_up(trained_run, make_recipe, tmp_path, capsys):
-    recipe = make_recipe(diffusion=None)
+def stop_when_trained(recipe):
+    """The autoencoder has all its checkpoints, and is not finished."""
     with pytest.MonkeyPatch.context() as patch:
         stop_once(patch, autoencoder_stage, "finish_autoencoder", after=False)
         with pytest.raises(Stop):
             train_run(recipe)
+
+
+def test_a_checkpoint_that_is_being_written_is_not_picked_up(trained_run, make_recipe, tmp_path, capsys):
+    recipe = make_recipe(diffusion=None)
+    stop_when_trained(recipe)
     run = RunFolder(tmp_path / "nano")
     newest = run.checkpoints("autoencoder") / "step=6.ckpt"
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
@@ -122,10 +127,7 @@ def test_a_checkpoint_that_is_being_written_is_not_picked_up(trained_run, make_r
 
 def test_a_flipped_byte_in_a_checkpoint_is_noticed(make_recipe, tmp_path, capsys):
     recipe = make_recipe(diffusion=None)
-    with pytest.MonkeyPatch.context() as patch:
-        stop_once(patch, autoencoder_stage, "finish_autoencoder", after=False)
-        with pytest.raises(Stop):
-            train_run(recipe)
+    stop_when_trained(recipe)
     for newest in RunFolder(tmp_path / "nano").checkpoints("autoencoder").glob("*.ckpt"):
         content = bytearray(newest.read_bytes())
         content[len(content) // 2] ^= 0xFF
@@ -140,10 +142,7 @@ def test_a_flipped_byte_in_a_checkpoint_is_noticed(make_recipe, tmp_path, capsys
 
 def test_where_only_the_best_checkpoint_is_whole_it_is_gone_on_from(trained_run, make_recipe, tmp_path, capsys):
     recipe = make_recipe(diffusion=None)
-    with pytest.MonkeyPatch.context() as patch:
-        stop_once(patch, autoencoder_stage, "finish_autoencoder", after=False)
-        with pytest.raises(Stop):
-            train_run(recipe)
+    stop_when_trained(recipe)
     folder = RunFolder(tmp_path / "nano").checkpoints("autoencoder")
     (folder / "step=4.ckpt").replace(folder / "best.ckpt")
     (folder / "step=6.ckpt").write_bytes((folder / "step=6.ckpt").read_bytes()[:1000])

@@ -11,7 +11,9 @@ from vae_ldm.data.decoding import Resize, pillow_limit_lifted
 from vae_ldm.data.sources import PictureSource, Record
 
 _NUM_PICTURES = 32
-_LITTLE, _NEARLY_ALL = 0.6, 0.95
+_LITTLE = 0.6
+NEARLY_ALL = 0.95
+"""A crop that keeps so much of a photo is not worth a word."""
 _TURNED = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
 
@@ -46,7 +48,7 @@ def unseen_advice(records: Sequence[Record], image_size: tuple[int, int], resize
     """
     chosen = np.linspace(0, len(records) - 1, min(_NUM_PICTURES, len(records))).astype(int)
     shares = [seen_share(size, image_size) for size in _sizes(records[row] for row in chosen)]
-    if resize != "crop" or not shares or np.median(shares) >= _NEARLY_ALL:
+    if resize != "crop" or not shares or np.median(shares) >= NEARLY_ALL:
         return None
     height, width = image_size
     return (

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from vae_ldm.data.crop_advice import seen_share
+from vae_ldm.data.crop_advice import NEARLY_ALL, seen_share
 from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted
 from vae_ldm.data.photo_stream import PhotoBatch, photo_records
 from vae_ldm.data.picture_cache import class_caption
@@ -22,6 +22,7 @@ from vae_ldm.latent_space.novelty import SCORE_NAMES
 from vae_ldm.models.image_input import as_image_batch
 from vae_ldm.run import novelty
 from vae_ldm.run.detector import Detector, Verdict, open_detector
+from vae_ldm.run.detector_photos import check_photos
 from vae_ldm.run.evaluate import device_name
 from vae_ldm.run.generate import open_pipeline, recipe_of, unknown_words
 from vae_ldm.run.index import Hit, Index, check_encoder, open_store
@@ -34,7 +35,6 @@ INDEX, DETECTOR = "index", "novelty"
 """What lies in a desk's folder."""
 STRENGTHS = (0.3, 0.6)
 _SHOWN_SIDE = 256
-_NEARLY_ALL = 0.95
 
 
 def build_desk(
@@ -52,7 +52,7 @@ def build_desk(
     What is there already is gone on with (the index) or made anew (the detector). Raises what `build_index` and
     `novelty.fit` raise, ManyUnreadableError when all is done.
     """
-    novelty.check_photos(photos, false_alarm_rate=false_alarm_rate, only_classes=only_classes)
+    check_photos(photos, false_alarm_rate=false_alarm_rate, only_classes=only_classes)
     left_out = None
     try:
         build_index(desk / INDEX, photos, model=model, kind=features, backbone=backbone)
@@ -102,7 +102,7 @@ def claim(
     label = next((hit.photo.label for hit in hits if hit.photo.label is not None and not hit.same_photo), None)
     reconstruction, psnr = _reconstruction(detector, batch)
     variations, prompt, reason = _variations(source, batch, label, strengths, num_variations, seed)
-    whole, seen_share = _whole_photo(photo, detector)
+    whole, share = _whole_photo(photo, detector)
     heat_map, max_heat = verdict.heat_map, verdict.max_heat
     assert heat_map is not None, "a verdict on a page comes with its heat map"
     assert max_heat is not None, "a heat map has a highest place"
@@ -119,7 +119,7 @@ def claim(
         departs=_departs(verdict.novel, max_heat),
         reconstruction=reconstruction,
         whole=whole,
-        seen_share=seen_share,
+        seen_share=share,
         foreign=foreign_words(psnr, usual_psnr(source)),
         true_rates=true_rates(detector.facts.num_calibration, detector.facts.false_alarm_rate),
         scores=_score_lines(detector, verdict),
@@ -204,7 +204,7 @@ def _whole_photo(photo: Path, detector: Detector) -> tuple[np.ndarray | None, fl
     share = seen_share((height, width), detector.facts.image_size)
     rows, columns = detector.facts.image_size
     seen_height, seen_width = min(height, round(width * rows / columns)), min(width, round(height * columns / rows))
-    if share > _NEARLY_ALL:
+    if share > NEARLY_ALL:
         return None, share
     top, left = (height - seen_height) // 2, (width - seen_width) // 2
     pale = np.round(255 - (255 - whole.astype(float)) * 0.3).astype(np.uint8)
