@@ -121,6 +121,10 @@ def test_of_a_large_photo_that_the_network_cannot_keep_only_places_are_looked_at
     assert {entry.id: entry.method == "latents" for entry in entries(tmp_path / "a.archive")}["noise.png"] is False
     assert len(asked) == 1
     assert not np.array_equal(asked[0], noise)
+    line = Image.fromarray(np.random.default_rng(1).integers(0, 256, (1, 500, 3), np.uint8))
+    line.save(tmp_path / "photos" / "thin.png")
+    add(tmp_path / "a.archive", tmp_path / "photos", model=model)
+    assert len(entries(tmp_path / "a.archive")) == 3
 
 
 def test_class_caption_source_and_size_are_kept(photos, tmp_path, model):

@@ -119,7 +119,7 @@ class LatentLadder(Ladder):
 
 def _places(height: int, width: int) -> list[tuple[slice, slice]]:
     """Four squares, one around the middle of each quarter."""
-    side = min(_PLACE, height // 2, width // 2)
+    side = max(1, min(_PLACE, height // 2, width // 2))
     return [
         np.s_[row - side // 2 : row - side // 2 + side, column - side // 2 : column - side // 2 + side]
         for row in (height // 4, 3 * height // 4)
