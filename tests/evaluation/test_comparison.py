@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vae_ldm.evaluation.codec import codecs
-from vae_ldm.evaluation.comparison import AutoencoderResult, Candidate, Judge, in_a_sentence, worst_crops
+from vae_ldm.evaluation.comparison import AutoencoderResult, Candidate, Judge, in_a_sentence
 from vae_ldm.evaluation.comparison_page import HalfPrecision, Setting, write_comparison
+from vae_ldm.evaluation.worst_crops import worst_crops
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.run.test_archive import EASY, one_line_error, photo
-from vae_ldm import front_door
+from vae_ldm import loading
 from vae_ldm.cli import app
 from vae_ldm.data.decoding import decode_whole
 from vae_ldm.data.photo_stream import photo_records
@@ -16,7 +16,7 @@ from vae_ldm.run import photo_coder
 from vae_ldm.run.archive import fitted_coder
 from vae_ldm.run.archive_report import report
 from vae_ldm.run.photo_coder import KEPT_CODECS, PhotoCoder, latent_ladder
-from vae_ldm.run.session import StepReport
+from vae_ldm.terminal import StepReport
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def autoencoder(trained_run):
-    return front_door.load_autoencoder(trained_run.path)
+    return loading.load_autoencoder(trained_run.path)
 
 
 @pytest.fixture

@@ -23,13 +23,13 @@ from vae_ldm.data.rendered_claims import CLASS_NAMES, render_claim
 from vae_ldm.errors import DataError, RunError, VaeLdmError, WeightsError
 from vae_ldm.evaluation.candidate_filter import CandidateFilter
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
+from vae_ldm.opening import open_run
 from vae_ldm.run import augment as augmenting
 from vae_ldm.run.augment import augment
 from vae_ldm.run.augment_order import Order
 from vae_ldm.run.augment_proof import prove_augmentation
 from vae_ldm.run.augmented_folder import AugmentedFolder, Method, picture_name, slugs
 from vae_ldm.run.draughtsman import Draughtsman
-from vae_ldm.run.session import open_run
 
 CLASSES = ("good tin", "dented parcel")
 QUICK = {"num_inference_steps": 2}

@@ -5,8 +5,10 @@ import pytest
 from PIL import Image
 
 from vae_ldm.errors import WeightsError
+from vae_ldm.opening import open_pipeline
+from vae_ldm.pipelines.sampling import unknown_words
 from vae_ldm.run import generate as generating
-from vae_ldm.run.generate import generate, open_pipeline, unknown_words
+from vae_ldm.run.generate import generate
 
 
 def test_one_file_a_picture_and_a_grid(trained_run, tmp_path):

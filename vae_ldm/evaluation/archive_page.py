@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vae_ldm.evaluation.curves import BOTTOM, LEFT, RIGHT, TOP, Axis, point, svg_path
-from vae_ldm.evaluation.image_grid import to_pillow
 from vae_ldm.evaluation.rate_distortion import Crop, Curve, RateDistortion, step_rows, target_rows
-from vae_ldm.evaluation.report import environment
-from vae_ldm.whole_file import write_whole
+from vae_ldm.files import write_whole
+from vae_ldm.pages.curves import BOTTOM, LEFT, RIGHT, TOP, Axis, point, svg_path
+from vae_ldm.pages.environment import environment
+from vae_ldm.pages.image_grid import to_pillow
 
 _NUM_CROPS = 8
 
@@ -61,7 +61,7 @@ class _ShownCrop(NamedTuple):
 def write_archive_page(target: Path, result: RateDistortion, words: Sequence[str], setting: ArchiveSetting) -> None:
     """Write the page, in one step; it opens offline."""
     page = (
-        environment()
+        environment(__package__)
         .get_template("archive.html.jinja")
         .render(
             result=result,

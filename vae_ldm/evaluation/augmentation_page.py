@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from vae_ldm.evaluation.augmentation import ARMS, JITTERED, LARGEST, REAL, Proof, Row, in_points
-from vae_ldm.evaluation.image_grid import image_grid
-from vae_ldm.evaluation.report import environment
-from vae_ldm.whole_file import write_whole
-from vae_ldm.wording import counted
+from vae_ldm.files import write_whole
+from vae_ldm.pages.environment import environment
+from vae_ldm.pages.image_grid import image_grid
+from vae_ldm.text import counted
 
 _COLUMNS = 4  # pictures of each kind a class
 _MAX_CLASSES = 16
@@ -49,7 +49,7 @@ class Examples:
 def write_proof(target: Path, proof: Proof, setting: ProofSetting, examples: Examples) -> None:
     """Write the page, in one step; it opens offline."""
     page = (
-        environment()
+        environment(__package__)
         .get_template("augmentation.html.jinja")
         .render(
             proof=proof,

@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from vae_ldm.evaluation.image_grid import to_pillow
-from vae_ldm.evaluation.report import environment
-from vae_ldm.whole_file import write_whole
-from vae_ldm.wording import counted
+from vae_ldm.files import write_whole
+from vae_ldm.pages.environment import environment
+from vae_ldm.pages.image_grid import to_pillow
+from vae_ldm.text import counted
 
 _SHOWN_SIDE = 256
 """Small pictures are enlarged to about this many px, each pixel a square."""
@@ -156,7 +156,7 @@ class ClaimPage:
 
 def write_claim(target: Path, page: ClaimPage) -> None:
     """Write the page in one step; it opens offline."""
-    jinja = environment()
+    jinja = environment(__package__)
     jinja.globals.update(picture=_picture)
     write_whole(target, jinja.get_template("claim.html.jinja").render(page=page))
 

@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from vae_ldm.evaluation.comparison import AutoencoderResult, in_a_sentence, worst_crops
-from vae_ldm.evaluation.image_grid import image_grid
-from vae_ldm.evaluation.report import environment
+from vae_ldm.evaluation.comparison import AutoencoderResult, in_a_sentence
+from vae_ldm.evaluation.worst_crops import worst_crops
+from vae_ldm.files import write_whole
 from vae_ldm.models.latent_scaling import MIN_HALF_PSNR
-from vae_ldm.whole_file import write_whole
+from vae_ldm.pages.environment import environment
+from vae_ldm.pages.image_grid import image_grid
 
 
 class HalfPrecision(NamedTuple):
@@ -61,7 +62,7 @@ def write_comparison(
     setting: Setting,
 ) -> None:
     """Write the page about `results` on `originals` uint8 [N, H, W, C], in one step; it opens offline."""
-    jinja = environment()
+    jinja = environment(__package__)
     jinja.globals.update(mean=_mean, zip=zip)
     page = jinja.get_template("comparison.html.jinja").render(
         results=results,

@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vae_ldm.errors import DataError, RunError
+from vae_ldm.files import write_whole
 from vae_ldm.latent_space.latent_coder import LatentCoder
-from vae_ldm.whole_file import write_whole
-from vae_ldm.wording import counted
+from vae_ldm.text import counted
 
 _FORMAT = "vae_ldm archive"
 _VERSION = 1

@@ -23,10 +23,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from vae_ldm.errors import DataError, RunError, VaeLdmError
+from vae_ldm.files import write_whole
 from vae_ldm.latent_space.features import FeatureSpace
 from vae_ldm.latent_space.photo_store import FORMAT, IndexedPhoto, IndexFacts, Match
 from vae_ldm.latent_space.vector_index import FAISS_ABOVE, ExactIndex, FaissIndex, VectorIndex, has_faiss
-from vae_ldm.whole_file import write_whole
 
 _INDEX, _SPACE, _LOCK = "index.json", "space.safetensors", "lock"
 _OURS = re.compile(r"(part-\d+\.(npy|parquet)|neighbours-\d+\.faiss)(\.part)?")

@@ -13,22 +13,22 @@ import numpy as np
 from rich.console import Console
 from torch import Tensor
 
-from vae_ldm import front_door
+from vae_ldm import loading
 from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, pillow_limit_lifted
 from vae_ldm.data.photo_stream import check_unreadable, photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.errors import DataError, VaeLdmError, WeightsError
+from vae_ldm.files import write_whole
+from vae_ldm.hardware import prepare_cpu
 from vae_ldm.latent_space.archive import Archive, Damage, Entry, Settings, check_place, locked
 from vae_ldm.latent_space.latent_coder import LatentCoder
 from vae_ldm.latent_space.quantization import UnquantizableError
+from vae_ldm.models.weights_digest import weights_digest
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
+from vae_ldm.processes import Processes
 from vae_ldm.run.photo_coder import PhotoCoder, Preference, middle
-from vae_ldm.run.processes import Processes
-from vae_ldm.run.seal import weights_digest
-from vae_ldm.run.session import StepReport, quieten_libraries
-from vae_ldm.training.hardware import prepare_cpu
-from vae_ldm.whole_file import write_whole
-from vae_ldm.wording import counted
+from vae_ldm.terminal import StepReport, quieten_libraries
+from vae_ldm.text import counted
 
 DEFAULT_TARGET_PSNR = 32.0
 """As in a recipe: more than that, and somebody should look."""
@@ -79,7 +79,7 @@ def add(
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not processes.is_first)
     check_place(path)
     records = photo_records(photos)
-    autoencoder = front_door.load_autoencoder(model, device=processes.device)
+    autoencoder = loading.load_autoencoder(model, device=processes.device)
     digest = weights_digest(autoencoder.autoencoder)
 
     def opened() -> Archive:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from vae_ldm.errors import DataError, RunError
 from vae_ldm.latent_space.archive import Archive, Damage
-from vae_ldm.wording import counted
+from vae_ldm.text import counted
 
 
 def list_entries(path: Path, pattern: str | None = None) -> Iterator[str]:

@@ -11,22 +11,22 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
-from vae_ldm import front_door
+from vae_ldm import loading
 from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, pillow_limit_lifted
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.errors import DataError, VaeLdmError, WeightsError
 from vae_ldm.evaluation.codec import decode_file, picture_psnr
+from vae_ldm.files import write_whole
+from vae_ldm.hardware import prepare_cpu
 from vae_ldm.latent_space.archive import Archive, Damage, Entry
 from vae_ldm.latent_space.entropy_coding import DamagedMessageError
 from vae_ldm.models.image_input import to_eight_bits
+from vae_ldm.models.weights_digest import weights_digest
 from vae_ldm.run.archive import check_model, content_digest
 from vae_ldm.run.archive_list import Problems, no_picture
 from vae_ldm.run.photo_coder import PhotoCoder
-from vae_ldm.run.seal import weights_digest
-from vae_ldm.run.session import StepReport, quieten_libraries
-from vae_ldm.training.hardware import prepare_cpu
-from vae_ldm.whole_file import write_whole
-from vae_ldm.wording import counted
+from vae_ldm.terminal import StepReport, quieten_libraries
+from vae_ldm.text import counted
 
 Format = Literal["own", "png", "webp", "jpeg"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -140,7 +140,7 @@ class _OpenedModel:
         settings = self.archive.settings
         source = self.model or settings.model
         try:
-            autoencoder = front_door.load_autoencoder(source)
+            autoencoder = loading.load_autoencoder(source)
         except WeightsError as error:
             if self.model is not None:
                 raise

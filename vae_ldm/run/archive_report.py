@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from vae_ldm import front_door
+from vae_ldm import loading
 from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, pillow_limit_lifted
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.data.sources import Record
@@ -18,12 +18,11 @@ from vae_ldm.evaluation.archive_page import ArchiveSetting, write_archive_page
 from vae_ldm.evaluation.codec import codecs
 from vae_ldm.evaluation.legibility import READING_EXTRA, Reader, barcode_reader, text_reader
 from vae_ldm.evaluation.rate_distortion import LATENTS, RateDistortion, RateDistortionJudge, in_words, step_rows
+from vae_ldm.hardware import device_name, prepare_cpu
 from vae_ldm.run.archive import DEFAULT_TARGET_PSNR, fitted_coder
-from vae_ldm.run.evaluate import device_name
 from vae_ldm.run.photo_coder import KEPT_CODECS, latent_ladder
-from vae_ldm.run.session import StepReport, quieten_libraries
-from vae_ldm.training.hardware import prepare_cpu
-from vae_ldm.wording import counted
+from vae_ldm.terminal import StepReport, quieten_libraries
+from vae_ldm.text import counted
 
 _EVERY = 3
 """Of the steps in the table; an archive chooses among all."""
@@ -50,7 +49,7 @@ def report(
     if not out.parent.is_dir():
         raise VaeLdmError(f"{out.parent}: no such folder; name a page in one that exists with --out")
     records = photo_records(photos)
-    autoencoder = front_door.load_autoencoder(model)
+    autoencoder = loading.load_autoencoder(model)
     measured, others = _split(records, num_photos)
     with StepReport("encoding photos to fit the coder on", console) as progress:
         coder = fitted_coder(autoencoder, others, progress)

@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from vae_ldm.build import class_prompts
+from vae_ldm.assembly import class_prompts
 from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.picture_cache import class_caption
 from vae_ldm.data.pictures import Pictures, PictureSplits, open_pictures
@@ -17,16 +17,17 @@ from vae_ldm.errors import DataError, RunError
 from vae_ldm.evaluation.candidate_filter import CandidateFilter
 from vae_ldm.evaluation.embedding import embed_pictures
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
+from vae_ldm.hardware import prepare_cpu
 from vae_ldm.models.vision_features import load_efficientnet_lite
+from vae_ldm.opening import open_run
+from vae_ldm.pipelines.sampling import unknown_words
 from vae_ldm.run.augment_order import Order
 from vae_ldm.run.augmented_folder import AugmentedFolder, Round, read_facts
 from vae_ldm.run.draughtsman import Draughtsman, finished_rounds
-from vae_ldm.run.generate import unknown_words
 from vae_ldm.run.photo_pipeline import PhotoPipeline
 from vae_ldm.run.real_photos import Preparation, is_run_data, real_photos
-from vae_ldm.run.session import StepReport, open_run, quieten_libraries
-from vae_ldm.training.hardware import prepare_cpu
-from vae_ldm.wording import counted
+from vae_ldm.terminal import StepReport, quieten_libraries
+from vae_ldm.text import counted
 
 _MAX_NAMED = 15
 

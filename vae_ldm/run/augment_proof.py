@@ -9,22 +9,21 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from vae_ldm.data.datamodule import jitter_colors
 from vae_ldm.data.photo_sample import sample_photos
 from vae_ldm.data.photo_stream import decoded_batches, photo_records
 from vae_ldm.data.pictures import Pictures, PictureSplits
+from vae_ldm.data.random_views import jitter_colors
 from vae_ldm.errors import DataError, VaeLdmError
 from vae_ldm.evaluation.augmentation import Pool, Proof, prove
 from vae_ldm.evaluation.augmentation_page import Examples, ProofSetting, as_dict, as_markdown, write_proof
 from vae_ldm.evaluation.small_classifiers import ClassifierKind, Learner, ProbeLearner, SmallCNNLearner
+from vae_ldm.files import write_json, write_whole
+from vae_ldm.hardware import device_name, prepare_cpu
 from vae_ldm.models.vision_features import load_efficientnet_lite
+from vae_ldm.opening import open_run
 from vae_ldm.run.augmented_folder import read_facts, read_rows
-from vae_ldm.run.evaluate import device_name
-from vae_ldm.run.folder import write_json
 from vae_ldm.run.real_photos import Preparation, is_run_data, real_photos
-from vae_ldm.run.session import StepReport, open_run, quieten_libraries
-from vae_ldm.training.hardware import prepare_cpu
-from vae_ldm.whole_file import write_whole
+from vae_ldm.terminal import StepReport, quieten_libraries
 
 _COLOR_JITTER = 0.2
 _SHIFT = 1 / 8  # of a side

@@ -15,9 +15,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from vae_ldm.data.image_folder import SPLIT_NAMES
 from vae_ldm.errors import RunError, VaeLdmError
-from vae_ldm.evaluation.image_grid import MODES
-from vae_ldm.run.folder import write_json, write_picture
-from vae_ldm.whole_file import write_whole
+from vae_ldm.files import write_json, write_picture, write_whole
+from vae_ldm.pages.image_grid import MODES
 
 How = Literal["sample", "vary", "posterior"]
 HOWS: tuple[How, ...] = get_args(How)

@@ -16,20 +16,20 @@ from vae_ldm.data.picture_cache import class_caption
 from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError
 from vae_ldm.evaluation.claim_page import ClaimPage, Departs, ScoreLine, SimilarPhoto, VariationRow, write_claim
 from vae_ldm.evaluation.reconstruction import psnr_per_image
+from vae_ldm.hardware import device_name, prepare_cpu
 from vae_ldm.latent_space.conformal import p_values, true_rates
 from vae_ldm.latent_space.features import FeatureKind
 from vae_ldm.latent_space.novelty import SCORE_NAMES
 from vae_ldm.models.image_input import as_image_batch
+from vae_ldm.opening import open_pipeline, recipe_of, usual_psnr
+from vae_ldm.pipelines.sampling import unknown_words
 from vae_ldm.run import novelty
 from vae_ldm.run.detector import Detector, Verdict, open_detector
 from vae_ldm.run.detector_photos import check_photos
-from vae_ldm.run.evaluate import device_name
-from vae_ldm.run.generate import open_pipeline, recipe_of, unknown_words
 from vae_ldm.run.index import Hit, Index, check_encoder, open_store
 from vae_ldm.run.index_build import build_index
-from vae_ldm.run.photo_pipeline import foreign_words, usual_psnr
-from vae_ldm.run.session import quieten_libraries
-from vae_ldm.training.hardware import prepare_cpu
+from vae_ldm.run.photo_pipeline import foreign_words
+from vae_ldm.terminal import quieten_libraries
 
 INDEX, DETECTOR = "index", "novelty"
 """What lies in a desk's folder."""

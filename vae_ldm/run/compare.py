@@ -9,20 +9,19 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from vae_ldm import front_door
+from vae_ldm import loading
 from vae_ldm.data.photo_sample import sample_photos
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.evaluation.codec import codecs
 from vae_ldm.evaluation.comparison import AutoencoderResult, Candidate, Judge, in_a_sentence
 from vae_ldm.evaluation.comparison_page import HalfPrecision, Setting, write_comparison
+from vae_ldm.hardware import device_name, prepare_cpu
 from vae_ldm.losses.perceptual import PerceptualDistance
 from vae_ldm.models.latent_scaling import half_precision_psnr, latent_scale
 from vae_ldm.models.pixels import as_images
 from vae_ldm.models.vision_features import load_efficientnet_lite
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
-from vae_ldm.run.evaluate import device_name
-from vae_ldm.run.session import StepReport, quieten_libraries
-from vae_ldm.training.hardware import prepare_cpu
+from vae_ldm.terminal import StepReport, quieten_libraries
 
 _NUM_HALF_PRECISION_IMAGES = 8
 
@@ -48,7 +47,7 @@ def compare(
         raise VaeLdmError("an autoencoder is named twice; name each once")
     if not out.parent.is_dir():
         raise VaeLdmError(f"{out.parent}: no such folder; name a page in one that exists with --out")
-    opened = {source: front_door.load_autoencoder(source) for source in sources}
+    opened = {source: loading.load_autoencoder(source) for source in sources}
     photo_sample = sample_photos(
         photos,
         num_photos,

@@ -10,7 +10,7 @@ from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.errors import DataError, VaeLdmError
 from vae_ldm.latent_space.conformal import photos_needed
-from vae_ldm.wording import counted
+from vae_ldm.text import counted
 
 MAX_PHOTOS = 20_000
 """Of the reference photos and of the calibration photos each; more make a detector large and slow, not better."""

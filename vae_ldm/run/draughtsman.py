@@ -12,11 +12,11 @@ from rich.console import Console
 from vae_ldm.data.pictures import Pictures
 from vae_ldm.evaluation.candidate_filter import CandidateFilter
 from vae_ldm.models.pixels import as_images
+from vae_ldm.pipelines.sampling import sample_images
 from vae_ldm.run.augment_order import Order
 from vae_ldm.run.augmented_folder import AugmentedFolder, Method, Round, picture_name, slugs
-from vae_ldm.run.generate import sample_images
 from vae_ldm.run.photo_pipeline import PhotoPipeline
-from vae_ldm.run.session import StepReport
+from vae_ldm.terminal import StepReport
 
 _FRUITLESS_ROUNDS, _FRUITLESS_DRAWN = 2, 16
 """A way that has kept nothing of so many rounds and so many pictures is given up for a class."""

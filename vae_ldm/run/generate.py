@@ -1,24 +1,18 @@
 """`vae-ldm generate`: pictures from a prompt, and a grid of them."""
 
 import math
-import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 from rich.console import Console
 
-from vae_ldm import front_door
-from vae_ldm.evaluation.image_grid import image_grid
-from vae_ldm.models.unet import sample_size
-from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
-from vae_ldm.recipe import Recipe, parts, read_recipe
-from vae_ldm.run.folder import RunFolder
-from vae_ldm.run.session import quieten_libraries
-from vae_ldm.training.hardware import prepare_cpu
+from vae_ldm.hardware import prepare_cpu
+from vae_ldm.opening import open_pipeline, recipe_of
+from vae_ldm.pages.image_grid import image_grid
+from vae_ldm.pipelines.sampling import sample_images, unknown_words
+from vae_ldm.recipe import parts
+from vae_ldm.terminal import quieten_libraries
 
 _BATCH_SIZE = 32
 
@@ -69,54 +63,3 @@ def generate(
     grid = output_dir / "grid.png"
     image_grid(np.stack(images), num_columns=math.ceil(num_images**0.5)).save(grid)
     return [*files, grid]
-
-
-def recipe_of(source: Path) -> Recipe | None:
-    """The recipe of the run, `source` being the run or a pipeline folder in it; None elsewhere."""
-    for run in (RunFolder(source), RunFolder(source.resolve().parent)):
-        if run.recipe.is_file() and run.autoencoder.is_dir():
-            return read_recipe(run.recipe)
-    return None
-
-
-def sample_images(
-    pipeline: StableDiffusionPipeline,
-    prompts: Sequence[str],
-    *,
-    seeds: Sequence[int],
-    num_inference_steps: int,
-    guidance_scale: float,
-) -> list[np.ndarray]:
-    """One uint8 picture [H, W, C] a prompt, each from its own seed, whatever else is in the batch."""
-    size = pipeline.unet.config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
-    result = pipeline(
-        list(prompts),
-        height=height * pipeline.vae_scale_factor,
-        width=width * pipeline.vae_scale_factor,
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        output_type="np",
-    )
-    return [np.round(image * 255).astype(np.uint8) for image in result.images]
-
-
-def open_pipeline(source: Path | str) -> LatentDiffusionPipeline:
-    """The pipeline of a run folder, a pipeline folder or a Hub name, on the GPU where there is one; it shows no bar."""
-    pipeline = front_door.pipeline(source)
-    pipeline.set_progress_bar_config(disable=True)
-    recipe = recipe_of(Path(source))
-    if recipe is not None:  # the base of a LoRA may draw another size than the run has trained
-        height, width = (side // pipeline.vae_scale_factor for side in recipe.image_size)
-        pipeline.unet.register_to_config(sample_size=sample_size((height, width)))
-    return pipeline
-
-
-def unknown_words(pipeline: StableDiffusionPipeline, prompt: str) -> list[str]:
-    """Words of the prompt, once each, that a word-level tokenizer does not know; a sub-word tokenizer knows all."""
-    unknown_id = pipeline.tokenizer.unk_token_id
-    if unknown_id is None or unknown_id == pipeline.tokenizer.eos_token_id:
-        return []
-    words = dict.fromkeys(re.findall(r"\w+", prompt))  # as the tokenizer splits them, without punctuation
-    return [word for word in words if unknown_id in pipeline.tokenizer(word).input_ids]

@@ -16,8 +16,8 @@ from vae_ldm.latent_space.features import FeatureSpace, parts_of
 from vae_ldm.latent_space.index_folder import IndexFolder
 from vae_ldm.latent_space.photo_store import IndexedPhoto, IndexFacts, PhotoStore
 from vae_ldm.latent_space.postgres import PostgresIndex
+from vae_ldm.models.weights_digest import weights_digest
 from vae_ldm.run.photo_encoder import PhotoEncoder
-from vae_ldm.run.seal import weights_digest
 from vae_ldm.weights import is_of_the_hub
 
 

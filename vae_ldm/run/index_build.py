@@ -19,8 +19,10 @@ from vae_ldm.data.crop_advice import unseen_advice
 from vae_ldm.data.photo_stream import check_unreadable, photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.errors import DataError, VaeLdmError
+from vae_ldm.hardware import prepare_cpu
 from vae_ldm.latent_space.features import FeatureKind, FeatureSpace, Part, parts_of
 from vae_ldm.latent_space.photo_store import IndexedPhoto
+from vae_ldm.processes import Processes
 from vae_ldm.run.index import (
     Index,
     check_encoder,
@@ -32,10 +34,8 @@ from vae_ldm.run.index import (
     open_store,
 )
 from vae_ldm.run.photo_encoder import PhotoEncoder
-from vae_ldm.run.processes import Processes
-from vae_ldm.run.session import StepReport, quieten_libraries
-from vae_ldm.training.hardware import prepare_cpu
-from vae_ldm.wording import counted
+from vae_ldm.terminal import StepReport, quieten_libraries
+from vae_ldm.text import counted
 
 FIT_PHOTOS = 2048
 """Photos, evenly spread, on which the feature space of a new index is fitted."""

@@ -15,12 +15,12 @@ from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.errors import DataError, VaeLdmError
-from vae_ldm.evaluation.image_grid import image_grid
+from vae_ldm.files import naming
+from vae_ldm.hardware import prepare_cpu
+from vae_ldm.pages.image_grid import image_grid
 from vae_ldm.run.index import Hit, Index, open_index
-from vae_ldm.run.session import quieten_libraries
-from vae_ldm.training.hardware import prepare_cpu
-from vae_ldm.whole_file import naming
-from vae_ldm.wording import counted
+from vae_ldm.terminal import quieten_libraries
+from vae_ldm.text import counted
 
 _SHEET_SIDE = 144
 _SHEET_ROWS = 24

@@ -17,10 +17,13 @@ from vae_ldm.data.crop_advice import unseen_advice
 from vae_ldm.data.photo_stream import PhotoBatch, check_unreadable, photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.errors import DataError, VaeLdmError
+from vae_ldm.files import write_picture, write_whole
+from vae_ldm.hardware import prepare_cpu
 from vae_ldm.latent_space.conformal import photos_needed, threshold, true_rates
 from vae_ldm.latent_space.features import FeatureKind
 from vae_ldm.latent_space.heat_map import HeatScale
 from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, ScoreName, Scorers, held_out_scores
+from vae_ldm.processes import Processes
 from vae_ldm.run.detector import (
     Detector,
     DetectorFacts,
@@ -32,15 +35,11 @@ from vae_ldm.run.detector import (
     stored_facts,
 )
 from vae_ldm.run.detector_photos import MIN_REFERENCE_PHOTOS, check_counts, reference_and_calibration
-from vae_ldm.run.folder import write_picture
 from vae_ldm.run.photo_encoder import PhotoEncoder
 from vae_ldm.run.photo_observer import PhotoObserver, some_patches
-from vae_ldm.run.processes import Processes
-from vae_ldm.run.session import StepReport, quieten_libraries
 from vae_ldm.run.sharded_photos import Findings, over_photos
-from vae_ldm.training.hardware import prepare_cpu
-from vae_ldm.whole_file import write_whole
-from vae_ldm.wording import counted
+from vae_ldm.terminal import StepReport, quieten_libraries
+from vae_ldm.text import counted
 
 PATCH_BUDGET = 20_000
 """Patches of reference photos to choose the memory from; each photo gives its share of them."""

@@ -6,16 +6,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vae_ldm import front_door
+from vae_ldm import loading
 from vae_ldm.data.decoding import Resize
 from vae_ldm.data.photo_stream import PhotoBatch, decoded_batches
 from vae_ldm.data.sources import Record
 from vae_ldm.latent_space.features import FeatureKind, Part, parts_of, pool_latents
 from vae_ldm.models.pixels import as_images
 from vae_ldm.models.vision_features import VisionFeatures, load_efficientnet_lite, load_transformers_backbone
+from vae_ldm.models.weights_digest import weights_digest
+from vae_ldm.opening import recipe_of
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
-from vae_ldm.run.generate import recipe_of
-from vae_ldm.run.seal import weights_digest
 
 BACKBONE_SIDE = 192
 """The shorter side in px at which the backbone sees a photo, where the run's own size is smaller."""
@@ -38,7 +38,7 @@ class PhotoEncoder:
         """
         self.source, self.kind = source, kind
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.autoencoder: ImageAutoencoder = front_door.load_autoencoder(source, device=self.device)
+        self.autoencoder: ImageAutoencoder = loading.load_autoencoder(source, device=self.device)
         self.backbone: VisionFeatures | None = None
         if "backbone" in parts_of(kind):
             loaded = load_efficientnet_lite() if backbone is None else load_transformers_backbone(backbone)

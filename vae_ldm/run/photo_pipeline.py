@@ -12,19 +12,12 @@ from vae_ldm.data.decoding import Resize
 from vae_ldm.data.photo_stream import decoded_batches
 from vae_ldm.data.sources import Record
 from vae_ldm.errors import DataError
-from vae_ldm.evaluation.report import read_metrics
+from vae_ldm.models.weights_digest import weights_digest
+from vae_ldm.opening import open_pipeline, recipe_of
 from vae_ldm.recipe import Recipe, parts
 from vae_ldm.run.folder import RunFolder
-from vae_ldm.run.generate import open_pipeline, recipe_of
-from vae_ldm.run.seal import weights_digest
 
 _FOREIGN_DB = 6.0  # below the mean of validation photos: four times their error
-
-
-def usual_psnr(source: str | Path) -> float | None:
-    """At how many dB a run gives back its validation photos, in the mean; None where that is not known."""
-    measured = read_metrics(Path(source))["measurements"]
-    return next((one["value"] for one in measured if one["name"] == "psnr"), None)
 
 
 def foreign_words(psnr: float, usual: float | None) -> str | None:

@@ -16,9 +16,10 @@ from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.picture_cache import load_pictures
 from vae_ldm.data.pictures import PictureSplits
 from vae_ldm.errors import DataError
+from vae_ldm.opening import open_run
 from vae_ldm.recipe import parts
 from vae_ldm.run.photo_pipeline import PhotoPipeline
-from vae_ldm.run.session import StepReport, open_run
+from vae_ldm.terminal import StepReport
 
 _NUM_EXAMPLES = 3
 

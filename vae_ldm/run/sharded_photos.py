@@ -8,8 +8,8 @@ from torch import distributed
 
 from vae_ldm.data.photo_stream import PhotoBatch
 from vae_ldm.data.sources import Record
+from vae_ldm.processes import Processes
 from vae_ldm.run.photo_encoder import PhotoEncoder
-from vae_ldm.run.processes import Processes
 
 T = TypeVar("T")
 

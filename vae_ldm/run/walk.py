@@ -13,15 +13,16 @@ from torch import Tensor
 
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.errors import DataError, VaeLdmError
-from vae_ldm.evaluation.image_grid import image_grid
 from vae_ldm.evaluation.reconstruction import psnr_per_image
+from vae_ldm.files import whole_folder
+from vae_ldm.hardware import prepare_cpu
 from vae_ldm.latent_space.walk import Variation, axes_grid, corners_grid, loop_around, rim
 from vae_ldm.models.pixels import image_batches
+from vae_ldm.opening import open_run, usual_psnr
+from vae_ldm.pages.image_grid import image_grid
 from vae_ldm.pipelines.latent_diffusion import slerp
-from vae_ldm.run.folder import whole_folder
-from vae_ldm.run.photo_pipeline import PhotoPipeline, foreign_words, usual_psnr
-from vae_ldm.run.session import open_run, quieten_libraries
-from vae_ldm.training.hardware import prepare_cpu
+from vae_ldm.run.photo_pipeline import PhotoPipeline, foreign_words
+from vae_ldm.terminal import quieten_libraries
 
 FRAME_MILLISECONDS = 90
 _MAX_LIKE = 256  # photos that directions are learned from

@@ -61,7 +61,7 @@ def claims_run(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("module", ["front_door", "pipelines.image_autoencoder", "pipelines.latent_diffusion"])
+@pytest.mark.parametrize("module", ["loading", "pipelines.image_autoencoder", "pipelines.latent_diffusion"])
 def test_its_examples_run(module, claims_run, monkeypatch):
     monkeypatch.chdir(claims_run)
     result = doctest.testmod(importlib.import_module(f"vae_ldm.{module}"), raise_on_error=False)

@@ -5,7 +5,7 @@ from typing import Any
 
 from diffusers import AutoencoderKL
 
-from vae_ldm.build.trainer import build_optimizer
+from vae_ldm.assembly.trainer import build_optimizer
 from vae_ldm.errors import WeightsError
 from vae_ldm.losses.perceptual import PerceptualDistance, load_lpips
 from vae_ldm.losses.reconstruction import huber_error, l1_error, l2_error

@@ -1,14 +1,14 @@
 """The one place where a checked recipe becomes objects."""
 
-from vae_ldm.build.autoencoder import (
+from vae_ldm.assembly.autoencoder import (
     build_autoencoder,
     build_features,
     build_image_loss,
     build_lit_autoencoder,
     check_pretrained_fits,
 )
-from vae_ldm.build.data import build_source, class_prompts, picture_prompts
-from vae_ldm.build.diffusion import (
+from vae_ldm.assembly.data import build_source, class_prompts, picture_prompts
+from vae_ldm.assembly.diffusion import (
     DiffusionParts,
     build_diffusion,
     build_lit_latent_diffusion,
@@ -17,7 +17,7 @@ from vae_ldm.build.diffusion import (
     build_unet,
     prompt_ids,
 )
-from vae_ldm.build.trainer import (
+from vae_ldm.assembly.trainer import (
     build_optimizer,
     build_trainer,
     check_precision,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vae_ldm.whole_file import naming, write_whole
+from vae_ldm.files import naming, write_whole
 
 
 def test_a_file_is_there_as_a_whole(tmp_path):

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vae_ldm.evaluation.curves import charts, read_log, short_number
-from vae_ldm.evaluation.image_grid import image_grid
 from vae_ldm.evaluation.measurement import Measurement
-from vae_ldm.evaluation.report import KINDS, duration, number, verdict, write_report
+from vae_ldm.evaluation.verdict import verdict
+from vae_ldm.pages.curves import charts, read_log, short_number
+from vae_ldm.pages.environment import number
+from vae_ldm.pages.image_grid import image_grid
+from vae_ldm.run.report import KINDS, write_report
+from vae_ldm.text import duration
 
 HOSTILE = "<script>alert('x')</script>\"&"
 VOID = {"meta", "link", "img", "br", "hr", "input"}

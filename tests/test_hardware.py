@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vae_ldm.training.hardware import fastest_precision
+from vae_ldm.hardware import fastest_precision
 
 
 @pytest.fixture

@@ -48,3 +48,11 @@ def memory_in_use() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return psutil.Process().memory_info().rss
+
+
+def device_name(device: torch.device) -> str:
+    """What a page calls the device that it was measured on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name()
+    num_threads = torch.get_num_threads()
+    return f"CPU, {num_threads} thread{'' if num_threads == 1 else 's'}"

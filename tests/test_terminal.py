@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from vae_ldm.run.session import StepReport
+from vae_ldm.terminal import StepReport
 
 
 def told(total: int | None) -> str:
@@ -24,7 +24,7 @@ def test_a_line_where_the_last_one_is_long_ago(monkeypatch, total, line):
 def test_lines_say_what_time_is_left_at_the_speed_of_late(monkeypatch):
     stream = io.StringIO()
     clock = iter([0.0, 1.0, 4.0, 6.0, 20.0, 40.0, 80.0])  # made, then told
-    monkeypatch.setattr("vae_ldm.run.session.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("vae_ldm.terminal.time.monotonic", lambda: next(clock))
     with StepReport("counting", Console(file=stream, force_terminal=False)) as report:
         for done in (0, 30, 50, 190, 390, 400):
             report(done, 400)

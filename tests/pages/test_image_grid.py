@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
-from vae_ldm.evaluation.image_grid import (
+from vae_ldm.pages.image_grid import (
     FONT_SIZE,
     GAP,
     INK,

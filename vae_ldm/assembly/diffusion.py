@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL, SchedulerMixin, StableDiffusionPipeline, UN
 from torch import Tensor
 from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
-from vae_ldm.build.trainer import build_optimizer
+from vae_ldm.assembly.trainer import build_optimizer
 from vae_ldm.errors import WeightsError
 from vae_ldm.losses.denoising import DenoisingObjective
 from vae_ldm.models.autoencoder import downsample_factor

@@ -10,11 +10,11 @@ from pytorch_lightning.loggers import Logger
 from torch import nn
 
 from vae_ldm.errors import VaeLdmError
+from vae_ldm.hardware import Network, fastest_precision
 from vae_ldm.recipe import parts
 from vae_ldm.training.callbacks import RunCheckpoint, SeedEachStep, WarmedEma
 from vae_ldm.training.divergence import StopOnDivergence
 from vae_ldm.training.engine_plugins import launcher_precision
-from vae_ldm.training.hardware import Network, fastest_precision
 from vae_ldm.training.optimizers import OptimizerSettings
 from vae_ldm.training.sealed_checkpoint import SealedCheckpointIO
 

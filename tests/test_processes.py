@@ -23,8 +23,8 @@ from vae_ldm.errors import RunError
 from vae_ldm.evaluation.distribution import frechet_distance, kernel_distance
 from vae_ldm.models.autoencoder import load_autoencoder
 from vae_ldm.models.pixels import as_images
+from vae_ldm.processes import OtherProcessFailedError, Processes
 from vae_ldm.run.folder import RunFolder
-from vae_ldm.run.processes import OtherProcessFailedError, Processes
 from vae_ldm.run.session import Session
 from vae_ldm.run.stages import train_run
 from vae_ldm.training.callbacks import checkpoint_step, run_checkpoints
