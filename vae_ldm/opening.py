@@ -8,18 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
 from vae_ldm import loading
 from vae_ldm.data.crop_advice import crop_advice
-from vae_ldm.data.picture_cache import load_pictures
+from vae_ldm.data.decoding import Resize
+from vae_ldm.data.picture_cache import class_caption, load_pictures
 from vae_ldm.data.pictures import Pictures, PictureSplits, open_pictures
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.models.unet import sample_size
 from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
-from vae_ldm.recipe import Recipe, read_recipe
+from vae_ldm.recipe import Recipe, parts, read_recipe
 from vae_ldm.terminal import StepReport, new_console
 
 
@@ -106,26 +107,60 @@ def run_of(source: Path) -> RunPaths | None:
     return None
 
 
-def recipe_of(source: Path) -> Recipe | None:
-    """The recipe of the run, `source` being the run or a pipeline folder in it; None elsewhere."""
-    run = run_of(source)
-    return None if run is None else read_recipe(run.recipe)
+@dataclass(frozen=True)
+class ModelSettings:
+    """How the photos of a model were prepared, and how it draws: by its run's recipe, elsewhere by the defaults."""
+
+    run: RunPaths | None
+    """None for a model that is no run."""
+    image_size: tuple[int, int] | None
+    """[height, width]; None where no recipe says so."""
+    resize: Resize
+    horizontal_flip: bool
+    """Whether a mirrored photo is one of the same class."""
+    validation_fraction: float
+    caption_template: str
+    conditioning: Literal["none", "class", "caption"] | None
+    """None for a model that is no run, and for a run without a diffusion stage."""
+    photos: Path | None
+    """The folder that the run has learned from, where it was one."""
+    num_inference_steps: int
+    guidance_scale: float
+
+    def class_prompts(self, class_names: Sequence[str]) -> list[str]:
+        """What the model is asked for each class: the caption template, or nothing where it knows no prompts."""
+        if self.conditioning == "none":
+            return ["" for _ in class_names]
+        return [class_caption(self.caption_template, name) for name in class_names]
 
 
-def prompts_of(recipe: Recipe, class_names: Sequence[str]) -> list[str]:
-    """One prompt a class, as the run has learned them."""
-    from vae_ldm.assembly.data import class_prompts
-
-    return class_prompts(recipe, class_names)
+def settings_of(source: str | Path) -> ModelSettings:
+    """Of the run that `source` is or whose pipeline folder it is, or of a model that comes from elsewhere."""
+    run = run_of(Path(source))
+    recipe = None if run is None else read_recipe(run.recipe)
+    data = parts.ImageFolder(path="") if recipe is None else recipe.data
+    evaluation = parts.Evaluation() if recipe is None else recipe.evaluation
+    return ModelSettings(
+        run=run,
+        image_size=None if recipe is None else recipe.image_size,
+        resize=data.resize,
+        horizontal_flip=data.horizontal_flip,
+        validation_fraction=data.validation_fraction,
+        caption_template=data.caption_template,
+        conditioning=None if recipe is None or recipe.diffusion is None else recipe.diffusion.conditioning,
+        photos=Path(data.path).expanduser().resolve() if recipe and isinstance(data, parts.ImageFolder) else None,
+        num_inference_steps=evaluation.num_inference_steps,
+        guidance_scale=evaluation.guidance_scale,
+    )
 
 
 def open_pipeline(source: Path | str) -> LatentDiffusionPipeline:
     """The pipeline of a run folder, a pipeline folder or a Hub name, on the GPU where there is one; it shows no bar."""
     pipeline = loading.pipeline(source)
     pipeline.set_progress_bar_config(disable=True)
-    recipe = recipe_of(Path(source))
-    if recipe is not None:  # the base of a LoRA may draw another size than the run has trained
-        height, width = (side // pipeline.vae_scale_factor for side in recipe.image_size)
+    image_size = settings_of(source).image_size
+    if image_size is not None:  # the base of a LoRA may draw another size than the run has trained
+        height, width = (side // pipeline.vae_scale_factor for side in image_size)
         pipeline.unet.register_to_config(sample_size=sample_size((height, width)))
     return pipeline
 

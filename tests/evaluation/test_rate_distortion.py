@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_ldm.evaluation.archive_page import ArchiveSetting, _chart, write_archive_page
+from vae_ldm.desk.archive.page import ArchiveSetting, _chart, write_archive_page
 from vae_ldm.evaluation.codec import Ladder, codecs, picture_psnr
 from vae_ldm.evaluation.legibility import Reader, barcode_reader, character_error_rate, kept_share
 from vae_ldm.evaluation.rate_distortion import (
