@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vae_ldm.files import naming, write_whole
+from vae_ldm.errors import DataError
+from vae_ldm.files import naming, safe_name, write_whole
 
 
 def test_a_file_is_there_as_a_whole(tmp_path):
@@ -54,3 +55,29 @@ def test_what_is_temporary_is_not_told(raised, name):
     with pytest.raises(OSError, match="it fails") as caught, naming(Path("there/out"), Path("there/out.part")):
         raise raised
     assert caught.value.filename == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "../victim", "/etc/passwd", "a/../../victim", "a//b", "a/", "\0", "a\0.png", None, 3, ["a"], b"a"],
+)
+@pytest.mark.parametrize("has_folders", [False, True])
+def test_a_stored_name_that_leads_elsewhere_is_refused(name, has_folders):
+    with pytest.raises(DataError, match=r"there/archive\.json: names .*, which is no file of this folder"):
+        safe_name(name, Path("there/archive.json"), has_folders=has_folders)
+
+
+@pytest.mark.parametrize("name", ["a/b.png", "a\\b.png", "..\\victim", "C:victim", "C:\\victim"])
+def test_where_one_file_is_named_no_folder_and_no_drive_belongs(name):
+    with pytest.raises(DataError, match="names"):
+        safe_name(name, Path("archive.json"))
+
+
+@pytest.mark.parametrize("name", ["part-00001.parquet", "..hidden", "a b.png", "é.png", "caf\udce9.png", "it..is.png"])
+def test_a_name_within_the_folder_is_given_back(name):
+    assert safe_name(name, Path("archive.json")) == name
+    assert safe_name(f"red/{name}", Path("archive.json"), has_folders=True) == f"red/{name}"
+
+
+def test_a_backslash_in_a_photos_name_is_no_separator_here():
+    assert safe_name("red\\1.png", Path("archive.json"), has_folders=True) == "red\\1.png"

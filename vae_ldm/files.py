@@ -3,11 +3,14 @@
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
+
+from vae_ldm.errors import DataError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -47,6 +50,31 @@ def naming(path: Path, part: Path | None = None) -> Iterator[None]:
             if place.is_relative_to(part):
                 error.filename = str(path / place.relative_to(part))
         raise
+
+
+def safe_name(name: object, stored_in: Path, *, has_folders: bool = False) -> str:
+    """`name`, which was read from the file `stored_in`, where it names something inside that file's own folder.
+
+    With `has_folders` the name may lead through subfolders, separated by "/"; without, it is the name of one file.
+    A file that a stranger has written must not decide what is read, overwritten or deleted elsewhere. Raises DataError
+    where the name is no text, is empty, absolute, or leads out of the folder by a separator or by "..".
+    """
+    if not isinstance(name, str) or not _stays_inside(name, has_folders=has_folders):
+        raise DataError(
+            f"{stored_in}: names {name!r}, which is no file of this folder; it was damaged, or made to reach other "
+            "files, so it is not opened"
+        )
+    return name
+
+
+def _stays_inside(name: str, *, has_folders: bool) -> bool:
+    # A backslash separates folders on Windows only: elsewhere it may be part of a photo's name.
+    separators = r"/" if has_folders and os.name != "nt" else r"[/\\]"
+    parts = re.split(separators, name)
+    if len(parts) > 1 and not has_folders:
+        return False
+    drive = PureWindowsPath(name).drive if os.name == "nt" or not has_folders else ""
+    return "\0" not in name and not drive and all(part not in ("", ".", "..") for part in parts)
 
 
 def write_json(path: Path, content: Any) -> None:
