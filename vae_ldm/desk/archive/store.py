@@ -4,7 +4,6 @@ Parts are written once, as a whole, and never changed; archive.json names those 
 A process that is killed leaves at most a part that is not named there, which the next one writes over.
 """
 
-import fcntl
 import hashlib
 import io
 import json
@@ -18,8 +17,9 @@ from typing import Any, NamedTuple, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vae_ldm.errors import DataError, RunError
-from vae_ldm.files import write_whole
+from vae_ldm.errors import DataError
+from vae_ldm.files import locked as locked_file
+from vae_ldm.files import remove_abandoned, write_whole
 from vae_ldm.latent_space.latent_coder import LatentCoder
 from vae_ldm.text import counted
 
@@ -306,11 +306,8 @@ def locked(path: Path) -> Iterator[None]:
     Raises RunError where another process holds it.
     """
     path.mkdir(parents=True, exist_ok=True)
-    with (path / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{path}: another process is writing to this archive; wait for it, or stop it") from None
+    with locked_file(path / "lock", f"{path}: another process is writing to this archive"):
+        remove_abandoned(path)
         yield
 
 
