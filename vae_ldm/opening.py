@@ -18,6 +18,7 @@ from vae_ldm.data.decoding import Resize
 from vae_ldm.data.picture_cache import class_caption, load_pictures
 from vae_ldm.data.pictures import Pictures, PictureSplits, open_pictures
 from vae_ldm.errors import VaeLdmError
+from vae_ldm.files import finish_swap
 from vae_ldm.models.unet import sample_size
 from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
 from vae_ldm.recipe import Recipe, parts, read_recipe
@@ -101,6 +102,7 @@ def read_pictures(recipe: Recipe, paths: RunPaths, console: Console) -> PictureS
 
 def run_of(source: Path) -> RunPaths | None:
     """The run that `source` is, or whose pipeline folder it is; None elsewhere."""
+    finish_swap(source)
     for run in (RunPaths(source), RunPaths(source.resolve().parent)):
         if run.recipe.is_file() and run.autoencoder.is_dir():
             return run

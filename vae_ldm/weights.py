@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vae_ldm.errors import HubError, RunError, WeightsError, first_line
+from vae_ldm.files import finish_swap
 from vae_ldm.hub import download
 from vae_ldm.hub.names import PREFIX
 from vae_ldm.models.lora import LORA_FILE
@@ -14,6 +15,10 @@ Source = str | Path
 
 _COMPONENTS = {"vae": "AutoencoderKL", "unet": "UNet2DConditionModel", "text_encoder": "CLIPTextModel"}
 """What a pipeline of Stable Diffusion's kind holds."""
+
+
+_SWAPPED_IN = ("pipeline", "autoencoder", "lora")
+"""Folders of a run that are written as a whole."""
 
 
 def local_folder(
@@ -37,6 +42,8 @@ def local_folder(
                 raise
             raise type(error)(f"{error}; nor is there a folder {source} here") from error
     folder = Path(source).expanduser()
+    for place in (folder, *(folder / name for name in _SWAPPED_IN)):
+        finish_swap(place)
     if not (folder.is_dir() or folder.is_file()):
         raise WeightsError(
             f"{source}: no such folder; give a run folder, a folder made by save_pretrained or ORG/NAME of the Hub"

@@ -2,7 +2,6 @@ import json
 import os
 import shutil
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -37,9 +36,8 @@ def test_everything_lies_where_the_design_says(trained_run):
 
 
 def test_finished_stages_are_not_run_again(finished, make_recipe, capsys):
-    before, started = times(finished), time.perf_counter()
+    before = times(finished)
     train_run(make_recipe())
-    assert time.perf_counter() - started < 2
     assert times(finished) == before
     said = capsys.readouterr().err
     assert f"pipeline:    {finished.pipeline}" in said

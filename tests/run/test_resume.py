@@ -221,7 +221,7 @@ def test_ctrl_c_ends_with_a_line(make_recipe, recipe_file, tmp_path):
     run = RunFolder(tmp_path / "nano")
     command = ("train", recipe_file(make_recipe(autoencoder__trainer__max_steps=400, diffusion=None)))
     process = start(*command)
-    wait_for(lambda: any(run.checkpoints("autoencoder").glob("step=*.ckpt")))
+    wait_for(lambda: any(run.checkpoints("autoencoder").glob("step=*.ckpt")), process)
     process.send_signal(signal.SIGINT)
     code, said = finish(process)
     assert code == 130, said
@@ -254,11 +254,36 @@ def test_sigterm_saves_after_the_step_and_has_an_exit_code(trained_run, make_rec
     assert_same_run(trained_run, run, stage)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_after_a_restart_the_way_to_go_on_is_without_it(make_recipe, recipe_file, tmp_path, number):
+    """With --restart once more, what was saved would be deleted."""
+    run = RunFolder(tmp_path / "nano")
+    recipe = recipe_file(make_recipe(autoencoder__trainer__max_steps=400, diffusion=None))
+    process = start("train", recipe, "--restart", "autoencoder")
+    wait_for(lambda: any(run.checkpoints("autoencoder").glob("step=*.ckpt")), process)
+    process.send_signal(number)
+    code, said = finish(process)
+    assert code == 128 + number, said
+    assert said.splitlines()[-1].startswith("stopped")
+    assert said.splitlines()[-1].endswith("; to go on, repeat the command without --restart autoencoder")
+    assert "leave --restart out to go on with it" in said
+    kept = {path.name for path in run.checkpoints("autoencoder").iterdir()}
+    train_run(make_recipe(autoencoder__trainer__max_steps=400, diffusion=None), dry_run=True)
+    assert {path.name for path in run.checkpoints("autoencoder").iterdir()} == kept
+
+
+def test_a_stop_before_anything_was_deleted_is_repeated_as_it_is(trained_run, make_recipe, tmp_path, monkeypatch):
+    shutil.copytree(trained_run.path, tmp_path / "nano")
+    monkeypatch.setattr(RunFolder, "adopt", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(StoppedError, match=r"^stopped by SIGTERM; repeat the command to go on$"):
+        train_run(make_recipe(), restart=["diffusion"])
+
+
 def test_sigterm_ends_with_a_line_and_its_code(make_recipe, recipe_file, tmp_path):
     run = RunFolder(tmp_path / "nano")
     command = ("train", recipe_file(make_recipe(autoencoder__trainer__max_steps=400, diffusion=None)))
     process = start(*command)
-    wait_for(lambda: any(run.checkpoints("autoencoder").glob("step=*.ckpt")))
+    wait_for(lambda: any(run.checkpoints("autoencoder").glob("step=*.ckpt")), process)
     process.send_signal(signal.SIGTERM)
     code, said = finish(process)
     assert code == 143, said

@@ -20,7 +20,7 @@ from vae_ldm.cli import novelty as novelty_verbs
 from vae_ldm.cli import recipe as recipe_verbs
 from vae_ldm.cli import walk as walk_verbs
 from vae_ldm.cli.recipe import OverridesArgument, RecipeArgument, read_recipe_argument
-from vae_ldm.errors import RecipeError, RunError, StoppedError, VaeLdmError
+from vae_ldm.errors import GO_ON, RecipeError, RunError, StoppedError, VaeLdmError
 
 FAILED, WRONG_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
@@ -67,10 +67,10 @@ class _Verbs(TyperGroup):
                 raise
             rank = int(os.environ.get("RANK", "0"))  # of the processes that `accelerate launch` has started
             if isinstance(error, _TerminatedError):
-                error = StoppedError("stopped by SIGTERM; repeat the command to go on")
+                error = StoppedError(f"stopped by SIGTERM; {GO_ON}")
             if isinstance(error, KeyboardInterrupt):
                 if rank == 0:
-                    typer.echo("stopped; repeat the command to go on", err=True)
+                    typer.echo(str(error) or f"stopped; {GO_ON}", err=True)
                 raise typer.Exit(INTERRUPTED) from None
             if isinstance(error, StoppedError):
                 if rank == 0:
@@ -82,7 +82,7 @@ class _Verbs(TyperGroup):
             raise typer.Exit(WRONG_INPUT if isinstance(error, VaeLdmError) else FAILED) from None
 
 
-def _message(error: Exception) -> str:
+def _message(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return str(error) or type(error).__name__

@@ -18,7 +18,7 @@ from vae_ldm.data.sources import Record
 from vae_ldm.desk.encoder import PhotoEncoder
 from vae_ldm.desk.novelty.observer import PhotoObserver, Seen
 from vae_ldm.errors import DataError, WeightsError
-from vae_ldm.files import whole_folder, write_json
+from vae_ldm.files import finish_swap, whole_folder, write_json
 from vae_ldm.latent_space.conformal import p_values
 from vae_ldm.latent_space.features import FeatureKind
 from vae_ldm.latent_space.heat_map import HeatScale, hottest, overlay, own_scale
@@ -188,6 +188,7 @@ def check_target(folder: Path) -> None:
     """Raise DataError where a detector may not be written: in no folder, or over something that is none."""
     if not folder.parent.is_dir():
         raise DataError(f"{folder.parent}: no such folder; name a detector in one that exists with --out")
+    finish_swap(folder)
     if folder.exists() and not (folder / FACTS_FILE).is_file():
         raise DataError(f"{folder}: exists and is no detector, so it is left alone; name another folder with --out")
 
@@ -212,6 +213,7 @@ def _facts(stored: dict[str, Any]) -> DetectorFacts:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    finish_swap(folder)
     file = folder / FACTS_FILE
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
