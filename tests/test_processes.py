@@ -53,7 +53,7 @@ def launch(folder: Path, *arguments: str | Path, sabotage: str = "") -> subproce
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{folder}:{os.getcwd()}"},  # noqa: PTH109
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{folder}:{os.environ['PYTHONPATH']}"},
     )
 
 
