@@ -17,8 +17,8 @@ from vae_ldm.models.pretrained import is_local
 from vae_ldm.opening import read_metrics
 from vae_ldm.recipe import Recipe, dump_recipe, parts
 from vae_ldm.run.diffusion_stage import save_pipeline
+from vae_ldm.run.fingerprint import check_autoencoder, check_pipeline, pipeline_fingerprint
 from vae_ldm.run.folder import Stage
-from vae_ldm.run.seal import check_autoencoder, check_pipeline, seal_pipeline
 from vae_ldm.run.session import Session
 from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
 
@@ -102,7 +102,7 @@ def pusher_on_the_way(
         now = DiffusionParts(diffusion.tokenizer, module.text_encoder, module.unet, scheduler)
         folder, picture = session.run.path / "pushing", session.run.path / "pushing.png"
         try:
-            facts = seal_pipeline(now.pipeline(autoencoder), picture)
+            facts = pipeline_fingerprint(now.pipeline(autoencoder), picture)
             save_pipeline(now, autoencoder, folder)
             check_pipeline(folder, facts["weights"], picture)
             pushed = upload(
@@ -132,16 +132,16 @@ def _push_run(session: Session, where: parts.Hub, *, private: bool | None, token
             f"{run.path}: is a LoRA beside its base, and a push sends a whole pipeline; train it with "
             "diffusion.lora.merge=true"
         )
-    sealed = (run.finished(stage) or {}).get("weights")
-    if sealed is None:
+    digests = (run.finished(stage) or {}).get("weights")
+    if digests is None:
         raise VaeLdmError(f"{run.path}: was trained before runs kept what a push compares with; train it again")
     check_access(where.repository, token=token)
     folder = run.autoencoder if recipe.diffusion is None else run.pipeline
     session.say(f"push: opening {folder} in plain diffusers, to compare it with what was trained")
     if recipe.diffusion is None:
-        check_autoencoder(folder, sealed)
+        check_autoencoder(folder, digests)
     else:
-        check_pipeline(folder, sealed, run.reference)
+        check_pipeline(folder, digests, run.reference)
     pushed = upload(
         _files(session, where, folder, step=None, token=token),
         where.repository,
