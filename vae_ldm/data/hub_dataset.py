@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vae_ldm.data.decoding import Picture
-from vae_ldm.data.sources import Record, Split, existing_folder, fingerprint, list_files
+from vae_ldm.data.decoding import Picture, Unusable
+from vae_ldm.data.listing import existing_folder, fingerprint, list_folder
+from vae_ldm.data.sources import Record, Split
 from vae_ldm.errors import DataError, first_line
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class HubDatasetSource:
     def description(self) -> dict[str, Any]:
         return {
             "type": "hub_dataset",
-            "path": self._path if self._folder is None else fingerprint(list_files(self._folder)),
+            "path": self._path if self._folder is None else fingerprint(list_folder(self._folder).files),
             "config_name": self._config_name,
             "revision": self._revision,
             "splits": self._splits,
@@ -83,11 +84,38 @@ class HubDatasetSource:
         names = self.class_names
         for number, row in enumerate(self._read(split, limit)):
             yield Record(
-                id=str(row.get("__key__", number)),
-                picture=_picture(_column(row, self._image_column)),
+                id=f"{split}/{row.get('__key__', number)}",
+                picture=self._picture(_column(row, self._image_column)),
                 label=self._label(row, names),
                 caption=self._caption(row),
             )
+
+    def remarks(self) -> list[str]:
+        return []
+
+    def _picture(self, value: Any) -> Picture:
+        """What `datasets` gives for an encoded picture: its bytes, or else a file of the data set itself.
+
+        A row of somebody else's data set could name any file of this machine.
+        """
+        value = value or {}
+        if value.get("bytes") is None and value.get("path"):
+            return self._own_file(Path(value["path"]))
+        return value.get("bytes") or b""
+
+    def _own_file(self, path: Path) -> Path | Unusable:
+        import datasets
+        from huggingface_hub import constants
+
+        places = [self._folder] if self._folder is not None else []
+        places += [Path(constants.HF_HUB_CACHE), Path(datasets.config.HF_DATASETS_CACHE)]
+        try:
+            real = path.resolve()
+        except (OSError, RuntimeError, ValueError):  # links in a circle, a name too long, a null byte
+            return Unusable("its row names a file that cannot be")
+        if any(real.is_relative_to(place.resolve()) for place in places):
+            return path
+        return Unusable("its row names a file outside the data set; only pictures inside the data set are read")
 
     def _rows(self, split: Split) -> "Dataset | IterableDataset":
         """The rows of a split, pictures left encoded, so that a broken one breaks nothing but itself."""
@@ -138,17 +166,9 @@ class HubDatasetSource:
 
 def _local_folder(path: str) -> Path | None:
     """The folder, where the path is one; None where it can only be a name on the Hub."""
-    if Path(path).expanduser().exists() or path.startswith(("/", ".", "~")) or path.count("/") > 1:
+    if path.startswith(("/", ".", "~")) or path.count("/") > 1 or Path(path).exists():
         return existing_folder(path)
     return None
-
-
-def _picture(value: Any) -> Picture:
-    """What `datasets` gives for an encoded picture: its bytes, or else the file they lie in."""
-    value = value or {}
-    if value.get("bytes") is None and value.get("path"):
-        return Path(value["path"])
-    return value.get("bytes") or b""
 
 
 def _column(row: dict[str, Any], column: str) -> Any:
