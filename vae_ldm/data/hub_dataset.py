@@ -1,6 +1,7 @@
 """Any `datasets` data set as a source: a name on the Hub, or a local folder of parquet or webdataset shards."""
 
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,15 +106,10 @@ class HubDatasetSource:
 
     def _own_file(self, path: Path) -> Path | Unusable:
         import datasets
-        from huggingface_hub import constants
 
-        places = [self._folder] if self._folder is not None else []
-        places += [Path(constants.HF_HUB_CACHE), Path(datasets.config.HF_DATASETS_CACHE)]
-        try:
-            real = path.resolve()
-        except (OSError, RuntimeError, ValueError):  # links in a circle, a name too long, a null byte
-            return Unusable("its row names a file that cannot be")
-        if any(real.is_relative_to(place.resolve()) for place in places):
+        hub_cache = os.environ.get("HF_HUB_CACHE") or Path(datasets.config.HF_CACHE_HOME, "hub")
+        places = [self._folder, hub_cache, datasets.config.HF_DATASETS_CACHE]
+        if any(_lies_in(path, place) for place in places if place is not None):
             return path
         return Unusable("its row names a file outside the data set; only pictures inside the data set are read")
 
@@ -169,6 +165,11 @@ def _local_folder(path: str) -> Path | None:
     if path.startswith(("/", ".", "~")) or path.count("/") > 1 or Path(path).exists():
         return existing_folder(path)
     return None
+
+
+def _lies_in(path: Path, folder: str | Path) -> bool:
+    """By their names: a folder of the user's own may hold links to other places, and the Hub's cache does."""
+    return Path(os.path.normpath(path.absolute())).is_relative_to(os.path.normpath(Path(folder).absolute()))
 
 
 def _column(row: dict[str, Any], column: str) -> Any:

@@ -81,11 +81,23 @@ def load_pictures(
     if stored is None or source_keys.get(stored.source_key) != stored.format:
         with _appearing_whole(cache_dir) as folder, closing(PicturesWriter(folder, image_size, channels)) as writer:
             unreadable = _decode_into(writer, source, transform, caption_template, validation_fraction, progress)
+            both_sides = stored is None or stored.classes_on_both_sides  # an older run keeps its split
+            if both_sides and source.num_records("validation") == 0:
+                to_validation, to_train = misplaced(writer.labels("train"), writer.labels("validation"))
+                if to_validation or to_train:
+                    writer.move({"train": to_validation, "validation": to_train})
             unreadable.write(_list_file(cache_dir))
             if len(writer) < 2:
                 raise DataError(_too_few(source.name, len(writer), list(unreadable.each())))
             source_key = _source_key(FORMAT, source, settings)
-            writer.finish(source_key, settings, source.class_names, list(unreadable.each()), previous=stored)
+            writer.finish(
+                source_key,
+                settings,
+                source.class_names,
+                list(unreadable.each()),
+                classes_on_both_sides=both_sides,
+                previous=stored,
+            )
         stored = read_stored(cache_dir, checked=False)
         assert stored is not None, "a cache just written cannot be read"
     splits = splits_of(stored)
@@ -230,10 +242,6 @@ def _decode_into(
                 writer.append(split, pixels, name=record.id, label=record.label, caption=caption)
             if progress is not None:
                 progress(done, total)
-    if not has_validation:
-        to_validation, to_train = misplaced(writer.labels("train"), writer.labels("validation"))
-        if to_validation or to_train:
-            writer.move({"train": to_validation, "validation": to_train})
     tell(remarks.lines())
     return unreadable
 

@@ -25,9 +25,10 @@ class DecodingRemarks:
     def lines(self) -> Iterator[str]:
         """Nothing where all colours are sRGB and 16-bit pictures use many of their levels."""
         if num_profiles := len(self._values["profile"]):
+            pictures = counted(num_profiles, "picture")
             yield (
-                f"{counted(num_profiles, 'picture')} with a colour profile other than sRGB: the profile is not applied, "
-                "so colours differ from those in a colour-managed viewer; convert the pictures to sRGB if that matters"
+                f"{pictures} with a colour profile other than sRGB, which is not applied: colours differ from those in "
+                "a colour-managed viewer; convert the pictures to sRGB if that matters"
             )
         levels = self._values["levels"]
         if levels and (typical := int(np.median(levels))) < _FEW_LEVELS:

@@ -65,6 +65,7 @@ class PicturesWriter:
         class_names: list[str] | None,
         unreadable: list[str],
         *,
+        classes_on_both_sides: bool = True,
         previous: StoredPictures | None = None,
     ) -> None:
         """Complete the arrays and write index.json, which `read_stored` reads.
@@ -97,6 +98,7 @@ class PicturesWriter:
             settings=settings,
             class_names=class_names,
             unreadable=unreadable,
+            classes_on_both_sides=classes_on_both_sides,
             previous=previous,
         )
         write_whole(self._folder / "index.json", json.dumps(index), synced=True)

@@ -1,8 +1,9 @@
 """The facts of a cache of pictures as they are stored: index.json, and digests of the two arrays beside it.
 
-Format 2 holds `source_key` (what the cache was made from), `key` (what is in it), the settings it was made with, a
-digest of each block of pictures and one of the index itself. Format 1, of version 0.1.0, has no `format`: its one `key`
-stands for what it was made from, and nothing in it can be checked. It is read as it is.
+Format 2 holds `source_key` (what the cache was made from), `key` (what is in it), the settings it was made with,
+whether `classes_on_both_sides` was a rule of its split, a digest of each block of pictures and one of the index itself.
+Format 1, of version 0.1.0, has no `format`: its one `key` stands for what it was made from, and nothing in it can be
+checked. It is read as it is, and its split is kept where the pictures are decoded anew.
 """
 
 import hashlib
@@ -50,6 +51,11 @@ class StoredPictures:
         return self.index["key" if self.format == 1 else "source_key"]
 
     @property
+    def classes_on_both_sides(self) -> bool:
+        """Whether `misplaced` pictures were moved where the source had no validation split."""
+        return self.index.get("classes_on_both_sides", False)
+
+    @property
     def key(self) -> str:
         """Changes with any picture, label, caption or id; in format 1, with anything that they follow from."""
         return self.index["key"]
@@ -90,6 +96,7 @@ def index_of(
     settings: dict[str, Any],
     class_names: list[str],
     unreadable: list[str],
+    classes_on_both_sides: bool,
     previous: StoredPictures | None = None,
 ) -> dict[str, Any]:
     """What index.json holds of the splits' `ids`, `labels` and `captions`, and of their images.
@@ -105,6 +112,7 @@ def index_of(
         "key": key,
         "source_key": source_key,
         "settings": settings,
+        "classes_on_both_sides": classes_on_both_sides,
         "class_names": class_names,
         "unreadable": unreadable,
         **splits,
