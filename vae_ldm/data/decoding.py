@@ -36,6 +36,9 @@ SUFFIXES = frozenset(
 
 # Only formats that Pillow decodes itself: it would hand an EPS file, whatever its name, to Ghostscript.
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "JPEG2000", "PPM", "TGA")
+_NO_PICTURE = "not a picture, or of a format that is not supported"
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"mif1", b"msf1")
+"""What a HEIC file holds at byte 8 (ISO/IEC 23008-12, annex B)."""
 _SMALLEST_SIDE = 8
 _LARGEST_TEXT = 64 * 2**20
 """Bytes of text that a PNG may hold beside its pixels; Pillow's own limit of 1 MiB refuses pictures of some cameras."""
@@ -97,7 +100,7 @@ def upright_size(picture: Picture) -> tuple[int, int]:
     """
     if isinstance(picture, Image.Image):
         return picture.height, picture.width
-    with _told_as_unreadable(), Image.open(_checked_file(picture), formats=_known_formats()) as image:
+    with _told_as_unreadable(picture), Image.open(_checked_file(picture), formats=_known_formats()) as image:
         height, width = image.height, image.width
         turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
     return (width, height) if turned else (height, width)
@@ -134,7 +137,7 @@ def _open(
     on_remark: Callable[[Remark, int], None] | None = None,
 ) -> Image.Image:
     """The upright picture as L, RGB or (only with `keep_alpha`) RGBA; with a `draft_size` a large JPEG is reduced."""
-    with _told_as_unreadable():
+    with _told_as_unreadable(picture):
         if isinstance(picture, Image.Image):
             return to_eight_bits(_checked(picture, max_pixels, smallest_side), keep_alpha=keep_alpha)
         with Image.open(_checked_file(picture), formats=_known_formats()) as image:
@@ -152,7 +155,7 @@ def _open(
 
 
 @contextlib.contextmanager
-def _told_as_unreadable() -> Iterator[None]:
+def _told_as_unreadable(picture: Picture) -> Iterator[None]:
     """Decoders meet any bytes at all and fail in their own ways (OSError, SyntaxError, struct.error, ...).
 
     A MemoryError is Pillow's word for a line of 2**31 bits, and one for a picture that is too large for this machine.
@@ -162,7 +165,9 @@ def _told_as_unreadable() -> Iterator[None]:
     except UnreadablePictureError:
         raise
     except UnidentifiedImageError:
-        raise UnreadablePictureError("not a picture, or of a format that is not supported") from None
+        is_heic = not isinstance(picture, Image.Image) and _starts_like_heic(picture)
+        reason = "HEIC, whatever its name; convert it to JPEG" if is_heic else _NO_PICTURE
+        raise UnreadablePictureError(reason) from None
     except FileNotFoundError:
         raise UnreadablePictureError("the file does not exist") from None
     except MemoryError:
@@ -181,6 +186,16 @@ def _checked_file(picture: Path | bytes | Unusable) -> Path | io.BytesIO:
     if not stat.S_ISREG(picture.stat().st_mode):
         raise UnreadablePictureError("not a regular file")
     return picture
+
+
+def _starts_like_heic(picture: Path | bytes | Unusable) -> bool:
+    try:
+        file = _checked_file(picture)
+        with file if isinstance(file, io.BytesIO) else file.open("rb") as stream:
+            start = stream.read(12)
+    except (OSError, UnreadablePictureError):
+        return False
+    return start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS
 
 
 def _remarks(image: Image.Image, eight_bits: Image.Image) -> Iterator[tuple[Remark, int]]:

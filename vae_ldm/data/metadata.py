@@ -6,7 +6,7 @@ import os
 import posixpath
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from vae_ldm.data.decoding import Picture, Unusable
 from vae_ldm.data.names import as_text, shown
@@ -97,17 +97,13 @@ def _row_word(file: Path) -> str:
 
 def _rows(file: Path) -> Iterator[_Row]:
     """The rows of a metadata file; a DataError, in one line, where there are none to be read."""
-    number = 0
     try:
         if file.suffix == ".parquet":
             yield from _parquet_rows(file)
             return
         with file.open(encoding="utf-8-sig", newline="") as stream:
             if file.suffix == ".csv":
-                reader = csv.DictReader(stream)
-                for row in reader:
-                    number = reader.line_num
-                    yield number, row
+                yield from _csv_rows(file, stream)
                 return
             for number, line in enumerate(stream, start=1):
                 if line.strip():
@@ -117,10 +113,18 @@ def _rows(file: Path) -> Iterator[_Row]:
         raise DataError(
             f"{shown(as_text(file))}, line {number:,}: not UTF-8; save it as UTF-8 (in Excel: CSV UTF-8)"
         ) from None
-    except csv.Error as error:
-        raise DataError(f"{shown(as_text(file))}, line {number + 1:,}: not CSV ({first_line(error)})") from None
     except OSError as error:
         raise DataError(f"{shown(as_text(file))}: cannot be read ({error.strerror or first_line(error)})") from None
+
+
+def _csv_rows(file: Path, stream: TextIO) -> Iterator[_Row]:
+    reader = csv.DictReader(stream)
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        place = f"{shown(as_text(file))}, line {reader.line_num + 1:,}"
+        raise DataError(f"{place}: not CSV ({first_line(error)})") from None
 
 
 def _parquet_rows(file: Path) -> Iterator[_Row]:

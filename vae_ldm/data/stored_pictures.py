@@ -148,7 +148,8 @@ def _is_index(index: Any) -> bool:
         return index.get("digest") == _digest_of(facts)
     splits = [index.get(split) for split in SPLITS]
     return (
-        isinstance(index.get("key"), str)
+        "digest" not in index
+        and isinstance(index.get("key"), str)
         and _are(index.get("class_names"), str)
         and _are(index.get("unreadable"), str)
         and all(isinstance(split, dict) and _is_split(split, len(index["class_names"])) for split in splits)
