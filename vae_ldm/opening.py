@@ -15,9 +15,9 @@ from rich.console import Console
 from vae_ldm import loading
 from vae_ldm.data.crop_advice import crop_advice
 from vae_ldm.data.decoding import Resize
-from vae_ldm.data.picture_cache import class_caption, load_pictures
+from vae_ldm.data.picture_cache import cached_pictures, class_caption, load_pictures
 from vae_ldm.data.pictures import Pictures, PictureSplits, open_pictures
-from vae_ldm.errors import VaeLdmError
+from vae_ldm.errors import DataError, VaeLdmError
 from vae_ldm.files import finish_swap
 from vae_ldm.models.unet import sample_size
 from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
@@ -78,24 +78,38 @@ def read_run_recipe(paths: RunPaths) -> Recipe:
 
 
 def read_pictures(recipe: Recipe, paths: RunPaths, console: Console) -> PictureSplits:
-    """Both splits of what the recipe names, decoded into the run folder, or as they lie there. Raises DataError."""
+    """Both splits of what the recipe names, decoded into the run folder, or as they lie there.
+
+    Where the photos are gone, or are not to be seen from here, those that the run has decoded serve; a line says so.
+    Raises DataError where there are neither.
+    """
     from vae_ldm.assembly.data import build_source  # with it comes Lightning, which most who open a run do without
 
     data = recipe.data
-    source = build_source(recipe)
+    settings: dict[str, Any] = {
+        "image_size": recipe.image_size,
+        "channels": data.channels,
+        "resize": data.resize,
+        "max_pixels": data.max_pixels,
+        "caption_template": data.caption_template,
+        "validation_fraction": data.validation_fraction,
+    }
+    try:
+        source = build_source(recipe)
+    except DataError as error:
+        cached = cached_pictures(paths.pictures, **settings)
+        if cached is None:
+            raise
+        console.print(f"{error}; going by the pictures that the run has decoded, in {paths.pictures}", markup=False)
+        return cached
     if advice := crop_advice(source, recipe.image_size, data.resize):
         console.print(advice, markup=False)
     with StepReport("reading pictures", console) as report:
         return load_pictures(
             source,
             paths.pictures,
-            image_size=recipe.image_size,
-            channels=data.channels,
-            resize=data.resize,
+            **settings,
             max_unreadable_share=data.max_unreadable_share,
-            max_pixels=data.max_pixels,
-            caption_template=data.caption_template,
-            validation_fraction=data.validation_fraction,
             progress=report,
         )
 

@@ -10,6 +10,7 @@ from vae_ldm.errors import RecipeError, VaeLdmError
 from vae_ldm.files import finish_swap, locked, remove, remove_abandoned
 from vae_ldm.opening import RunPaths
 from vae_ldm.recipe import Recipe, read_recipe, recipe_differences, write_recipe
+from vae_ldm.run.places import placed
 from vae_ldm.stored_json import StoredKind, content_of
 
 Stage = Literal["autoencoder", "diffusion", "evaluation"]
@@ -103,7 +104,7 @@ class RunFolder(RunPaths):
             return
         changes = []
         for section in _FOLLOWS_FROM[stage]:
-            for change in recipe_differences(read_recipe(self.recipe), recipe, section):
+            for change in recipe_differences(placed(read_recipe(self.recipe)), placed(recipe), section):
                 key = change.split(":", 1)[0]
                 if finished or not key.startswith(stage) or not key.endswith(_FREE_UNDER_WAY):
                     changes.append(change)
