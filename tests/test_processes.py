@@ -165,7 +165,7 @@ def test_a_rank_that_raises_ends_the_job_with_its_error_on_top(make_recipe, reci
 def interrupted_run(settings: dict, output_dir: str) -> tuple[int, int]:
     """Two processes train four of six steps and stop; the place of each is given back."""
     from tests.conftest import nano_networks_in_place
-    from tests.run.test_resume import Stop, stop_at_batch
+    from tests.support.stopping import Stop, stop_at_batch
     from vae_ldm.recipe import Recipe
 
     recipe = Recipe.model_validate(settings)

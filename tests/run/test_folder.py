@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from tests.run.test_resume import Stop, stop_at_batch
+from tests.support.stopping import Stop, stop_at_batch
 from vae_ldm.cli import app
 from vae_ldm.errors import DataError, RecipeError, VaeLdmError
 from vae_ldm.recipe import read_recipe

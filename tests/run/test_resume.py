@@ -10,48 +10,13 @@ from PIL import Image
 from pytorch_lightning import Callback
 
 from tests.run.conftest import assert_same_run, finish, start, wait_for
+from tests.support.stopping import Stop, stop_at_batch, stop_once
 from vae_ldm.errors import StoppedError
 from vae_ldm.pipelines import plain_folder
 from vae_ldm.run import autoencoder_stage, diffusion_stage, fitting
 from vae_ldm.run.folder import RunFolder, Stage
 from vae_ldm.run.stages import train_run
 from vae_ldm.training.callbacks import checkpoint_step
-
-
-class Stop(Exception):  # noqa: N818
-    """In place of kill -9, from which it differs in that Python still unwinds."""
-
-
-class StopAt(Callback):
-    def __init__(self, batch: int) -> None:
-        self.batch = batch
-
-    def on_train_batch_start(self, *arguments: object) -> None:
-        if arguments[3] == self.batch:
-            raise Stop
-
-
-def stop_once(patch: pytest.MonkeyPatch, where: object, name: str, *, after: bool) -> None:
-    """The next call of a function stops the run, before or after its work."""
-    function = getattr(where, name)
-
-    def stopping(*args: object, **kwargs: object) -> object:
-        if after:
-            function(*args, **kwargs)
-        raise Stop
-
-    patch.setattr(where, name, stopping)
-
-
-def stop_at_batch(patch: pytest.MonkeyPatch, *, manual: bool, batch: int) -> None:
-    build_trainer = fitting.build_trainer
-
-    def stopping(*args: object, **kwargs: object) -> object:
-        if kwargs["manual_optimization"] == manual:
-            kwargs["callbacks"] = [*kwargs["callbacks"], StopAt(batch)]  # type: ignore[misc]
-        return build_trainer(*args, **kwargs)  # type: ignore[arg-type]
-
-    patch.setattr(fitting, "build_trainer", stopping)
 
 
 def begin(trained_run: RunFolder, path: Path, stage: Stage) -> dict[str, None]:
