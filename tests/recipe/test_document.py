@@ -112,7 +112,7 @@ def test_all_of_it_at_once(mistakes):
         "r.yaml:3: data: needs a mapping, not 5",
         "r.yaml:4: autoencoder: anchors and aliases (&name, *name) are not allowed; write the value out",
         "r.yaml:5: foo: unknown key; "
-        "legal: name, seed, output_dir, data, autoencoder, diffusion, evaluation, hub, loggers",
+        "legal: format, name, seed, output_dir, data, autoencoder, diffusion, evaluation, hub, loggers",
     ]
 
 

@@ -140,13 +140,14 @@ def _check_unet_fits(
 
 
 def build_lit_latent_diffusion(recipe: Recipe, diffusion: DiffusionParts) -> LitLatentDiffusion:
-    """UNet and text encoder wrapped for training."""
+    """UNet and text encoder wrapped for training. Raises VaeLdmError where its last timestep would not be trained."""
     assert recipe.diffusion is not None
-    stage = recipe.diffusion
+    stage, objective = recipe.diffusion, build_objective(recipe, diffusion.scheduler)
+    objective.check_trains_last_timestep()
     module = LitLatentDiffusion(
         diffusion.unet,
         diffusion.text_encoder,
-        objective=build_objective(recipe, diffusion.scheduler),
+        objective=objective,
         empty_prompt_ids=tokenize(diffusion.tokenizer, [""]),
         optimizer=build_optimizer(stage.optimizer),
         max_steps=stage.trainer.max_steps,

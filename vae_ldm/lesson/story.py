@@ -285,8 +285,8 @@ def tell_compression(say: Say, chosen: Judgement) -> None:
     KL at beta {chosen.beta:<12g} {chosen.kl / np.log(2):6.1f} bits, the most that the clouds tell about a patch
 
 The rest of this package does the same with photos: AutoencoderKL stands for Vae,
-16 x 16 x 4 latents for two numbers, kl_weight for beta. It keeps beta small, for
-faithful pictures, and lives with the holes: it scales the latents to spread 1 and
+16 x 16 x 4 latents for two numbers, kl_weight_per_latent for beta. It keeps beta
+small, for faithful pictures, and lives with the holes: it scales the latents to spread 1 and
 leaves it to a second network, the diffusion UNet, to learn where in latent space the
 codes are. docs/lesson.md goes on from here.""")
 

@@ -2,7 +2,7 @@
 
 from vae_ldm.recipe.json_schema import recipe_json_schema
 from vae_ldm.recipe.packaged import find_recipe, first_comment, packaged_recipes
-from vae_ldm.recipe.reading import read_recipe
+from vae_ldm.recipe.reading import read_recipe, upgrade_recipe
 from vae_ldm.recipe.schema import Recipe
 from vae_ldm.recipe.writing import dump_recipe, recipe_differences, write_recipe
 
@@ -15,5 +15,6 @@ __all__ = [
     "read_recipe",
     "recipe_differences",
     "recipe_json_schema",
+    "upgrade_recipe",
     "write_recipe",
 ]

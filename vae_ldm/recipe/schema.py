@@ -1,16 +1,19 @@
 """The recipe: what one run is made of."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, Strict, model_validator
+from pydantic import Field, Strict, ValidationInfo, model_validator
 
 from vae_ldm.recipe.agreement import SettingsError, disagreements
-from vae_ldm.recipe.parts import Autoencoder, Data, Diffusion, Evaluation, Hub, Logger, Part, TensorBoard
+from vae_ldm.recipe.parts import Autoencoder, Data, Diffusion, Evaluation, Hub, Logger, Part, TensorBoard, WholeNumber
+from vae_ldm.recipe.upgrade import NEWEST
 
 
 class Recipe(Part):
     """One run: the data, the stages to run, and how to judge them. A stage that is absent is not run."""
 
+    format: Annotated[Literal[2], WholeNumber] = 2
+    """Which version of these keys the file is written in; a file without it is read as vae_ldm 0.1 read it."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Name of the run folder inside output_dir."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -24,9 +27,10 @@ class Recipe(Part):
     """Where curves go besides log.csv."""
 
     @model_validator(mode="after")
-    def _settings_agree(self) -> Self:
-        """Refuse settings that would be ignored or cannot work together."""
-        found = list(disagreements(self))
+    def _settings_agree(self, info: ValidationInfo) -> Self:
+        """Refuse settings that would be ignored or cannot work together, as the format in the context refuses them."""
+        number = (info.context or {}).get("format", NEWEST)
+        found = [disagreement for disagreement in disagreements(self) if disagreement.since <= number]
         if found:
             raise SettingsError(found)
         return self
@@ -36,3 +40,13 @@ class Recipe(Part):
         """Height and width in pixels."""
         size = self.data.image_size
         return (size, size) if isinstance(size, int) else size
+
+    @property
+    def num_latents(self) -> int | None:
+        """How many latent numbers a picture, or a crop of it, has in training; None where pretrained weights decide."""
+        stage = self.autoencoder
+        if stage.from_pretrained is not None:
+            return None
+        size = stage.crop_size or self.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return stage.latent_channels * (height // stage.downsample_factor) * (width // stage.downsample_factor)

@@ -115,7 +115,7 @@ class RunFolder:
             return
         changes = []
         for section in _FOLLOWS_FROM[stage]:
-            for change in recipe_differences(read_recipe(self.recipe), recipe, section):
+            for change in recipe_differences(read_recipe(self.recipe, as_trained=True), recipe, section):
                 key = change.split(":", 1)[0]
                 if finished or not key.startswith(stage) or not key.endswith(_FREE_UNDER_WAY):
                     changes.append(change)

@@ -75,7 +75,7 @@ def recipe_of(source: Path) -> Recipe | None:
     """The recipe of the run, `source` being the run or a pipeline folder in it; None elsewhere."""
     for run in (RunFolder(source), RunFolder(source.resolve().parent)):
         if run.recipe.is_file() and run.autoencoder.is_dir():
-            return read_recipe(run.recipe)
+            return read_recipe(run.recipe, as_trained=True)
     return None
 
 

@@ -121,7 +121,7 @@ def open_run(run_dir: Path) -> Session:
     run = RunFolder(run_dir)
     if not run.recipe.is_file():
         raise VaeLdmError(f"{run_dir}: is no run folder (it has no recipe.yaml); give the folder that train made")
-    return Session(read_recipe(run.recipe), run)
+    return Session(read_recipe(run.recipe, as_trained=True), run)
 
 
 _LINES_OF_SPEED = 8

@@ -86,11 +86,13 @@ class Diffusion(Part):
     caption_dropout: Share = 0.1
     """Share of captions replaced by the empty prompt, for classifier-free guidance (Ho & Salimans 2022)."""
     prediction_type: Literal["epsilon", "v_prediction", "flow_prediction"] = "flow_prediction"
-    timestep_sampling: Literal["uniform", "logit_normal"] = "logit_normal"
+    timestep_sampling: Literal["uniform", "logit_normal"] | None = None
+    """null: logit_normal (Esser 2024, eq. 19) for flow_prediction, uniform for epsilon and v_prediction."""
     min_snr_gamma: PositiveFloat | None = None
     """Min-SNR weighting (Hang 2023); for epsilon and v_prediction."""
     zero_terminal_snr: bool = False
-    """Rescale the betas so that the last step is pure noise (Lin 2023); for v_prediction."""
+    """Rescale the betas so that the last step is pure noise (Lin 2023, algorithm 1); for v_prediction and uniform
+    timesteps, because logit_normal never draws the last step and min_snr_gamma weighs it with 0."""
     dropout: Share = 0.0
     optimizer: Optimizer = Optimizer()
     ema: Ema | None = Ema()
