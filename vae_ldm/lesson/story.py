@@ -286,9 +286,9 @@ def tell_compression(say: Say, chosen: Judgement) -> None:
 
 The rest of this package does the same with photos: AutoencoderKL stands for Vae,
 16 x 16 x 4 latents for two numbers, kl_weight_per_latent for beta. It keeps beta
-small, for faithful pictures, and lives with the holes: it scales the latents to spread 1 and
-leaves it to a second network, the diffusion UNet, to learn where in latent space the
-codes are. docs/lesson.md goes on from here.""")
+small, for faithful pictures, and lives with the holes: it scales the latents to
+spread 1 and leaves it to a second network, the diffusion UNet, to learn where in
+latent space the codes are. docs/lesson.md goes on from here.""")
 
 
 def tell_losses(say: Say, history: list[Terms]) -> None:

@@ -4,15 +4,10 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from vae_ldm.recipe.parts import Autoencoder, AutoencoderLoss, Diffusion, TrainedTextEncoder
+from vae_ldm.recipe.stages import StageName, stage_named
 
 if TYPE_CHECKING:
     from vae_ldm.recipe.schema import Recipe
-
-DERIVED_FROM_WEIGHTS = {
-    "autoencoder": ("size", "downsample_factor", "latent_channels"),
-    "diffusion": ("size", "text_encoder", "prediction_type", "zero_terminal_snr", "dropout"),
-}
-"""Keys of each stage that pretrained weights decide, so that a recipe must not."""
 
 
 class Disagreement(NamedTuple):
@@ -106,11 +101,11 @@ def _pretrained_diffusion(recipe: "Recipe", stage: Diffusion) -> Iterator[Disagr
         yield from _ignored(stage, ("lora",), "diffusion.train", "means nothing without diffusion.train: lora")
 
 
-def _derived(name: str, stage: Autoencoder | Diffusion) -> Iterator[Disagreement]:
+def _derived(name: StageName, stage: Autoencoder | Diffusion) -> Iterator[Disagreement]:
     """Keys that the recipe sets and the pretrained weights decide."""
     return (
         Disagreement((f"{name}.{key}", f"{name}.from_pretrained"), "comes from the pretrained weights; leave it out")
-        for key in DERIVED_FROM_WEIGHTS[name]
+        for key in stage_named(name).decided_by_weights
         if key in stage.model_fields_set
     )
 

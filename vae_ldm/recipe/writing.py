@@ -9,9 +9,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.nodes import ScalarNode, SequenceNode
 from ruamel.yaml.representer import SafeRepresenter
 
-from vae_ldm.recipe.agreement import DERIVED_FROM_WEIGHTS
 from vae_ldm.recipe.document import read_scalar, shown
 from vae_ldm.recipe.schema import Recipe
+from vae_ldm.recipe.stages import TRAINED
 from vae_ldm.whole_file import write_whole
 
 _LINE_SEPARATORS = frozenset("\x85\u2028\u2029")
@@ -118,8 +118,9 @@ def _resolved(recipe: Recipe) -> dict[str, Any]:
     for key in ("kl_weight", "kl_weight_per_latent"):  # a recipe has one of the two
         if loss[key] is None:
             del loss[key]
-    for stage, keys in DERIVED_FROM_WEIGHTS.items():
-        if resolved[stage] is not None and resolved[stage]["from_pretrained"] is not None:
-            for key in keys:
-                del resolved[stage][key]
+    for stage in TRAINED:
+        section = resolved[stage.name]
+        if section is not None and section["from_pretrained"] is not None:
+            for key in stage.decided_by_weights:
+                del section[key]
     return resolved

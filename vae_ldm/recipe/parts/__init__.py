@@ -1,6 +1,6 @@
 """What each part of a recipe may say. Defaults live here and nowhere else; no torch is imported."""
 
-from vae_ldm.recipe.parts.base import ImageSize, Part, Share, Side, WholeNumber
+from vae_ldm.recipe.parts.base import ImageSize, Part, Share, Side, WholeNumber, is_free_under_way
 from vae_ldm.recipe.parts.data import Data, HubDataset, ImageFolder, RenderedClaims
 from vae_ldm.recipe.parts.loggers import Comet, Logger, MLFlow, TensorBoard, WeightsAndBiases
 from vae_ldm.recipe.parts.losses import (
@@ -62,4 +62,5 @@ __all__ = [
     "TransformersBackbone",
     "WeightsAndBiases",
     "WholeNumber",
+    "is_free_under_way",
 ]

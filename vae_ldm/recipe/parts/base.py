@@ -9,6 +9,7 @@ from pydantic import (
     Field,
     Strict,
 )
+from pydantic.fields import FieldInfo
 
 
 def _whole_number(value: object) -> object:
@@ -22,6 +23,14 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Side = Annotated[int, Field(ge=8, le=4096)]
 ImageSize = Side | Annotated[tuple[Side, Side], Strict(False)]
 WholeNumber = BeforeValidator(_whole_number)
+_FREE_UNDER_WAY = "x-free-under-way"
+FreeUnderWay = Field(json_schema_extra={_FREE_UNDER_WAY: True})
+"""Marks a setting that may change while its stage is under way."""
+
+
+def is_free_under_way(field: FieldInfo) -> bool:
+    """Whether a setting is so marked."""
+    return isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get(_FREE_UNDER_WAY) is True
 
 
 class Part(BaseModel):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Strict
 
-from vae_ldm.recipe.parts.base import Part, Share
+from vae_ldm.recipe.parts.base import FreeUnderWay, Part, Share
 
 
 class Optimizer(Part):
@@ -25,7 +25,7 @@ class Ema(Part):
 
 
 class Trainer(Part):
-    max_steps: PositiveInt = 2000
+    max_steps: Annotated[PositiveInt, FreeUnderWay] = 2000
     batch_size: PositiveInt = 32
     accumulate_grad_batches: PositiveInt = 1
     gradient_clip_norm: PositiveFloat | None = 1.0
@@ -36,18 +36,18 @@ class Trainer(Part):
     deterministic: bool = True
     """On a GPU: kernels that give the same bits each time, where there are such, so that a stopped run ends in the
     weights of one that was not. On a CPU it is so anyway."""
-    compile: bool = False
+    compile: Annotated[bool, FreeUnderWay] = False
     """torch.compile; falls back to eager with a line where it does not work."""
-    checkpoint_every_n_steps: PositiveInt = 250
-    keep_checkpoints: PositiveInt = 2
+    checkpoint_every_n_steps: Annotated[PositiveInt, FreeUnderWay] = 250
+    keep_checkpoints: Annotated[PositiveInt, FreeUnderWay] = 2
     """The newest so many, and best.ckpt beside them, the one with the best validation."""
-    val_every_n_steps: PositiveInt = 250
-    num_val_images: PositiveInt = 256
+    val_every_n_steps: Annotated[PositiveInt, FreeUnderWay] = 250
+    num_val_images: Annotated[PositiveInt, FreeUnderWay] = 256
     """Validation pictures looked at during training; the final evaluation uses all of them."""
-    log_every_n_steps: PositiveInt = 25
-    on_nan: Literal["stop", "skip"] = "stop"
+    log_every_n_steps: Annotated[PositiveInt, FreeUnderWay] = 25
+    on_nan: Annotated[Literal["stop", "skip"], FreeUnderWay] = "stop"
     """stop: end the run where the loss is NaN or infinite. skip: leave steps with such gradients out."""
-    max_skipped_steps: PositiveInt = 10
+    max_skipped_steps: Annotated[PositiveInt, FreeUnderWay] = 10
     """With on_nan: skip, the run ends all the same after so many."""
 
 
