@@ -1,6 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
+from vae_ldm.errors import RecipeError
 from vae_ldm.recipe import Recipe, read_recipe
 from vae_ldm.recipe.agreement import SettingsError
 from vae_ldm.recipe.parts import DiffusionTrainer, Trainer
@@ -298,3 +299,11 @@ def test_in_python_disagreements_are_one_pydantic_error():
     cause = caught.value.errors()[0]["ctx"]["error"]
     assert isinstance(cause, SettingsError)
     assert cause.disagreements[0].keys == ("autoencoder.train", "autoencoder.from_pretrained")
+
+
+def test_a_tilde_in_output_dir_is_the_home_folder(write, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "anna"))
+    text = "name: tiny\ndata: {type: rendered_claims}\nautoencoder: {}\n"
+    assert read_recipe(write(text), ["output_dir=~/runs"]).run_folder == tmp_path / "anna" / "runs" / "tiny"
+    with pytest.raises(RecipeError, match="output_dir: ~nosuchuser/runs: there is no such home folder"):
+        _ = read_recipe(write(text), ["output_dir=~nosuchuser/runs"]).run_folder

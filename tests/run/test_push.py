@@ -17,7 +17,7 @@ from tests.run.conftest import assert_same_weights
 from tests.run.test_pretrained_stages import save_autoencoder
 from vae_ldm.errors import HubError, RecipeError, RunError, VaeLdmError, WeightsError
 from vae_ldm.hub import Pushed, download, pull
-from vae_ldm.recipe import dump_recipe, read_recipe
+from vae_ldm.recipe import Recipe, dump_recipe, read_recipe
 from vae_ldm.run.folder import RunFolder, write_json
 from vae_ldm.run.push import push
 from vae_ldm.run.replay import read_hub_recipe
@@ -207,6 +207,27 @@ def test_a_strangers_recipe_does_not_say_where_to_write_or_push(hub, line, key):
     hub.add("evil/tins", {"recipe.yaml": text.encode()})
     with pytest.raises(RecipeError, match=f"^hf://evil/tins: its recipe sets {key}, which is not for"):
         read_hub_recipe("hf://evil/tins")
+
+
+def test_a_strangers_recipe_reads_no_local_files_and_reaches_no_server(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (
+        "name: x\ndata: {type: image_folder, path: /home/anna}\nautoencoder: {from_pretrained: ../secret}\n"
+        "loggers: [{type: mlflow, experiment_name: x, tracking_uri: 'http://attacker:5000'}]\n"
+    )
+    hub.add("evil/tins", {"recipe.yaml": text.encode()})
+    for overrides, key in (([], "data.path"), (["data.path=photos"], "autoencoder.from_pretrained")):
+        with pytest.raises(RecipeError, match=f"^hf://evil/tins: its recipe sets {key}, which is not for"):
+            read_hub_recipe("hf://evil/tins", overrides)
+    said: list[str] = []
+    overrides = ["data.path=photos", "autoencoder.from_pretrained=stabilityai/sd-vae-ft-mse"]
+    recipe = read_hub_recipe("hf://evil/tins", overrides, warn=said.append)
+    assert recipe.loggers == Recipe.model_fields["loggers"].default
+    assert said[0] == (
+        "hf://evil/tins: its recipe sets loggers, which are left out; name your own with loggers=[{type: ...}]"
+    )
+    mine = read_hub_recipe("hf://evil/tins", [*overrides, "loggers=[]", "output_dir=/mine"])
+    assert (mine.loggers, mine.output_dir) == ((), "/mine")
 
 
 @pytest.mark.slow

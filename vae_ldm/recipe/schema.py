@@ -1,11 +1,24 @@
 """The recipe: what one run is made of."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, Strict, ValidationInfo, model_validator
 
+from vae_ldm.errors import RecipeError
 from vae_ldm.recipe.agreement import SettingsError, disagreements
-from vae_ldm.recipe.parts import Autoencoder, Data, Diffusion, Evaluation, Hub, Logger, Part, TensorBoard, WholeNumber
+from vae_ldm.recipe.parts import (
+    Autoencoder,
+    Data,
+    Diffusion,
+    Evaluation,
+    Hub,
+    LocalPath,
+    Logger,
+    Part,
+    TensorBoard,
+    WholeNumber,
+)
 from vae_ldm.recipe.upgrade import NEWEST
 
 
@@ -17,7 +30,7 @@ class Recipe(Part):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Name of the run folder inside output_dir."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    output_dir: str = "runs"
+    output_dir: LocalPath = "runs"
     data: Data
     autoencoder: Autoencoder
     diffusion: Diffusion | None = None
@@ -34,6 +47,14 @@ class Recipe(Part):
         if found:
             raise SettingsError(found)
         return self
+
+    @property
+    def run_folder(self) -> Path:
+        """Where everything of the run lies. Raises RecipeError where output_dir names a home folder that is none."""
+        try:
+            return Path(self.output_dir).expanduser() / self.name
+        except RuntimeError:
+            raise RecipeError(f"output_dir: {self.output_dir}: there is no such home folder") from None
 
     @property
     def image_size(self) -> tuple[int, int]:

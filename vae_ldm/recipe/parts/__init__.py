@@ -1,6 +1,20 @@
 """What each part of a recipe may say. Defaults live here and nowhere else; no torch is imported."""
 
-from vae_ldm.recipe.parts.base import ImageSize, Part, Share, Side, WholeNumber, is_free_under_way
+from vae_ldm.recipe.parts.base import (
+    Caption,
+    HubDatasetName,
+    ImageSize,
+    LocalPath,
+    Part,
+    Share,
+    Side,
+    Subfolder,
+    Weights,
+    WholeNumber,
+    Word,
+    is_free_under_way,
+    place_kind,
+)
 from vae_ldm.recipe.parts.data import Data, HubDataset, ImageFolder, RenderedClaims
 from vae_ldm.recipe.parts.loggers import Comet, Logger, MLFlow, TensorBoard, WeightsAndBiases
 from vae_ldm.recipe.parts.losses import (
@@ -32,6 +46,7 @@ __all__ = [
     "Adversarial",
     "Autoencoder",
     "AutoencoderLoss",
+    "Caption",
     "Comet",
     "Data",
     "Diffusion",
@@ -42,9 +57,11 @@ __all__ = [
     "Features",
     "Hub",
     "HubDataset",
+    "HubDatasetName",
     "Huber",
     "ImageFolder",
     "ImageSize",
+    "LocalPath",
     "Logger",
     "Lora",
     "Lpips",
@@ -56,11 +73,15 @@ __all__ = [
     "RenderedClaims",
     "Share",
     "Side",
+    "Subfolder",
     "TensorBoard",
     "TrainedTextEncoder",
     "Trainer",
     "TransformersBackbone",
+    "Weights",
     "WeightsAndBiases",
     "WholeNumber",
+    "Word",
     "is_free_under_way",
+    "place_kind",
 ]

@@ -1,6 +1,10 @@
 """What all parts of a recipe share: strictness, and numbers with bounds."""
 
-from typing import Annotated
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, get_args
 
 from pydantic import (
     BaseModel,
@@ -31,6 +35,49 @@ FreeUnderWay = Field(json_schema_extra={_FREE_UNDER_WAY: True})
 def is_free_under_way(field: FieldInfo) -> bool:
     """Whether a setting is so marked."""
     return isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get(_FREE_UNDER_WAY) is True
+
+
+@dataclass(frozen=True)
+class PlaceKind:
+    """Marks a setting that names a place, and says which words are repositories of the Hub and which are paths."""
+
+    hub_name: str | None
+    """A regular expression for names of repositories; None where the setting is a path whatever it looks like."""
+
+    def is_of_the_hub(self, place: str) -> bool:
+        """Whether `place` is the name of a repository and no path: nothing of its name lies in the current folder."""
+        if self.hub_name is None or re.fullmatch(self.hub_name, place) is None:
+            return False
+        return place.startswith("hf://") or not Path(place.partition("/")[0]).exists()
+
+
+def place_kind(field: FieldInfo) -> PlaceKind | None:
+    """How a setting names a place; None where it names none."""
+    return next(_place_kinds((*field.metadata, field.annotation)), None)
+
+
+def _place_kinds(annotations: Iterable[object]) -> Iterator[PlaceKind]:
+    for annotation in annotations:
+        if isinstance(annotation, PlaceKind):
+            yield annotation
+        else:
+            yield from _place_kinds(get_args(annotation))
+
+
+_NAME = r"[A-Za-z0-9][\w.-]*"
+# No NUL in what becomes a path, and no more than a file system takes.
+_path_text = Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")
+LocalPath = Annotated[str, _path_text, PlaceKind(None)]
+"""A file or folder of this machine."""
+Weights = Annotated[str, _path_text, PlaceKind(rf"(hf://)?{_NAME}/{_NAME}(@[\w./-]+)?")]
+"""ORG/NAME of the Hub, or a file or folder."""
+HubDatasetName = Annotated[str, _path_text, PlaceKind(rf"{_NAME}(/{_NAME})?")]
+"""A data set of the Hub, or a folder."""
+Word = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\x00-\x1f\x7f]+$")]
+"""A name that somebody else gave: of a column, a branch, a project."""
+Subfolder = Annotated[str, Field(max_length=1000, pattern=r"^[\w-][\w.-]*(/[\w-][\w.-]*)*$")]
+"""A folder inside a repository or another folder, never above it."""
+Caption = Annotated[str, Field(max_length=10_000)]
 
 
 class Part(BaseModel):

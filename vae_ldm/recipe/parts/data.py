@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from vae_ldm.recipe.parts.base import ImageSize, Part, Share, WholeNumber
+from vae_ldm.recipe.parts.base import Caption, HubDatasetName, ImageSize, LocalPath, Part, Share, WholeNumber, Word
 
 
 class _Pictures(Part):
@@ -18,7 +18,7 @@ class _Pictures(Part):
     """Mirror half of the training pictures, anew each time they are seen."""
     color_jitter: Share = 0.0
     """Largest relative change of brightness, contrast and saturation while training; 0 is off."""
-    caption_template: str = "a photo of {label}"
+    caption_template: Caption = "a photo of {label}"
     """Caption of a picture that has a class but no caption of its own; underscores in a class name become spaces."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share held out by a hash of the file name, used only where the data has no validation split."""
@@ -40,8 +40,8 @@ class ImageFolder(_Pictures):
     """A folder as `datasets` imagefolder reads it: class folders, or metadata.jsonl, with or without splits."""
 
     type: Literal["image_folder"] = "image_folder"
-    path: str
-    caption_column: str | None = None
+    path: LocalPath
+    caption_column: Word | None = None
     """Column of metadata.jsonl that holds the caption; null: the template on the class, else `caption` or `text`."""
 
 
@@ -49,14 +49,14 @@ class HubDataset(_Pictures):
     """Any `datasets` data set: a Hub name, or a local folder of parquet or webdataset shards."""
 
     type: Literal["hub_dataset"] = "hub_dataset"
-    path: str
-    config_name: str | None = None
-    revision: str | None = None
-    train_split: str = "train"
-    validation_split: str | None = None
-    image_column: str = "image"
-    label_column: str | None = None
-    caption_column: str | None = None
+    path: HubDatasetName
+    config_name: Word | None = None
+    revision: Word | None = None
+    train_split: Word = "train"
+    validation_split: Word | None = None
+    image_column: Word = "image"
+    label_column: Word | None = None
+    caption_column: Word | None = None
     streaming: bool = False
     """Read shard by shard instead of downloading first."""
     max_images: PositiveInt | None = None

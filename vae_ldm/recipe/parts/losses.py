@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from vae_ldm.recipe.parts.base import Part, Share
+from vae_ldm.recipe.parts.base import Part, Share, Weights
 
 
 class L1(Part):
@@ -30,7 +30,7 @@ class TransformersBackbone(Part):
     """Any vision backbone of transformers, from a folder or the Hub."""
 
     type: Literal["transformers"] = "transformers"
-    from_pretrained: str
+    from_pretrained: Weights
 
 
 class Lpips(Part):

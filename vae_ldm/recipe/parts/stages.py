@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, Strict
 
-from vae_ldm.recipe.parts.base import ImageSize, Part, Share, WholeNumber
+from vae_ldm.recipe.parts.base import ImageSize, Part, Share, Subfolder, Weights, WholeNumber, Word
 from vae_ldm.recipe.parts.losses import AutoencoderLoss, EfficientNetLite, Features
 from vae_ldm.recipe.parts.training import DiffusionTrainer, Ema, Optimizer, Trainer
 
@@ -12,11 +12,11 @@ from vae_ldm.recipe.parts.training import DiffusionTrainer, Ema, Optimizer, Trai
 class Autoencoder(Part):
     """The first stage: photos to latents and back."""
 
-    from_pretrained: str | None = None
+    from_pretrained: Weights | None = None
     """A run, a folder or Hub name with an AutoencoderKL (SD, SDXL or FLUX layout), a pipeline, or a single .safetensors
     file with the original key names; null: from scratch."""
-    revision: str | None = None
-    subfolder: str | None = None
+    revision: Word | None = None
+    subfolder: Subfolder | None = None
     train: Literal["all", "decoder", "nothing"] = "all"
     """What to train of a pretrained one. decoder: encoder, and so every old latent, stays valid."""
     size: Literal["tiny", "small", "sd"] = "tiny"
@@ -47,8 +47,8 @@ class PretrainedTextEncoder(Part):
     """A CLIP text encoder and its tokenizer, frozen, from a folder or the Hub."""
 
     type: Literal["pretrained"] = "pretrained"
-    from_pretrained: str
-    revision: str | None = None
+    from_pretrained: Weights
+    revision: Word | None = None
 
 
 class Lora(Part):
@@ -58,7 +58,7 @@ class Lora(Part):
     alpha: PositiveFloat | None = None
     """The update is scaled by alpha / rank; null: by 1."""
     dropout: Share = 0.0
-    target_modules: Annotated[tuple[str, ...], Strict(False), Field(min_length=1)] = (
+    target_modules: Annotated[tuple[Word, ...], Strict(False), Field(min_length=1)] = (
         "to_q",
         "to_k",
         "to_v",
@@ -72,9 +72,9 @@ class Lora(Part):
 class Diffusion(Part):
     """The second stage: a UNet on cached latents, conditioned by prompt."""
 
-    from_pretrained: str | None = None
+    from_pretrained: Weights | None = None
     """A run, a pipeline folder or Hub name of Stable Diffusion's kind: UNet, text encoder and scheduler; null: anew."""
-    revision: str | None = None
+    revision: Word | None = None
     train: Literal["all", "unet", "attention", "lora"] = "all"
     """all: UNet and text encoder. unet, attention: the text encoder stays. lora: all stays, small updates are added."""
     lora: Lora = Lora()
@@ -116,11 +116,11 @@ class Hub(Part):
     repository: Annotated[str, Field(pattern=r"^\w[\w.-]*/\w[\w.-]*$")]
     """ORG/NAME."""
     private: bool = True
-    revision: str | None = None
+    revision: Word | None = None
     """The branch to push to, made where there is none; null: main."""
-    tag: str | None = None
+    tag: Word | None = None
     """A name for what was pushed when the run was finished."""
-    license: str | None = None
+    license: Word | None = None
     """An identifier of the Hub, such as apache-2.0; null: that of the pretrained weights, where there are any."""
     push_every_n_steps: PositiveInt | None = None
     """Also push the pipeline as it stands every so many steps of the diffusion stage; null: at the end only."""
