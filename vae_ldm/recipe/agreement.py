@@ -33,6 +33,7 @@ def disagreements(recipe: "Recipe") -> Iterator[Disagreement]:
     if "{label}" not in recipe.data.caption_template:
         yield Disagreement(("data.caption_template",), "must hold {label}, where the class's name goes")
     yield from _autoencoder(recipe.autoencoder)
+    yield from _discriminator(recipe)
     if recipe.autoencoder.from_pretrained is None:
         yield from _sizes(recipe)
     if recipe.diffusion is not None:
@@ -60,6 +61,17 @@ def _autoencoder(stage: Autoencoder) -> Iterator[Disagreement]:
     if stage.trainer.precision == "16-mixed":
         text = "16-mixed would scale two losses with one scaler; use bf16-mixed or 32-true"
         yield Disagreement(("autoencoder.trainer.precision",), text)
+
+
+def _discriminator(recipe: "Recipe") -> Iterator[Disagreement]:
+    """The discriminator joins late: a picture that is too small for it would end the run half-way."""
+    adversarial, crop = recipe.autoencoder.loss.adversarial, recipe.autoencoder.crop_size
+    sizes = {"autoencoder.crop_size": crop} if crop is not None else {"data.image_size": recipe.image_size}
+    for key, size in sizes.items():
+        shorter = size if isinstance(size, int) else min(size)
+        if adversarial is not None and shorter < 2**adversarial.num_layers:
+            text = f"its layers halve {shorter} px to less than one; at most {shorter.bit_length() - 1} fit"
+            yield Disagreement(("autoencoder.loss.adversarial.num_layers", key), text)
 
 
 def _kl_weight(stage: Autoencoder) -> Iterator[Disagreement]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from vae_ldm.errors import RecipeError
-from vae_ldm.recipe.document import Mistake, Node, Origin, dotted, parse_value, shown
+from vae_ldm.recipe.document import DEEPEST, OVERRIDE, Mistake, Node, Origin, dotted, parse_value, shown
 from vae_ldm.recipe.parts import AutoencoderLoss, Part
 from vae_ldm.recipe.schema import Recipe
 from vae_ldm.recipe.schema_walk import chosen, parts_below, tag
@@ -18,10 +18,12 @@ def apply_overrides(root: Node, overrides: Sequence[str]) -> list[Mistake]:
     for index, override in enumerate(overrides):
         key, equals, text = override.partition("=")
         path = tuple(key.strip().split("."))
-        origin = Origin(_AFTER_EVERY_LINE + index, f"override {override}", path)
+        origin = Origin(_AFTER_EVERY_LINE + index, f"{OVERRIDE}{override}", path)
         try:
             if not equals or not all(path):
                 raise RecipeError("an override is written key.sub=value")
+            if len(path) > DEEPEST:
+                raise RecipeError(f"nested deeper than {DEEPEST} levels")
             _set(root, path, parse_value(text, origin))
         except RecipeError as error:
             mistakes.append(Mistake(origin, (), str(error)))

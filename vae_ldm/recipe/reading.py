@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from vae_ldm.errors import RecipeError
 from vae_ldm.recipe.document import KeyPath, Mistake, Node, parse_file
-from vae_ldm.recipe.mistakes import disagreements, explain, locate, misspelt_types
+from vae_ldm.recipe.mistakes import MOST_SHOWN, disagreements, explain, locate, misspelt_types
 from vae_ldm.recipe.overrides import apply_overrides
 from vae_ldm.recipe.schema import Recipe
 from vae_ldm.recipe.upgrade import NEWEST, format_of, upgrade, upgraded_text
@@ -50,7 +50,7 @@ def read_recipe(
         mistakes += [mistake for mistake in wrong if mistake.path not in unread]
         mistakes += _disagreements_of_the_rest(root, frozenset(_key(mistake.path) for mistake in wrong))
     if mistakes:
-        raise RecipeError("\n".join(map(str, sorted(mistakes, key=lambda mistake: mistake.origin.order))))
+        raise RecipeError(_in_words(mistakes))
     if warn is not None and (line := _deprecation(recipe, path, number, kl_weight)) is not None:
         warn(line)
     return recipe
@@ -67,6 +67,15 @@ def upgrade_recipe(path: Path) -> tuple[str, list[str]]:
     if number == NEWEST:
         return text, [f"is of format {NEWEST} already"]
     return text, [f"format: {number} -> {NEWEST}", *map(str, changes)]
+
+
+def _in_words(mistakes: list[Mistake]) -> str:
+    """A line for each mistake in order of the file's lines, and one for those that are too many."""
+    ordered = sorted(mistakes, key=lambda mistake: mistake.origin.order)
+    lines = [str(mistake) for mistake in ordered[:MOST_SHOWN]]
+    if len(ordered) > MOST_SHOWN:
+        lines.append(f"... and {len(ordered) - MOST_SHOWN:,} mistakes more")
+    return "\n".join(lines)
 
 
 def _deprecation(recipe: Recipe, path: Path, number: int, kl_weight: Node | None) -> str | None:
@@ -89,8 +98,11 @@ def _deprecation(recipe: Recipe, path: Path, number: int, kl_weight: Node | None
 
 def _under_misspelt_types(error: ValidationError, root: Node, known: set[KeyPath]) -> list[Mistake]:
     """What else is written wrong in parts of an unknown type, taken for the nearest: pydantic stops at the type."""
+    misspelt = list(misspelt_types(error))
+    if not misspelt:
+        return []
     corrected = deepcopy(root)
-    for path, nearest in misspelt_types(error):
+    for path, nearest in misspelt:
         corrected.nearest(path).value = nearest
     try:
         Recipe.model_validate(corrected.plain())

@@ -8,6 +8,7 @@ from pydantic import Field, Strict, ValidationInfo, model_validator
 from vae_ldm.errors import RecipeError
 from vae_ldm.recipe.agreement import SettingsError, disagreements
 from vae_ldm.recipe.parts import (
+    RUN_NAME,
     Autoencoder,
     Data,
     Diffusion,
@@ -27,16 +28,16 @@ class Recipe(Part):
 
     format: Annotated[Literal[2], WholeNumber] = 2
     """Which version of these keys the file is written in; a file without it is read as vae_ldm 0.1 read it."""
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(max_length=200, pattern=RUN_NAME)]
     """Name of the run folder inside output_dir."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     output_dir: LocalPath = "runs"
     data: Data
     autoencoder: Autoencoder
     diffusion: Diffusion | None = None
     evaluation: Evaluation = Evaluation()
     hub: Hub | None = None
-    loggers: Annotated[tuple[Logger, ...], Strict(False)] = (TensorBoard(),)
+    loggers: Annotated[tuple[Logger, ...], Strict(False), Field(max_length=16)] = (TensorBoard(),)
     """Where curves go besides log.csv."""
 
     @model_validator(mode="after")

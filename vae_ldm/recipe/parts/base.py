@@ -24,6 +24,20 @@ def _whole_number(value: object) -> object:
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
+# Every number has an upper bound: one with which a run cannot end is refused before it begins.
+Count = Annotated[int, Field(gt=0, le=1_000_000_000)]
+"""Of steps or pictures."""
+CountOrNone = Annotated[int, Field(ge=0, le=1_000_000_000)]
+"""Of steps, where 0 is none."""
+BatchSize = Annotated[int, Field(gt=0, le=65_536)]
+Width = Annotated[int, Field(gt=0, le=8192)]
+"""Of a layer, in channels."""
+Weight = Annotated[float, Field(ge=0, le=1_000_000)]
+"""Of a loss term; 0 leaves it out."""
+PositiveWeight = Annotated[float, Field(gt=0, le=1_000_000)]
+LearningRate = Annotated[float, Field(gt=0, le=10)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+"""A beta of Adam."""
 Side = Annotated[int, Field(ge=8, le=4096)]
 ImageSize = Side | Annotated[tuple[Side, Side], Strict(False)]
 WholeNumber = BeforeValidator(_whole_number)
@@ -65,17 +79,30 @@ def _place_kinds(annotations: Iterable[object]) -> Iterator[PlaceKind]:
 
 
 _NAME = r"[A-Za-z0-9][\w.-]*"
+RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+REPOSITORY = r"^\w[\w.-]*/\w[\w.-]*$"
+_PATH = r"^[^\x00]+$"
+_WORD = r"^[^\x00-\x1f\x7f]+$"
+_SUBFOLDER = r"^[\w-][\w.-]*(/[\w-][\w.-]*)*$"
+PATTERNS = {
+    RUN_NAME: "must begin with a letter or digit and hold letters, digits, '.', '_' and '-' only",
+    REPOSITORY: "must be ORG/NAME, in letters, digits and . _ -",
+    _PATH: "holds a character that no path has",
+    _WORD: "holds a control character",
+    _SUBFOLDER: "must be a folder below it, such as vae",
+}
+"""What is wrong with a text that does not match."""
 # No NUL in what becomes a path, and no more than a file system takes.
-_path_text = Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")
+_path_text = Field(min_length=1, max_length=4096, pattern=_PATH)
 LocalPath = Annotated[str, _path_text, PlaceKind(None)]
 """A file or folder of this machine."""
-Weights = Annotated[str, _path_text, PlaceKind(rf"(hf://)?{_NAME}/{_NAME}(@[\w./-]+)?")]
+PretrainedWeights = Annotated[str, _path_text, PlaceKind(rf"(hf://)?{_NAME}/{_NAME}(@[\w./-]+)?")]
 """ORG/NAME of the Hub, or a file or folder."""
 HubDatasetName = Annotated[str, _path_text, PlaceKind(rf"{_NAME}(/{_NAME})?")]
 """A data set of the Hub, or a folder."""
-Word = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Word = Annotated[str, Field(min_length=1, max_length=1000, pattern=_WORD)]
 """A name that somebody else gave: of a column, a branch, a project."""
-Subfolder = Annotated[str, Field(max_length=1000, pattern=r"^[\w-][\w.-]*(/[\w-][\w.-]*)*$")]
+Subfolder = Annotated[str, Field(max_length=1000, pattern=_SUBFOLDER)]
 """A folder inside a repository or another folder, never above it."""
 Caption = Annotated[str, Field(max_length=10_000)]
 

@@ -2,9 +2,19 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
-from vae_ldm.recipe.parts.base import Caption, HubDatasetName, ImageSize, LocalPath, Part, Share, WholeNumber, Word
+from vae_ldm.recipe.parts.base import (
+    Caption,
+    Count,
+    HubDatasetName,
+    ImageSize,
+    LocalPath,
+    Part,
+    Share,
+    WholeNumber,
+    Word,
+)
 
 
 class _Pictures(Part):
@@ -24,7 +34,7 @@ class _Pictures(Part):
     """Share held out by a hash of the file name, used only where the data has no validation split."""
     max_unreadable_share: Share = 0.01
     """Unreadable files are listed and skipped up to this share; beyond it the run stops before training."""
-    max_pixels: PositiveInt = 89_478_485
+    max_pixels: Annotated[int, Field(gt=0, le=10_000_000_000)] = 89_478_485
     """A picture with more pixels than this is refused as a decompression bomb (Pillow's own limit)."""
 
 
@@ -32,8 +42,8 @@ class RenderedClaims(_Pictures):
     """Pictures drawn by code: bezels, parcels and tins that are good, cracked, scratched or dented, and labels."""
 
     type: Literal["rendered_claims"] = "rendered_claims"
-    num_train: PositiveInt = 6000
-    num_validation: PositiveInt = 600
+    num_train: Count = 6000
+    num_validation: Count = 600
 
 
 class ImageFolder(_Pictures):
@@ -59,7 +69,7 @@ class HubDataset(_Pictures):
     caption_column: Word | None = None
     streaming: bool = False
     """Read shard by shard instead of downloading first."""
-    max_images: PositiveInt | None = None
+    max_images: Count | None = None
     """Stop after this many training pictures; null: all of them."""
 
 
