@@ -219,6 +219,7 @@ def test_a_strangers_recipe_reads_no_local_files_and_reaches_no_server(hub, tmp_
     for overrides, key in (([], "data.path"), (["data.path=photos"], "autoencoder.from_pretrained")):
         with pytest.raises(RecipeError, match=f"^hf://evil/tins: its recipe sets {key}, which is not for"):
             read_hub_recipe("hf://evil/tins", overrides)
+    assert read_hub_recipe("hf://evil/tins", only_shown=True).data.path == "/home/anna"
     said: list[str] = []
     overrides = ["data.path=photos", "autoencoder.from_pretrained=stabilityai/sd-vae-ft-mse"]
     recipe = read_hub_recipe("hf://evil/tins", overrides, warn=said.append)

@@ -25,11 +25,11 @@ def _is_on_the_hub(recipe: str) -> bool:
     return recipe.startswith("hf://")
 
 
-def read_recipe_argument(recipe: str, overrides: list[str] | None) -> "Recipe":
+def read_recipe_argument(recipe: str, overrides: list[str] | None, *, only_shown: bool = False) -> "Recipe":
     if _is_on_the_hub(recipe):
         from vae_ldm.run.replay import read_hub_recipe
 
-        return read_hub_recipe(recipe, overrides or (), warn=_warn)
+        return read_hub_recipe(recipe, overrides or (), only_shown=only_shown, warn=_warn)
     from vae_ldm.recipe import find_recipe, read_recipe
 
     return read_recipe(find_recipe(recipe), overrides or (), warn=_warn)
@@ -46,7 +46,7 @@ def check(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     """Say whether a recipe is in order, or all that is wrong with it."""
     from vae_ldm.recipe import find_recipe
 
-    read_recipe_argument(recipe, overrides)
+    read_recipe_argument(recipe, overrides, only_shown=True)
     typer.echo(f"{recipe if _is_on_the_hub(recipe) else find_recipe(recipe)}: in order")
 
 
@@ -55,7 +55,7 @@ def show(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     """Print a recipe with every default written out."""
     from vae_ldm.recipe import dump_recipe
 
-    typer.echo(dump_recipe(read_recipe_argument(recipe, overrides)), nl=False)
+    typer.echo(dump_recipe(read_recipe_argument(recipe, overrides, only_shown=True)), nl=False)
 
 
 @app.command()

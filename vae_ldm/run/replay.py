@@ -7,13 +7,20 @@ from vae_ldm.errors import RecipeError
 from vae_ldm.hub import download_recipe
 from vae_ldm.recipe import Recipe, read_recipe
 from vae_ldm.recipe.document import parse_file
-from vae_ldm.recipe.portable import decided_by_a_stranger
+from vae_ldm.recipe.portable import NOT_TRAVELLING, decided_by_a_stranger
 
 
-def read_hub_recipe(name: str, overrides: Sequence[str] = (), *, warn: Callable[[str], None] | None = None) -> Recipe:
+def read_hub_recipe(
+    name: str,
+    overrides: Sequence[str] = (),
+    *,
+    only_shown: bool = False,
+    warn: Callable[[str], None] | None = None,
+) -> Recipe:
     """The recipe of hf://ORG/NAME or hf://ORG/NAME@REVISION under `overrides`; `warn` as of `read_recipe`.
 
-    A stranger must not decide what is for whoever runs it: loggers are left out, and `warn` is told so.
+    A stranger must not decide what is for whoever runs it: loggers are left out, and `warn` is told so. A recipe that
+    is `only_shown` may lack the paths that its maker has left out.
 
     Raises HubError where there is no recipe, and RecipeError where it is wrong, or says where to write, where to push
     or which local files to read, and no override says otherwise.
@@ -23,6 +30,8 @@ def read_hub_recipe(name: str, overrides: Sequence[str] = (), *, warn: Callable[
         warn(f"{name}: its recipe sets loggers, which are left out; name your own with loggers=[{{type: ...}}]")
     recipe = read_recipe(path, overrides, without=["loggers"], warn=warn)
     for key in decided_by_a_stranger(recipe, overrides):
+        if only_shown and key not in NOT_TRAVELLING:
+            continue
         raise RecipeError(
             f"{name}: its recipe sets {key}, which is not for a recipe from the Hub to decide; "
             f"set it yourself with {key}=..."
