@@ -269,3 +269,10 @@ def test_a_recipe_with_mistakes_is_not_upgraded(write):
 def test_a_recipe_made_in_python_is_of_the_newest_format():
     settings = {"name": "a", "data": {"type": "rendered_claims"}, "autoencoder": {}}
     assert Recipe.model_validate(settings).format == NEWEST
+
+
+@pytest.mark.parametrize(("rank", "num_lines"), [("0", 1), ("1", 0)])
+def test_of_several_processes_one_says_what_is_deprecated(write, rank, num_lines):
+    result = CliRunner().invoke(app, ["recipe", "check", str(write())], env={"RANK": rank})
+    assert result.stdout == "r.yaml: in order\n"
+    assert len(result.stderr.splitlines()) == num_lines

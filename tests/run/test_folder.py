@@ -85,7 +85,7 @@ def test_a_finished_run_of_format_1_takes_its_old_recipe_and_the_packaged_one_of
         run.adopt(read_recipe(file))
         shutil.copy(old / f"{name}.resolved.yaml", run.recipe)
     changed = read_recipe(old / f"{name}.yaml", ["seed=7"])
-    with pytest.raises(RecipeError, match="is finished with another recipe .seed: 0 -> 7.; give the run a new name"):
+    with pytest.raises(RecipeError, match=r"is finished with another recipe \(seed: 0 -> 7\); give the run a new name"):
         run.adopt(changed)
 
 
