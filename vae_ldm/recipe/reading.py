@@ -48,7 +48,7 @@ def read_recipe(
         wrong = explain(error, root)
         wrong += _under_misspelt_types(error, root, {mistake.path for mistake in wrong})
         mistakes += [mistake for mistake in wrong if mistake.path not in unread]
-        mistakes += _disagreements_of_the_rest(root, frozenset(_key(mistake.path) for mistake in wrong))
+        mistakes += _disagreements_of_the_rest(root, frozenset(_key(mistake.path) for mistake in wrong), context)
     if mistakes:
         raise RecipeError(_in_words(mistakes))
     if warn is not None and (line := _deprecation(recipe, path, number, kl_weight)) is not None:
@@ -71,7 +71,7 @@ def upgrade_recipe(path: Path) -> tuple[str, list[str]]:
 
 def _in_words(mistakes: list[Mistake]) -> str:
     """A line for each mistake in order of the file's lines, and one for those that are too many."""
-    ordered = sorted(mistakes, key=lambda mistake: mistake.origin.order)
+    ordered = sorted(mistakes, key=lambda mistake: (not mistake.text, mistake.origin.order))
     lines = [str(mistake) for mistake in ordered[:MOST_SHOWN]]
     if len(ordered) > MOST_SHOWN:
         lines.append(f"... and {len(ordered) - MOST_SHOWN:,} mistakes more")
@@ -112,10 +112,10 @@ def _under_misspelt_types(error: ValidationError, root: Node, known: set[KeyPath
     return []
 
 
-def _disagreements_of_the_rest(root: Node, wrong: frozenset[KeyPath]) -> list[Mistake]:
+def _disagreements_of_the_rest(root: Node, wrong: frozenset[KeyPath], context: dict[str, int]) -> list[Mistake]:
     """Settings that cannot work together, which pydantic looks at only once each is right by itself."""
     try:
-        Recipe.model_validate(root.plain(without=wrong))
+        Recipe.model_validate(root.plain(without=wrong), context=context)
     except ValidationError as error:
         return [
             locate(disagreement, root)
