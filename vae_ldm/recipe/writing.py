@@ -9,10 +9,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.nodes import ScalarNode, SequenceNode
 from ruamel.yaml.representer import SafeRepresenter
 
+from vae_ldm.files import write_whole
 from vae_ldm.recipe.document import read_scalar, shown
 from vae_ldm.recipe.schema import Recipe
 from vae_ldm.recipe.stages import TRAINED
-from vae_ldm.whole_file import write_whole
 
 _LINE_SEPARATORS = frozenset("\x85\u2028\u2029")
 """Line breaks to ruamel, which would fold them; between double quotes they are escaped."""
