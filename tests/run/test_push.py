@@ -210,6 +210,18 @@ def test_a_strangers_recipe_does_not_say_where_to_write_or_push(hub, line, key):
         read_hub_recipe("hf://evil/tins")
 
 
+@pytest.mark.parametrize("name", ["claims-32", "thermal-solar", "finetune-lora"])
+def test_a_push_of_format_1_is_run_as_it_was(hub, name):
+    """recipe/format_1 holds what commit 3f0c8c3 pushed: the resolved recipe, with paths and without a number."""
+    old = Path(__file__).parents[1] / "recipe" / "format_1" / f"{name}.resolved.yaml"
+    hub.add("acme/old", {"recipe.yaml": old.read_bytes()})
+    overrides = [] if name == "claims-32" else ["data.path=../photos"]
+    assert read_hub_recipe("hf://acme/old", overrides) == read_recipe(old)
+    if overrides:
+        with pytest.raises(RecipeError, match=r"^hf://acme/old: its recipe sets data\.path"):
+            read_hub_recipe("hf://acme/old")
+
+
 def test_a_strangers_recipe_reads_no_local_files_and_reaches_no_server(hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (
