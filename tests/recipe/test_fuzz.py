@@ -10,7 +10,7 @@ import pytest
 from vae_ldm.errors import RecipeError
 from vae_ldm.recipe import dump_recipe, packaged_recipes, read_recipe
 
-NUM_MUTATIONS = 25
+NUM_MUTATIONS = 20
 """Of each packaged recipe, as a text and by an override each."""
 SLOWEST_SECONDS = 1.0
 
