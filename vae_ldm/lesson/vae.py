@@ -136,3 +136,15 @@ class Vae:
         squared = float(squared_error(reconstruction, pixels).mean())
         kl = float(kl_divergence(mean, logvar).sum(axis=1).mean())
         return {"loss": squared + self.beta * kl, "reconstruction": squared, "kl": kl}
+
+
+def encoder_gradients(pixels: Array) -> dict[str, float]:
+    """Length of the encoder's gradient from the squared error alone, with and without the reparameterisation."""
+    lengths = {}
+    samplings = {"z = m + s eps, eps held constant:": None, "z as drawn, m and s forgotten:": PlainDraw()}
+    for name, sampling in samplings.items():
+        model = Vae(beta=0.0, seed=0, sampling=sampling)
+        model.learn(pixels, np.random.default_rng(0))
+        squares = sum(float((parameter.gradient**2).sum()) for parameter in model.encoder_parameters())
+        lengths[name] = float(np.sqrt(squares))
+    return lengths
