@@ -1,4 +1,4 @@
-"""Grey patches of 5x5 pixels, as if cut out of photos of parcels: clean ones and damaged ones."""
+"""Grey patches of 5x5 pixels, clean and damaged, which look as if they were cut out of photos of parcels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,9 +32,9 @@ class Patches:
 
 
 def draw_patch(kind: str, *, place: float, strength: float) -> Array:
-    """One patch [25] without noise: what is on it lies at `place` in [-1, 1] and is as dark as `strength` in [0, 1].
+    """One patch [25] without noise, whose content lies at `place` in [-1, 1] and is as dark as `strength` in [0, 1].
 
-    So a patch has two degrees of freedom and its kind, however many pixels it is written in. Paper has no place.
+    A patch has these two degrees of freedom and its kind, however many pixels it has. Paper has no place.
     """
     if kind == "paper":  # a blank sheet in the light or in the shade
         pixels = np.full((SIDE, SIDE), 0.4 + 0.6 * strength)
@@ -55,7 +55,7 @@ def draw_patch(kind: str, *, place: float, strength: float) -> Array:
 def draw_patches(count: int, *, seed: int, noise: float = CAMERA_NOISE, only_kinds: Sequence[str] = KINDS) -> Patches:
     """`count` patches: each kind equally often, place and strength (from 0.5) at random, then the camera's noise.
 
-    With `noise` 0 they are the clean patches behind those that the same seed gives otherwise.
+    With `noise` 0 they are the patches of the same seed before the camera's noise is added.
     """
     rng = np.random.default_rng(seed)
     kinds = np.array([KINDS.index(kind) for kind in only_kinds])[rng.permutation(np.arange(count) % len(only_kinds))]

@@ -48,7 +48,7 @@ NUM_TRAIN, NUM_VALIDATION = 2000, 500
 NUM_STEPS = 2000
 MAX_BETA = 1000  # far beyond collapse
 BETAS = (0.0, 0.01, 0.1, 1.0, 4.0)
-DIRT = 0.15  # standard deviation of the noise that the autoencoder is to remove
+STRONG_NOISE = 0.15  # standard deviation of the noise that the autoencoder is to remove
 
 TRAVERSED_BETAS = (0.01, 0.1, 1.0)
 PRINT_STEPS_SHARE = 0.3  # of the steps that five kinds take
@@ -170,13 +170,13 @@ from {NUM_LATENTS} numbers:
     codes = [f"({signed(a)}, {signed(b)})" for a, b in model.encode(four)]
     for line in beside(model.reconstruct(four), [f"{n + 1}: {code}" for n, code in enumerate(codes)]):
         say(line)
-    dirty = add_noise(clean, DIRT, np.random.default_rng(2))
-    before, after = (f"{100 * rms(pixels, clean):.1f} %" for pixels in (dirty, model.reconstruct(dirty)))
+    noisy = add_noise(clean, STRONG_NOISE, np.random.default_rng(2))
+    before, after = (f"{100 * rms(pixels, clean):.1f} %" for pixels in (noisy, model.reconstruct(noisy)))
     kind_by_code, kind_by_pixels = (percent(same_kind(by, material.validation, material.train)) for by in (model, None))
     from_prior, from_fitted = percent(judgement.prior.real), percent(judgement.fitted.real)
     middle_of_codes, middle_of_pixels = (percent(halfway(by, material.meter)) for by in (model, None))
     say(f"""
-Denoising   Noise of {100 * DIRT:.0f} % changes a patch by {before}. After the autoencoder the patch is
+Denoising   Noise of {100 * STRONG_NOISE:.0f} % changes a patch by {before}. After the autoencoder the patch is
             off by {after}, because the decoder knows patches and no noise.
 Neighbours  Similar patches have similar codes. The nearest patch by the {NUM_LATENTS} numbers is of
             the same kind in {kind_by_code} of the cases, and by all {NUM_PIXELS} pixels in {kind_by_pixels}.
@@ -313,11 +313,12 @@ latent tells of a factor beyond the other, mean over factors (Chen 2018).
     say("""
 The shares are those of the first start. At beta 0.01 the gap depends on the start: here
 both latents tell both factors. At beta 0.1 one latent changes the place and the other
-the strength, whichever start it is. A posterior has independent noise on its latents,
-and that noise costs least where the latents change a patch in orthogonal ways, as place
-and strength of print do (Rolinek 2019). At beta 0.4 one latent is given up, and nothing
-tells the strength. More beta makes the result depend less on the start, until it costs
-a latent. The VAEs of chapter 5 have three factors to tell:
+the strength, after each of the three starts. A posterior has independent noise on its
+latents, and that noise costs least where the latents change a patch in orthogonal ways,
+as place and strength of print do (Rolinek 2019). At beta 0.4 one latent is given up,
+and hardly anything tells the strength. So more beta does not raise the gap by itself.
+It makes the gap depend less on the start, until it costs a latent.
+The VAEs of chapter 5 have three factors to tell:
 
     beta latent      kind     place  strength    changes                   MIG""")
     grid = draw_factor_grid()
