@@ -9,7 +9,7 @@ from PIL import Image
 from vae_ldm.data.decoding import SUFFIXES, UnreadablePictureError, decode_picture, pillow_limit_lifted
 from vae_ldm.data.sources import existing_folder, list_files
 from vae_ldm.errors import DataError
-from vae_ldm.wording import counted
+from vae_ldm.text import counted
 
 MAX_DEFAULT_SIDE = 512
 

@@ -11,7 +11,7 @@ from vae_ldm.data.decoding import SUFFIXES, Resize, UnreadablePictureError, deco
 from vae_ldm.data.image_folder import CAPTION_COLUMNS, METADATA_NAMES, SPLIT_NAMES, read_metadata
 from vae_ldm.data.sources import Record, existing_folder, list_files
 from vae_ldm.errors import DataError, ManyUnreadableError
-from vae_ldm.wording import counted
+from vae_ldm.text import counted
 
 MAX_UNREADABLE_SHARE = 0.01
 

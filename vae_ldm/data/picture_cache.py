@@ -20,8 +20,8 @@ from vae_ldm.data.picture_writer import PicturesWriter
 from vae_ldm.data.pictures import Pictures, PictureSplits, open_pictures
 from vae_ldm.data.sources import SPLITS, PictureSource, Record, Split, sort_class_names
 from vae_ldm.errors import DataError
-from vae_ldm.whole_file import naming, write_whole
-from vae_ldm.wording import counted
+from vae_ldm.files import naming, write_whole
+from vae_ldm.text import counted
 
 Progress = Callable[[int, int | None], None]
 
