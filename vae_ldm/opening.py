@@ -74,7 +74,7 @@ def read_run_recipe(paths: RunPaths) -> Recipe:
     """The recipe that a run keeps. Raises VaeLdmError where the folder is no run."""
     if not paths.recipe.is_file():
         raise VaeLdmError(f"{paths.path}: is no run folder (it has no recipe.yaml); give the folder that train made")
-    return read_recipe(paths.recipe)
+    return read_recipe(paths.recipe, as_trained=True)
 
 
 def read_pictures(recipe: Recipe, paths: RunPaths, console: Console) -> PictureSplits:
@@ -153,7 +153,7 @@ class ModelSettings:
 def settings_of(source: str | Path) -> ModelSettings:
     """Of the run that `source` is or whose pipeline folder it is, or of a model that comes from elsewhere."""
     run = run_of(Path(source))
-    recipe = None if run is None else read_recipe(run.recipe)
+    recipe = None if run is None else read_recipe(run.recipe, as_trained=True)
     data = parts.ImageFolder(path="") if recipe is None else recipe.data
     evaluation = parts.Evaluation() if recipe is None else recipe.evaluation
     return ModelSettings(

@@ -5,12 +5,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from vae_ldm.recipe import Recipe
-from vae_ldm.recipe.parts import Part
+from vae_ldm.recipe.parts import Part, place_kind
 
 P = TypeVar("P", bound=Part)
-
-_KEYS = ("path", "from_pretrained")
-"""What may name a file or folder of this machine; where there is none, it is a name of the Hub, or a mistake."""
 
 
 def placed(recipe: Recipe) -> Recipe:
@@ -23,11 +20,11 @@ def placed(recipe: Recipe) -> Recipe:
 
 def _placed(part: P) -> P:
     updates: dict[str, object] = {}
-    for key in type(part).model_fields:
+    for key, field in type(part).model_fields.items():
         value = getattr(part, key)
         if isinstance(value, Part):
             updates[key] = _placed(value)
-        elif key in _KEYS and isinstance(value, str) and Path(_full(value)).exists():
+        elif isinstance(value, str) and (kind := place_kind(field)) is not None and not kind.is_of_the_hub(value):
             updates[key] = _full(value)
     return part.model_copy(update=updates)
 
