@@ -3,8 +3,8 @@
 The desk opens runs through here alone, and meets neither Lightning nor a stage of training on the way.
 """
 
-import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,13 +22,20 @@ from vae_ldm.files import finish_swap
 from vae_ldm.models.unet import sample_size
 from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
 from vae_ldm.recipe import Recipe, parts, read_recipe
+from vae_ldm.stored_json import StoredKind
 from vae_ldm.terminal import StepReport, new_console
 
 
+_METRICS = StoredKind(newest=1, sealed_from=2, unnumbered=1, cure="measure the run again with vae-ldm evaluate")
+"""metrics.json: it travels with a push for others to read, so it holds numbers alone, and no digest of ours."""
+
+
 class RunPaths:
-    """Where everything of the run folder at `path` lies."""
+    """Where everything of the run folder at `path` lies; `~` is the home folder."""
 
     def __init__(self, path: Path) -> None:
+        with suppress(RuntimeError):  # ~somebody who has no home: there is no such folder
+            path = path.expanduser()
         self.path = path
         self.recipe = path / "recipe.yaml"
         self.pictures = path / "pictures"
@@ -96,7 +103,7 @@ def read_pictures(recipe: Recipe, paths: RunPaths, console: Console) -> PictureS
     }
     try:
         source = build_source(recipe)
-    except DataError as error:
+    except PhotosMissingError as error:
         cached = cached_pictures(paths.pictures, **settings)
         if cached is None:
             raise
@@ -116,8 +123,9 @@ def read_pictures(recipe: Recipe, paths: RunPaths, console: Console) -> PictureS
 
 def run_of(source: Path) -> RunPaths | None:
     """The run that `source` is, or whose pipeline folder it is; None elsewhere."""
-    finish_swap(source)
-    for run in (RunPaths(source), RunPaths(source.resolve().parent)):
+    run = RunPaths(source)
+    finish_swap(run.path)
+    for run in (run, RunPaths(run.path.resolve().parent)):
         if run.recipe.is_file() and run.autoencoder.is_dir():
             return run
     return None
@@ -182,11 +190,14 @@ def open_pipeline(source: Path | str) -> LatentDiffusionPipeline:
 
 
 def read_metrics(run_dir: Path) -> dict[str, Any]:
-    """The contents of metrics.json over empty ones: a run that was not evaluated yet has no numbers, but has a page."""
+    """The contents of metrics.json over empty ones: a run that was not evaluated yet has no numbers, but has a page.
+
+    Raises DataError where the file is damaged.
+    """
     empty: dict[str, Any] = {"name": run_dir.resolve().name, "created": "", "device": ""}
     empty |= {"measurements": [], "timings": [], "versions": {}, "data": {}, "parameters": {}}
-    path = run_dir / "metrics.json"
-    return empty | (json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {})
+    path = RunPaths(run_dir).metrics
+    return empty | (_METRICS.read(path) if path.is_file() else {})
 
 
 def usual_psnr(source: str | Path) -> float | None:
