@@ -61,5 +61,5 @@ def test_pictures_serve_where_their_photos_are_gone(tmp_path: Path, mount_point:
     assert np.array_equal(after.train.images, before.train.images)
     (line,) = said
     assert line.endswith(f"going on with the pictures in {cache}, which were decoded from it")
-    with pytest.raises(DataError, match="does not exist|no pictures in"):  # they were decoded in another way
+    with pytest.raises(DataError, match=r"does not exist|no pictures in"):  # they were decoded in another way
         read_pictures(_recipe(str(photos), resize="pad"), cache, say=said.append)
