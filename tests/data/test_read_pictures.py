@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import recipe_settings
-from vae_ldm.build import read_pictures, with_lasting_path
+from vae_ldm.assembly import read_pictures, with_lasting_path
 from vae_ldm.errors import DataError
 from vae_ldm.recipe import Recipe
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
-from vae_ldm import front_door
+from vae_ldm import loading
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 from vae_ldm.pipelines.latent_diffusion import slerp
@@ -21,7 +21,7 @@ def seeded(seed=0):
 
 @pytest.fixture
 def pipeline(trained_run):
-    pipeline = front_door.pipeline(trained_run.path)
+    pipeline = loading.pipeline(trained_run.path)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -104,7 +104,7 @@ def test_latents_of_any_number_of_channels_and_alpha_are_varied(make_recipe, tmp
 
     one_step = {"autoencoder__trainer__max_steps": 1, "diffusion__trainer__max_steps": 1}
     train_run(make_recipe(data__channels=4, autoencoder__latent_channels=8, **one_step))
-    pipeline = front_door.pipeline(tmp_path / "nano")
+    pipeline = loading.pipeline(tmp_path / "nano")
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline.vary(PHOTOS, n=1, **QUICK).images.shape == (2, 14, 22, 4)
 

@@ -9,9 +9,9 @@ from diffusers import AutoencoderKL
 from tests.run.conftest import assert_same_weights
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.models.latent_scaling import latent_statistics
+from vae_ldm.opening import open_pipeline
 from vae_ldm.run.export import export_checkpoint
 from vae_ldm.run.folder import RunFolder
-from vae_ldm.run.generate import open_pipeline
 
 
 def test_the_last_checkpoint_is_the_pipeline_of_the_run(trained_run, tmp_path):

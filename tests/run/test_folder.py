@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from vae_ldm.cli import app
 from vae_ldm.errors import DataError, RecipeError, RunError, VaeLdmError
-from vae_ldm.run.folder import RunFolder, whole_folder, write_json
+from vae_ldm.files import whole_folder, write_json
+from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.stages import train_run
 
 

@@ -16,9 +16,10 @@ from tests.hub.server import HubServer
 from tests.run.conftest import assert_same_weights
 from tests.run.test_pretrained_stages import save_autoencoder
 from vae_ldm.errors import HubError, RecipeError, RunError, VaeLdmError, WeightsError
+from vae_ldm.files import write_json
 from vae_ldm.hub import Pushed, download, pull
 from vae_ldm.recipe import dump_recipe, read_recipe
-from vae_ldm.run.folder import RunFolder, write_json
+from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.push import push
 from vae_ldm.run.replay import read_hub_recipe
 from vae_ldm.run.stages import train_run

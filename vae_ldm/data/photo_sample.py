@@ -9,7 +9,7 @@ from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow
 from vae_ldm.data.listing import existing_folder, find_photos, tell
 from vae_ldm.data.names import as_text
 from vae_ldm.errors import DataError
-from vae_ldm.wording import counted
+from vae_ldm.text import counted
 
 MAX_DEFAULT_SIDE = 512
 

@@ -15,7 +15,7 @@ from vae_ldm.data.names import as_text
 from vae_ldm.data.sources import Record
 from vae_ldm.data.unreadable import MAX_UNREADABLE_SHARE
 from vae_ldm.errors import ManyUnreadableError
-from vae_ldm.wording import counted
+from vae_ldm.text import counted
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,8 +24,8 @@ from vae_ldm.data.sources import SPLITS, PictureSource, Record, sort_class_names
 from vae_ldm.data.stored_pictures import FORMAT, DamagedPicturesError, StoredPictures, read_stored
 from vae_ldm.data.unreadable import Unreadable, left_out_lines
 from vae_ldm.errors import DataError
-from vae_ldm.whole_file import naming
-from vae_ldm.wording import counted
+from vae_ldm.files import naming
+from vae_ldm.text import counted
 
 Progress = Callable[[int, int | None], None]
 

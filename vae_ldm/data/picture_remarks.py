@@ -8,7 +8,7 @@ import numpy as np
 from vae_ldm.data.decoding import Remark
 from vae_ldm.data.names import shown
 from vae_ldm.data.pictures import PictureSplits
-from vae_ldm.wording import counted
+from vae_ldm.text import counted
 
 _FEW_LEVELS = 64
 

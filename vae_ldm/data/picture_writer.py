@@ -12,7 +12,7 @@ import numpy as np
 
 from vae_ldm.data.sources import SPLITS, Split, sort_class_names
 from vae_ldm.data.stored_pictures import StoredPictures, index_of
-from vae_ldm.whole_file import write_whole
+from vae_ldm.files import write_whole
 
 _CHUNK = 256
 

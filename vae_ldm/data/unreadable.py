@@ -5,8 +5,8 @@ from pathlib import Path
 
 from vae_ldm.data.names import shown
 from vae_ldm.errors import ManyUnreadableError
-from vae_ldm.whole_file import write_whole
-from vae_ldm.wording import counted
+from vae_ldm.files import write_whole
+from vae_ldm.text import counted
 
 MAX_UNREADABLE_SHARE = 0.01
 MAX_SHOWN = 5

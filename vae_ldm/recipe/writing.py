@@ -8,10 +8,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.nodes import ScalarNode, SequenceNode
 from ruamel.yaml.representer import SafeRepresenter
 
+from vae_ldm.files import write_whole
 from vae_ldm.recipe.agreement import DERIVED_FROM_WEIGHTS
 from vae_ldm.recipe.document import read_scalar, shown
 from vae_ldm.recipe.schema import Recipe
-from vae_ldm.whole_file import write_whole
 
 
 class _Representer(SafeRepresenter):

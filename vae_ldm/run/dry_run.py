@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from vae_ldm.build import (
+from vae_ldm.assembly import (
     build_autoencoder,
     build_diffusion,
     build_lit_autoencoder,
@@ -18,10 +18,10 @@ from vae_ldm.build import (
 )
 from vae_ldm.data.crop_advice import crop_advice
 from vae_ldm.data.picture_cache import Preview, examples, inspect_pictures
+from vae_ldm.hardware import Network, fastest_precision
 from vae_ldm.models.pixels import as_images
 from vae_ldm.recipe import parts
 from vae_ldm.run.session import Session
-from vae_ldm.training.hardware import Network, fastest_precision
 from vae_ldm.training.progress import format_seconds
 
 _NUM_TIMED_STEPS = 3

@@ -5,14 +5,15 @@ from pathlib import Path
 from diffusers import AutoencoderKL
 from torch import nn
 
-from vae_ldm.build import DiffusionParts, build_autoencoder, build_diffusion
+from vae_ldm.assembly import DiffusionParts, build_autoencoder, build_diffusion
 from vae_ldm.errors import VaeLdmError, WeightsError
+from vae_ldm.files import whole_folder
 from vae_ldm.models.autoencoder import load_autoencoder
 from vae_ldm.run.autoencoder_stage import finish_autoencoder
 from vae_ldm.run.diffusion_stage import picture_prompts, save_pipeline, vocabulary
 from vae_ldm.run.fitting import module_weights
-from vae_ldm.run.folder import RunFolder, Stage, whole_folder
-from vae_ldm.run.session import Session, open_run
+from vae_ldm.run.folder import RunFolder, Stage
+from vae_ldm.run.session import Session
 from vae_ldm.training.callbacks import checkpoint_step, run_checkpoints
 
 
@@ -22,7 +23,7 @@ def export_checkpoint(run_dir: Path, *, checkpoint: str | None = None, output_di
     `checkpoint` is a path or a step of the diffusion stage; None takes the newest of the furthest stage. Raises
     VaeLdmError where there is no such checkpoint, or the output folder exists already.
     """
-    session = open_run(run_dir)
+    session = Session.opened(run_dir)
     stage, path = _find_checkpoint(session.run, checkpoint)
     target = output_dir or session.run.path / f"{'pipeline' if stage == 'diffusion' else stage}-{path.stem}"
     if target.exists():

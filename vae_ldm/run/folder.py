@@ -2,21 +2,18 @@
 
 import errno
 import fcntl
-import io
 import json
 import os
-import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image
-
 from vae_ldm.errors import RecipeError, RunError, VaeLdmError
+from vae_ldm.files import remove, write_json
+from vae_ldm.opening import RunPaths
 from vae_ldm.recipe import Recipe, read_recipe, recipe_differences, write_recipe
-from vae_ldm.whole_file import naming, write_whole
 
 Stage = Literal["autoencoder", "diffusion", "evaluation"]
 STAGES: tuple[Stage, ...] = ("autoencoder", "diffusion", "evaluation")
@@ -43,23 +40,8 @@ _FREE_UNDER_WAY = (
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
-class RunFolder:
-    """Paths and state of the run folder at `path`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.recipe = path / "recipe.yaml"
-        self.pictures = path / "pictures"
-        self.autoencoder = path / "autoencoder"
-        self.latents = path / "latents"
-        self.diffusion = path / "diffusion"
-        self.pipeline = path / "pipeline"
-        self.lora = path / "lora"
-        self.samples = path / "samples"
-        self.metrics = path / "metrics.json"
-        self.report = path / "report.html"
-        self.reference = path / "diffusion" / "reference.png"
-        self._state = path / "state.json"
+class RunFolder(RunPaths):
+    """Paths and state of the run folder at `path`, for those who train it."""
 
     def checkpoints(self, stage: Stage) -> Path:
         """Where a stage's checkpoints lie."""
@@ -75,7 +57,7 @@ class RunFolder:
 
     def finish(self, stage: Stage, **facts: Any) -> None:
         """Mark the stage as finished, with facts about it (seconds, num_images, ...)."""
-        write_json(self._state, {**self._read_state(), stage: facts})
+        write_json(self.state, {**self._read_state(), stage: facts})
 
     def restart(self, stages: Sequence[Stage]) -> None:
         """Delete what the named stages and all that follow from them have written."""
@@ -83,7 +65,7 @@ class RunFolder:
         state = self._read_state()
         for stage in STAGES[first:]:
             state.pop(stage, None)
-        write_json(self._state, state)
+        write_json(self.state, state)
         written: dict[Stage, tuple[Path, ...]] = {
             "autoencoder": (self.autoencoder, self.latents),
             "diffusion": (self.diffusion, self.pipeline, self.lora),
@@ -154,44 +136,4 @@ class RunFolder:
             yield
 
     def _read_state(self) -> dict[str, Any]:
-        return json.loads(self._state.read_text()) if self._state.exists() else {}
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` to `path` as a whole or not at all."""
-    write_whole(path, json.dumps(content, indent=1))
-
-
-def write_picture(path: Path, picture: Image.Image, **options: Any) -> None:
-    """Write the picture to `path`, a PNG with Pillow's `options`, as a whole or not at all."""
-    stream = io.BytesIO()
-    picture.save(stream, "PNG", **options)
-    write_whole(path, stream.getvalue())
-
-
-def remove(path: Path) -> None:
-    """Delete a file or folder that may be absent."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def let_others_read(folder: Path) -> None:
-    """Give every file below `folder` the mode of a new file: safetensors makes its own readable to their owner only."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            file.chmod(folder.stat().st_mode & 0o666)
-
-
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target` that takes its place when the block ends well."""
-    part = target.with_name(target.name + ".part")
-    with naming(target, part):
-        remove(part)
-        part.mkdir(parents=True)
-        yield part
-        let_others_read(part)
-        remove(target)
-        part.rename(target)
+        return json.loads(self.state.read_text()) if self.state.exists() else {}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 
-from vae_ldm.whole_file import naming
+from vae_ldm.files import naming
 
 # A checkpoint is a zip archive, which ends with a comment and, before it, the comment's length in two bytes.
 _SEAL = b"sha256:"
