@@ -93,6 +93,15 @@ def decode_whole(picture: Picture, *, max_pixels: int = 89_478_485) -> np.ndarra
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
+def encoded_bytes(picture: Picture) -> bytes:
+    """The picture's file as it is. Raises UnreadablePictureError where there is none that can be read."""
+    if isinstance(picture, Image.Image):
+        raise UnreadablePictureError("it is no file")
+    with _told_as_unreadable(picture):
+        file = _checked_file(picture)
+        return file.getvalue() if isinstance(file, io.BytesIO) else file.read_bytes()
+
+
 def upright_size(picture: Picture) -> tuple[int, int]:
     """Height and width of the picture as `decode_picture` turns it by its EXIF orientation, read from the header.
 
