@@ -13,18 +13,16 @@ from typing import Any, Literal
 from rich.console import Console
 
 from vae_ldm import loading
-from vae_ldm.data.crop_advice import crop_advice
 from vae_ldm.data.decoding import Resize
-from vae_ldm.data.picture_cache import cached_pictures, class_caption, load_pictures
+from vae_ldm.data.picture_cache import class_caption
 from vae_ldm.data.pictures import Pictures, PictureSplits, open_pictures
-from vae_ldm.errors import DataError, VaeLdmError
+from vae_ldm.errors import VaeLdmError
 from vae_ldm.files import finish_swap
 from vae_ldm.models.unet import sample_size
 from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
 from vae_ldm.recipe import Recipe, parts, read_recipe
 from vae_ldm.stored_json import StoredKind
 from vae_ldm.terminal import StepReport, new_console
-
 
 _METRICS = StoredKind(newest=1, sealed_from=2, unnumbered=1, cure="measure the run again with vae-ldm evaluate")
 """metrics.json: it travels with a push for others to read, so it holds numbers alone, and no digest of ours."""
@@ -85,47 +83,20 @@ def read_run_recipe(paths: RunPaths) -> Recipe:
 
 
 def read_pictures(recipe: Recipe, paths: RunPaths, console: Console) -> PictureSplits:
-    """Both splits of what the recipe names, decoded into the run folder, or as they lie there.
+    """Both splits of what the recipe names, decoded into the run folder, or as they lie there. Raises DataError."""
+    from vae_ldm.assembly import data  # with it comes Lightning, which most who open a run do without
 
-    Where the photos are gone, or are not to be seen from here, those that the run has decoded serve; a line says so.
-    Raises DataError where there are neither.
-    """
-    from vae_ldm.assembly.data import build_source  # with it comes Lightning, which most who open a run do without
-
-    data = recipe.data
-    settings: dict[str, Any] = {
-        "image_size": recipe.image_size,
-        "channels": data.channels,
-        "resize": data.resize,
-        "max_pixels": data.max_pixels,
-        "caption_template": data.caption_template,
-        "validation_fraction": data.validation_fraction,
-    }
-    try:
-        source = build_source(recipe)
-    except PhotosMissingError as error:
-        cached = cached_pictures(paths.pictures, **settings)
-        if cached is None:
-            raise
-        console.print(f"{error}; going by the pictures that the run has decoded, in {paths.pictures}", markup=False)
-        return cached
-    if advice := crop_advice(source, recipe.image_size, data.resize):
-        console.print(advice, markup=False)
     with StepReport("reading pictures", console) as report:
-        return load_pictures(
-            source,
-            paths.pictures,
-            **settings,
-            max_unreadable_share=data.max_unreadable_share,
-            progress=report,
+        return data.read_pictures(
+            recipe, paths.pictures, say=lambda line: console.print(line, markup=False), progress=report
         )
 
 
 def run_of(source: Path) -> RunPaths | None:
     """The run that `source` is, or whose pipeline folder it is; None elsewhere."""
-    run = RunPaths(source)
-    finish_swap(run.path)
-    for run in (run, RunPaths(run.path.resolve().parent)):
+    named = RunPaths(source)
+    finish_swap(named.path)
+    for run in (named, RunPaths(named.path.resolve().parent)):
         if run.recipe.is_file() and run.autoencoder.is_dir():
             return run
     return None

@@ -81,6 +81,16 @@ def test_the_stream_of_photos_decodes_or_names_each(odd: OddPhotos) -> None:
     assert [name for name, part in odd.unreadable.items() if part not in reasons[name]] == [], reasons
 
 
+def test_what_is_left_out_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "0.png")
+    (tmp_path / "1.heic").touch()
+    for _ in range(2):
+        assert len(photo_records(tmp_path)) == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "left out 1.heic: .heic files are not read; convert them to JPEG or PNG"
+    ]
+
+
 def test_training_uses_or_lists_each(odd: OddPhotos, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = ImageFolderSource(odd.path)
     assert source.num_records("train") == len(odd.readable) + len(odd.unreadable)
@@ -133,6 +143,11 @@ def test_a_line_too_long_for_pillow_is_a_picture_that_cannot_be_read(tmp_path: P
 @pytest.mark.parametrize("name", ["turned.jpg", "cmyk.jpg", "palette.png", "panorama.jpg"])
 def test_the_upright_size_is_that_of_the_decoded_picture(odd: OddPhotos, name: str) -> None:
     assert upright_size(odd.path / "dent" / name) == decode_whole(odd.path / "dent" / name).shape[:2]
+
+
+def test_the_size_of_a_header_that_claims_too_much_is_refused_before_anything_is_decoded(odd: OddPhotos) -> None:
+    with pillow_limit_lifted(), pytest.raises(UnreadablePictureError, match="more than max_pixels"):
+        upright_size(odd.path / "dent" / "huge.png")
 
 
 def test_links_to_one_folder_are_each_followed_and_those_that_go_round_are_told(tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ def test_a_run_does_not_depend_on_where_one_stands(make_recipe, tmp_path, photos
     run.recipe.write_text(run.recipe.read_text().replace(str(photos), "photos"))
     capsys.readouterr()
     assert len(Session.opened(run.path).pictures.train) > 0
-    assert "going by the pictures that the run has decoded" in capsys.readouterr().err
+    assert "going on with the pictures in" in capsys.readouterr().err
     monkeypatch.chdir(photos.parent)
     train_run(make_recipe(f"{prefix}runs", **settings))
     assert times(run) == before

@@ -34,10 +34,12 @@ _MOST_NAMES = 1000
 """Of one folder, reached through links: links among folders could otherwise give more paths than can be counted."""
 
 _log = logging.getLogger(__name__)
+_told: set[tuple[Path, str]] = set()
+"""Folders, and the lines that were told of them."""
 
 
 class PhotosMissingError(DataError):
-    """The folder of photos is not there."""
+    """The folder of photos is not there, or holds none: a disk that is not mounted, a folder that was moved."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class PhotoFiles:
 
 
 def find_photos(folder: Path) -> PhotoFiles:
-    """The photos below a folder, of any layout. Raises DataError where there are none."""
+    """The photos below a folder, of any layout. Raises PhotosMissingError where there are none."""
     listing = list_folder(folder)
     pictures, metadata, left_out = [], [], dict(listing.left_out)
     for name in listing.files:
@@ -86,7 +88,7 @@ def find_photos(folder: Path) -> PhotoFiles:
             left_out.setdefault(foreign if suffix in _FOREIGN_SUFFIXES else NOT_A_PHOTO, []).append(name)
     found = PhotoFiles(folder, listing.files, pictures, metadata, left_out)
     if not pictures:
-        raise DataError(f"no pictures in {folder}: {_what_else(found)}")
+        raise PhotosMissingError(f"no pictures in {folder}: {_what_else(found)}")
     return found
 
 
@@ -164,6 +166,13 @@ def tell(lines: Iterable[str]) -> None:
     """Print what the user should know of a folder of photos: a warning for each line."""
     for line in lines:
         _log.warning("%s", line)
+
+
+def tell_left_out(found: PhotoFiles) -> None:
+    """`tell` what is left out of a folder, each line once in a process: a command may list its photos several times."""
+    lines = {(found.folder, line): line for line in found.lines()}
+    tell(line for key, line in lines.items() if key not in _told)
+    _told.update(lines)
 
 
 def existing_folder(path: str | Path) -> Path:
