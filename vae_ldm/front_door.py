@@ -99,6 +99,7 @@ def _open(source: Source, folder: Path) -> LatentDiffusionPipeline:
         return LatentDiffusionPipeline.from_pretrained(
             str(folder),
             use_safetensors=True,
+            trust_remote_code=False,
             safety_checker=None,
             feature_extractor=None,  # it only prepares pictures for the checker
             requires_safety_checker=False,

@@ -116,6 +116,9 @@ def _pretrained_diffusion(recipe: Recipe, source: str, autoencoder: AutoencoderK
     else:
         set_trained_unet_part(unet, "attention" if stage.train == "attention" else "all")
     text_encoder.requires_grad_(stage.train == "all")
+    # Loading leaves both in eval mode, in which their own dropout does nothing; Lightning keeps the modes it is given.
+    unet.train()
+    text_encoder.train(stage.train == "all")
     return DiffusionParts(tokenizer, text_encoder, unet, load_scheduler(folder))
 
 

@@ -77,7 +77,9 @@ def load_text_encoder(source: str, *, revision: str | None = None) -> tuple[PreT
             errors.append(error)
             continue
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, subfolder=tokenizer_folder)
+            tokenizer = AutoTokenizer.from_pretrained(
+                source, revision=revision, subfolder=tokenizer_folder, trust_remote_code=False
+            )
         except (OSError, ValueError) as error:
             raise WeightsError(f"{source}: no tokenizer beside the text encoder ({first_line(error)})") from error
         return tokenizer, encoder.requires_grad_(False)

@@ -183,10 +183,15 @@ def load_transformers_backbone(from_pretrained: str) -> TransformersFeatures:
 
     try:
         processor, _ = ImageProcessingMixin.get_image_processor_dict(from_pretrained)
-        config = AutoConfig.from_pretrained(from_pretrained)
+        # Said each time: where it is left out, transformers asks on a terminal, and `y` runs the repository's code.
+        config = AutoConfig.from_pretrained(from_pretrained, trust_remote_code=False)
         config = getattr(config, "vision_config", config)
         network, loading = AutoModel.from_pretrained(
-            from_pretrained, config=config, use_safetensors=True, output_loading_info=True
+            from_pretrained,
+            config=config,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise WeightsError(

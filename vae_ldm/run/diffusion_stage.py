@@ -47,6 +47,8 @@ def run_diffusion_stage(session: Session, autoencoder: AutoencoderKL, make_pushe
 
     torch.manual_seed(recipe.seed)
     diffusion = build_diffusion(recipe, autoencoder, vocabulary(session, prompts["train"]))
+    if recipe.diffusion.from_pretrained is not None and (dropout := diffusion.unet.config.dropout):
+        session.say(f"diffusion: the dropout of {dropout:g} that the UNet comes with acts in training")
     datasets = {
         split: PosteriorDataset(
             folder, prompt_ids(diffusion, prompts[split]), seed=recipe.seed, augment=split == "train"

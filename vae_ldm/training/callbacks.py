@@ -1,5 +1,6 @@
 """What a run needs beside the step: exact resume, an averaged copy of the weights, checkpoints, grids on the way."""
 
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -13,8 +14,10 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, WeightAvera
 from torch import Tensor
 
 from vae_ldm.errors import StoppedError
+from vae_ldm.training.sealed_checkpoint import read_checkpoint
 
 BEST_CHECKPOINT = "best.ckpt"
+_OF_A_STEP = re.compile(r"step=[0-9]+\.ckpt", re.ASCII)
 
 
 class SeedEachStep(Callback):
@@ -58,7 +61,7 @@ class BatchesTaken(Callback):
     @classmethod
     def in_checkpoint(cls, path: Path) -> tuple[int, int, str | None]:
         """Batches taken until the checkpoint was written, by how many processes at last, and of which pictures."""
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["callbacks"][cls.__name__]
+        state = read_checkpoint(path, mmap=True)["callbacks"][cls.__name__]
         return state["count"], state["num_processes"], state.get("pictures")
 
 
@@ -109,7 +112,7 @@ def _take_buffers_of_first_process(trainer: Trainer, pl_module: LightningModule)
 
 
 class RunCheckpoint(Checkpoint):
-    """Keeps the newest few checkpoints, named by step, to go on from.
+    """Keeps the newest few checkpoints, named by step, to go on from; the last step of a stage is always among them.
 
     ModelCheckpoint saves before the validation of the same step, which a resumed run then never makes up for, and
     keeps each file that a run was resumed from for ever.
@@ -151,12 +154,18 @@ class RunCheckpoint(Checkpoint):
         stops = self._asked_to_stop
         if trainer.world_size > 1:  # all must stop after the same step
             stops = trainer.strategy.reduce_boolean_decision(stops, all=False)
-        if step != self._last_saved and (stops or step % self.every_n_steps == 0):
+        due = step % self.every_n_steps == 0 or step == trainer.max_steps
+        if step != self._last_saved and (stops or due):
             if log_first:  # Lightning does so after this hook; a resumed run would have a gap
                 trainer._logger_connector.update_train_step_metrics()
             self._save(trainer, step)
         if stops:
             raise StoppedError(f"stopped by SIGTERM after step {step}, which is saved; repeat the command to go on")
+
+    @property
+    def asked_to_stop(self) -> bool:
+        """SIGTERM has come."""
+        return self._asked_to_stop
 
     def _on_sigterm(self, signum: int, frame: Any) -> None:
         self._asked_to_stop = True
@@ -171,15 +180,24 @@ class RunCheckpoint(Checkpoint):
                 path.unlink()
 
 
+def asked_to_stop(trainer: Trainer) -> bool:
+    """SIGTERM has come to this process while the trainer's RunCheckpoint had the signal."""
+    return any(callback.asked_to_stop for callback in trainer.callbacks if isinstance(callback, RunCheckpoint))  # type: ignore[attr-defined]
+
+
 def run_checkpoints(checkpoint_dir: Path) -> list[Path]:
-    """What RunCheckpoint has left, the newest first."""
-    return sorted(checkpoint_dir.glob("step=*.ckpt"), key=checkpoint_step, reverse=True)
+    """What RunCheckpoint has left, the newest first; a copy that a file manager made is not among them."""
+    found = (path for path in checkpoint_dir.glob("step=*.ckpt") if _OF_A_STEP.fullmatch(path.name))
+    return sorted(found, key=checkpoint_step, reverse=True)
 
 
 def checkpoint_step(path: Path) -> int:
-    """The step in the name of a checkpoint, `step=1200.ckpt`, or in the best one itself."""
+    """The step in the name of a checkpoint, `step=1200.ckpt`, or in the best one itself.
+
+    Raises WeightsError where that is damaged.
+    """
     if path.name == BEST_CHECKPOINT:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+        return read_checkpoint(path, mmap=True)["global_step"]
     return int(path.stem.removeprefix("step="))
 
 
