@@ -6,9 +6,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vae_ldm.errors import VaeLdmError, WeightsError, first_line
+from vae_ldm.errors import VaeLdmError, first_line
 from vae_ldm.models import autoencoder as autoencoder_models
 from vae_ldm.models.lora import lora_base
+from vae_ldm.models.pretrained import errors_of_libraries
+from vae_ldm.models.text_encoder import check_prompt_length
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
 from vae_ldm.weights import Source, autoencoder_folder, check_components, local_folder, lora_file, pipeline_folder
@@ -95,17 +97,18 @@ def load_autoencoder(
 
 def _open(source: Source, folder: Path) -> LatentDiffusionPipeline:
     check_components(source, folder)
-    try:
-        return LatentDiffusionPipeline.from_pretrained(
+    with errors_of_libraries(f"{source}: cannot be opened as a pipeline"):
+        opened = LatentDiffusionPipeline.from_pretrained(
             str(folder),
             use_safetensors=True,
             trust_remote_code=False,
             safety_checker=None,
             feature_extractor=None,  # it only prepares pictures for the checker
+            image_encoder=None,
             requires_safety_checker=False,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{source}: cannot be opened as a pipeline: {first_line(error)}") from error
+    check_prompt_length(source, opened.tokenizer, opened.text_encoder)
+    return opened
 
 
 def _place(module: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
