@@ -120,13 +120,14 @@ def check_components(source: Source, folder: Path) -> None:
             f"{source}: a {index['_class_name']:.60} is not of Stable Diffusion's kind ({', '.join(wrong)}); "
             "open it with diffusers.DiffusionPipeline.from_pretrained"
         )
-    for kind, (name, model_class) in _NETWORKS.items():
-        if (folder / name).is_dir():  # else diffusers says what is missing
+    try:
+        for kind, (name, model_class) in _NETWORKS.items():
             checked_config(folder / name / "config.json", kind)
-            with errors_of_libraries(f"{source}: its {name} cannot be opened"):
+            with errors_of_libraries(f"its {name} cannot be opened"):
                 check_size(model_class, folder / name)
-    if (folder / "scheduler").is_dir():
         checked_config(folder / "scheduler" / "scheduler_config.json", "scheduler")
+    except WeightsError as error:
+        raise WeightsError(f"{source}: {str(error).replace(f'{folder}/', '')}") from error
 
 
 def _named(entry: Any) -> str:

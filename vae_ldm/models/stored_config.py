@@ -91,6 +91,8 @@ def read_config(file: Path) -> dict[str, Any]:
         if len(content) > _MAX_BYTES:
             raise WeightsError(f"{file}: is larger than {_MAX_BYTES:,} bytes; a configuration is not")
         config = json.loads(content)
+    except FileNotFoundError:
+        raise WeightsError(f"{file}: is missing; save the model again with save_pretrained") from None
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, WeightsError):
             raise

@@ -14,6 +14,7 @@ from vae_ldm.data.datamodule import ImageDataModule
 from vae_ldm.data.pictures import Pictures
 from vae_ldm.evaluation.image_grid import image_grid
 from vae_ldm.models.autoencoder import load_autoencoder
+from vae_ldm.models.batches import batch_size_for, in_batches
 from vae_ldm.models.latent_scaling import (
     LatentStatistics,
     check_fold,
@@ -23,7 +24,7 @@ from vae_ldm.models.latent_scaling import (
     silence_posterior,
     stored_statistics,
 )
-from vae_ldm.models.pixels import as_images, as_pictures, image_batches
+from vae_ldm.models.pixels import as_images, as_pictures
 from vae_ldm.run.fitting import fit_stage
 from vae_ldm.run.folder import let_others_read
 from vae_ldm.run.seal import seal_autoencoder
@@ -32,6 +33,7 @@ from vae_ldm.training.callbacks import BestCheckpoint, PictureEachValidation
 from vae_ldm.training.lit_autoencoder import LitAutoencoder
 
 _BATCH_SIZE = 64
+"""Pictures encoded at once up to 256 px."""
 _NUM_CHECK_IMAGES = 16
 _NUM_GRID_IMAGES = 8
 
@@ -118,7 +120,7 @@ def finish_autoencoder(session: Session, autoencoder: AutoencoderKL) -> dict[str
         statistics = latent_statistics(_posteriors(session, autoencoder), total=session.processes.total)
     elif recipe.diffusion is not None and recipe.diffusion.from_pretrained is None:
         statistics = stored_statistics(autoencoder)
-    images = as_images(evenly_spaced(train, _NUM_CHECK_IMAGES)).to(session.device)
+    images = as_images(evenly_spaced(train, _NUM_CHECK_IMAGES))
     if statistics is not None:
         before = copy.deepcopy(autoencoder)
         fold_latent_scaling(autoencoder, statistics)
@@ -142,8 +144,11 @@ def _posteriors(session: Session, autoencoder: AutoencoderKL) -> Iterator[Diagon
     rank, count = session.processes.rank, session.processes.count
     images = session.pictures.train.images
     bounds = [len(images) * place // count for place in (rank, rank + 1)]
-    for batch in image_batches(images[slice(*bounds)], _BATCH_SIZE):
-        yield autoencoder.encode(batch.to(autoencoder.device)).latent_dist
+    yield from in_batches(
+        lambda pictures: autoencoder.encode(as_images(pictures).to(autoencoder.device)).latent_dist,
+        images[slice(*bounds)],
+        batch_size_for(images.shape[1:3], most=_BATCH_SIZE),
+    )
 
 
 def evenly_spaced(pictures: Pictures, count: int) -> np.ndarray:

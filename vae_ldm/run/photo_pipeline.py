@@ -13,6 +13,7 @@ from vae_ldm.data.photo_stream import decoded_batches
 from vae_ldm.data.sources import Record
 from vae_ldm.errors import DataError
 from vae_ldm.evaluation.report import read_metrics
+from vae_ldm.models.batches import batch_size_for
 from vae_ldm.recipe import Recipe, parts
 from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.generate import open_pipeline, recipe_of
@@ -62,8 +63,7 @@ class PhotoPipeline:
     @property
     def batch_size(self) -> int:
         """Pictures drawn at once: 16 up to 128 px, fewer larger ones, so that memory stays bounded."""
-        height, width = self.image_size
-        return max(1, min(16, 2**18 // (height * width)))
+        return batch_size_for(self.image_size, most=16, up_to=128)
 
     @property
     def run(self) -> RunFolder | None:
