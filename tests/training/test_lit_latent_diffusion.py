@@ -30,6 +30,7 @@ def lit(nano_networks: None) -> Callable[..., LitLatentDiffusion]:
             "empty_prompt_ids": tokenize(tokenizer, [""]),
             "optimizer": OptimizerSettings(learning_rate=2e-3, lr_scheduler="constant", warmup_steps=0),
             "max_steps": 10,
+            "caption_dropout": 0.1,
             "log_every_n_steps": 1,
         }
         return LitLatentDiffusion(unet, text_encoder, **defaults | settings)

@@ -36,8 +36,8 @@ class LitLatentDiffusion(LightningModule):
         empty_prompt_ids: Tensor,
         optimizer: OptimizerSettings,
         max_steps: int,
-        caption_dropout: float = 0.1,
-        log_every_n_steps: int = 25,
+        caption_dropout: float,
+        log_every_n_steps: int,
     ) -> None:
         super().__init__()
         self.unet = unet
@@ -48,6 +48,7 @@ class LitLatentDiffusion(LightningModule):
         self.max_steps = max_steps
         self.caption_dropout = caption_dropout
         self.log_every_n_steps = log_every_n_steps
+        self._to_clip: list[nn.Parameter] = []
 
     def configure_optimizers(self) -> Any:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -61,7 +62,10 @@ class LitLatentDiffusion(LightningModule):
     ) -> None:
         """Clip by norm; Lightning refuses to for a fused optimizer under autocast, even where nothing is scaled."""
         if gradient_clip_val is not None:
-            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            # Listed once: walking over all modules at each step takes a percent of it. And at the first step, because
+            # sharding puts others in their place before.
+            self._to_clip = self._to_clip or list(self.parameters())
+            nn.utils.clip_grad_norm_(self._to_clip, gradient_clip_val)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         prompt_ids = batch["prompt_ids"]
