@@ -10,6 +10,7 @@ from vae_ldm.errors import VaeLdmError, first_line
 from vae_ldm.models import autoencoder as autoencoder_models
 from vae_ldm.models.lora import lora_base
 from vae_ldm.models.pretrained import errors_of_libraries
+from vae_ldm.models.single_file import known_scalings
 from vae_ldm.models.text_encoder import check_prompt_length
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
@@ -91,6 +92,14 @@ def load_autoencoder(
     """
     folder = autoencoder_folder(source, revision=revision, token=token, cache_dir=cache_dir, subfolder=subfolder)
     opened = autoencoder_models.load_autoencoder(str(folder)).requires_grad_(False)
+    if folder.is_file():
+        assumed, *others = known_scalings(opened)
+        warnings.warn(
+            f"{source}: a single file does not say its scaling factor; {assumed.name}'s {assumed.scaling_factor:g} is "
+            f"assumed ({', '.join(f'{other.name} has {other.scaling_factor:g}' for other in others)}); "
+            "a folder with a config.json says it",
+            stacklevel=2,
+        )
     _place(opened, device, torch_dtype)
     return ImageAutoencoder(opened, tile_size=tile_size)
 

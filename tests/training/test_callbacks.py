@@ -162,6 +162,15 @@ def test_what_is_done_on_the_way_sees_the_average_of_that_step_and_leaves_no_tra
     assert module.training
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_the_others_wait_until_the_first_process_has_acted(fit, monkeypatch, first):
+    monkeypatch.setattr(Trainer, "is_global_zero", property(lambda self: first))
+    seen: list[str] = []
+    act = EachNSteps(2, lambda module, step: seen.append(f"acts {step}"), wait=lambda: seen.append("waits"))
+    fit(Line(), X, max_steps=5, callbacks=[act], enable_checkpointing=True)
+    assert seen == (["acts 2", "waits", "acts 4", "waits"] if first else ["waits", "waits"])
+
+
 def test_without_an_average_the_weights_themselves_are_seen(fit):
     seen: list[Tensor] = []
     notes = Notes()

@@ -15,6 +15,7 @@ from vae_ldm.models.lora import LoraBase, add_lora, has_lora, merged
 from vae_ldm.models.pretrained import load_pretrained, load_scheduler
 from vae_ldm.models.text_encoder import load_text_encoder, new_text_encoder, new_tokenizer, tokenize
 from vae_ldm.models.unet import new_unet, sample_size, set_trained_unet_part
+from vae_ldm.pipelines.schedulers import new_scheduler
 from vae_ldm.recipe import Recipe, parts
 from vae_ldm.training.frozen_weights import leave_frozen_out
 from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
@@ -97,7 +98,8 @@ def build_diffusion(recipe: Recipe, autoencoder: AutoencoderKL, captions: Sequen
         return _pretrained_diffusion(recipe, recipe.diffusion.from_pretrained, autoencoder)
     tokenizer, text_encoder = build_text_encoder(recipe, captions)
     unet = build_unet(recipe, autoencoder, text_encoder)
-    return DiffusionParts(tokenizer, text_encoder, unet, build_objective(recipe).scheduler())
+    scheduler = new_scheduler(recipe.diffusion.prediction_type, zero_terminal_snr=recipe.diffusion.zero_terminal_snr)
+    return DiffusionParts(tokenizer, text_encoder, unet, scheduler)
 
 
 def _pretrained_diffusion(recipe: Recipe, source: str, autoencoder: AutoencoderKL) -> DiffusionParts:
@@ -145,7 +147,8 @@ def _check_unet_fits(
 def build_lit_latent_diffusion(recipe: Recipe, diffusion: DiffusionParts) -> LitLatentDiffusion:
     """UNet and text encoder wrapped for training."""
     assert recipe.diffusion is not None
-    stage = recipe.diffusion
+    stage, part = recipe.diffusion, recipe.diffusion.text_encoder
+    ours = part if stage.from_pretrained is None and isinstance(part, parts.TrainedTextEncoder) else None
     module = LitLatentDiffusion(
         diffusion.unet,
         diffusion.text_encoder,
@@ -154,6 +157,8 @@ def build_lit_latent_diffusion(recipe: Recipe, diffusion: DiffusionParts) -> Lit
         optimizer=build_optimizer(stage.optimizer),
         max_steps=stage.trainer.max_steps,
         caption_dropout=stage.caption_dropout,
+        word_dropout=ours.word_dropout if ours is not None else 0.0,
+        unknown_id=diffusion.tokenizer.unk_token_id if ours is not None else None,
         log_every_n_steps=stage.trainer.log_every_n_steps,
     )
     leave_frozen_out(module)

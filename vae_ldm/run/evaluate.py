@@ -22,9 +22,10 @@ from vae_ldm.models.autoencoder import downsample_factor, load_autoencoder
 from vae_ldm.models.batches import batch_size_for, in_batches
 from vae_ldm.recipe import parts
 from vae_ldm.run.folder import write_json
-from vae_ldm.run.generate import open_pipeline, sample_images
+from vae_ldm.run.generate import open_pipeline, sample_images, unknown_words
 from vae_ldm.run.sample_grids import draw_reconstructions, draw_samples, row_names
 from vae_ldm.run.session import Session, open_run
+from vae_ldm.wording import counted
 
 _PACKAGES = ("vae_ldm", "torch", "pytorch-lightning", "diffusers", "transformers", "accelerate", "datasets")
 
@@ -112,6 +113,9 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
         pipeline = open_pipeline(run.path)
         prompts, labels = _prompts(session, settings.num_samples)
         session.say(f"evaluation: {len(prompts)} generated pictures")
+        unknown = sorted({word for prompt in set(prompts) for word in unknown_words(pipeline, prompt)})
+        if unknown:
+            session.say(f"evaluation: {_few(unknown)} in the prompts: no training caption has them")
         sampling_start = time.perf_counter()
         samples = _sample(session, pipeline, prompts, settings)
         sampling = {"stage": "sampling", "seconds": round(time.perf_counter() - sampling_start, 1)}
@@ -165,6 +169,11 @@ def _class_by_class(labels: np.ndarray, count: int) -> list[int]:
     classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     turns = (divmod(number, len(classes)) for number in range(count))
     return [int(classes[label][turn % len(classes[label])]) for turn, label in turns]
+
+
+def _few(words: list[str], count: int = 5) -> str:
+    more = f" and {len(words) - count} more" if len(words) > count else ""
+    return f"{counted(len(words), 'unknown word')} ({', '.join(words[:count])}{more})"
 
 
 def _sample(

@@ -239,9 +239,16 @@ class EachNSteps(Checkpoint):
     Lightning calls those last, after the average has taken the step.
     """
 
-    def __init__(self, every_n_steps: int, act: Callable[[Any, int], None]) -> None:
+    def __init__(
+        self, every_n_steps: int, act: Callable[[Any, int], None], *, wait: Callable[[], None] = lambda: None
+    ) -> None:
+        """`wait` comes back when all processes have called it, however long that takes.
+
+        The others would go on into the next step's exchange of gradients, where NCCL gives up after ten minutes.
+        """
         self.every_n_steps = every_n_steps
         self.act = act
+        self.wait = wait
         self._last_step = 0
 
     def on_train_batch_end(
@@ -251,8 +258,11 @@ class EachNSteps(Checkpoint):
         if step % self.every_n_steps or step in (0, self._last_step, trainer.max_steps):
             return
         self._last_step = step  # a step may take several batches
-        if not trainer.is_global_zero:
-            return
+        if trainer.is_global_zero:
+            self._act(trainer, pl_module, step)
+        self.wait()
+
+    def _act(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         average = next((each for each in trainer.callbacks if isinstance(each, WarmedEma)), None)  # type: ignore[attr-defined]
         modes = [(module, module.training) for module in pl_module.modules()]
         with torch.random.fork_rng(), average.averaged(pl_module) if average is not None else nullcontext():

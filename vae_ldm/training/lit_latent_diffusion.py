@@ -22,7 +22,7 @@ class LitLatentDiffusion(LightningModule):
 
     Batches hold `mean` and `std`, float [B, c, h, w], `prompt_ids`, int64 [B, L], and for validation `index`, [B].
     A share `caption_dropout` of the prompts is replaced by the empty one, for classifier-free guidance (Ho & Salimans
-    2022, algorithm 1).
+    2022, algorithm 1), and a share `word_dropout` of all words by the token `unknown_id`, so that it is trained.
     """
 
     empty_prompt_ids: Tensor
@@ -37,6 +37,8 @@ class LitLatentDiffusion(LightningModule):
         optimizer: OptimizerSettings,
         max_steps: int,
         caption_dropout: float,
+        word_dropout: float,
+        unknown_id: int | None,
         log_every_n_steps: int,
     ) -> None:
         super().__init__()
@@ -47,6 +49,8 @@ class LitLatentDiffusion(LightningModule):
         self.optimizer_settings = optimizer
         self.max_steps = max_steps
         self.caption_dropout = caption_dropout
+        self.word_dropout = word_dropout
+        self.unknown_id = unknown_id
         self.log_every_n_steps = log_every_n_steps
         self._to_clip: list[nn.Parameter] = []
 
@@ -68,13 +72,26 @@ class LitLatentDiffusion(LightningModule):
             nn.utils.clip_grad_norm_(self._to_clip, gradient_clip_val)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        prompt_ids = batch["prompt_ids"]
+        prompt_ids = self._with_unknown_words(batch["prompt_ids"])
         dropped = torch.rand(len(prompt_ids), 1, device=self.device) < self.caption_dropout
         prompt_ids = torch.where(dropped, self.empty_prompt_ids, prompt_ids)
         loss = self.denoising_loss(batch, prompt_ids).mean()
         if (batch_idx + 1) % self.log_every_n_steps == 0:
             self.log("train/loss", loss, sync_dist=True)
         return loss
+
+    def _with_unknown_words(self, prompt_ids: Tensor) -> Tensor:
+        """The prompts [B, L], a share of their words replaced by `<unknown>`.
+
+        Every word of a training caption has a token of its own, so that one would keep its random embedding, and a new
+        word in a prompt would move the picture at random.
+        """
+        if not self.word_dropout or self.unknown_id is None:
+            return prompt_ids
+        # The empty prompt holds all tokens that are no words, and padding does.
+        is_word = ~torch.isin(prompt_ids, self.empty_prompt_ids)
+        chosen = torch.rand(prompt_ids.shape, device=prompt_ids.device) < self.word_dropout
+        return torch.where(chosen & is_word, self.unknown_id, prompt_ids)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Logs `val/loss` on fixed noise and timesteps, so that it falls only when the network is better."""

@@ -41,6 +41,8 @@ class TrainedTextEncoder(Part):
     num_heads: PositiveInt = 4
     max_length: Annotated[int, Field(ge=4, le=77)] = 24
     """Tokens a caption, begin and end included; longer captions are cut."""
+    word_dropout: Share = 0.01
+    """Share of words replaced by `<unknown>` in training, so that a prompt with a new word is not drawn at random."""
 
 
 class PretrainedTextEncoder(Part):
