@@ -50,7 +50,8 @@ def pipeline(
         opened = _open(base.source, pipeline_folder(base_folder))
         if (folder / "autoencoder" / "config.json").is_file():  # a run's own, whose decoder may have been trained
             opened.register_modules(vae=autoencoder_models.load_autoencoder(str(folder / "autoencoder")))
-        opened.load_lora_weights(lora.parent, weight_name=lora.name)
+        with errors_of_libraries(f"{lora}: does not fit {base.source}"):
+            opened.load_lora_weights(lora.parent, weight_name=lora.name)
     if torch_dtype == torch.float16 and opened.vae.config.force_upcast:
         warnings.warn(
             f"{source}: its autoencoder is marked as unfit for float16; should pictures come out black, take "

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import vae_ldm
 from tests.run.start_points import save_stable_diffusion
@@ -16,6 +17,7 @@ from vae_ldm.models.autoencoder import load_autoencoder
 from vae_ldm.models.pretrained import load_scheduler
 from vae_ldm.models.stored_config import read_config
 from vae_ldm.models.text_encoder import load_text_encoder
+from vae_ldm.models.vision_features import load_transformers_backbone
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +159,36 @@ def test_an_index_on_the_hub_is_one_line(hub, index):
     with pytest.raises((HubError, WeightsError)) as caught:
         download("acme/tins")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "notes", ["[]", DEEP, "{", '{"unet.base_model_name_or_path": [1]}', '{"unet.base_model_name_or_path": ""}']
+)
+def test_notes_of_a_hostile_lora_are_one_line(tmp_path, notes):
+    file = tmp_path / "pytorch_lora_weights.safetensors"
+    save_file({"unet.x.lora_A.weight": torch.zeros(1)}, file, metadata={"lora_adapter_metadata": notes})
+    with pytest.raises(WeightsError) as caught:
+        vae_ldm.pipeline(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "processor"),
+    [
+        ({"model_type": "vit", "hidden_size": -1}, {"image_mean": [0.5], "image_std": [0.5]}),
+        ({"auto_map": {"AutoConfig": "evil.C", "AutoModel": "evil.M"}, "model_type": "evil"}, {}),
+        ([], {}),
+        ({"model_type": "vit"}, []),
+    ],
+)
+def test_a_hostile_backbone_is_one_line_and_its_code_is_not_run(tmp_path, monkeypatch, config, processor):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # whoever is asked says yes
+    ran = tmp_path / "ran"
+    (tmp_path / "evil.py").write_text(f"import pathlib; pathlib.Path({str(ran)!r}).touch()\nC = M = object\n")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(WeightsError) as caught:
+        load_transformers_backbone(str(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert not ran.exists()

@@ -91,12 +91,14 @@ def lora_base(file: Path) -> LoraBase:
     try:
         with safe_open(file, "pt") as opened:
             notes = json.loads((opened.metadata() or {}).get("lora_adapter_metadata", "{}"))
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise WeightsError(f"{file}: cannot be read as a LoRA: {first_line(error)}") from error
+    notes = notes if isinstance(notes, dict) else {}
     source = notes.get("unet.base_model_name_or_path")
-    if not source:
+    if not source or not isinstance(source, str):
         raise WeightsError(f"{file}: does not say which pipeline it belongs to; load it with load_lora_weights")
-    return LoraBase(source, notes.get("unet.revision"))
+    revision = notes.get("unet.revision")
+    return LoraBase(source, revision if isinstance(revision, str) else None)
 
 
 def has_lora(unet: UNet2DConditionModel) -> bool:

@@ -82,7 +82,7 @@ def load_single_file(file: Path) -> AutoencoderKL:
         except NotImplementedError as error:  # a weight that the file lacks is still on the meta device
             missing = sorted(AutoencoderKL(**config).state_dict().keys() - convert_ldm_vae_checkpoint(tensors, config))
             raise WeightsError(f"{file}: weights of AutoencoderKL are missing ({first_of(missing)})") from error
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except Exception as error:  # whatever the library stumbles over
             raise WeightsError(f"{file}: cannot be opened as AutoencoderKL: {first_line(error)}") from error
     return autoencoder.float().eval()
 
