@@ -75,6 +75,33 @@ class WarmedEma(WeightAveraging):
     def __init__(self, decay: float) -> None:
         super().__init__(use_buffers=False, multi_avg_fn=self._average)
         self.decay = decay
+        self._listed: list[list[Any]] = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """As the base class, but parameters and buffers are listed once: walking over all modules takes its time."""
+        if self._latest_update_step == 0 or self._average_model is None:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)  # the first copies them
+            return
+        if trainer.global_step <= self._latest_update_step:
+            return
+        if not self._listed:
+            modules = (self._average_model.module, pl_module)
+            self._listed = [
+                *(list(module.parameters()) for module in modules),
+                *(list(module.buffers()) for module in modules),
+            ]
+        averaged, current, old_buffers, buffers = self._listed
+        with torch.no_grad():
+            self._average(averaged, current, self._latest_update_step)
+            for old, new in zip(old_buffers, buffers, strict=True):
+                old.copy_(new)
+            self._average_model.n_averaged += 1
+        self._latest_update_step = trainer.global_step
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._listed = []
 
     def _average(self, averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
         # Our own count of updates: reading the tensor would wait for the GPU each step.
