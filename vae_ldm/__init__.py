@@ -16,8 +16,8 @@ from vae_ldm.registration import offer_strategy
 
 if TYPE_CHECKING:
     from vae_ldm.errors import DataError, HubError, RecipeError, RunError, VaeLdmError, WeightsError
-    from vae_ldm.front_door import load_autoencoder, pipeline
     from vae_ldm.hub import pull
+    from vae_ldm.loading import load_autoencoder, pipeline
     from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
     from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
     from vae_ldm.run.push import push
@@ -46,8 +46,8 @@ _HOMES = {
     "RunError": "errors",
     "VaeLdmError": "errors",
     "WeightsError": "errors",
-    "load_autoencoder": "front_door",
-    "pipeline": "front_door",
+    "load_autoencoder": "loading",
+    "pipeline": "loading",
     "pull": "hub",
     "push": "run.push",
 }

@@ -10,8 +10,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from vae_ldm.data.datamodule import ImageDataModule, PictureBatches, jitter_colors, random_crops
+from vae_ldm.data.datamodule import ImageDataModule, PictureBatches
 from vae_ldm.data.pictures import Pictures
+from vae_ldm.data.random_views import jitter_colors, random_crops
 from vae_ldm.data.sampling import Batch
 
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_ldm.evaluation.archive_page import ArchiveSetting, _chart, write_archive_page
+from vae_ldm.desk.archive.page import ArchiveSetting, _chart, write_archive_page
 from vae_ldm.evaluation.codec import Ladder, codecs, picture_psnr
-from vae_ldm.evaluation.curves import BOTTOM, LEFT, RIGHT, TOP
 from vae_ldm.evaluation.legibility import Reader, barcode_reader, character_error_rate, kept_share
 from vae_ldm.evaluation.rate_distortion import (
     LATENTS,
@@ -16,6 +15,7 @@ from vae_ldm.evaluation.rate_distortion import (
     step_rows,
     target_rows,
 )
+from vae_ldm.pages.curves import BOTTOM, LEFT, RIGHT, TOP
 
 STEPS = [(0, 2.0), (1, 1.0), (2, 0.5)]
 NAMES = [codec.name for codec in codecs()]

@@ -6,8 +6,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from tests.hub.server import LICENSES
-from vae_ldm.evaluation.report import image_size
 from vae_ldm.hub.model_card import CardFacts, Licence, model_card, plain
+from vae_ldm.pages.environment import image_size
 from vae_ldm.recipe import Recipe
 
 PSNR = {

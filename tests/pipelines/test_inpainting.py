@@ -6,7 +6,7 @@ import torch
 from diffusers import AutoPipelineForInpainting, StableDiffusionInpaintPipeline, StableDiffusionPipeline
 from PIL import Image
 
-from vae_ldm.build import build_autoencoder, build_diffusion
+from vae_ldm.assembly import build_autoencoder, build_diffusion
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
 MASK = Image.fromarray(np.pad(np.full((8, 16), 255, np.uint8), ((0, 8), (0, 0))))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
-from vae_ldm import front_door
+from vae_ldm import loading
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 from vae_ldm.pipelines.latent_diffusion import slerp
@@ -22,7 +22,7 @@ def seeded(seed=0):
 
 @pytest.fixture
 def pipeline(trained_run):
-    pipeline = front_door.pipeline(trained_run.path)
+    pipeline = loading.pipeline(trained_run.path)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -105,7 +105,7 @@ def test_latents_of_any_number_of_channels_and_alpha_are_varied(make_recipe, tmp
 
     one_step = {"autoencoder__trainer__max_steps": 1, "diffusion__trainer__max_steps": 1}
     train_run(make_recipe(data__channels=4, autoencoder__latent_channels=8, **one_step))
-    pipeline = front_door.pipeline(tmp_path / "nano")
+    pipeline = loading.pipeline(tmp_path / "nano")
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline.vary(PHOTOS, n=1, **QUICK).images.shape == (2, 14, 22, 4)
 
@@ -180,7 +180,7 @@ def test_wrong_calls_are_one_line(pipeline, call, message):
 
 
 def test_a_negative_prompt_is_one_for_all(trained_run):
-    pipeline = front_door.pipeline(trained_run.path)
+    pipeline = loading.pipeline(trained_run.path)
     pipeline.set_progress_bar_config(disable=True)
     photos = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
 
@@ -196,7 +196,7 @@ def test_a_negative_prompt_is_one_for_all(trained_run):
 
 @pytest.mark.parametrize("strength", [1e-9, 1e-300])
 def test_a_strength_that_would_take_more_steps_than_there_are_is_refused(trained_run, strength):
-    pipeline = front_door.pipeline(trained_run.path)
+    pipeline = loading.pipeline(trained_run.path)
     photo = np.zeros((16, 16, 3), np.uint8)
     for call in (
         lambda: pipeline.vary(photo, strength, 1),
@@ -209,7 +209,7 @@ def test_a_strength_that_would_take_more_steps_than_there_are_is_refused(trained
 
 @pytest.mark.parametrize("guidance_scale", [float("inf"), float("nan"), -1.0])
 def test_a_guidance_that_is_no_number_is_refused_and_draws_nothing_black(trained_run, guidance_scale):
-    pipeline = front_door.pipeline(trained_run.path)
+    pipeline = loading.pipeline(trained_run.path)
     with pytest.raises(VaeLdmError, match=r"guidance_scale is .*; give a number from 0 on"):
         pipeline("a tin", num_inference_steps=1, guidance_scale=guidance_scale)
     with pytest.raises(VaeLdmError, match=r"guidance_scale is .*; give a number from 0 on"):

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from vae_ldm.data.pictures import Pictures
-from vae_ldm.run.evaluate import _prompts, _with_speed, device_name
+from vae_ldm.hardware import device_name
+from vae_ldm.run.evaluate import _prompts, _with_speed
 
 
 @pytest.fixture

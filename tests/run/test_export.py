@@ -8,11 +8,11 @@ from diffusers import AutoencoderKL
 
 from tests.run.conftest import assert_same_weights
 from vae_ldm.errors import RunError, VaeLdmError
-from vae_ldm.front_door import pipeline
+from vae_ldm.loading import pipeline
 from vae_ldm.models.latent_scaling import latent_statistics
+from vae_ldm.opening import open_pipeline
 from vae_ldm.run.export import export_checkpoint
 from vae_ldm.run.folder import RunFolder
-from vae_ldm.run.generate import open_pipeline
 from vae_ldm.run.stages import train_run
 from vae_ldm.training.callbacks import run_checkpoints
 

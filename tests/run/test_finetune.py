@@ -14,14 +14,15 @@ from torch import nn
 
 from tests.run.conftest import assert_same_weights
 from tests.run.start_points import FLUX, LAYOUTS, save_autoencoder, save_stable_diffusion
-from vae_ldm import front_door
-from vae_ldm.build import build_autoencoder, build_diffusion, build_lit_latent_diffusion
+from vae_ldm import loading
+from vae_ldm.assembly import build_autoencoder, build_diffusion, build_lit_latent_diffusion
 from vae_ldm.errors import VaeLdmError, WeightsError
+from vae_ldm.files import write_json
 from vae_ldm.models.lora import LORA_FILE
+from vae_ldm.opening import open_pipeline
 from vae_ldm.recipe import Recipe
 from vae_ldm.run.export import export_checkpoint
-from vae_ldm.run.folder import RunFolder, write_json
-from vae_ldm.run.generate import open_pipeline
+from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.push import push
 from vae_ldm.run.stages import train_run
 
@@ -147,7 +148,7 @@ def test_a_lora_file_opens_in_plain_diffusers_and_is_the_run(finetune, base, tmp
     pipeline.load_lora_weights(run.lora)
     with_lora = draw(pipeline)
     assert np.abs(with_lora - untouched).max() > 1e-3
-    opened = front_door.pipeline(run.path)
+    opened = loading.pipeline(run.path)
     assert np.array_equal(draw(opened), with_lora)
     assert open_pipeline(run.path).unet.config.sample_size == 4
     pipeline.unload_lora_weights()
@@ -193,7 +194,7 @@ def test_a_checkpoint_holds_what_is_trained_and_goes_on_bit_for_bit(finetune, tm
 
 def test_a_lora_on_a_decoder_of_its_own(finetune, base):
     run = finetune({"train": "lora"}, autoencoder="decoder")
-    opened, before = front_door.pipeline(run.path), plain(base)
+    opened, before = loading.pipeline(run.path), plain(base)
     assert {name.partition(".")[0] for name in changed(before.vae, opened.vae)} == {"decoder", "post_quant_conv"}
     assert opened.vae.config.scaling_factor == 0.18215
 
@@ -243,7 +244,7 @@ def test_a_run_is_a_start_point_by_its_folder(make_recipe, trained_run, tmp_path
     [(DDPMScheduler(prediction_type="v_prediction"), "v_prediction"), (EulerDiscreteScheduler(), "epsilon")],
 )
 def test_the_objective_is_what_the_scheduler_says(make_recipe, tmp_path, scheduler, prediction_type):
-    from vae_ldm.build import build_autoencoder, build_diffusion, build_objective
+    from vae_ldm.assembly import build_autoencoder, build_diffusion, build_objective
 
     folder = str(save_stable_diffusion(tmp_path / "sd", scheduler))
     stages: dict[str, Any] = {
@@ -261,12 +262,54 @@ def test_the_objective_is_what_the_scheduler_says(make_recipe, tmp_path, schedul
     torch.testing.assert_close(objective.corrupt(latents, noise, timesteps), expected)
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "settings", "message"),
+    [
+        (
+            DDPMScheduler(num_train_timesteps=50),
+            {"evaluation__num_inference_steps": 51},
+            "num_inference_steps: must be at most the 50 timesteps that .* was trained on, not 51",
+        ),
+        (
+            DDPMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True),
+            {"diffusion__timestep_sampling": "logit_normal"},
+            "logit_normal never draws the last timestep",
+        ),
+        (
+            DDPMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True),
+            {"diffusion__min_snr_gamma": 5.0},
+            "min_snr_gamma weighs the last timestep with 0",
+        ),
+    ],
+)
+def test_what_a_pretrained_scheduler_cannot_do_is_refused_before_training(
+    make_recipe, tmp_path, scheduler, settings, message
+):
+    from vae_ldm.assembly import build_autoencoder, build_diffusion, build_lit_latent_diffusion
+
+    folder = str(save_stable_diffusion(tmp_path / "sd", scheduler))
+    stages: dict[str, Any] = {
+        "autoencoder": {"from_pretrained": folder, "train": "nothing"},
+        "diffusion": {"from_pretrained": folder, "train": "unet"},
+    }
+    for recipe, is_refused in (
+        (make_recipe(data__image_size=32, **stages), False),
+        (make_recipe(data__image_size=32, **stages, **settings), True),
+    ):
+        diffusion = build_diffusion(recipe, build_autoencoder(recipe, image_channels=3), [])
+        if is_refused:
+            with pytest.raises(VaeLdmError, match=message):
+                build_lit_latent_diffusion(recipe, diffusion)
+        else:
+            build_lit_latent_diffusion(recipe, diffusion)
+
+
 @pytest.mark.parametrize("part", ["unet", "attention", "lora"])
 def test_a_unet_that_pools_the_prompt_as_our_nano_does_is_a_start_point(finetune, tmp_path, part):
     source = save_stable_diffusion(tmp_path / "pooled", addition_embed_type="text", addition_embed_type_num_heads=2)
     run = finetune({"from_pretrained": str(source), "train": part}, autoencoder="nothing")
     assert run.finished("diffusion") is not None
-    assert front_door.pipeline(run.path).unet.config.addition_embed_type == "text"
+    assert loading.pipeline(run.path).unet.config.addition_embed_type == "text"
 
 
 @pytest.mark.parametrize(
@@ -311,7 +354,7 @@ def test_a_lora_without_its_base_is_one_line(finetune, base, tmp_path):
     run = finetune({"train": "lora"})
     base.rename(tmp_path / "moved")
     with pytest.raises(WeightsError, match=f"^{base}: no such folder"):
-        front_door.pipeline(run.path)
+        loading.pipeline(run.path)
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ import pytest
 
 from tests.conftest import _no_evaluation, nano_networks_in_place
 from tests.run.conftest import assert_same_run, assert_same_weights, finish, start, wait_for
-from vae_ldm.evaluation.report import write_report
 from vae_ldm.recipe import Recipe
 from vae_ldm.run.export import export_checkpoint
 from vae_ldm.run.folder import RunFolder
+from vae_ldm.run.report import write_report
 from vae_ldm.run.stages import train_run
 
 Begin = Callable[..., Any]
@@ -193,7 +193,7 @@ def test_kill_while_exporting(trained_run, tmp_path, begin):
     shutil.rmtree(target)
 
     # With everything written and not yet in its place.
-    end(begin(export, tmp_path / "run", target, ("vae_ldm.run.folder", "let_others_read", True)), code=-signal.SIGKILL)
+    end(begin(export, tmp_path / "run", target, ("vae_ldm.files", "let_others_read", True)), code=-signal.SIGKILL)
     assert not target.exists()
     chance, kills = random.Random(2), 0
     while kills < 9:

@@ -13,8 +13,9 @@ from diffusers import AutoPipelineForImage2Image, StableDiffusionPipeline
 from PIL import Image
 from safetensors import safe_open
 
+from vae_ldm.opening import open_pipeline
+from vae_ldm.pipelines.sampling import sample_images
 from vae_ldm.run.folder import RunFolder
-from vae_ldm.run.generate import open_pipeline, sample_images
 from vae_ldm.run.stages import train_run
 
 PROMPTS = ["a photo of a good tin", ""]

@@ -156,7 +156,7 @@ def generate(
     guidance_scale: Annotated[float | None, typer.Option(min=0, help="By default the recipe's.")] = None,
 ) -> None:
     """Draw pictures from a prompt."""
-    from vae_ldm.run.generate import generate as draw
+    from vae_ldm.desk.generate import generate as draw
 
     pictures = draw(
         source,
@@ -197,7 +197,7 @@ def compare(
     ] = None,
 ) -> None:
     """Say which autoencoder keeps most of your photos, and whether to train one at all."""
-    from vae_ldm.run.compare import compare as compare_autoencoders
+    from vae_ldm.desk.compare.compare import compare as compare_autoencoders
 
     compare_autoencoders(photos, autoencoders, out=out, num_photos=num_photos, side=side)
 
@@ -278,7 +278,7 @@ def lesson(
     beta: Annotated[float, typer.Option(min=0, help="Weight of the KL term in the VAE that the story follows.")] = 0.1,
     out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Where the pictures go.")] = Path("lesson"),
 ) -> None:
-    """Train an autoencoder and a VAE in plain NumPy, explain each step, draw three pictures (seconds)."""
+    """Train an autoencoder and a VAE in plain NumPy, explain each step, draw four pictures (seconds)."""
     # On matrices as small as these a second thread only adds to the work.
     for library in ("OMP", "OPENBLAS", "MKL"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")

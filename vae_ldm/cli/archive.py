@@ -46,7 +46,7 @@ def add(
     ] = None,
 ) -> None:
     """Archive photos; those that are there already are passed over, so a stopped command is simply repeated."""
-    from vae_ldm.run.archive import add as add_photos
+    from vae_ldm.desk.archive.add import add as add_photos
 
     add_photos(archive, photos, model=model, target_psnr=target_psnr, prefer=None if prefer is None else prefer.value)
 
@@ -57,7 +57,7 @@ def list_entries(
     pattern: Annotated[str | None, typer.Argument(metavar="PATTERN", help="Ids to show, such as 'train/*'.")] = None,
 ) -> None:
     """List what an archive holds, and how."""
-    from vae_ldm.run.archive_list import list_entries as lines
+    from vae_ldm.desk.archive.listing import list_entries as lines
 
     for line in lines(archive, pattern):
         typer.echo(line)
@@ -78,7 +78,7 @@ def extract(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
 ) -> None:
     """Write archived photos as pictures again."""
-    from vae_ldm.run.archive_reading import extract as extract_photos
+    from vae_ldm.desk.archive.reading import extract as extract_photos
 
     extract_photos(archive, patterns or (), out=out, model=model, file_format=file_format.value, overwrite=overwrite)
 
@@ -92,7 +92,7 @@ def verify(
     model: MovedModelOption = None,
 ) -> None:
     """Find every byte that has changed; with PHOTOS also whether each could be had back from the archive."""
-    from vae_ldm.run.archive_reading import verify as verify_archive
+    from vae_ldm.desk.archive.reading import verify as verify_archive
 
     verify_archive(archive, photos, model=model)
 
@@ -110,6 +110,6 @@ def report(
     target_psnr: Annotated[float, typer.Option(min=10, max=60, help="dB for which the sum is drawn in words.")] = 32,
 ) -> None:
     """Say, before anything is archived, where latents take fewer bytes than JPEG, WebP and AVIF, and where not."""
-    from vae_ldm.run.archive_report import report as write_report
+    from vae_ldm.desk.archive.report import report as write_report
 
     write_report(photos, model=model, out=out, num_photos=num_photos, target_psnr=target_psnr)

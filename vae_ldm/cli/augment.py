@@ -11,7 +11,7 @@ from vae_ldm.cli.walk import DenoisingStepsOption, GuidanceOption, ModelOption
 
 
 class How(StrEnum):
-    """Ways to make a picture, as `vae_ldm.run.augmented_folder.How`."""
+    """Ways to make a picture, as `vae_ldm.desk.augment.folder.How`."""
 
     SAMPLE = "sample"
     VARY = "vary"
@@ -79,8 +79,8 @@ def draw(
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder, or one to go on with.")] = Path("augmented"),
 ) -> None:
     """Draw new photos of every class, less near copies and other classes."""
-    from vae_ldm.run.augment_order import Order
-    from vae_ldm.run.augmented_folder import AugmentedFolder
+    from vae_ldm.desk.augment.folder import AugmentedFolder
+    from vae_ldm.desk.augment.request import Order
 
     order = Order(
         per_class=per_class,
@@ -95,7 +95,7 @@ def draw(
     )
     AugmentedFolder(out).check(order.settings)  # before libraries and weights are loaded, which takes seconds
 
-    from vae_ldm.run.augment import augment
+    from vae_ldm.desk.augment.augment import augment
 
     augment(photos, model, out=out, order=order)
     typer.echo(out)
@@ -121,7 +121,7 @@ def prove(
     ),
 ) -> None:
     """Say whether a classifier of real photos gains from them. It can say no."""
-    from vae_ldm.run.augment_proof import prove_augmentation
+    from vae_ldm.desk.augment.proof import prove_augmentation
 
     prove_augmentation(
         photos,

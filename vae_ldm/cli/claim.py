@@ -30,7 +30,7 @@ def desk(
     ] = None,
 ) -> None:
     """Make a claims desk of past photos: an index to search and a detector of what was never seen."""
-    from vae_ldm.run.claim import build_desk
+    from vae_ldm.desk.claim.claim import build_desk
 
     build_desk(
         desk,
@@ -55,7 +55,7 @@ def claim(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Say whether a photo was seen before, what it is like, and write a page about it."""
-    from vae_ldm.run.claim import claim as put_before
+    from vae_ldm.desk.claim.claim import claim as put_before
 
     put_before(
         photo,

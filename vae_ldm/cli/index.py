@@ -41,7 +41,7 @@ def build(
     caption_column: CaptionColumnOption = None,
 ) -> None:
     """Make an index of photos, or go on with one that was stopped."""
-    from vae_ldm.run.index_build import build_index
+    from vae_ldm.desk.search.build import build_index
 
     build_index(
         index,
@@ -63,7 +63,7 @@ def add(
     caption_column: CaptionColumnOption = None,
 ) -> None:
     """Add the photos that an index lacks."""
-    from vae_ldm.run.index_build import add_photos
+    from vae_ldm.desk.search.build import add_photos
 
     add_photos(index, photos, store=_checked_store(store), model=model, caption_column=caption_column)
 
@@ -81,7 +81,7 @@ def query(
     model: MovedModelOption = None,
 ) -> None:
     """Find the photos most like a photo, or like each of a folder."""
-    from vae_ldm.run.index_query import query_index
+    from vae_ldm.desk.search.query import query_index
 
     query_index(index, photos, k=k, out=out, as_json=as_json, store=_checked_store(store), model=model)
 

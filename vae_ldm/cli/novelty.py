@@ -51,7 +51,7 @@ def fit(
     ] = None,
 ) -> None:
     """Fit a detector on photos of the usual kind."""
-    from vae_ldm.run.novelty import fit as fit_detector
+    from vae_ldm.desk.novelty.novelty import fit as fit_detector
 
     fit_detector(
         photos,
@@ -80,7 +80,7 @@ def score(
     model: MovedModelOption = None,
 ) -> None:
     """Judge photos by a detector: verdict, p-value and every score into a table."""
-    from vae_ldm.run.novelty import score as score_photos
+    from vae_ldm.desk.novelty.novelty import score as score_photos
 
     score_photos(photos, detector, out=out, heat_maps=heat_maps, model=model)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from vae_ldm.run.walk import Drawing
+    from vae_ldm.desk.walk.walk import Drawing
 
 ModelOption = Annotated[
     str, typer.Option("--model", metavar="RUN", help="A run folder, a pipeline folder or ORG/NAME of the Hub.")
@@ -33,7 +33,7 @@ LikeOption = Annotated[
 
 
 def _drawing(strength: float, prompt: str, seed: int, steps: int | None, guidance_scale: float | None) -> "Drawing":
-    from vae_ldm.run.walk import Drawing
+    from vae_ldm.desk.walk.walk import Drawing
 
     return Drawing(strength, prompt, seed, steps, guidance_scale)
 
@@ -52,7 +52,7 @@ def morph(
     out: OutOption = Path("morph"),
 ) -> None:
     """Go from one photo to another, through latents and through the model, as a strip and as a film."""
-    from vae_ldm.run.walk import morph as draw
+    from vae_ldm.desk.walk.walk import morph as draw
 
     drawing = _drawing(strength, prompt, seed, denoising_steps, guidance_scale)
     _print(draw(a, b, model, out=out, steps=steps, smooth=smooth, drawing=drawing))
@@ -75,7 +75,7 @@ def walk(
     out: OutOption = Path("walk"),
 ) -> None:
     """Go once around a photo, through latents and through the model, as a strip and as a film that closes."""
-    from vae_ldm.run.walk import walk as draw
+    from vae_ldm.desk.walk.walk import walk as draw
 
     drawing = _drawing(strength, prompt, seed, denoising_steps, guidance_scale)
     _print(draw(photo, model, out=out, radius=radius, steps=steps, smooth=smooth, like=like, drawing=drawing))
@@ -99,7 +99,7 @@ def grid(
     out: OutOption = Path("grid"),
 ) -> None:
     """Change a photo in two directions at once: the two along which photos differ most, or toward two others."""
-    from vae_ldm.run.walk import grid as draw
+    from vae_ldm.desk.walk.walk import grid as draw
 
     drawing = _drawing(strength, prompt, seed, denoising_steps, guidance_scale)
     _print(draw(photo, model, out=out, toward=toward or (), reach=reach, side=side, like=like, drawing=drawing))

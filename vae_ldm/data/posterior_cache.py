@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from vae_ldm.data.pictures import Pictures
 from vae_ldm.data.sampling import Batch, EndlessBatches, FixedBatches, batch_generator, place_of
+from vae_ldm.files import write_whole
 from vae_ldm.models.batches import batch_size_for, in_batches
 from vae_ldm.models.pixels import as_images
-from vae_ldm.whole_file import write_whole
 
 Encode = Callable[[Tensor], DiagonalGaussianDistribution]
 Progress = Callable[[int, int], None]

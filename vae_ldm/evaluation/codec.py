@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, features
 
-from vae_ldm.evaluation.image_grid import MODES
 from vae_ldm.evaluation.reconstruction import MAX_PSNR
+from vae_ldm.pages.image_grid import MODES
 
 _STRAIGHT_STEPS = 4
 """Of a search; where a measure is so bent that they do not get there, halving is the shorter way."""

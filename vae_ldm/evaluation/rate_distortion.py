@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from vae_ldm.evaluation.codec import Codec, CodecLadder, Compressed, Ladder
-from vae_ldm.evaluation.comparison import worst_crops
 from vae_ldm.evaluation.legibility import Reader, character_error_rate, kept_share
+from vae_ldm.evaluation.worst_crops import worst_crops
 
 TARGETS = (20, 22, 24, 26, 28, 30, 32, 34, 36, 38, 40)
 """dB at which the ways to keep a photo are weighed against each other."""

@@ -9,7 +9,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vae_ldm.evaluation.measurement import Measurement
-from vae_ldm.evaluation.report import comparison, duration, image_size, measured_on, number, quantity
+from vae_ldm.evaluation.verdict import comparison, measured_on
+from vae_ldm.pages.environment import image_size, number, quantity
+from vae_ldm.text import duration
 
 _MAX_LISTED_CLASSES = 40
 

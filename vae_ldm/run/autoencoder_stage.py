@@ -10,10 +10,10 @@ from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 
-from vae_ldm.build import build_autoencoder, build_lit_autoencoder, compile_if_asked
+from vae_ldm.assembly import build_autoencoder, build_lit_autoencoder, compile_if_asked
 from vae_ldm.data.datamodule import ImageDataModule
 from vae_ldm.data.pictures import Pictures
-from vae_ldm.evaluation.image_grid import image_grid
+from vae_ldm.files import let_others_read
 from vae_ldm.models.autoencoder import load_autoencoder
 from vae_ldm.models.batches import batch_size_for, in_batches
 from vae_ldm.models.half_precision import make_fit_for_half
@@ -29,8 +29,8 @@ from vae_ldm.models.latent_scaling import (
 from vae_ldm.models.pixels import as_images, as_pictures
 from vae_ldm.models.single_file import measured_scaling
 from vae_ldm.models.stored_config import checked_config
+from vae_ldm.pages.image_grid import image_grid
 from vae_ldm.run.fitting import fit_stage
-from vae_ldm.run.folder import let_others_read
 from vae_ldm.run.seal import seal_autoencoder
 from vae_ldm.run.session import Session
 from vae_ldm.training.callbacks import BestCheckpoint, PictureEachValidation

@@ -13,7 +13,7 @@ from pytorch_lightning import Callback
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from vae_ldm.build import (
+from vae_ldm.assembly import (
     DiffusionParts,
     build_diffusion,
     build_lit_latent_diffusion,
@@ -24,10 +24,10 @@ from vae_ldm.build import (
 )
 from vae_ldm.data.posterior_cache import PosteriorDataModule, PosteriorDataset, cache_posteriors, has_posteriors
 from vae_ldm.data.sources import SPLITS, Split
+from vae_ldm.files import whole_folder
 from vae_ldm.models.lora import save_lora
 from vae_ldm.pipelines.plain_folder import save_plain_pipeline
 from vae_ldm.run.fitting import fit_stage
-from vae_ldm.run.folder import whole_folder
 from vae_ldm.run.seal import seal_pipeline
 from vae_ldm.run.session import Session
 from vae_ldm.training.callbacks import BestCheckpoint, EachNSteps

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from vae_ldm.build import (
+from vae_ldm.assembly import (
     build_autoencoder,
     build_diffusion,
     build_lit_autoencoder,

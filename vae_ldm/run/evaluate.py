@@ -12,20 +12,22 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from torch import Tensor
 
-from vae_ldm.build import build_features, class_prompts
+from vae_ldm.assembly import build_features, class_prompts
 from vae_ldm.evaluation.embedding import embed_pictures
 from vae_ldm.evaluation.evaluator import evaluate_autoencoder, evaluate_samples
 from vae_ldm.evaluation.measurement import Measurement
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
-from vae_ldm.evaluation.report import write_report
+from vae_ldm.files import write_json
+from vae_ldm.hardware import device_name
 from vae_ldm.models.autoencoder import downsample_factor, load_autoencoder
 from vae_ldm.models.batches import batch_size_for, in_batches
+from vae_ldm.opening import open_pipeline
+from vae_ldm.pipelines.sampling import sample_images, unknown_words
 from vae_ldm.recipe import parts
-from vae_ldm.run.folder import write_json
-from vae_ldm.run.generate import open_pipeline, sample_images, unknown_words
+from vae_ldm.run.report import write_report
 from vae_ldm.run.sample_grids import draw_reconstructions, draw_samples, row_names
-from vae_ldm.run.session import Session, open_run
-from vae_ldm.wording import counted
+from vae_ldm.run.session import Session
+from vae_ldm.text import counted
 
 _PACKAGES = ("vae_ldm", "torch", "pytorch-lightning", "diffusers", "transformers", "accelerate", "datasets")
 
@@ -35,7 +37,7 @@ def evaluate_run(run_dir: Path, *, num_samples: int | None = None) -> None:
 
     Raises VaeLdmError where the folder is no run, or its training is not finished.
     """
-    session = open_run(run_dir)
+    session = Session.opened(run_dir)
     recipe = session.recipe
     session.require_finished("autoencoder")
     if recipe.diffusion is not None:
@@ -231,14 +233,6 @@ def _with_speed(timing: dict[str, Any]) -> dict[str, Any]:
     """The timing with pictures a second; None where it is too short to tell."""
     seconds = timing["seconds"]
     return timing | {"images_per_second": round(timing["num_images"] / seconds, 1) if seconds else None}
-
-
-def device_name(device: torch.device) -> str:
-    """What a page calls the device that it was measured on."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name()
-    num_threads = torch.get_num_threads()
-    return f"CPU, {num_threads} thread{'' if num_threads == 1 else 's'}"
 
 
 def _version(package: str) -> str:

@@ -8,16 +8,17 @@ from diffusers import AutoencoderKL
 from safetensors import SafetensorError
 from torch import nn
 
-from vae_ldm.build import DiffusionParts, build_autoencoder, build_diffusion
+from vae_ldm.assembly import DiffusionParts, build_autoencoder, build_diffusion
 from vae_ldm.errors import RunError, VaeLdmError, WeightsError, first_line
-from vae_ldm.front_door import pipeline
+from vae_ldm.files import whole_folder
+from vae_ldm.loading import pipeline
 from vae_ldm.models.autoencoder import load_autoencoder
 from vae_ldm.pipelines.plain_folder import save_plain_pipeline
 from vae_ldm.run.autoencoder_stage import finish_autoencoder
 from vae_ldm.run.diffusion_stage import picture_prompts, save_pipeline, vocabulary
 from vae_ldm.run.fitting import module_weights
-from vae_ldm.run.folder import RunFolder, Stage, whole_folder
-from vae_ldm.run.session import Session, open_run
+from vae_ldm.run.folder import RunFolder, Stage
+from vae_ldm.run.session import Session
 from vae_ldm.training.callbacks import checkpoint_step, run_checkpoints
 
 
@@ -28,7 +29,7 @@ def export_checkpoint(run_dir: Path, *, checkpoint: str | None = None, output_di
     VaeLdmError where there is no such checkpoint, or the output folder exists already, WeightsError where a checkpoint
     is damaged, and RunError where the disk is full.
     """
-    session = open_run(run_dir)
+    session = Session.opened(run_dir)
     run = session.run
     source = _newest_weights(run) if checkpoint is None else _find_checkpoint(run, checkpoint)
     kind = "pipeline" if source.stage == "diffusion" else source.stage

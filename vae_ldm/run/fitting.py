@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 
-from vae_ldm.build import build_trainer, place_channels_last
+from vae_ldm.assembly import build_trainer, place_channels_last
 from vae_ldm.errors import StoppedError
+from vae_ldm.hardware import Network
 from vae_ldm.recipe import parts
 from vae_ldm.run.folder import Stage
 from vae_ldm.run.loggers import build_loggers
 from vae_ldm.run.session import Session
 from vae_ldm.training.callbacks import BEST_CHECKPOINT, BatchesTaken, asked_to_stop, checkpoint_step, run_checkpoints
 from vae_ldm.training.csv_log import CsvLog
-from vae_ldm.training.hardware import Network
 from vae_ldm.training.progress import StageProgress
 from vae_ldm.training.sealed_checkpoint import is_whole, read_checkpoint
 from vae_ldm.training.trace import TraceSteps

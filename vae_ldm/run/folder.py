@@ -2,64 +2,27 @@
 
 import errno
 import fcntl
-import io
 import json
 import os
-import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
-
-from PIL import Image
+from typing import Any
 
 from vae_ldm.errors import RecipeError, RunError, VaeLdmError
-from vae_ldm.recipe import Recipe, read_recipe, recipe_differences, write_recipe
-from vae_ldm.whole_file import naming, write_whole
+from vae_ldm.files import remove, write_json
+from vae_ldm.opening import RunPaths
+from vae_ldm.recipe import Recipe, keys_free_under_way, read_recipe, recipe_differences, write_recipe
+from vae_ldm.recipe.stages import STAGES, StageName, from_stage_on, stage_named
 
-Stage = Literal["autoencoder", "diffusion", "evaluation"]
-STAGES: tuple[Stage, ...] = ("autoencoder", "diffusion", "evaluation")
-
-# What the result of a stage follows from: a change in any of these would make a finished stage a lie.
-_FOLLOWS_FROM = {
-    "autoencoder": ("seed", "data", "autoencoder"),
-    "diffusion": ("seed", "data", "autoencoder", "diffusion"),
-    "evaluation": ("seed", "data", "autoencoder", "diffusion", "evaluation"),
-}
-# Settings that may change while a stage is under way.
-_FREE_UNDER_WAY = (
-    "trainer.max_steps",
-    "trainer.checkpoint_every_n_steps",
-    "trainer.keep_checkpoints",
-    "trainer.val_every_n_steps",
-    "trainer.num_val_images",
-    "trainer.log_every_n_steps",
-    "trainer.on_nan",
-    "trainer.max_skipped_steps",
-    "trainer.compile",
-)
+Stage = StageName
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
-class RunFolder:
-    """Paths and state of the run folder at `path`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.recipe = path / "recipe.yaml"
-        self.pictures = path / "pictures"
-        self.autoencoder = path / "autoencoder"
-        self.latents = path / "latents"
-        self.diffusion = path / "diffusion"
-        self.pipeline = path / "pipeline"
-        self.lora = path / "lora"
-        self.samples = path / "samples"
-        self.metrics = path / "metrics.json"
-        self.report = path / "report.html"
-        self.reference = path / "diffusion" / "reference.png"
-        self._state = path / "state.json"
+class RunFolder(RunPaths):
+    """Paths and state of the run folder at `path`, for those who train it."""
 
     def checkpoints(self, stage: Stage) -> Path:
         """Where a stage's checkpoints lie."""
@@ -75,23 +38,18 @@ class RunFolder:
 
     def finish(self, stage: Stage, **facts: Any) -> None:
         """Mark the stage as finished, with facts about it (seconds, num_images, ...)."""
-        write_json(self._state, {**self._read_state(), stage: facts})
+        write_json(self.state, {**self._read_state(), stage: facts})
 
     def restart(self, stages: Sequence[Stage]) -> None:
         """Delete what the named stages and all that follow from them have written."""
-        first = min(STAGES.index(stage) for stage in stages)
+        afresh = from_stage_on(stages)
         state = self._read_state()
-        for stage in STAGES[first:]:
-            state.pop(stage, None)
-        write_json(self._state, state)
-        written: dict[Stage, tuple[Path, ...]] = {
-            "autoencoder": (self.autoencoder, self.latents),
-            "diffusion": (self.diffusion, self.pipeline, self.lora),
-            "evaluation": (self.samples, self.metrics, self.report),
-        }
-        for stage in STAGES[first:]:
-            for path in written[stage]:
-                remove(path)
+        for stage in afresh:
+            state.pop(stage.name, None)
+        write_json(self.state, state)
+        for stage in afresh:
+            for name in stage.writes:
+                remove(self.path / name)
 
     def adopt(self, recipe: Recipe, *, restart: Sequence[Stage] = ()) -> None:
         """Make `recipe` the run's recipe, after deleting what the stages to restart have written.
@@ -100,10 +58,10 @@ class RunFolder:
         under way, was begun with.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        kept = STAGES[: min((STAGES.index(stage) for stage in restart), default=len(STAGES))]
+        kept = [stage for stage in STAGES if stage not in from_stage_on(restart)]
         if self.recipe.exists():
             for stage in kept:
-                self._check_unchanged(stage, recipe)
+                self._check_unchanged(stage.name, recipe)
         if restart:
             self.restart(restart)
         write_recipe(recipe, self.recipe)
@@ -113,11 +71,11 @@ class RunFolder:
         under_way = not finished and any(self.checkpoints(stage).glob("*.ckpt"))
         if not (finished or under_way):
             return
-        changes = []
-        for section in _FOLLOWS_FROM[stage]:
-            for change in recipe_differences(read_recipe(self.recipe), recipe, section):
+        changes, free = [], keys_free_under_way()
+        for section in stage_named(stage).follows_from:
+            for change in recipe_differences(read_recipe(self.recipe, as_trained=True), recipe, section):
                 key = change.split(":", 1)[0]
-                if finished or not key.startswith(stage) or not key.endswith(_FREE_UNDER_WAY):
+                if finished or not key.startswith(f"{stage}.") or key not in free:
                     changes.append(change)
         if changes:
             raise RecipeError(
@@ -154,44 +112,4 @@ class RunFolder:
             yield
 
     def _read_state(self) -> dict[str, Any]:
-        return json.loads(self._state.read_text()) if self._state.exists() else {}
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` to `path` as a whole or not at all."""
-    write_whole(path, json.dumps(content, indent=1))
-
-
-def write_picture(path: Path, picture: Image.Image, **options: Any) -> None:
-    """Write the picture to `path`, a PNG with Pillow's `options`, as a whole or not at all."""
-    stream = io.BytesIO()
-    picture.save(stream, "PNG", **options)
-    write_whole(path, stream.getvalue())
-
-
-def remove(path: Path) -> None:
-    """Delete a file or folder that may be absent."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def let_others_read(folder: Path) -> None:
-    """Give every file below `folder` the mode of a new file: safetensors makes its own readable to their owner only."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            file.chmod(folder.stat().st_mode & 0o666)
-
-
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target` that takes its place when the block ends well."""
-    part = target.with_name(target.name + ".part")
-    with naming(target, part):
-        remove(part)
-        part.mkdir(parents=True)
-        yield part
-        let_others_read(part)
-        remove(target)
-        part.rename(target)
+        return json.loads(self.state.read_text()) if self.state.exists() else {}

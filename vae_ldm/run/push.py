@@ -6,18 +6,20 @@ from pathlib import Path
 
 from diffusers import AutoencoderKL
 
-from vae_ldm.build import DiffusionParts, class_prompts
+from vae_ldm.assembly import DiffusionParts, class_prompts
 from vae_ldm.errors import RunError, VaeLdmError
-from vae_ldm.evaluation.report import read_metrics
+from vae_ldm.files import remove
 from vae_ldm.hub import Pushed, check_access, license_of, upload
 from vae_ldm.hub.model_card import CardFacts, Licence, model_card
 from vae_ldm.hub.names import parse_name
 from vae_ldm.models.pretrained import is_local
+from vae_ldm.opening import read_metrics
 from vae_ldm.recipe import Recipe, dump_recipe, parts
+from vae_ldm.recipe.portable import portable
 from vae_ldm.run.diffusion_stage import save_pipeline
-from vae_ldm.run.folder import Stage, remove
+from vae_ldm.run.folder import Stage
 from vae_ldm.run.seal import check_autoencoder, check_pipeline, seal_pipeline
-from vae_ldm.run.session import Session, open_run
+from vae_ldm.run.session import Session
 from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
 
 
@@ -50,7 +52,7 @@ def push(
     Raises VaeLdmError where the run is not finished, WeightsError where its export is not what was trained, HubError
     and RunError as `vae_ldm.hub.upload` does.
     """
-    session = open_run(Path(run))
+    session = Session.opened(Path(run))
     name, branch = parse_name(repository, revision)
     where = parts.Hub(
         repository=name,
@@ -155,7 +157,7 @@ def _files(
 ) -> dict[str, Path | bytes]:
     """What the repository is to hold: path in it -> file or bytes."""
     run, recipe = session.run, session.recipe
-    travelling = recipe.model_copy(update={"hub": None, "output_dir": Recipe.model_fields["output_dir"].default})
+    travelling = portable(recipe)
     weights = folder.glob("*.*") if recipe.diffusion is None else (file for file in folder.rglob("*") if file.is_file())
     files: dict[str, Path | bytes] = {file.relative_to(folder).as_posix(): file for file in weights if file.is_file()}
     metrics = read_metrics(run.path)
@@ -168,7 +170,7 @@ def _files(
     files.pop("log.csv", None)
     card = CardFacts(
         where.repository,
-        recipe.model_dump(mode="json"),
+        travelling.model_dump(mode="json"),
         metrics,
         _licence(recipe, where.license, token),
         base_models=[source for source in _bases(recipe) if not is_local(source)],

@@ -3,8 +3,8 @@
 import numpy as np
 
 from vae_ldm.evaluation.evaluator import AutoencoderEvaluation, SampleEvaluation
-from vae_ldm.evaluation.image_grid import image_grid, pair_grid
-from vae_ldm.run.folder import write_picture
+from vae_ldm.files import write_picture
+from vae_ldm.pages.image_grid import image_grid, pair_grid
 from vae_ldm.run.session import Session
 
 _NUM_PAIRS = 12

@@ -5,7 +5,6 @@ be the one that was trained, bit for bit, and the picture drawn from seed 0 the 
 training ended.
 """
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionPipeline
 from PIL import Image
 
 from vae_ldm.errors import WeightsError, first_line
-from vae_ldm.run.generate import sample_images
+from vae_ldm.models.weights_digest import weights_digest
+from vae_ldm.pipelines.sampling import sample_images
 
 _NETWORKS = ("vae", "unet", "text_encoder")
 # Bits agree on the machine that trained; others round otherwise, which two steps do not let grow.
@@ -34,16 +34,6 @@ def seal_pipeline(pipeline: StableDiffusionPipeline, picture: Path) -> dict[str,
 def seal_autoencoder(autoencoder: AutoencoderKL) -> dict[str, Any]:
     """The digest of an autoencoder alone, as facts about its stage."""
     return {"weights": {"vae": weights_digest(autoencoder)}}
-
-
-def weights_digest(network: torch.nn.Module) -> str:
-    """SHA-256 of every tensor's name, type, shape and bytes, wherever it lies in memory."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        value = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def check_pipeline(folder: Path, sealed: Mapping[str, str], picture: Path) -> None:

@@ -7,15 +7,15 @@ from contextlib import ExitStack, contextmanager
 
 from safetensors import SafetensorError
 
-from vae_ldm.build import build_source, check_precision
+from vae_ldm.assembly import build_source, check_precision
 from vae_ldm.errors import DataError, RunError, StoppedError
+from vae_ldm.processes import processes_in_words
 from vae_ldm.recipe import Recipe
 from vae_ldm.run.autoencoder_stage import run_autoencoder_stage
 from vae_ldm.run.diffusion_stage import check_prompts, run_diffusion_stage
 from vae_ldm.run.evaluate import run_evaluation_stage
 from vae_ldm.run.folder import Stage
 from vae_ldm.run.loggers import check_loggers
-from vae_ldm.run.processes import processes_in_words
 from vae_ldm.run.push import check_push, push_when_asked, pusher_on_the_way
 from vae_ldm.run.session import Session
 

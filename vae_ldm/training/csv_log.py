@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from vae_ldm.whole_file import write_whole
+from vae_ldm.files import write_whole
 
 
 class CsvLog(Logger):

@@ -13,8 +13,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from vae_ldm.errors import RunError
+from vae_ldm.files import write_whole
 from vae_ldm.training.callbacks import checkpoint_step, run_checkpoints
-from vae_ldm.whole_file import write_whole
 
 _log = logging.getLogger(__name__)
 _TOO_LARGE = 100.0

@@ -54,6 +54,7 @@ class LitAutoencoder(LightningModule):
         image_terms: Mapping[str, ImageTerm],
         optimizer: OptimizerSettings,
         max_steps: int,
+        kl_weight_per_latent: float,
         kl_weight: float,
         kl_warmup_steps: int,
         variational: bool,
@@ -74,6 +75,7 @@ class LitAutoencoder(LightningModule):
         self.image_networks = nn.ModuleList(loss for loss in losses if isinstance(loss, nn.Module))
         self.optimizer_settings = optimizer
         self.max_steps = max_steps
+        self.kl_weight_per_latent = kl_weight_per_latent
         self.kl_weight = kl_weight
         self.kl_warmup_steps = kl_warmup_steps
         self.variational = variational
@@ -147,7 +149,8 @@ class LitAutoencoder(LightningModule):
         reconstruction_loss = loss
         if self.variational:
             terms["kl"] = kl_divergence(posterior).mean()
-            loss = loss + self.kl_weight * self._kl_share() * terms["kl"]
+            weight_per_nat = self.kl_weight + self.kl_weight_per_latent / latents[0].numel()
+            loss = loss + weight_per_nat * self._kl_share() * terms["kl"]
         if self.discriminator_is_active if adversarial is None else adversarial:
             game = self.adversarial
             assert game is not None

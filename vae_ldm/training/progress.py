@@ -8,7 +8,7 @@ from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from vae_ldm.training.hardware import memory_in_use
+from vae_ldm.hardware import memory_in_use
 
 _SECONDS_BETWEEN_LINES = 20.0
 _SHOWN = {"train/loss": "loss", "val/psnr": "validation PSNR", "val/loss": "validation loss"}

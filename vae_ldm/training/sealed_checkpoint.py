@@ -11,7 +11,7 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 
 from vae_ldm.errors import WeightsError
-from vae_ldm.whole_file import naming
+from vae_ldm.files import naming
 
 # A checkpoint is a zip archive, which ends with a comment and, before it, the comment's length in two bytes.
 _SEAL = b"sha256:"

@@ -1,0 +1,215 @@
+"""A desk made of past photos, and a new one put before it: what is said, and the page."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from tests.desk.novelty.test_novelty import save_photos
+from tests.run.start_points import SD, save_autoencoder
+from vae_ldm.cli import app
+from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.desk.claim.claim import _thumbnail, build_desk, claim
+from vae_ldm.desk.novelty.detector import open_detector
+from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError
+from vae_ldm.latent_space.heat_map import HeatScale
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    save_photos(folder / "past" / "good", 36, seed=0)
+    save_photos(folder / "past" / "bent", 24, seed=3)
+    save_photos(folder / "new" / "good", 2, seed=1)  # 000 is one of the twentieth that alarm falsely
+    save_photos(folder / "new" / "scratched", 1, seed=2, blemish=(26, 38))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def desk(photos, trained_once, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("desks") / "tins"
+    build_desk(folder, photos / "past", model=str(trained_once.path))
+    return folder
+
+
+def put_before(photo, desk, out, **settings):
+    verdict = claim(photo, desk, out=out, num_variations=2, **settings)
+    return verdict, out.read_text(encoding="utf-8")
+
+
+def test_a_usual_photo_was_seen_before_and_a_scratched_one_was_not(photos, desk, tmp_path, capsys):
+    usual, page = put_before(photos / "new" / "good" / "001.png", desk, tmp_path / "usual.html")
+    assert not usual.novel
+    assert "<strong>Looks like what was seen before</strong>" in page
+    printed = capsys.readouterr().out
+    assert printed.startswith("Looks like what was seen before: p = ")
+    assert printed.rstrip().endswith("usual.html")
+
+    scratched, page = put_before(photos / "new" / "scratched" / "000.png", desk, tmp_path / "scratched.html")
+    assert scratched.novel
+    assert scratched.p_value < usual.p_value
+    assert "<strong>Not seen before</strong>" in page
+    assert "<figcaption>where it departs</figcaption>" in page
+
+
+def test_a_photo_that_is_novel_as_a_whole_shows_its_strangest_places_and_says_so(photos, desk, tmp_path):
+    opened = open_detector(desk / "novelty")
+    everything_is_usual = HeatScale(0.0, 1e6)
+    cold = replace(opened, patch_heat=everything_is_usual, residual_heat=everything_is_usual)
+    photo = photos / "new" / "scratched" / "000.png"
+    (verdict,) = cold.judge(photo_records(photo))
+    assert verdict.novel
+    assert 0 < verdict.max_heat < 0.01
+    departed = verdict.heat_map.astype(int) - np.asarray(Image.open(photo)).repeat(3, 0).repeat(3, 1)
+    assert abs(departed).max() > 40
+
+    cold.save(tmp_path / "novelty")
+    shutil.copytree(desk / "index", tmp_path / "index")
+    _, page = put_before(photos / "new" / "scratched" / "000.png", tmp_path, tmp_path / "claim.html")
+    assert "its strangest places: none is strange enough by itself, the whole is" in page
+
+
+def test_a_desk_that_knows_one_class_says_which(photos, trained_run, tmp_path, capsys):
+    model = str(trained_run.path)
+    build_desk(
+        tmp_path / "desk", photos / "past", model=model, features="latents", only_classes=["good"], false_alarm_rate=0.1
+    )
+    put_before(photos / "new" / "good" / "001.png", tmp_path / "desk", tmp_path / "claim.html")
+    assert "It knows photos of good alone." in capsys.readouterr().out
+
+
+def test_the_page_shows_similar_claims_and_variations_and_asks_for_nothing(photos, desk, tmp_path):
+    _, page = put_before(photos / "new" / "good" / "000.png", desk, tmp_path / "claim.html", num_similar=3)
+    assert page.count('alt="Similar photo ') == 3
+    assert page.count('alt="Variation ') == 4  # two at each of two strengths
+    assert "Of the 3 most similar: " in page
+    assert all(source.startswith("data:image/png;base64,") for source in page.split('src="')[1:])
+    assert "<script" not in page
+
+
+def test_a_photo_of_the_desk_is_found_again(photos, desk, tmp_path):
+    _, page = put_before(photos / "past" / "bent" / "003.png", desk, tmp_path / "claim.html", num_similar=2)
+    assert "<strong>This very photo is here already</strong>" in page
+    assert "the desk holds it as bent/003.png, byte for byte. p = " in page
+    assert "the same photo" in page
+
+
+def test_what_lies_beside_the_crop_is_shown_as_not_looked_at(photos, desk, tmp_path, capsys):
+    square = Image.open(photos / "new" / "good" / "001.png")
+    wide = Image.new("RGB", (128, 64), "red")
+    wide.paste(square, (32, 0))
+    wide.save(tmp_path / "wide.png")
+    _, page = put_before(tmp_path / "wide.png", desk, tmp_path / "claim.html")
+    assert "Only the middle 50 % of the photo was looked at." in capsys.readouterr().out
+    assert "what is pale was not looked at" in page
+    _, page = put_before(photos / "new" / "good" / "001.png", desk, tmp_path / "claim.html")
+    assert "not looked at" not in page
+
+
+def test_a_verdict_near_the_threshold_and_a_model_that_knows_no_such_photos_are_said(
+    photos, trained_run, tmp_path, capsys
+):
+    model = str(trained_run.path)
+    build_desk(tmp_path / "desk", photos / "past", model=model, features="latents", false_alarm_rate=0.4)
+    verdicts = {}
+    for photo in sorted((photos / "past" / "good").glob("*.png"))[:12]:
+        shutil.copy(photo, tmp_path / "changed.png")
+        with (tmp_path / "changed.png").open("ab") as file:
+            file.write(b"as if it were another file")
+        (trained_run.path / "metrics.json").write_text('{"measurements": [{"name": "psnr", "value": 90.0}]}')
+        verdict, page = put_before(tmp_path / "changed.png", tmp_path / "desk", tmp_path / "claim.html")
+        said = "Unusual, but not enough" if 0.4 < verdict.p_value <= 0.8 else "seen before"
+        assert said in capsys.readouterr().out
+        assert "where photos that it knows are at 90.0" in page
+        verdicts[said] = page
+    assert len(verdicts) == 2
+
+
+def test_an_autoencoder_alone_draws_no_variations_and_the_page_says_so(photos, trained_run, tmp_path):
+    shutil.copytree(trained_run.autoencoder, tmp_path / "autoencoder", ignore=shutil.ignore_patterns("checkpoints"))
+    build_desk(tmp_path / "desk", photos / "past", model=str(tmp_path / "autoencoder"), features="latents")
+    _, page = put_before(photos / "new" / "good" / "000.png", tmp_path / "desk", tmp_path / "claim.html")
+    assert "no diffusion model to draw with" in page
+
+
+def test_a_desk_of_photos_of_which_some_cannot_be_read_is_whole(photos, trained_once, tmp_path):
+    past = shutil.copytree(photos / "past", tmp_path / "past")
+    (past / "good" / "cut.png").write_bytes(b"no picture")
+    with pytest.raises(ManyUnreadableError, match=r"^1 of .* the others are in the index$"):
+        build_desk(tmp_path / "desk", past, model=str(trained_once.path), features="latents")
+    put_before(photos / "new" / "good" / "000.png", tmp_path / "desk", tmp_path / "claim.html")
+
+
+def test_what_is_wrong_is_said_in_one_line(photos, desk, tmp_path):
+    new = photos / "new" / "good" / "000.png"
+    with pytest.raises(VaeLdmError, match="is no desk"):
+        claim(new, tmp_path)
+    with pytest.raises(VaeLdmError, match="no such folder"):
+        claim(new, desk, out=tmp_path / "nowhere" / "claim.html")
+    with pytest.raises(VaeLdmError, match="holds 3 photos, and a claim is about one"):
+        claim(photos / "new", desk)
+    (tmp_path / "half.png").write_bytes(new.read_bytes()[:60])
+    with pytest.raises(DataError, match=r"half\.png: cannot be read"):
+        claim(tmp_path / "half.png", desk)
+    save_autoencoder(tmp_path / "other", **SD)
+    with pytest.raises(WeightsError, match="not the model"):
+        claim(new, desk, model=str(tmp_path / "other"))
+
+
+def test_a_desk_that_cannot_be_made_leaves_no_folder(photos, tmp_path):
+    with pytest.raises(WeightsError):
+        build_desk(tmp_path / "desk", photos / "past", model=str(tmp_path / "gone"))
+    with pytest.raises(DataError, match="are too few"):
+        build_desk(tmp_path / "desk", photos / "new", model=str(tmp_path / "gone"))
+    assert not (tmp_path / "desk").exists()
+
+
+def test_the_verbs(photos, trained_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--model", str(trained_run.path), "--features", "latents"]
+    made = CliRunner().invoke(app, ["desk", "tins", str(photos / "past"), *options])
+    assert made.exit_code == 0, made.output
+    photo = str(photos / "new" / "scratched" / "000.png")
+    said = CliRunner().invoke(app, ["claim", photo, "--desk", "tins", "--num-variations", "0"])
+    assert said.exit_code == 0, said.output
+    assert "None were asked for." in (tmp_path / "claim.html").read_text()
+    wrong = CliRunner().invoke(app, ["claim", photo, "--desk", "tin"])
+    assert wrong.exit_code == 2
+    assert "is no desk" in wrong.output
+
+
+def test_a_photo_whose_file_is_gone_is_still_named(photos, desk, trained_run, tmp_path):
+    shutil.copytree(photos / "past", tmp_path / "past")
+    build_desk(tmp_path / "desk", tmp_path / "past", model=str(trained_run.path), features="latents")
+    shutil.rmtree(tmp_path / "past")
+    _, page = put_before(photos / "new" / "good" / "000.png", tmp_path / "desk", tmp_path / "claim.html")
+    assert page.count("its file is gone") == 5
+
+
+def test_a_caption_cannot_write_into_the_page(photos, trained_run, tmp_path):
+    shutil.copytree(photos / "past", tmp_path / "past")
+    names = sorted(file.relative_to(tmp_path / "past").as_posix() for file in (tmp_path / "past").rglob("*.png"))
+    rows = [f'{{"file_name": "{name}", "caption": "<script>alert(1)</script>"}}' for name in names]
+    (tmp_path / "past" / "metadata.jsonl").write_text("\n".join(rows))
+    build_desk(tmp_path / "desk", tmp_path / "past", model=str(trained_run.path), features="latents")
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "white.png")
+    _, page = put_before(tmp_path / "white.png", tmp_path / "desk", tmp_path / "claim.html")
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_the_thumbnail_of_a_photo_that_is_stored_turned_is_whole_and_upright(tmp_path):
+    upright = Image.new("RGB", (480, 640), "green")
+    upright.paste("red", (0, 0, 480, 80))
+    upright.paste("blue", (0, 560, 480, 640))
+    exif = Image.Exif()
+    exif[0x112] = 6
+    upright.save(tmp_path / "upright.png")
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    seen, expected = (_thumbnail(str(tmp_path / name)) for name in ("turned.png", "upright.png"))
+    assert np.array_equal(seen, expected)
+    assert seen.shape[0] > seen.shape[1]
+    assert _thumbnail(str(tmp_path / "gone.png")) is None

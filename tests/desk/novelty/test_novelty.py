@@ -1,0 +1,306 @@
+"""Detectors from photos to verdicts, with a real autoencoder and a real backbone."""
+
+import csv
+import json
+import shutil
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from tests.processes import two_processes
+from tests.run.start_points import SD, save_autoencoder
+from vae_ldm.cli import app
+from vae_ldm.cli.novelty import Score
+from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.desk.novelty.detector import open_detector
+from vae_ldm.desk.novelty.novelty import fit, score
+from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError
+from vae_ldm.latent_space.novelty import SCORE_NAMES
+
+PHOTO_SIZE = (64, 64)
+
+
+def usual_photo(rng, *, blemish=None):
+    """A bright tin on a dark table, wandering a little; the blemish is a dark cross with its middle there."""
+    rows, columns = np.mgrid[0:64, 0:64]
+    top, left = rng.integers(14, 18), rng.integers(14, 18)
+    pixels = np.full((64, 64, 3), 40.0)
+    inside = (rows >= top) & (rows < top + 34) & (columns >= left) & (columns < left + 34)
+    pixels[inside] = 170 + 40 * np.cos((columns[inside] - left) / 6)[:, None]
+    if blemish is not None:
+        y, x = blemish
+        down, across = abs(rows - y), abs(columns - x)
+        pixels[(down < 5) & (across < 2) | (down < 2) & (across < 5)] = (90, 10, 0)
+    return np.clip(pixels + rng.normal(0, 3, pixels.shape), 0, 255).astype(np.uint8)
+
+
+def save_photos(folder, count, *, seed, blemish=None):
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        Image.fromarray(usual_photo(rng, blemish=blemish)).save(folder / f"{number:03d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    save_photos(folder / "train" / "good", 60, seed=0)
+    save_photos(folder / "validation" / "good", 12, seed=1)
+    save_photos(folder / "validation" / "scratched", 6, seed=2, blemish=(26, 38))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def detector(photos, trained_once, tmp_path_factory):
+    """Of both features."""
+    out = tmp_path_factory.mktemp("detectors") / "both"
+    fit(photos / "train", model=str(trained_once.path), out=out)
+    return out
+
+
+@pytest.fixture
+def by_latents(photos, trained_run):
+    """Fits a detector on the training photos by latents alone, which takes a moment."""
+
+    def fit_by_latents(out, **settings):
+        fit(photos / "train", **{"model": str(trained_run.path), "out": out, "features": "latents", **settings})
+        return out
+
+    return fit_by_latents
+
+
+def read_table(file):
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_scratched_photos_are_novel_and_good_ones_are_not(detector, photos, tmp_path):
+    verdicts = score(photos / "validation", detector, out=tmp_path / "scores.csv", heat_maps=tmp_path / "heat")
+    scratched = [verdict for verdict in verdicts if verdict.record.label == "scratched"]
+    good = [verdict for verdict in verdicts if verdict.record.label == "good"]
+    assert all(verdict.novel for verdict in scratched)
+    assert sum(verdict.novel for verdict in good) <= 3
+    assert {verdict.p_value for verdict in scratched} == {1 / 21}  # of 20 calibration photos
+
+    table = read_table(tmp_path / "scores.csv")
+    assert [row["id"] for row in table] == [record.id for record in photo_records(photos / "validation")]
+    assert list(table[0]) == ["id", "verdict", "p_value", *SCORE_NAMES, "features"]
+    for row, verdict in zip(table, verdicts, strict=True):
+        assert row["verdict"] == ("novel" if verdict.novel else "seen")
+        assert float(row["p_value"]) == pytest.approx(verdict.p_value, rel=1e-5)
+        assert float(row["patch"]) == pytest.approx(verdict.scores["patch"], rel=1e-5)
+        assert row["features"] == "latents + EffLite0"
+    heat_maps = sorted(path.relative_to(tmp_path / "heat") for path in (tmp_path / "heat").rglob("*.*"))
+    assert [str(path) for path in heat_maps] == [f"{row['id']}.png" for row in table]
+
+
+def test_the_heat_map_is_hottest_at_the_blemish(detector, photos):
+    opened = open_detector(detector)
+    for verdict in opened.judge(photo_records(photos / "validation" / "scratched")):
+        assert verdict.heat_map.shape == (192, 192, 3)
+        red = verdict.heat_map[..., 0].astype(int) - verdict.heat_map[..., 2]
+        smooth = torch.nn.functional.avg_pool2d(torch.from_numpy(red)[None, None].float(), 15, 1, 7)[0, 0]
+        y, x = divmod(int(smooth.argmax()), 192)
+        assert (y / 3, x / 3) == (pytest.approx(26, abs=9), pytest.approx(38, abs=9))
+
+
+def test_a_detector_opened_again_judges_as_it_did_and_its_facts_can_be_read(detector, photos, trained_run, tmp_path):
+    copied = shutil.copytree(detector, tmp_path / "copy")
+    batch = next(open_detector(detector).observer.encoder.batches(photo_records(photos / "validation" / "scratched")))
+    first = open_detector(detector).judge(batch, heat_maps=False)
+    again = open_detector(copied, model=str(trained_run.path)).judge(batch, heat_maps=False)
+    assert [(v.novel, v.p_value, v.scores) for v in first] == [(v.novel, v.p_value, v.scores) for v in again]
+    assert first[0].heat_map is None
+    facts = json.loads((detector / "detector.json").read_text())
+    assert (facts["num_reference"], facts["num_calibration"], facts["false_alarm_rate"]) == (40, 20, 0.05)
+    assert facts["features_name"] == "latents + EffLite0"
+
+
+def test_only_the_named_classes_are_fitted_on_and_a_folder_may_calibrate(photos, trained_run, tmp_path):
+    facts = fit(
+        photos,
+        model=str(trained_run.path),
+        out=tmp_path / "detector",
+        features="latents",
+        score="knn",
+        calibration=photos / "validation",
+        only_classes=["good"],
+        false_alarm_rate=0.1,
+    )
+    assert (facts.num_reference, facts.num_calibration, facts.score) == (72, 12, "knn")
+
+
+def test_photos_that_cannot_be_read_are_told_and_have_a_line(by_latents, photos, tmp_path, capfd):
+    mixed = shutil.copytree(photos / "train", tmp_path / "mixed")
+    whole = (mixed / "good" / "000.png").read_bytes()
+    (mixed / "good" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    # A header that promises 20,000 x 20,000 pixels; nothing more is ever read of it.
+    header = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    (mixed / "good" / "bomb.png").write_bytes(whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:])
+    detector = by_latents(tmp_path / "detector")
+    with pytest.raises(ManyUnreadableError, match=r"^2 of 62 photos cannot be read; the others are judged in .*csv$"):
+        score(mixed, detector, out=tmp_path / "scores.csv")
+    rows = {row["id"]: row["verdict"] for row in read_table(tmp_path / "scores.csv")}
+    assert len(rows) == 62
+    assert (rows["good/cut.png"], rows["good/bomb.png"]) == ("unreadable", "unreadable")
+    said = capfd.readouterr().err
+    assert said.count("passed over") == 2
+    assert "more than max_pixels" in said
+
+
+def fit_in(folder, photos, model):
+    fit(photos / "train", model=model, out=folder / "detector", features="latents")
+
+
+def score_in(folder, photos):
+    score(photos / "validation", folder / "detector", out=folder / "scores.csv", heat_maps=folder / "heat")
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds(photos, trained_run, tmp_path):
+    model = str(trained_run.path)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    fit_in(tmp_path / "one", photos, model)
+    score_in(tmp_path / "one", photos)
+    with two_processes() as processes:
+        processes(fit_in, folder=tmp_path / "two", photos=photos, model=model)
+        processes(score_in, folder=tmp_path / "two", photos=photos)
+    for file in ("detector/detector.json", "detector/detector.safetensors", "scores.csv"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
+    one, two = (sorted(path.name for path in (tmp_path / name / "heat").rglob("*.png")) for name in ("one", "two"))
+    assert one == two
+
+
+def test_every_score_can_decide():
+    assert [one.value for one in Score] == list(SCORE_NAMES)
+
+
+def test_a_detector_that_takes_the_place_of_another_says_so(by_latents, tmp_path, capfd):
+    out = by_latents(tmp_path / "detector", only_classes=["good"], false_alarm_rate=0.1)
+    assert "takes the place" not in capfd.readouterr().err
+    by_latents(out)
+    said = capfd.readouterr().err
+    assert f"{out}: takes the place of a detector of 60 photos of good, at a false-alarm rate of 0.1 with the" in said
+
+
+def test_too_few_photos_for_the_rate_are_said_before_a_model_is_opened(photos, tmp_path):
+    cases = [
+        (
+            {"false_alarm_rate": 0.01},
+            DataError,
+            r"40 photos .* and 20 .* rate of 0\.01, 99 .* so 297 in all; .* of 0\.048 or more",
+        ),
+        (
+            {"false_alarm_rate": 0.01, "calibration": photos / "validation"},
+            DataError,
+            "60 photos to compare with and 18 to calibrate on are too few",
+        ),
+        (
+            {"false_alarm_rate": 0.5, "calibration": 0.95},
+            DataError,
+            "3 photos to compare with and 57 to calibrate on are too few: it takes 10",
+        ),
+        ({"false_alarm_rate": 0}, VaeLdmError, "between 0 and 1"),
+        ({"calibration": 1.5}, VaeLdmError, "between 0 and 1, not 1.5"),
+        ({"only_classes": ["god"]}, DataError, "did you mean good"),
+        ({"out": tmp_path / "absent" / "detector"}, DataError, "absent: no such folder"),
+        ({"out": photos}, DataError, "is no detector, so it is left alone"),
+    ]
+    for settings, error, message in cases:
+        with pytest.raises(error, match=message) as caught:
+            fit(photos / "train", **{"model": str(tmp_path / "none"), "out": tmp_path / "detector", **settings})
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "detector").exists()
+
+
+def test_another_model_a_moved_one_and_damage_are_one_line_each(by_latents, photos, trained_run, tmp_path):
+    model = shutil.copytree(trained_run.path, tmp_path / "run")
+    detector = by_latents(tmp_path / "detector", model=str(model))
+    save_autoencoder(tmp_path / "other", **SD)
+    with pytest.raises(WeightsError, match=r"is not the model that .*detector was fitted with"):
+        open_detector(detector, model=str(tmp_path / "other"))
+    model.rename(tmp_path / "moved")
+    with pytest.raises(WeightsError, match="is gone; say with --model"):
+        open_detector(detector)
+    open_detector(detector, model=str(tmp_path / "moved"))
+
+    for file, change, message in (
+        ("detector.safetensors", lambda content: content[:-1] + b"\x07", "checksum is another"),
+        ("detector.safetensors", lambda content: content[:100], "checksum is another"),
+        ("detector.json", lambda content: content[:100], "cannot be read"),
+        ("detector.json", lambda content: content.replace(b'"format": 2', b'"format": 9'), "not of a format"),
+        ("detector.json", lambda content: content.replace(b'"score"', b'"scor"'), "is damaged"),
+    ):
+        damaged = shutil.copytree(detector, tmp_path / "damaged", dirs_exist_ok=True)
+        (damaged / file).write_bytes(change((damaged / file).read_bytes()))
+        with pytest.raises(WeightsError, match=message) as caught:
+            open_detector(damaged, model=str(tmp_path / "moved"))
+        assert "\n" not in str(caught.value)
+    for nothing in (photos, tmp_path / "absent", photos / "train" / "good" / "000.png"):
+        with pytest.raises(WeightsError, match="is no detector"):
+            open_detector(nothing)
+
+
+def test_fitting_again_replaces_a_detector_whole_and_a_failure_leaves_it(by_latents, tmp_path, monkeypatch):
+    detector = by_latents(tmp_path / "detector", score="knn")
+    before = (detector / "detector.json").read_bytes()
+
+    def no_space_left(*_):
+        raise OSError(28, "No space")
+
+    monkeypatch.setattr("vae_ldm.desk.novelty.detector.write_json", no_space_left)
+    with pytest.raises(OSError, match="No space"):
+        by_latents(tmp_path / "detector", score="patch")
+    assert (detector / "detector.json").read_bytes() == before
+    monkeypatch.undo()
+    by_latents(tmp_path / "detector", score="patch")
+    assert json.loads((detector / "detector.json").read_text())["score"] == "patch"
+    assert sorted(path.name for path in tmp_path.glob("detector*")) == ["detector"]
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_lost(by_latents, photos, small_disk, tmp_path):
+    detector = by_latents(tmp_path / "detector")
+    disk = small_disk(8)
+    arguments = ["novelty", "score", str(photos), str(detector), "--out", str(disk / "scores.csv")]
+    (disk / "scores.csv").write_text("older\n")
+    result = CliRunner().invoke(app, [*arguments])
+    assert result.exit_code == 1, result.output
+    assert "No space left" in result.output.splitlines()[-1]
+    assert (disk / "scores.csv").read_text() == "older\n"
+
+
+def test_the_command_line(photos, trained_run, tmp_path):
+    runner = CliRunner()
+    detector = tmp_path / "detector"
+    arguments = ["novelty", "fit", str(photos), "--model", str(trained_run.path), "--out", str(detector)]
+    arguments += ["--features", "latents", "--only-class", "good", "--calibration", "0.4"]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[-1] == str(detector)
+    assert "with 29 calibration photos the true rate lies between " in result.output
+    table = tmp_path / "scores.csv"
+    result = runner.invoke(app, ["novelty", "score", str(photos), str(detector), "--out", str(table)])
+    assert result.exit_code == 0, result.output
+    assert "photos are novel by combination of latents, at a false-alarm rate of 0.05" in result.output
+    assert "known to the detector are photos of good alone" in result.output
+    assert len(read_table(table)) == 78
+
+    for wrong, message in (
+        (["fit", str(photos), "--model", "x/y/z", "--out", str(detector)], "no such folder"),
+        (["fit", str(photos), "--model", "runs", "--out", "d", "--calibration", "nowhere"], "neither a share"),
+        (["score", str(photos / "trian"), str(detector)], "did you mean"),
+        (["score", str(photos), str(photos)], "is no detector"),
+        (["score", str(photos), str(detector), "--out", "no/such/table.csv"], "no/such: no such folder"),
+    ):
+        result = runner.invoke(app, ["novelty", *wrong])
+        assert result.exit_code == 2, result.output
+        errors = [line for line in result.output.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1
+        assert message in errors[0]

@@ -1,0 +1,102 @@
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vae_ldm.desk import generate as generating
+from vae_ldm.desk.generate import generate
+from vae_ldm.errors import WeightsError
+from vae_ldm.opening import open_pipeline
+from vae_ldm.pipelines.sampling import unknown_words
+
+
+def test_one_file_a_picture_and_a_grid(trained_run, tmp_path):
+    files = generate(trained_run.path, "a photo", num_images=3, seed=7, output_dir=tmp_path, num_inference_steps=2)
+    assert [file.name for file in files] == ["000007.png", "000008.png", "000009.png", "grid.png"]
+    assert all(Image.open(file).size == (16, 16) for file in files[:3])
+    assert Image.open(files[3]).size >= (32, 32)
+
+
+def test_picture_i_follows_from_the_seed_however_many_are_asked_for(trained_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(generating, "_BATCH_SIZE", 2)
+    sizes = {3: tmp_path / "three", 1: tmp_path / "one"}
+    for num_images, folder in sizes.items():
+        generate(trained_run.path, "", num_images=num_images, seed=9 - num_images, output_dir=folder)
+    # seeds 6, 7, 8 and seed 8
+    one, three = (np.asarray(Image.open(folder / "000008.png")).astype(int) for folder in (sizes[1], sizes[3]))
+    assert np.abs(one - three).max() <= 1
+
+
+def test_a_run_folder_and_its_pipeline_folder_are_the_same(trained_run, tmp_path):
+    pictures = [
+        np.asarray(Image.open(generate(source, "a photo", num_images=1, output_dir=tmp_path / str(number))[0]))
+        for number, source in enumerate((trained_run.path, trained_run.pipeline))
+    ]
+    assert np.array_equal(*pictures)
+
+
+def test_guidance_and_steps_are_heard(trained_run, tmp_path):
+    settings: list[dict[str, float]] = [{}, {"guidance_scale": 7.5}, {"num_inference_steps": 3}, {"guidance_scale": 0}]
+    pictures = []
+    for number, setting in enumerate(settings):
+        folder = tmp_path / str(number)
+        files = generate(trained_run.path, "a photo", num_images=1, output_dir=folder, **setting)  # type: ignore[arg-type]
+        pictures.append(Image.open(files[0]).tobytes())
+    assert len(set(pictures)) == 4
+
+
+def test_steps_and_guidance_are_by_default_those_of_the_recipe(trained_run, tmp_path):
+    settings: list[dict[str, float]] = [{}, {"num_inference_steps": 2, "guidance_scale": 2.0}]
+    asked, told = (
+        generate(trained_run.pipeline, "a photo", num_images=1, output_dir=tmp_path / str(number), **setting)  # type: ignore[arg-type]
+        for number, setting in enumerate(settings)
+    )
+    assert asked[0].read_bytes() == told[0].read_bytes()
+
+
+def test_unknown_words_are_named_in_one_line(trained_run, tmp_path, capsys):
+    settings = {"num_images": 1, "output_dir": tmp_path, "num_inference_steps": 1}
+    generate(trained_run.path, "a Photo of a zebra, a unicorn; a zebra!", **settings)
+    assert capsys.readouterr().err == "this model was not trained on the words: zebra, unicorn\n"
+    generate(trained_run.path, "A PHOTO OF", **settings)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_prompt_that_is_cut_is_one_line(trained_run, tmp_path, capsys):
+    longest = open_pipeline(trained_run.path).tokenizer.model_max_length - 2  # begin and end take two
+    settings = {"num_images": 1, "output_dir": tmp_path, "num_inference_steps": 1}
+    generate(trained_run.path, "photo " * longest, **settings)
+    assert capsys.readouterr().err == ""
+    generate(trained_run.path, "photo " * (longest + 3), **settings)
+    assert capsys.readouterr().err == "the prompt is too long for this model: its last 3 tokens are not read\n"
+
+
+def test_a_missing_run_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(WeightsError, match=r"^runs/nope: no such folder; give a run folder"):
+        open_pipeline("runs/nope")
+
+
+def test_a_tokenizer_without_an_unknown_word_knows_all(trained_run):
+    pipeline = open_pipeline(trained_run.path)
+    pipeline.tokenizer.unk_token = pipeline.tokenizer.eos_token  # as CLIP's
+    assert unknown_words(pipeline, "zebra") == []
+
+
+@pytest.mark.parametrize("what", ["absent", "unfinished", "broken"])
+def test_what_is_no_pipeline_is_refused_in_one_line(trained_run, tmp_path, what):
+    source = tmp_path / "run"
+    if what != "absent":
+        source.mkdir()
+        shutil.copy(trained_run.recipe, source)
+    if what == "broken":
+        shutil.copytree(trained_run.pipeline, source / "pipeline")
+        (source / "pipeline" / "unet" / "config.json").unlink()
+        (source / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(WeightsError) as caught:
+        generate(source, "", output_dir=tmp_path / "out")
+    assert str(caught.value).startswith(f"{source}: ")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()

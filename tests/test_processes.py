@@ -1,0 +1,247 @@
+"""The command on two processes, as `accelerate launch` starts it."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from tests.processes import Processes as Pool
+from tests.processes import two_processes
+from tests.run.conftest import NANO, wait_for
+from vae_ldm.data.posterior_cache import PosteriorDataset
+from vae_ldm.data.sampling import Batch
+from vae_ldm.errors import RunError
+from vae_ldm.evaluation.distribution import frechet_distance, kernel_distance
+from vae_ldm.models.autoencoder import load_autoencoder
+from vae_ldm.models.pixels import as_images
+from vae_ldm.processes import OtherProcessFailedError, Processes
+from vae_ldm.run.folder import RunFolder
+from vae_ldm.run.session import Session
+from vae_ldm.run.stages import train_run
+from vae_ldm.training.callbacks import checkpoint_step, run_checkpoints
+
+# Python runs a sitecustomize.py before anything else: so the ranks of a launch are those of the product, made smaller.
+IN_EACH_RANK = f"""
+import os
+if "RANK" in os.environ:
+    exec({NANO!r})
+"""
+
+
+def launch(folder: Path, *arguments: str | Path, sabotage: str = "") -> subprocess.Popen[str]:
+    """`accelerate launch -m vae_ldm` with two processes on the CPU (what is for several GPUs works without any).
+
+    `sabotage` is run by each rank before it begins.
+    """
+    (folder / "sitecustomize.py").write_text(IN_EACH_RANK + textwrap.indent(sabotage, "    "))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = "import sys; from accelerate.commands.accelerate_cli import main; main()"
+    flags = ["launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    flags += ["--dynamo_backend", "no", "--main_process_port", str(port), "-m", "vae_ldm"]
+    return subprocess.Popen(
+        [sys.executable, "-c", launcher, *flags, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{folder}:{os.getcwd()}"},  # noqa: PTH109
+    )
+
+
+def child(process: subprocess.Popen[str], rank: int) -> int:
+    """The process id of a rank."""
+    for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        if f"\0LOCAL_RANK={rank}\0" in Path(f"/proc/{pid}/environ").read_text():
+            return int(pid)
+    raise AssertionError(f"rank {rank} does not run")
+
+
+def newest_step(run: RunFolder) -> int:
+    """Of the autoencoder's checkpoints; 0 where there is none."""
+    return next(map(checkpoint_step, run_checkpoints(run.checkpoints("autoencoder"))), 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the ranks by /proc")
+def test_a_run_on_two_processes_of_which_one_is_killed_and_which_is_then_stopped(make_recipe, recipe_file, tmp_path):
+    run = RunFolder(tmp_path / "nano")
+    recipe = make_recipe(autoencoder__trainer__max_steps=160, data__num_train=25, data__num_validation=7)
+    process = launch(tmp_path, "train", recipe_file(recipe))
+    wait_for(lambda: newest_step(run) > 0)
+    os.kill(child(process, 1), signal.SIGKILL)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "SIGKILL" in said
+    assert said.count("Traceback") == 1, said  # the launcher's; the other rank has a line for it
+    assert run.finished("autoencoder") is None
+
+    before = newest_step(run)
+    process = launch(tmp_path, "train", recipe_file(recipe))
+    wait_for(lambda: newest_step(run) > before)
+    process.terminate()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    (stopped_at,) = re.findall(r"stopped by SIGTERM after step (\d+), which is saved", said)
+    assert newest_step(run) == int(stopped_at)
+    assert run.finished("autoencoder") is None
+
+    process = launch(tmp_path, "train", recipe_file(recipe))
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    assert len(re.findall("autoencoder: going on from step", said)) == 1, said  # by the first process alone
+    assert len(re.findall("^pipeline:", said, re.M)) == 1, said
+    facts = run.finished("diffusion")
+    assert facts is not None
+    assert (facts["num_steps"], facts["num_images"]) == (6, 6 * 2 * 4 * 2)
+    StableDiffusionPipeline.from_pretrained(run.pipeline)
+
+    # Every picture's posterior is there, once and in its place, whichever process has computed it.
+    pictures, autoencoder = Session(recipe, run).pictures, load_autoencoder(str(run.autoencoder))
+    for split, expected in (("train", pictures.train), ("validation", pictures.validation)):
+        cached = PosteriorDataset(run.latents / split, torch.zeros(len(expected), 2), seed=0, augment=False)
+        batch = cached[Batch(0, torch.arange(len(expected)).numpy())]
+        with torch.no_grad():
+            mean = autoencoder.encode(as_images(expected.images)).latent_dist.mean
+        torch.testing.assert_close(batch["mean"], mean, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        posterior = autoencoder.encode(as_images(pictures.train.images)).latent_dist
+    assert posterior.mean.mean((0, 2, 3)).abs().max() < 1e-3
+    spread = (posterior.mean.var((0, 2, 3), correction=0) + posterior.var.mean((0, 2, 3))).sqrt()
+    assert (spread - 1).abs().max() < 1e-3
+
+
+# The second rank meets a fault at its fifth batch: one of the program, or one of the pictures.
+RAISES = """
+if os.environ["RANK"] == "1":
+    import time
+    from vae_ldm.errors import DataError
+    from vae_ldm.training.lit_autoencoder import LitAutoencoder
+    training_step = LitAutoencoder.training_step
+    def failing(self, batch, batch_idx):
+        if batch_idx == 4:
+            open({stamp!r}, "w").write(str(time.time()))
+            raise {error}("a fault that only one process meets")
+        return training_step(self, batch, batch_idx)
+    LitAutoencoder.training_step = failing
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("error", "said_as"),
+    [
+        ("ValueError", "ValueError: a fault that only one process meets"),
+        ("DataError", "error: process 1: a fault that only one process meets"),
+    ],
+)
+def test_a_rank_that_raises_ends_the_job_with_its_error_on_top(make_recipe, recipe_file, tmp_path, error, said_as):
+    run, stamp = RunFolder(tmp_path / "nano"), tmp_path / "raised"
+    command = ("train", recipe_file(make_recipe(diffusion=None)))
+    process = launch(tmp_path, *command, sabotage=RAISES.format(stamp=str(stamp), error=error))
+    said, _ = process.communicate(timeout=240)
+    assert time.time() - float(stamp.read_text()) < 60
+    assert process.returncode != 0
+    # Nothing is above it but its own traceback, where it is a bug.
+    before, found, after = said.partition(said_as)
+    assert found, said
+    assert before.count("Traceback") == (error == "ValueError"), said
+    assert "another process" not in before, said
+    # The launcher has its say after it; the other rank has at most a line.
+    assert after.count("Traceback") == 1, said
+    assert run.finished("autoencoder") is None
+
+    if error == "ValueError":
+        said, _ = launch(tmp_path, *command).communicate(timeout=240)
+        assert "autoencoder: going on from step 2" in said, said
+        assert run.finished("autoencoder") is not None
+
+
+def interrupted_run(settings: dict, output_dir: str) -> tuple[int, int]:
+    """Two processes train four of six steps and stop; the place of each is given back."""
+    from tests.conftest import nano_networks_in_place
+    from tests.run.test_resume import Stop, stop_at_batch
+    from vae_ldm.recipe import Recipe
+
+    recipe = Recipe.model_validate(settings)
+    with nano_networks_in_place(), pytest.MonkeyPatch.context() as patch:
+        stop_at_batch(patch, manual=True, batch=9)
+        with pytest.raises(Stop):
+            train_run(recipe)
+    processes = Processes.launched()
+    return processes.rank, processes.count
+
+
+def test_a_run_begun_on_two_processes_goes_on_alone_and_says_what_that_means(make_recipe, tmp_path, capsys):
+    recipe = make_recipe(diffusion=None)
+    with two_processes() as two:
+        places = two(interrupted_run, settings=recipe.model_dump(), output_dir=str(tmp_path))
+    assert places == [(0, 2), (1, 2)]
+    train_run(recipe)
+    said = capsys.readouterr().err
+    assert "written by 2 processes, read by 1" in said
+    assert "not be bit-identical" in said
+    facts = RunFolder(tmp_path / "nano").finished("autoencoder")
+    assert facts is not None
+    assert (facts["num_steps"], facts["num_images"]) == (6, (4 * 2 * 2 + 2 * 2) * 4)
+
+
+def test_a_broken_connection_is_one_line():
+    broken = RuntimeError("[/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:3942")
+    line = r"^another process has gone: its own error, or the launcher's below, says why; repeat the command$"
+    with pytest.raises(RunError, match=line), Processes(rank=0, count=2).joined():
+        raise broken
+    with pytest.raises(RuntimeError, match="gloo"), Processes().joined():
+        raise broken
+    with pytest.raises(RuntimeError, match=r"^shapes differ$"), Processes(rank=0, count=2).joined():
+        raise RuntimeError("shapes differ")
+
+
+def first_fails() -> str:
+    processes = Processes.launched()
+    assert processes.first(lambda: processes.rank) == 0
+    try:
+        processes.first(lambda: 1 // 0)
+    except ZeroDivisionError:
+        return "raised"
+    except OtherProcessFailedError as left:
+        return f"left with {left.code}"
+    return "went on"
+
+
+def totals() -> list[float]:
+    processes = Processes.launched()
+    processes.wait()
+    return processes.total(torch.tensor([1.0 + processes.rank, 2.0])).tolist()
+
+
+def test_what_the_first_does_for_all(two: Pool):
+    assert two(first_fails) == ["raised", "left with 1"]
+    assert two(totals) == [[3.0, 4.0]] * 2
+
+
+def measures_alone() -> list[float]:
+    processes = Processes.launched()
+    one, other = torch.randn(2, 40, 8, generator=torch.Generator().manual_seed(0))
+    return processes.first(lambda: [frechet_distance(one, other), kernel_distance(one, other).value])
+
+
+def test_the_first_measures_while_the_other_waits(two: Pool):
+    one, other = torch.randn(2, 40, 8, generator=torch.Generator().manual_seed(0))
+    alone = [frechet_distance(one, other), kernel_distance(one, other).value]
+    assert two(measures_alone) == [pytest.approx(alone, rel=1e-5)] * 2
+
+
+@pytest.fixture(scope="module")
+def two():
+    with two_processes() as processes:
+        yield processes

@@ -1,0 +1,53 @@
+"""The one place where a checked recipe becomes objects."""
+
+from vae_ldm.assembly.autoencoder import (
+    build_autoencoder,
+    build_features,
+    build_image_loss,
+    build_lit_autoencoder,
+    check_pretrained_fits,
+)
+from vae_ldm.assembly.data import build_source, class_prompts, picture_prompts, read_pictures, with_lasting_path
+from vae_ldm.assembly.diffusion import (
+    DiffusionParts,
+    build_diffusion,
+    build_lit_latent_diffusion,
+    build_objective,
+    build_text_encoder,
+    build_unet,
+    prompt_ids,
+)
+from vae_ldm.assembly.trainer import (
+    build_optimizer,
+    build_trainer,
+    check_precision,
+    compile_if_asked,
+    expected_precision,
+    place_channels_last,
+)
+
+__all__ = [
+    "DiffusionParts",
+    "build_autoencoder",
+    "build_diffusion",
+    "build_features",
+    "build_image_loss",
+    "build_lit_autoencoder",
+    "build_lit_latent_diffusion",
+    "build_objective",
+    "build_optimizer",
+    "build_source",
+    "build_text_encoder",
+    "build_trainer",
+    "build_unet",
+    "check_precision",
+    "check_pretrained_fits",
+    "class_prompts",
+    "compile_if_asked",
+    "expected_precision",
+    "picture_prompts",
+    "place_channels_last",
+    "prompt_ids",
+    "read_pictures",
+    "with_lasting_path",
+]

@@ -1,0 +1,122 @@
+"""From a stage's trainer settings to the Lightning Trainer, and to what is done to modules before it runs."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Callback, LightningModule
+from pytorch_lightning import Trainer as LightningTrainer
+from pytorch_lightning.loggers import Logger
+from torch import nn
+
+from vae_ldm.errors import VaeLdmError
+from vae_ldm.hardware import Network, fastest_precision
+from vae_ldm.recipe import parts
+from vae_ldm.training.callbacks import RunCheckpoint, SeedEachStep, WarmedEma
+from vae_ldm.training.divergence import StopOnDivergence
+from vae_ldm.training.engine_plugins import launcher_precision
+from vae_ldm.training.optimizers import OptimizerSettings
+from vae_ldm.training.sealed_checkpoint import SealedCheckpointIO
+
+
+def build_optimizer(part: parts.Optimizer) -> OptimizerSettings:
+    """The recipe's optimizer as the training modules take it."""
+    return OptimizerSettings(**part.model_dump())
+
+
+def build_trainer(
+    part: parts.Trainer,
+    *,
+    network: Network,
+    seed: int,
+    ema: parts.Ema | None,
+    checkpoint_dir: Path,
+    loggers: Sequence[Logger],
+    callbacks: Sequence[Callback],
+    manual_optimization: bool,
+    picture_names: Sequence[str] = (),
+) -> LightningTrainer:
+    """The Lightning Trainer of a stage. One epoch is the whole run: steps are what is counted."""
+    batches_per_step = part.accumulate_grad_batches
+    standard: list[Callback] = [
+        SeedEachStep(seed),
+        StopOnDivergence(
+            checkpoint_dir,
+            part.log_every_n_steps,
+            names=picture_names,
+            on_nan=part.on_nan,
+            max_skipped_steps=part.max_skipped_steps,
+        ),
+        RunCheckpoint(checkpoint_dir, every_n_steps=part.checkpoint_every_n_steps, keep=part.keep_checkpoints),
+    ]
+    if ema is not None:
+        standard.append(WarmedEma(ema.decay))
+    # A check of torch's for its own mistakes, at each new tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return LightningTrainer(
+        strategy="accelerate",
+        # "warn" and not an error: attention over long sequences has no such kernel that is fast.
+        deterministic="warn" if part.deterministic and torch.cuda.is_available() else None,
+        plugins=[SealedCheckpointIO()],
+        precision=expected_precision(part, network),  # type: ignore[arg-type]
+        max_steps=part.max_steps,
+        max_epochs=-1,
+        # In manual optimisation the module accumulates and clips by itself.
+        accumulate_grad_batches=1 if manual_optimization else batches_per_step,
+        gradient_clip_val=None if manual_optimization else part.gradient_clip_norm,
+        val_check_interval=part.val_every_n_steps * batches_per_step,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        # In manual optimisation Lightning counts batches.
+        log_every_n_steps=part.log_every_n_steps * (batches_per_step if manual_optimization else 1),
+        logger=list(loggers),
+        callbacks=[*callbacks, *standard],
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def expected_precision(part: parts.Trainer, network: Network) -> str:
+    """The precision that a stage trains in: the recipe's, the launcher's, or the fastest of this machine."""
+    return part.precision or launcher_precision() or fastest_precision(network)
+
+
+def check_precision(part: parts.Trainer, network: Network) -> None:
+    """Raise VaeLdmError where recipe and launcher name different precisions, or one that the network cannot use."""
+    launcher = launcher_precision()
+    if part.precision and launcher and part.precision != launcher:
+        raise VaeLdmError(
+            f"accelerate's mixed_precision means {launcher}, the recipe says precision: {part.precision}; leave one out"
+        )
+    if launcher == "16-mixed" and network == "autoencoder":
+        raise VaeLdmError(
+            "accelerate's mixed_precision fp16 would scale the autoencoder's two losses with one scaler; use bf16, or "
+            "no with diffusion.trainer.precision: 16-mixed"
+        )
+    if (launcher or part.precision) == "16-mixed" and not torch.cuda.is_available():
+        raise VaeLdmError("precision: 16-mixed takes a GPU; on a CPU use bf16-mixed or 32-true")
+
+
+def compile_if_asked(part: parts.Trainer, modules: Sequence[nn.Module], *, say: Callable[[str], None]) -> None:
+    """torch.compile in place; where it does not work the modules stay eager and a line says so."""
+    if not part.compile:
+        return
+    torch._dynamo.config.suppress_errors = True  # a graph that cannot be compiled later on runs eagerly
+    try:
+        torch.compile(torch.cos)(torch.ones(2))
+    except RuntimeError as error:
+        say(f"torch.compile does not work here ({str(error).splitlines()[0]}); going on without it")
+        return
+    say("compiling: the first step of a stage takes minutes")
+    for module in modules:
+        module.compile()
+
+
+def place_channels_last(part: parts.Trainer, module: LightningModule, network: Network) -> None:
+    """Lay convolution weights out channels-last where the recipe asks for it, or, by default, where it is faster.
+
+    That is a UNet on a GPU. An autoencoder's large maps lose a quarter of the speed there, and CPUs gain nothing.
+    """
+    faster = torch.cuda.is_available() and network == "unet"
+    if faster if part.channels_last is None else part.channels_last:
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

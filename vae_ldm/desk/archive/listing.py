@@ -1,0 +1,76 @@
+"""`vae-ldm archive list`: what an archive holds. No network is needed for it, and none is imported."""
+
+import difflib
+import fnmatch
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from vae_ldm.desk.archive.store import Archive, Damage
+from vae_ldm.errors import DataError, RunError
+from vae_ldm.text import counted
+
+
+def list_entries(path: Path, pattern: str | None = None) -> Iterator[str]:
+    """A line for each picture of the archive whose id the pattern fits, then a sum.
+
+    Raises DataError where it fits none, RunError in the end where something is damaged.
+    """
+    archive, problems = Archive.open(path), Problems()
+    methods: Counter[str] = Counter()
+    payload = 0
+    names: list[str] = []
+    for entry in archive.entries(problems):
+        names.append(entry.id)
+        if pattern is not None and not fnmatch.fnmatchcase(entry.id, pattern):
+            continue
+        methods[entry.method] += 1
+        payload += len(entry.payload)
+        said = " ".join(text for text in (entry.label, entry.caption) if text)
+        size = f"{entry.width}x{entry.height}"
+        yield f"{entry.id}  {size}  {entry.method}  {len(entry.payload)} bytes  {entry.psnr:.2f} dB  {said}".rstrip()
+    settings = archive.settings
+    count = methods.total()
+    if pattern is not None and not count and not problems:
+        raise no_picture(path, [pattern], names)
+    how = "".join(f", {number:,} as {name}" for name, number in methods.most_common())
+    yield (
+        f"{counted(count, 'picture')}{how}; {payload:,} bytes of payload, {archive.num_bytes:,} in all files; "
+        f"model {settings.model} ({settings.digest[:12]}), target {settings.target_psnr:g} dB"
+    )
+    problems.fail(f"{path}: ")
+
+
+def no_picture(path: Path, patterns: Sequence[str], names: Sequence[str]) -> DataError:
+    """That no id in the archive, which has these, fits a pattern."""
+    nearest = difflib.get_close_matches(patterns[0], names, n=1)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return DataError(f"{path}: holds no picture {' or '.join(patterns)}{hint}")
+
+
+class Problems:
+    """Tells each as it is found, and fails in the end."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self._found: list[Damage] = []
+
+    def __call__(self, damage: Damage) -> None:
+        self._found.append(damage)
+        self._console.print(_one_line(damage), markup=False)
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def fail(self, before: str) -> None:
+        """Raise RunError where there was any."""
+        if self._found:
+            count = len(self._found)
+            things = "one thing is wrong" if count == 1 else f"{count:,} things are wrong, the first"
+            raise RunError(f"{before}{things}: {_one_line(self._found[0])}")
+
+
+def _one_line(damage: Damage) -> str:
+    return " ".join(f"{damage.where}: {damage.what}".splitlines())

@@ -1,0 +1,216 @@
+"""`vae-ldm archive extract` and `verify`: archived photos as files again, and whether the archive is whole."""
+
+import fnmatch
+import io
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Literal, get_args
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+
+from vae_ldm import loading
+from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, pillow_limit_lifted
+from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.desk.archive.add import check_model, content_digest
+from vae_ldm.desk.archive.listing import Problems, no_picture
+from vae_ldm.desk.archive.photo_coder import PhotoCoder
+from vae_ldm.desk.archive.store import Archive, Damage, Entry
+from vae_ldm.errors import DataError, VaeLdmError, WeightsError
+from vae_ldm.evaluation.codec import decode_file, picture_psnr
+from vae_ldm.files import write_whole
+from vae_ldm.hardware import prepare_cpu
+from vae_ldm.latent_space.entropy_coding import DamagedMessageError
+from vae_ldm.models.image_input import to_eight_bits
+from vae_ldm.models.weights_digest import weights_digest
+from vae_ldm.terminal import StepReport, quieten_libraries
+from vae_ldm.text import counted
+
+Format = Literal["own", "png", "webp", "jpeg"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+_OTHER_MACHINE = 0.05
+"""dB by which another machine's rounding may change a picture."""
+
+
+def extract(
+    path: Path,
+    patterns: Sequence[str] = (),
+    *,
+    out: Path,
+    model: str | None = None,
+    file_format: Format = "own",
+    overwrite: bool = False,
+) -> int:
+    """How many photos were written below `out`, by their ids: latents as PNG, what a codec keeps as its own file.
+
+    A file that exists is left alone and counted, unless `overwrite`. `model` is by default the one that the archive
+    names. What is damaged, or would lie outside `out`, is told, and the others are written.
+
+    Raises DataError where no id fits, VaeLdmError for another model, RunError in the end where something was left out.
+    """
+    prepare_cpu()
+    quieten_libraries()
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    archive, problems = Archive.open(path), Problems(console)
+    if not len(archive):
+        raise DataError(f"{path}: the archive is empty; archive photos with `vae-ldm archive add`")
+    opened = _OpenedModel(archive, model)
+    num_written = num_existing = num_found = 0
+    names: list[str] = []
+    with StepReport("extracting", console) as report, pillow_limit_lifted():
+        for entry in archive.entries(problems):
+            names.append(entry.id)
+            if patterns and not any(fnmatch.fnmatchcase(entry.id, pattern) for pattern in patterns):
+                continue
+            num_found += 1
+            target = _target(out, entry, file_format)
+            if target is None:
+                problems(Damage(entry.id, "would be written outside the folder, and is not"))
+                continue
+            if target.exists() and not overwrite:
+                num_existing += 1
+                continue
+            if entry.method == "latents":
+                opened.coder  # noqa: B018 (another model is no fault of this picture)
+            try:
+                content = _file_of(entry, opened, file_format)
+            except (DamagedMessageError, UnreadablePictureError, VaeLdmError) as error:
+                problems(Damage(entry.id, f"cannot be decoded ({error})"))
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(target, content)
+            num_written += 1
+            report(num_written + num_existing, len(archive))
+    if patterns and not num_found and not problems:
+        raise no_picture(path, patterns, names)
+    console.print(f"{counted(num_written, 'picture')} written to {out}", markup=False)
+    if num_existing:
+        left = f"{counted(num_existing, 'file')} from before left as {'it is' if num_existing == 1 else 'they are'}"
+        console.print(f"{left}; --overwrite replaces what is there", markup=False)
+    problems.fail(f"{path}: ")
+    return num_written
+
+
+def verify(path: Path, photos: Path | None = None, *, model: str | None = None) -> int:
+    """How many pictures were found whole: every file, row and message; nothing is decoded by a network.
+
+    With `photos` each of them must be in the archive as it is now, and what the archive gives back is measured against
+    it. Raises RunError where anything is wrong, after telling all of it.
+    """
+    prepare_cpu()
+    quieten_libraries()
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    archive, problems = Archive.open(path), Problems(console)
+    opened = _OpenedModel(archive, model)
+    if model is not None or photos is not None:
+        opened.coder  # noqa: B018 (says at once that it is another)
+    originals = {} if photos is None else {record.id: Path(str(record.picture)) for record in photo_records(photos)}
+    for damage in archive.check_files():
+        problems(damage)
+    num_whole = 0
+    seen = set()
+    with StepReport("verifying", console) as report, pillow_limit_lifted():
+        for done, entry in enumerate(archive.entries(problems), start=1):
+            seen.add(entry.id)
+            what = _what_is_wrong(entry, opened, originals.get(entry.id))
+            if what is None:
+                num_whole += 1
+            else:
+                problems(Damage(entry.id, what))
+            report(done, len(archive))
+    for missing in sorted(originals.keys() - seen):
+        problems(Damage(missing, "is not in the archive"))
+    problems.fail(f"{path}: {counted(num_whole, 'picture')} {'is' if num_whole == 1 else 'are'} whole, but ")
+    measured = f", each within its target of the photo in {photos}" if photos is not None else ""
+    console.print(f"{path}: {counted(num_whole, 'picture')}, all whole{measured}", markup=False)
+    return num_whole
+
+
+class _OpenedModel:
+    """The archive's model, opened when the first picture needs it."""
+
+    def __init__(self, archive: Archive, model: str | None) -> None:
+        self.archive, self.model = archive, model
+
+    @cached_property
+    def coder(self) -> PhotoCoder:
+        """Raises WeightsError where the model cannot be opened, VaeLdmError where it is another."""
+        settings = self.archive.settings
+        source = self.model or settings.model
+        try:
+            autoencoder = loading.load_autoencoder(source)
+        except WeightsError as error:
+            if self.model is not None:
+                raise
+            raise WeightsError(f"{error} (the archive was made by it; say where it is now with --model)") from error
+        check_model(self.archive, source, weights_digest(autoencoder.autoencoder))
+        return PhotoCoder(autoencoder, settings.coder, target_psnr=settings.target_psnr)
+
+
+def pixels_of(entry: Entry, opened: _OpenedModel) -> np.ndarray:
+    """uint8 [H, W, C] of an archived picture. Raises DamagedMessageError, UnreadablePictureError, WeightsError."""
+    if entry.method == "latents":
+        return opened.coder.decode_latents(entry.payload, entry.height, entry.width, entry.channels)
+    if entry.method == "file":
+        return decode_whole(entry.payload)
+    try:
+        return decode_file(entry.payload, entry.channels)
+    except Exception as error:  # decoders fail in their own ways
+        raise UnreadablePictureError(str(error).splitlines()[0]) from error
+
+
+def _what_is_wrong(entry: Entry, opened: _OpenedModel, original: Path | None) -> str | None:
+    """Of a picture whose checksum is right; None where nothing is."""
+    try:
+        if original is not None and content_digest(original.read_bytes()) != entry.content:
+            return "the photo has changed since it was archived"
+        if original is not None:
+            psnr = picture_psnr(pixels_of(entry, opened), decode_whole(original))
+            least = opened.archive.settings.target_psnr - _OTHER_MACHINE
+            return None if psnr >= least else f"is {psnr:.2f} dB from its photo, below the target"
+        if entry.method == "latents":
+            opened.archive.settings.coder.decode(entry.payload)
+        else:
+            pixels_of(entry, opened)
+    except (DamagedMessageError, UnreadablePictureError) as error:
+        return f"cannot be decoded ({error})"
+    except ValueError as error:  # shapes that do not belong together
+        return f"cannot be compared ({error})"
+    return None
+
+
+def _target(out: Path, entry: Entry, file_format: Format) -> Path | None:
+    """Where the picture goes: its id, with the suffix of its format after it where it has another.
+
+    None where that would lie outside `out`, by the id itself or through a link.
+    """
+    name = PurePosixPath(entry.id)
+    if name.is_absolute() or ".." in name.parts or not name.parts or "\0" in entry.id:
+        return None
+    suffix = name.suffix
+    if file_format != "own":
+        suffix = f".{file_format}"
+    elif entry.method != "file":
+        suffix = ".png" if entry.method == "latents" else f".{entry.method}"
+    same = {".jpg": ".jpeg"}
+    if same.get(name.suffix.lower(), name.suffix.lower()) != same.get(suffix.lower(), suffix.lower()):
+        name = name.with_name(name.name + suffix)
+    target = out / name
+    return target if target.parent.resolve().is_relative_to(out.resolve()) else None
+
+
+def _file_of(entry: Entry, opened: _OpenedModel, file_format: Format) -> bytes:
+    if file_format == "own" and entry.method != "latents":
+        return entry.payload
+    pixels = pixels_of(entry, opened)
+    image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+    stream = io.BytesIO()
+    if file_format == "jpeg":
+        to_eight_bits(image, keep_alpha=False).save(stream, "JPEG", quality=95)
+    elif file_format == "webp":
+        image.save(stream, "WebP", lossless=True)
+    else:
+        image.save(stream, "PNG")
+    return stream.getvalue()

@@ -1,0 +1,164 @@
+"""`vae-ldm archive report`: what an archive would make of the user's photos, and where codecs do better."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from vae_ldm import loading
+from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, pillow_limit_lifted
+from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.data.sources import Record
+from vae_ldm.desk.archive.add import DEFAULT_TARGET_PSNR, fitted_coder
+from vae_ldm.desk.archive.page import ArchiveSetting, write_archive_page
+from vae_ldm.desk.archive.photo_coder import KEPT_CODECS, latent_ladder
+from vae_ldm.errors import DataError, VaeLdmError
+from vae_ldm.evaluation.codec import codecs
+from vae_ldm.evaluation.legibility import READING_EXTRA, Reader, barcode_reader, text_reader
+from vae_ldm.evaluation.rate_distortion import LATENTS, RateDistortion, RateDistortionJudge, in_words, step_rows
+from vae_ldm.hardware import device_name, prepare_cpu
+from vae_ldm.terminal import StepReport, quieten_libraries
+from vae_ldm.text import counted
+
+_EVERY = 3
+"""Of the steps in the table; an archive chooses among all."""
+_CROP_STEP = 12
+
+
+def report(
+    photos: Path,
+    *,
+    model: str,
+    out: Path = Path("archive.html"),
+    num_photos: int = 48,
+    target_psnr: float = DEFAULT_TARGET_PSNR,
+) -> RateDistortion:
+    """Measure latents at each step and codecs on photos of their own size, print a table, write the page.
+
+    The coder is fitted on other photos than are measured, where there are as many again.
+
+    Raises DataError, WeightsError and VaeLdmError for what cannot be opened or measured.
+    """
+    prepare_cpu()
+    quieten_libraries()
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if not out.parent.is_dir():
+        raise VaeLdmError(f"{out.parent}: no such folder; name a page in one that exists with --out")
+    records = photo_records(photos)
+    autoencoder = loading.load_autoencoder(model)
+    measured, others = _split(records, num_photos)
+    with StepReport("encoding photos to fit the coder on", console) as progress:
+        coder = fitted_coder(autoencoder, others, progress)
+    readers, advice = _readers()
+    steps = [(number, coder.steps[number]) for number in range(0, len(coder.steps), _EVERY)]
+    judge = RateDistortionJudge(steps, codecs(), readers, crop_step=_CROP_STEP)
+    sizes: list[tuple[int, int]] = []
+    num_unreadable = num_other_colors = 0
+    parts = judge.parts_a_photo
+    with StepReport(f"measuring {counted(len(measured), 'photo')}", console) as progress, pillow_limit_lifted():
+
+        def told(photo: int, part: int = 0) -> None:
+            progress(photo * parts + part, len(measured) * parts)
+
+        for number, record in enumerate(measured):
+            told(number)
+            try:
+                pixels = decode_whole(record.picture)
+            except UnreadablePictureError as error:
+                console.print(f"{record.id}: {error}", markup=False)
+                num_unreadable += 1
+                continue
+            ladder = latent_ladder(autoencoder, coder, pixels)
+            if ladder is None or pixels.shape[2] == 4:
+                num_other_colors += 1
+                continue
+            judge.add(record.id, ladder, partial(told, number))
+            sizes.append(pixels.shape[:2])
+    if not sizes:
+        channels = counted(autoencoder.channels, "channel")
+        chosen = counted(len(measured), "photo")
+        raise DataError(f"none of {chosen} of {photos} suits an autoencoder of {channels}")
+    result = judge.result()
+    words = in_words(result, KEPT_CODECS, target_psnr)
+    setting = ArchiveSetting(
+        title=str(photos),
+        model=model,
+        num_in_folder=len(records),
+        num_fitted=len(others),
+        fitted_on_others=others is not measured,
+        num_unreadable=num_unreadable,
+        num_other_colors=num_other_colors,
+        median_size=tuple(int(side) for side in np.median(sizes, axis=0)),
+        device=device_name(autoencoder.autoencoder.device),
+        created=datetime.now(UTC).strftime("%Y-%m-%d"),
+        target_psnr=target_psnr,
+        kept_codecs=KEPT_CODECS,
+        advice=advice,
+    )
+    write_archive_page(out, result, words, setting)
+    output = Console(highlight=False, soft_wrap=True, width=200)
+    output.print(_table(result))
+    for line in ("", *_said_of_lowest(result), *_said_of_text(result), *([advice] if advice else []), *words, str(out)):
+        output.print(line, markup=False)
+    return result
+
+
+def _split(records: Sequence[Record], num_photos: int) -> tuple[Sequence[Record], Sequence[Record]]:
+    """Those to measure, evenly spread, and those to fit the coder on: the others, where there are as many."""
+    rows = np.unique(np.linspace(0, len(records) - 1, min(num_photos, len(records))).round().astype(int))
+    measured = [records[row] for row in rows]
+    taken = set(rows.tolist())
+    others = [record for row, record in enumerate(records) if row not in taken]
+    return measured, others if len(others) >= len(measured) else measured
+
+
+def _readers() -> tuple[list[Reader], str]:
+    """What is installed to read with, and what to install where something is missing."""
+    found = {"barcodes (zxing-cpp)": barcode_reader(), "text (rapidocr)": text_reader()}
+    missing = [name for name, reader in found.items() if reader is None]
+    advice = f"what survives of {' and '.join(missing)} is not measured: {READING_EXTRA}" if missing else ""
+    return [reader for reader in found.values() if reader is not None], advice
+
+
+def _table(result: RateDistortion) -> Table:
+    table = Table(
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        title=f"bytes a photo at equal PSNR, mean of {counted(result.num_photos, 'photo')}",
+        title_justify="left",
+    )
+    names = [LATENTS, *result.equal]
+    for title in ("step", "PSNR", *names, "fewest"):
+        table.add_column(title, justify="right" if title != "fewest" else "left", no_wrap=True)
+    for row in step_rows(result):
+        sizes = [f"{'≤ ' if name in row.lowest else ''}{row.num_bytes[name]:,.0f}" for name in names]
+        some = "" if row.num_photos == result.num_photos else f" (of {counted(row.num_photos, 'photo')})"
+        table.add_row(row.setting, f"{row.psnr:.2f} dB", *sizes, row.best + some)
+    return table
+
+
+def _said_of_lowest(result: RateDistortion) -> Iterator[str]:
+    concerned = {name for row in step_rows(result) for name in row.lowest}
+    if concerned:
+        lowest = {codec.name: codec.psnr[0].mean() for codec in result.codecs if codec.name in concerned}
+        kept = ", ".join(f"{name} {psnr:.1f} dB" for name, psnr in lowest.items())
+        yield f"≤: some photos or all at the codec's lowest quality, which keeps more than the step does (mean: {kept})"
+
+
+def _said_of_text(result: RateDistortion) -> Iterator[str]:
+    for one in result.legibility:
+        yield (
+            f"{one.what} read by {one.reader} on {one.num_photos} of {counted(result.num_photos, 'photo')}: "
+            f"{one.num_read}; of these are read still, by step, and in the same bytes from codecs:"
+        )
+        for way, shares in one.kept.items():
+            told = ", ".join(
+                f"{setting}: {100 * share:.0f} %"
+                for setting, share in zip(result.latents.settings, shares, strict=True)
+            )
+            yield f"  {way}: {told}"

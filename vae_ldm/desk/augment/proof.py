@@ -1,0 +1,229 @@
+"""`vae-ldm augment prove`: whether synthetic photos make a classifier of real ones better. It can say no."""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from vae_ldm.data.photo_sample import sample_photos
+from vae_ldm.data.photo_stream import decoded_batches, photo_records
+from vae_ldm.data.pictures import Pictures, PictureSplits
+from vae_ldm.data.random_views import jitter_colors
+from vae_ldm.desk.augment.folder import read_facts, read_rows
+from vae_ldm.desk.augment.mixtures import Pool, Proof, prove
+from vae_ldm.desk.augment.proof_page import Examples, ProofSetting, as_dict, as_markdown, write_proof
+from vae_ldm.desk.augment.real_photos import Preparation, is_run_data, real_photos
+from vae_ldm.errors import DataError, VaeLdmError
+from vae_ldm.evaluation.small_classifiers import ClassifierKind, Learner, ProbeLearner, SmallCNNLearner
+from vae_ldm.files import write_json, write_whole
+from vae_ldm.hardware import device_name, prepare_cpu
+from vae_ldm.models.vision_features import load_efficientnet_lite
+from vae_ldm.opening import open_run
+from vae_ldm.terminal import StepReport, quieten_libraries
+
+_COLOR_JITTER = 0.2
+_SHIFT = 1 / 8  # of a side
+
+
+def prove_augmentation(
+    photos: Path | None,
+    synthetic: Path,
+    *,
+    out: Path = Path("proof.html"),
+    classifier: ClassifierKind = "small-cnn",
+    shots: Sequence[int] = (10, 20, 50),
+    num_seeds: int = 5,
+    num_steps: int = 300,
+) -> Proof:
+    """Train the same classifier with and without the photos in `synthetic`, print the table and the sentence.
+
+    `photos` None takes those of the run that drew the synthetic ones. Judged on the photos that are held out as they
+    were in training. Beside the page `out` lie the table as Markdown and all numbers as JSON. Raises VaeLdmError where
+    the synthetic folder is not finished or was made from held-out photos, DataError where photos do not serve.
+    """
+    prepare_cpu()
+    quieten_libraries()
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if not out.parent.is_dir():
+        raise VaeLdmError(f"{out.parent}: no such folder; name a page in one that exists with --out")
+    if num_seeds < 2:
+        raise VaeLdmError(f"{num_seeds} seed says nothing of chance; at least 2 are needed")
+    facts = read_facts(synthetic)
+    if facts is not None and not facts["finished"]:
+        raise VaeLdmError(f"{synthetic}: is not finished; repeat the augment command that began it")
+    preparation = _preparation(synthetic, facts)
+    with real_photos(photos, _run_of(facts), preparation, console) as splits:
+        drawn = _synthetic_photos(synthetic, preparation, splits, console)
+        train, held_out = _labelled(splits.train), _labelled(splits.validation)
+        missing = set(train.labels.tolist()) - set(held_out.labels.tolist())
+        if missing:
+            names = ", ".join(train.class_names[label] for label in sorted(missing))
+            raise DataError(f"no held-out photos of {names}: what cannot be judged cannot be proved")
+        pool = Pool(
+            torch.from_numpy(train.labels),
+            torch.from_numpy(drawn.labels),
+            _sources(synthetic, drawn, train, splits.validation),
+            len(train.class_names),
+        )
+        jittered = _jittered(np.asarray(train.images), flips=preparation.horizontal_flip)
+        pictures = np.concatenate([train.images, drawn.images, jittered])
+        console.print(
+            f"{len(train)} real and {len(drawn)} synthetic photos, {len(held_out)} held out, {classifier}", markup=False
+        )
+        learner = _learner(classifier, pictures, np.asarray(held_out.images), num_steps)
+        with StepReport("training classifiers", console) as report:
+            proof = prove(
+                learner,
+                pool,
+                torch.from_numpy(held_out.labels),
+                shots=shots,
+                num_seeds=num_seeds,
+                progress=report,
+            )
+        setting = ProofSetting(
+            title=str(photos) if photos is not None else str((facts or {}).get("model")),
+            synthetic=str(synthetic),
+            classifier=classifier,
+            num_train=len(train),
+            num_synthetic=len(drawn),
+            image_size=preparation.image_size,
+            class_names=list(train.class_names),
+            generator_note=_generator_note(facts, shots, _of_held_out(photos, _run_of(facts), held_out)),
+            device=device_name(_device()),
+            created=datetime.now(UTC).strftime("%Y-%m-%d"),
+        )
+        examples = Examples(np.asarray(train.images), train.labels, drawn.images, drawn.labels)
+        write_proof(out, proof, setting, examples)
+    markdown = as_markdown(proof, setting)
+    write_whole(out.with_suffix(".md"), markdown)
+    write_json(out.with_suffix(".json"), as_dict(proof, setting))
+    output = Console(highlight=False, soft_wrap=True)
+    output.print(markdown, markup=False)
+    output.print(str(out), markup=False)
+    return proof
+
+
+def _preparation(synthetic: Path, facts: dict | None) -> Preparation:
+    """How the synthetic photos were made to look; of a folder that augment did not make, squares of their size."""
+    if facts is not None:
+        return Preparation.from_dict(facts["settings"]["preparation"])
+    side = sample_photos(synthetic, 16, channels=3, multiple_of=1).images.shape[1]
+    return Preparation((side, side), 3)
+
+
+def _run_of(facts: dict | None) -> Path | None:
+    """The run that drew the synthetic photos, where it is still there."""
+    run = Path((facts or {}).get("model", ""))
+    return run if (run / "recipe.yaml").is_file() else None
+
+
+def _synthetic_photos(folder: Path, preparation: Preparation, splits: PictureSplits, console: Console) -> Pictures:
+    """All photos of the folder, at the size of the real ones. Raises DataError for a class that these do not have."""
+    records = photo_records(folder)
+    names = splits.train.class_names
+    unknown = sorted({str(record.label) for record in records} - set(names))
+    if unknown:
+        raise DataError(f"{folder}: there are no real photos of its class {unknown[0]}; they are of {', '.join(names)}")
+    batches = list(
+        decoded_batches(
+            records,
+            [preparation.image_size],
+            channels=preparation.channels,
+            resize=preparation.resize,
+            on_unreadable=lambda record, reason: console.print(f"left out, {record.id}: {reason}", markup=False),
+        )
+    )
+    if not batches:
+        raise DataError(f"{folder}: none of its photos can be read")
+    kept = [record for batch in batches for record in batch.records]
+    labels = np.array([names.index(str(record.label)) for record in kept], np.int64)
+    images = np.concatenate([batch.images[0] for batch in batches])
+    return Pictures(images, labels, ["" for _ in kept], [record.id for record in kept], names)
+
+
+def _labelled(pictures: Pictures) -> Pictures:
+    """Those that have a class."""
+    rows = np.flatnonzero(pictures.labels >= 0)
+    if len(rows) == len(pictures):
+        return pictures
+    return Pictures(
+        pictures.images[rows],
+        pictures.labels[rows],
+        [pictures.captions[row] for row in rows],
+        [pictures.ids[row] for row in rows],
+        pictures.class_names,
+    )
+
+
+def _sources(folder: Path, drawn: Pictures, train: Pictures, held_out: Pictures) -> torch.Tensor:
+    """For each synthetic photo the training photo that it was made from, -1 for none.
+
+    Raises VaeLdmError where one was made from a photo that is to judge.
+    """
+    rows, place = read_rows(folder), {name: number for number, name in enumerate(train.ids)}
+    sources = [rows.get(name, {}).get("source") for name in drawn.ids]
+    leaks = set(held_out.ids).intersection(source for source in sources if source is not None)
+    if leaks:
+        were = "was" if len(leaks) == 1 else "were"
+        raise VaeLdmError(
+            f"{folder}: {len(leaks)} of its photos {were} made from held-out ones ({min(leaks)}); draw it anew from "
+            "the photos that the proof is to learn from"
+        )
+    return torch.tensor([-1 if source is None else place.get(source, -1) for source in sources])
+
+
+def _jittered(images: np.ndarray, *, flips: bool) -> np.ndarray:
+    """A copy of each photo uint8 [N, H, W, C]: shifted, colours changed, half of them mirrored where that is no lie."""
+    rng = np.random.default_rng(0)
+    height, width = images.shape[1:3]
+    reach = max(1, round(height * _SHIFT)), max(1, round(width * _SHIFT))
+    padded = np.pad(images, ((0, 0), (reach[0], reach[0]), (reach[1], reach[1]), (0, 0)), mode="edge")
+    top, left = (rng.integers(0, 2 * side + 1, len(images)) for side in reach)
+    shifted = np.stack([one[y : y + height, x : x + width] for one, y, x in zip(padded, top, left, strict=True)])
+    if flips:
+        mirrored = rng.random(len(images)) < 0.5
+        shifted[mirrored] = shifted[mirrored, :, ::-1]
+    tensor = torch.from_numpy(shifted.transpose(0, 3, 1, 2).copy(order="C"))
+    return jitter_colors(tensor, _COLOR_JITTER, rng).permute(0, 2, 3, 1).numpy()
+
+
+def _learner(classifier: ClassifierKind, pool: np.ndarray, held_out: np.ndarray, num_steps: int) -> Learner:
+    if classifier == "probe":
+        return ProbeLearner(pool, held_out, features=load_efficientnet_lite().to(_device()), num_steps=num_steps)
+    return SmallCNNLearner(pool, held_out, num_steps=num_steps, device=_device())
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _of_held_out(photos: Path | None, run: Path | None, held_out: Pictures) -> str:
+    """Whether the generator was trained on the held-out photos, as the end of a sentence."""
+    if run is not None and (photos is None or is_run_data(photos, run)):
+        return "never on the held-out ones"
+    try:
+        learned = open_run(run).learned.images if run is not None else None
+    except DataError:
+        learned = None
+    if learned is None or learned.shape[1:] != held_out.images.shape[1:]:
+        return "whether on the held-out ones as well cannot be checked, for its own are not there any more"
+    known = {hashlib.sha256(image.tobytes()).digest() for image in learned}
+    count = sum(hashlib.sha256(image.tobytes()).digest() in known for image in held_out.images)
+    if not count:
+        return "on none of the held-out ones, pixel by pixel"
+    return f"on {count} of the {len(held_out)} held-out ones as well, so nothing of this is proved"
+
+
+def _generator_note(facts: dict | None, shots: Sequence[int], of_held_out: str) -> str:
+    if facts is None:
+        return "How the synthetic photos were made, and from which real ones, is not known."
+    count = facts.get("num_generator_photos")
+    known = "all training photos" if count is None else f"all {count:,} training photos"
+    few = (
+        " also where the classifier sees only a few of them, which favours the synthetic photos there," if shots else ""
+    )
+    return f"The generator was trained on {known},{few} and {of_held_out}."

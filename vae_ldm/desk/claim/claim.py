@@ -1,0 +1,270 @@
+"""`vae-ldm desk` and `vae-ldm claim`: an index and a detector of the same photos, and all they say of a new one."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from vae_ldm.data.crop_advice import NEARLY_ALL, seen_share
+from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted, upright_size
+from vae_ldm.data.photo_stream import PhotoBatch, photo_records
+from vae_ldm.desk.claim.page import ClaimPage, Departs, ScoreLine, SimilarPhoto, VariationRow, write_claim
+from vae_ldm.desk.novelty import novelty
+from vae_ldm.desk.novelty.detector import Detector, Verdict, open_detector
+from vae_ldm.desk.novelty.reference_photos import check_photos
+from vae_ldm.desk.pipeline import foreign_words
+from vae_ldm.desk.search.build import build_index
+from vae_ldm.desk.search.index import Hit, Index, check_encoder, open_store
+from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError
+from vae_ldm.evaluation.reconstruction import psnr_per_image
+from vae_ldm.hardware import device_name, prepare_cpu
+from vae_ldm.latent_space.conformal import p_values, true_rates
+from vae_ldm.latent_space.features import FeatureKind
+from vae_ldm.latent_space.novelty import SCORE_NAMES
+from vae_ldm.models.image_input import as_image_batch
+from vae_ldm.opening import open_pipeline, settings_of, usual_psnr
+from vae_ldm.pipelines.sampling import unknown_words
+from vae_ldm.terminal import quieten_libraries
+
+INDEX, DETECTOR = "index", "novelty"
+"""What lies in a desk's folder."""
+STRENGTHS = (0.3, 0.6)
+_SHOWN_SIDE = 256
+
+
+def build_desk(
+    desk: Path,
+    photos: Path,
+    *,
+    model: str,
+    features: FeatureKind = "both",
+    backbone: str | None = None,
+    false_alarm_rate: float = 0.05,
+    only_classes: Sequence[str] = (),
+) -> None:
+    """Make `desk`: an index of the photos to search in, and a detector fitted on them, or on those of `only_classes`.
+
+    What is there already is gone on with (the index) or made anew (the detector). Raises what `build_index` and
+    `novelty.fit` raise, ManyUnreadableError when all is done.
+    """
+    check_photos(photos, false_alarm_rate=false_alarm_rate, only_classes=only_classes)
+    left_out = None
+    try:
+        build_index(desk / INDEX, photos, model=model, kind=features, backbone=backbone)
+    except ManyUnreadableError as error:  # the index is there, of the others
+        left_out = error
+    novelty.fit(
+        photos,
+        model=model,
+        out=desk / DETECTOR,
+        features=features,
+        backbone=backbone,
+        false_alarm_rate=false_alarm_rate,
+        only_classes=only_classes,
+    )
+    if left_out is not None:
+        raise left_out
+
+
+def claim(
+    photo: Path,
+    desk: Path,
+    *,
+    out: Path = Path("claim.html"),
+    model: str | None = None,
+    num_similar: int = 5,
+    num_variations: int = 6,
+    strengths: Sequence[float] = STRENGTHS,
+    seed: int = 0,
+) -> Verdict:
+    """The verdict on one photo, printed with the photos most like it; the page `out` shows all of it.
+
+    `model` says where the desk's run lies now, should it have moved. Raises VaeLdmError where the desk or the page's
+    folder is none, DataError where the photo cannot be read, and what opening index, detector and model raises.
+    """
+    prepare_cpu()
+    quieten_libraries()
+    if not out.parent.is_dir():
+        raise VaeLdmError(f"{out.parent}: no such folder; name a page in one that exists with --out")
+    records = photo_records(photo)
+    if len(records) != 1:
+        raise VaeLdmError(f"{photo}: holds {len(records)} photos, and a claim is about one; name one of them")
+    detector, index = open_desk(desk, model=model)
+    (batch,) = list(detector.observer.encoder.batches(records, on_unreadable=_refuse))
+    (verdict,) = detector.judge(batch)
+    (hits,) = index.query(batch, num_similar)
+    source = model or detector.facts.model
+    label = next((hit.photo.label for hit in hits if hit.photo.label is not None and not hit.same_photo), None)
+    reconstruction, psnr = _reconstruction(detector, batch)
+    variations, prompt, reason = _variations(source, batch, label, strengths, num_variations, seed)
+    whole, share = _whole_photo(photo, detector)
+    heat_map, max_heat = verdict.heat_map, verdict.max_heat
+    assert heat_map is not None, "a verdict on a page comes with its heat map"
+    assert max_heat is not None, "a heat map has a highest place"
+    page = ClaimPage(
+        title=photo.name,
+        novel=verdict.novel,
+        p_value=verdict.p_value,
+        false_alarm_rate=detector.facts.false_alarm_rate,
+        num_reference=detector.facts.num_reference,
+        num_calibration=detector.facts.num_calibration,
+        only_classes=detector.facts.only_classes,
+        photo=batch.images[-1][0],
+        heat_map=heat_map,
+        departs=_departs(verdict.novel, max_heat),
+        reconstruction=reconstruction,
+        whole=whole,
+        seen_share=share,
+        foreign=foreign_words(psnr, usual_psnr(source)),
+        true_rates=true_rates(detector.facts.num_calibration, detector.facts.false_alarm_rate),
+        scores=_score_lines(detector, verdict),
+        similar=[_similar(hit) for hit in hits],
+        num_indexed=len(index),
+        variations=variations,
+        prompt=prompt,
+        no_variations=reason,
+        novelty_features=verdict.features_name,
+        search_features=index.features_name,
+        model=source,
+        device=device_name(detector.observer.encoder.device),
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+    write_claim(out, page)
+    output = Console(highlight=False, soft_wrap=True)
+    for line in (f"{page.verdict}: {page.reason}", *_in_lines(page), str(out)):
+        output.print(line, markup=False)
+    return verdict
+
+
+def open_desk(desk: Path, *, model: str | None = None) -> tuple[Detector, Index]:
+    """The detector and the index in a desk's folder, sharing one encoder. Raises VaeLdmError where it is no desk."""
+    for part in (DETECTOR, INDEX):
+        if not (desk / part).is_dir():
+            raise VaeLdmError(
+                f"{desk}: is no desk (it has no {part}); make one with vae-ldm desk {desk} PHOTOS --model RUN"
+            )
+    detector = open_detector(desk / DETECTOR, model=model)
+    store = open_store(desk / INDEX, None)
+    check_encoder(store, detector.observer.encoder)
+    return detector, Index(store, detector.observer.encoder)
+
+
+def _prompt(source: str, label: str | None) -> str:
+    """The run's own prompt for a class; empty where it was trained without, or nothing is known of one."""
+    settings = settings_of(source)
+    if settings.conditioning != "class" or label is None:
+        return ""
+    return settings.class_prompts([label])[0]
+
+
+def _variations(
+    source: str, batch: PhotoBatch, label: str | None, strengths: Sequence[float], count: int, seed: int
+) -> tuple[list[VariationRow], str, str | None]:
+    """A row for each strength and the prompt they were asked for with, or why there is none."""
+    if count < 1:
+        return [], "", "None were asked for."
+    try:
+        pipeline = open_pipeline(source)
+    except WeightsError:
+        return [], "", f"{source} holds an autoencoder and no diffusion model to draw with."
+    prompt = _prompt(source, label)
+    if unknown_words(pipeline, prompt):
+        prompt = ""  # the desk's classes are none that the model was trained on
+    rows = []
+    for strength in strengths:
+        drawn = pipeline.vary(
+            batch.images[0],
+            strength,
+            count,
+            prompt=prompt,
+            generator=[torch.Generator().manual_seed(seed + number) for number in range(count)],
+            output_type="np",
+        ).images
+        rows.append(VariationRow(strength, [np.round(image * 255).astype(np.uint8) for image in drawn]))
+    return rows, prompt, None
+
+
+def _departs(novel: bool, max_heat: float) -> Departs:
+    if max_heat >= 1:
+        return "in places"
+    return "as a whole" if novel else "nowhere"
+
+
+def _whole_photo(photo: Path, detector: Detector) -> tuple[np.ndarray | None, float]:
+    """The photo with its unseen ends made pale, and the share of it that is seen; None where all of it is."""
+    whole = _thumbnail(str(photo))
+    if whole is None or detector.facts.resize != "crop":
+        return None, 1.0
+    height, width = whole.shape[:2]
+    share = seen_share((height, width), detector.facts.image_size)
+    rows, columns = detector.facts.image_size
+    seen_height, seen_width = min(height, round(width * rows / columns)), min(width, round(height * columns / rows))
+    if share > NEARLY_ALL:
+        return None, share
+    top, left = (height - seen_height) // 2, (width - seen_width) // 2
+    pale = np.round(255 - (255 - whole.astype(float)) * 0.3).astype(np.uint8)
+    middle = np.s_[top : top + seen_height, left : left + seen_width]
+    pale[middle] = whole[middle]
+    return pale, share
+
+
+def _reconstruction(detector: Detector, batch: PhotoBatch) -> tuple[np.ndarray, float]:
+    """What the autoencoder gives back, and at how many dB."""
+    autoencoder = detector.observer.encoder.autoencoder
+    images = as_image_batch(batch.images[0], channels=autoencoder.channels)
+    size = (images.shape[2], images.shape[3])
+    (picture,) = autoencoder.decode(autoencoder.encode_batch(images), size=size, output_type="np")
+    decoded = torch.from_numpy(picture).movedim(-1, 0)[None] * 2 - 1
+    return np.round(picture * 255).astype(np.uint8), psnr_per_image(decoded, images.cpu()).item()
+
+
+def _score_lines(detector: Detector, verdict: Verdict) -> list[ScoreLine]:
+    lines = [
+        ScoreLine(
+            name,
+            verdict.scores[name],
+            p_values(torch.tensor([verdict.scores[name]], dtype=torch.float64), detector.calibration[:, column]).item(),
+            name == detector.facts.score,
+        )
+        for column, name in enumerate(SCORE_NAMES)
+    ]
+    return sorted(lines, key=lambda line: not line.decides)
+
+
+def _similar(hit: Hit) -> SimilarPhoto:
+    photo = hit.photo
+    return SimilarPhoto(
+        picture=_thumbnail(photo.path),
+        similarity=hit.similarity,
+        label=photo.label,
+        caption=photo.caption,
+        id=photo.id,
+        path=photo.path,
+        same_photo=hit.same_photo,
+    )
+
+
+def _thumbnail(path: str) -> np.ndarray | None:
+    try:
+        with pillow_limit_lifted():
+            height, width = upright_size(Path(path))
+            scale = min(1.0, _SHOWN_SIDE / max(height, width))
+            size = (max(1, round(height * scale)), max(1, round(width * scale)))
+            return decode_picture(Path(path), image_size=size, channels=3)
+    except UnreadablePictureError:
+        return None
+
+
+def _in_lines(page: ClaimPage) -> list[str]:
+    lines = [page.neighbours_in_words] if page.neighbours_in_words else []
+    for one in page.similar:
+        facts = [f"{one.similarity:.2f}", one.label or "", one.path, "(the same photo)" if one.same_photo else ""]
+        lines.append("  " + "  ".join(fact for fact in facts if fact))
+    return lines
+
+
+def _refuse(record: object, reason: str) -> None:
+    raise DataError(f"{getattr(record, 'id', record)}: cannot be read ({reason})")

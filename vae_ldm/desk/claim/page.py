@@ -1,0 +1,170 @@
+"""The page of `vae-ldm claim`: is this damage known, which past claims look like it, and what it could look like."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from vae_ldm.files import write_whole
+from vae_ldm.pages.environment import environment
+from vae_ldm.pages.image_grid import to_pillow
+from vae_ldm.text import counted
+
+_SHOWN_SIDE = 256
+"""Small pictures are enlarged to about this many px, each pixel a square."""
+
+Departs = Literal["nowhere", "in places", "as a whole"]
+
+
+@dataclass(frozen=True, eq=False)
+class SimilarPhoto:
+    """A past photo as an agent should see it."""
+
+    picture: np.ndarray | None
+    """uint8 [H, W, C]; None where its file is gone."""
+    similarity: float
+    label: str | None
+    caption: str | None
+    id: str
+    """Its name within the photos that the desk holds."""
+    path: str
+    same_photo: bool
+
+
+@dataclass(frozen=True)
+class ScoreLine:
+    """One way of being unusual, and how often usual photos are as unusual in that way."""
+
+    name: str
+    value: float
+    p_value: float
+    decides: bool
+
+
+@dataclass(frozen=True, eq=False)
+class VariationRow:
+    """Pictures that the diffusion model makes of the photo at one strength."""
+
+    strength: float
+    pictures: Sequence[np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class ClaimPage:
+    """All that the page shows of one photo."""
+
+    title: str
+    novel: bool
+    p_value: float
+    false_alarm_rate: float
+    num_reference: int
+    num_calibration: int
+    only_classes: Sequence[str]
+    """All that the detector was fitted on; empty: everything that the desk holds."""
+    photo: np.ndarray
+    heat_map: np.ndarray
+    departs: Departs
+    """What the heat map shows."""
+    reconstruction: np.ndarray
+    whole: np.ndarray | None
+    """The photo with the ends that the model does not see made pale; None where it sees all of it."""
+    seen_share: float
+    """Of the photo's area, in (0, 1]."""
+    foreign: str | None
+    """That the model hardly knows such photos."""
+    true_rates: tuple[float, float]
+    """Between which shares of usual photos this desk really calls new, with 95 % confidence."""
+    scores: Sequence[ScoreLine]
+    similar: Sequence[SimilarPhoto]
+    num_indexed: int
+    variations: Sequence[VariationRow]
+    prompt: str
+    no_variations: str | None
+    """Why there are none."""
+    novelty_features: str
+    search_features: str
+    model: str
+    device: str
+    created: str
+
+    @property
+    def verdict(self) -> str:
+        """In a few words. No test can say that it is the same damage: that is for the agent to see."""
+        if self.submitted_before:
+            return "This very photo is here already"
+        if self.novel:
+            return "Not seen before"
+        return "Unusual, but not enough to be called new" if self.borderline else "Looks like what was seen before"
+
+    @property
+    def borderline(self) -> bool:
+        """Whether a desk of twice the false-alarm rate would have called it new."""
+        return not self.novel and self.p_value <= 2 * self.false_alarm_rate
+
+    @property
+    def submitted_before(self) -> str | None:
+        """What the desk knows this very file as, byte for byte; None where it does not."""
+        return next((one.id for one in self.similar if one.same_photo), None)
+
+    @property
+    def heat_in_words(self) -> str:
+        """What stands below the heat map."""
+        return {
+            "nowhere": "nothing departs farther than in usual photos",
+            "in places": "where it departs",
+            "as a whole": "its strangest places: none is strange enough by itself, the whole is",
+        }[self.departs]
+
+    @property
+    def reason(self) -> str:
+        """Why the verdict: the p-value and what it was calibrated on, or the photo that this one is."""
+        held = f"the desk holds it as {self.submitted_before}, byte for byte. " if self.submitted_before else ""
+        count = round(self.p_value * (self.num_calibration + 1)) - 1
+        often = (
+            f"{count or 'none'} of the {counted(self.num_calibration, 'photo')} held out when the desk was made "
+            f"{'looks' if count < 2 else 'look'} as unusual as this one"
+        )
+        known = f" It knows photos of {', '.join(self.only_classes)} alone." if self.only_classes else ""
+        low, high = self.true_rates
+        unseen = (
+            f" Only the middle {100 * self.seen_share:.0f} % of the photo was looked at."
+            if self.whole is not None
+            else ""
+        )
+        return (
+            f"{held}p = {self.p_value:.2g}: {often}. This desk calls a photo new where fewer than "
+            f"{100 * self.false_alarm_rate:g} in 100 do; with so many held-out photos that may be {100 * low:.2g} to "
+            f"{100 * high:.2g} in 100.{known}{unseen}"
+        )
+
+    @property
+    def neighbours_in_words(self) -> str | None:
+        """The classes of the similar photos, most frequent first; None where they have none."""
+        labels = [one.label for one in self.similar if one.label is not None and not one.same_photo]
+        if not labels:
+            return None
+        counted = sorted({label: labels.count(label) for label in labels}.items(), key=lambda one: (-one[1], one[0]))
+        if len(labels) == 1:
+            return f"The most similar is {labels[0]}."
+        return f"Of the {len(labels)} most similar: " + ", ".join(f"{count} {label}" for label, count in counted) + "."
+
+
+def write_claim(target: Path, page: ClaimPage) -> None:
+    """Write the page in one step; it opens offline."""
+    jinja = environment(__package__)
+    jinja.globals.update(picture=_picture)
+    write_whole(target, jinja.get_template("claim.html.jinja").render(page=page))
+
+
+def _picture(pixels: np.ndarray) -> str:
+    """The picture as a data URL, small ones enlarged."""
+    scale = max(1, round(_SHOWN_SIDE / max(pixels.shape[:2])))
+    image: Image.Image = to_pillow(pixels, scale)
+    stream = io.BytesIO()
+    image.save(stream, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

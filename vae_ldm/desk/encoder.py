@@ -1,0 +1,103 @@
+"""What sees photos for the claims desk: a run's autoencoder and a vision backbone, at the sizes each was made for."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from vae_ldm import loading
+from vae_ldm.data.decoding import Resize
+from vae_ldm.data.photo_stream import PhotoBatch, decoded_batches
+from vae_ldm.data.sources import Record
+from vae_ldm.latent_space.features import FeatureKind, Part, parts_of, pool_latents
+from vae_ldm.models.pixels import as_images
+from vae_ldm.models.vision_features import VisionFeatures, load_efficientnet_lite, load_transformers_backbone
+from vae_ldm.models.weights_digest import weights_digest
+from vae_ldm.opening import settings_of
+from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
+
+BACKBONE_SIDE = 192
+"""The shorter side in px at which the backbone sees a photo, where the run's own size is smaller."""
+
+
+class PhotoEncoder:
+    """Photos to raw feature vectors, by the autoencoder of a run (or folder, or ORG/NAME) and a backbone."""
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        kind: FeatureKind = "both",
+        backbone: str | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        """`backbone` None is EfficientNet-Lite0, else a transformers vision model: a folder or ORG/NAME.
+
+        Raises WeightsError where either cannot be opened.
+        """
+        self.source, self.kind = source, kind
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.autoencoder: ImageAutoencoder = loading.load_autoencoder(source, device=self.device)
+        self.backbone: VisionFeatures | None = None
+        if "backbone" in parts_of(kind):
+            loaded = load_efficientnet_lite() if backbone is None else load_transformers_backbone(backbone)
+            self.backbone = loaded.to(self.device)
+        settings = settings_of(source)
+        self.image_size: tuple[int, int] = settings.image_size or self._native_size()
+        self.resize: Resize = settings.resize
+        self.channels = self.autoencoder.channels
+        self.digest = weights_digest(self.autoencoder.autoencoder)
+        """Of the autoencoder's weights: what was encoded by another cannot be compared."""
+
+    @property
+    def features_name(self) -> str:
+        """What stands beside every number measured on these features."""
+        names: dict[Part, str] = {"latents": "latents", "backbone": self.backbone.name if self.backbone else ""}
+        return " + ".join(names[part] for part in parts_of(self.kind))
+
+    @property
+    def backbone_size(self) -> tuple[int, int]:
+        """Height and width at which the backbone sees a photo, of the same proportions as the autoencoder's."""
+        scale = max(1.0, BACKBONE_SIDE / min(self.image_size))
+        height, width = (round(side * scale) for side in self.image_size)
+        return height, width
+
+    def batches(
+        self,
+        records: Sequence[Record],
+        *,
+        batch_size: int = 32,
+        on_unreadable: Callable[[Record, str], None] | None = None,
+    ) -> Iterator[PhotoBatch]:
+        """The photos, decoded once for the autoencoder and once for the backbone where there is one."""
+        sizes = [self.image_size] + ([self.backbone_size] if self.backbone is not None else [])
+        return decoded_batches(
+            records,
+            sizes,
+            channels=self.channels,
+            resize=self.resize,
+            batch_size=batch_size,
+            on_unreadable=on_unreadable,
+        )
+
+    @torch.no_grad()
+    def latents(self, batch: PhotoBatch) -> Tensor:
+        """Posterior means [B, c, h, w] of zero mean and unit variance, on the CPU."""
+        return self.autoencoder.encode_batch(as_images(batch.images[0])).float().cpu()
+
+    @torch.no_grad()
+    def vectors(self, batch: PhotoBatch) -> dict[Part, Tensor]:
+        """Raw vectors [B, D] of each part, which a FeatureSpace makes comparable."""
+        found: dict[Part, Tensor] = {}
+        if "latents" in parts_of(self.kind):
+            found["latents"] = pool_latents(self.latents(batch))
+        if self.backbone is not None:
+            found["backbone"] = self.backbone.embed(as_images(batch.images[-1]).to(self.device)).float().cpu()
+        return found
+
+    def _native_size(self) -> tuple[int, int]:
+        """A square of the side that the autoencoder's config names, at most 256."""
+        config = self.autoencoder.autoencoder.config
+        side = min(int(config.sample_size or 256), 256)
+        side -= side % self.autoencoder.downsample_factor
+        return side, side

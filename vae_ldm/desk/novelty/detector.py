@@ -1,0 +1,256 @@
+"""A detector of novelty: what `novelty fit` leaves on disk, opened again to judge photos."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from vae_ldm.data.decoding import Resize
+from vae_ldm.data.photo_stream import PhotoBatch
+from vae_ldm.data.sources import Record
+from vae_ldm.desk.encoder import PhotoEncoder
+from vae_ldm.desk.novelty.observer import PhotoObserver, Seen
+from vae_ldm.errors import DataError, WeightsError
+from vae_ldm.files import whole_folder, write_json
+from vae_ldm.latent_space.conformal import p_values
+from vae_ldm.latent_space.features import FeatureKind
+from vae_ldm.latent_space.heat_map import HeatScale, hottest, overlay, own_scale
+from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, ScoreName, Scorers
+from vae_ldm.models.weights_digest import weights_digest
+
+FACTS_FILE, TENSORS_FILE = "detector.json", "detector.safetensors"
+_FORMAT = 2
+
+
+@dataclass(frozen=True)
+class DetectorFacts:
+    """What a detector was fitted with and on; all of it stands in detector.json."""
+
+    model: str
+    model_digest: str
+    image_size: tuple[int, int]
+    channels: int
+    resize: Resize
+    features: FeatureKind
+    features_name: str
+    backbone: str | None
+    backbone_digest: str | None
+    only_classes: list[str]
+    num_reference: int
+    num_calibration: int
+    score: ScoreName
+    false_alarm_rate: float
+    threshold: float
+    """Of `score`: a photo above it is novel."""
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What a detector says of one photo."""
+
+    record: Record
+    novel: bool
+    p_value: float
+    """How often a photo like the calibration photos scores as high, at most; never below 1 / (n + 1)."""
+    scores: dict[ScoreName, float]
+    features_name: str
+    heat_map: np.ndarray | None
+    """The photo with its strange places in yellow to red, uint8 [H, W, 3]; None where none was asked for.
+
+    Of a novel photo without a place as strange as 1 it shows the places that are the strangest in this photo.
+    """
+    max_heat: float | None
+    """Of its strangest place: 0 is usual, above 1 are few of the calibration photos; None without a heat map."""
+
+
+@dataclass(frozen=True, eq=False)
+class Detector:
+    """Scorers and calibration scores for the photos of one model."""
+
+    facts: DetectorFacts
+    observer: PhotoObserver
+    scorers: Scorers
+    combination: Combination
+    calibration: Tensor
+    """Scores of the calibration photos in the order of SCORE_NAMES, float64 [n, 7]."""
+    patch_heat: HeatScale
+    residual_heat: HeatScale
+
+    def judge(self, photos: Sequence[Record] | PhotoBatch, *, heat_maps: bool = True) -> list[Verdict]:
+        """A verdict on each photo, in order; photos of a batch are of `observer.encoder.batches`.
+
+        Raises DataError for a record that cannot be read.
+        """
+        if isinstance(photos, PhotoBatch):
+            return self._judge_batch(photos, heat_maps=heat_maps)
+        batches = self.observer.encoder.batches(photos, on_unreadable=_refuse)
+        return [verdict for batch in batches for verdict in self._judge_batch(batch, heat_maps=heat_maps)]
+
+    def _judge_batch(self, batch: PhotoBatch, *, heat_maps: bool) -> list[Verdict]:
+        seen = self.observer(batch)
+        scores = all_scores(self.scorers, self.combination, seen.observations)
+        column = SCORE_NAMES.index(self.facts.score)
+        chosen = scores[:, column]
+        values = p_values(chosen, self.calibration[:, column])
+        novel = chosen > self.facts.threshold
+        maps = self._heat_maps(batch, seen, novel) if heat_maps else [(None, None)] * len(batch)
+        return [
+            Verdict(
+                record,
+                bool(is_novel),
+                p_value.item(),
+                dict(zip(SCORE_NAMES, row.tolist(), strict=True)),
+                self.facts.features_name,
+                *heat,
+            )
+            for record, is_novel, p_value, row, heat in zip(batch.records, novel, values, scores, maps, strict=True)
+        ]
+
+    def _heat_maps(self, batch: PhotoBatch, seen: Seen, novel: Tensor) -> list[tuple[np.ndarray, float]]:
+        patches = self.patch_heat(patch_map(self.scorers, seen))
+        heats = hottest([patches, self.residual_heat(seen.residual)], seen.patch_grid)
+        maps = []
+        for picture, heat, is_novel in zip(batch.images[-1], heats, novel, strict=True):
+            highest = heat.max().item()
+            maps.append((overlay(picture, own_scale(heat) if is_novel and highest < 1 else heat), highest))
+        return maps
+
+    def save(self, folder: Path) -> None:
+        """Write the detector to `folder` as a whole or not at all; an older one there is replaced.
+
+        Raises DataError where the folder exists and holds anything else.
+        """
+        check_target(folder)
+        tensors = {
+            **self.scorers.tensors(),
+            "combination.center": self.combination.center,
+            "combination.deviation": self.combination.deviation,
+            "calibration": self.calibration,
+        }
+        # Through bytes and not by safetensors' own writer, whose error for a full disk is no OSError.
+        content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+        facts = {
+            "format": _FORMAT,
+            **asdict(self.facts),
+            "num_pixels": self.scorers.num_pixels,
+            "patch_heat": asdict(self.patch_heat),
+            "residual_heat": asdict(self.residual_heat),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
+        with whole_folder(folder) as part:
+            (part / TENSORS_FILE).write_bytes(content)
+            write_json(part / FACTS_FILE, facts)
+
+    @classmethod
+    def open(cls, folder: Path | str, *, model: str | None = None, device: torch.device | None = None) -> Self:
+        """The detector in `folder`, with the model it was fitted with; `model` says where that lies now.
+
+        Raises WeightsError where there is no detector, it is damaged, or the model is another one.
+        """
+        folder = Path(folder).expanduser()
+        stored, tensors = _read(folder)
+        try:
+            facts = _facts(stored)
+            scorers = Scorers.from_tensors(facts.features, tensors, num_pixels=stored["num_pixels"])
+            combination = Combination(tensors["combination.center"], tensors["combination.deviation"])
+            heat = HeatScale(**stored["patch_heat"]), HeatScale(**stored["residual_heat"])
+            calibration = tensors["calibration"]
+        except (KeyError, TypeError) as error:
+            raise WeightsError(f"{folder / FACTS_FILE}: is damaged ({error}); fit the detector again") from error
+        observer = _observer(folder, facts, model, device)
+        return cls(facts, observer, scorers, combination, calibration, *heat)
+
+
+def open_detector(folder: Path | str, *, model: str | None = None, device: torch.device | None = None) -> Detector:
+    """The detector that `novelty fit` has written to `folder`; arguments and errors as of `Detector.open`."""
+    return Detector.open(folder, model=model, device=device)
+
+
+def all_scores(scorers: Scorers, combination: Combination, observations: Observations) -> Tensor:
+    """Scores [N, 7] in the order of SCORE_NAMES, float64."""
+    single = scorers(observations)
+    return torch.cat([combination(single)[:, None], single], dim=1)
+
+
+def patch_map(scorers: Scorers, seen: Seen) -> Tensor:
+    """How strange each place is, [B, h, w], in standard deviations of the patches."""
+    return scorers.memory(seen.observations.patches).unflatten(1, seen.patch_grid)
+
+
+def check_target(folder: Path) -> None:
+    """Raise DataError where a detector may not be written: in no folder, or over something that is none."""
+    if not folder.parent.is_dir():
+        raise DataError(f"{folder.parent}: no such folder; name a detector in one that exists with --out")
+    if folder.exists() and not (folder / FACTS_FILE).is_file():
+        raise DataError(f"{folder}: exists and is no detector, so it is left alone; name another folder with --out")
+
+
+def backbone_digest(encoder: PhotoEncoder) -> str | None:
+    """Of the weights of the encoder's backbone; None where it has none."""
+    return None if encoder.backbone is None else weights_digest(encoder.backbone.network)
+
+
+def stored_facts(folder: Path) -> DetectorFacts | None:
+    """Of the detector in a folder; None where there is none that this version reads."""
+    try:
+        stored, _ = _read(folder)
+        return _facts(stored)
+    except (WeightsError, KeyError, TypeError):
+        return None
+
+
+def _facts(stored: dict[str, Any]) -> DetectorFacts:
+    names = [field.name for field in fields(DetectorFacts)]
+    return DetectorFacts(**{name: stored[name] for name in names} | {"image_size": (*stored["image_size"],)})
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    file = folder / FACTS_FILE
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        content = (folder / TENSORS_FILE).read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        missing = Path(str(error.filename)).name
+        raise WeightsError(
+            f"{folder}: is no detector (it has no {missing}); give a folder that vae-ldm novelty fit has written"
+        ) from error
+    except ValueError as error:
+        raise WeightsError(f"{file}: cannot be read ({error}); fit the detector again") from error
+    if not isinstance(stored, dict) or stored.get("format") != _FORMAT:
+        raise WeightsError(f"{file}: is not of a format that this version reads; fit the detector again")
+    if hashlib.sha256(content).hexdigest() != stored.get("sha256"):
+        raise WeightsError(f"{folder / TENSORS_FILE}: is damaged (its checksum is another); fit the detector again")
+    return stored, load(content)
+
+
+def _observer(folder: Path, facts: DetectorFacts, model: str | None, device: torch.device | None) -> PhotoObserver:
+    if model is None and Path(facts.model).is_absolute() and not Path(facts.model).exists():
+        raise WeightsError(f"{folder}: its model {facts.model} is gone; say with --model where it lies now")
+    encoder = PhotoEncoder(model or facts.model, kind=facts.features, backbone=facts.backbone, device=device)
+    if encoder.digest != facts.model_digest:
+        raise WeightsError(
+            f"{encoder.source}: is not the model that {folder} was fitted with ({facts.model}); name that one with "
+            "--model, or fit the detector again"
+        )
+    if backbone_digest(encoder) != facts.backbone_digest:
+        raise WeightsError(
+            f"{folder}: was fitted with other weights of {facts.features_name} than are found now; fit it again"
+        )
+    if (encoder.image_size, encoder.channels, encoder.resize) != (facts.image_size, facts.channels, facts.resize):
+        height, width = facts.image_size
+        raise WeightsError(
+            f"{encoder.source}: its recipe prepares photos in another way than when {folder} was fitted "
+            f"({height}x{width}, {facts.resize}); fit the detector again"
+        )
+    return PhotoObserver(encoder)
+
+
+def _refuse(record: Record, why: str) -> None:
+    raise DataError(f"{record.id}: cannot be read ({why})")

@@ -1,0 +1,287 @@
+"""`vae-ldm novelty`: fit a detector on photos of the usual kind, and say of others whether they are unusual."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+
+from vae_ldm.data.crop_advice import unseen_advice
+from vae_ldm.data.photo_stream import PhotoBatch, check_unreadable, photo_records
+from vae_ldm.data.sources import Record
+from vae_ldm.desk.encoder import PhotoEncoder
+from vae_ldm.desk.novelty.detector import (
+    Detector,
+    DetectorFacts,
+    Verdict,
+    all_scores,
+    backbone_digest,
+    check_target,
+    patch_map,
+    stored_facts,
+)
+from vae_ldm.desk.novelty.observer import PhotoObserver, some_patches
+from vae_ldm.desk.novelty.reference_photos import MIN_REFERENCE_PHOTOS, check_counts, reference_and_calibration
+from vae_ldm.desk.sharing import Findings, over_photos
+from vae_ldm.errors import DataError, VaeLdmError
+from vae_ldm.files import write_picture, write_whole
+from vae_ldm.hardware import prepare_cpu
+from vae_ldm.latent_space.conformal import photos_needed, threshold, true_rates
+from vae_ldm.latent_space.features import FeatureKind
+from vae_ldm.latent_space.heat_map import HeatScale
+from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, ScoreName, Scorers, held_out_scores
+from vae_ldm.processes import Processes
+from vae_ldm.terminal import StepReport, quieten_libraries
+from vae_ldm.text import counted
+
+PATCH_BUDGET = 20_000
+"""Patches of reference photos to choose the memory from; each photo gives its share of them."""
+_SHOWN_UNREADABLE = 5
+_CERTAIN_ALARMS = 15
+"""False alarms among the calibration photos that hold a rate to about half of it."""
+
+
+def fit(
+    photos: Path,
+    *,
+    model: str,
+    out: Path,
+    features: FeatureKind = "both",
+    backbone: str | None = None,
+    score: ScoreName = "combination",
+    false_alarm_rate: float = 0.05,
+    calibration: Path | float = 1 / 3,
+    only_classes: Sequence[str] = (),
+) -> DetectorFacts:
+    """Fit a detector on photos (of `only_classes`, where any are named), calibrate it and write it to `out`.
+
+    `calibration` is the share of the photos that is held out for it, chosen by a hash of their names, or a folder of
+    others. Of several processes each looks at its share, and the first one writes. Raises DataError where photos are
+    too few for the false-alarm rate, WeightsError for a model that cannot be opened.
+    """
+    desk = _Desk.open()
+    if not 0 < false_alarm_rate < 1:
+        raise VaeLdmError(f"a false-alarm rate is between 0 and 1, not {false_alarm_rate}")
+    check_target(out)
+    reference, held_out = reference_and_calibration(photos, calibration, only_classes)
+    check_counts(len(reference), len(held_out), false_alarm_rate, calibration)
+    observer = PhotoObserver(PhotoEncoder(model, kind=features, backbone=backbone, device=desk.processes.device))
+
+    scorers, combination, num_reference = _fit_scorers(desk, observer, reference)
+    scores, patch_heat, residual_heat = _calibrate(desk, observer, held_out, scorers, combination, false_alarm_rate)
+    column = SCORE_NAMES.index(score)
+    encoder = observer.encoder
+    facts = DetectorFacts(
+        model=str(Path(model).resolve()) if Path(model).exists() else model,
+        model_digest=encoder.digest,
+        image_size=encoder.image_size,
+        channels=encoder.channels,
+        resize=encoder.resize,
+        features=features,
+        features_name=encoder.features_name,
+        backbone=backbone,
+        backbone_digest=backbone_digest(encoder),
+        only_classes=list(only_classes),
+        num_reference=num_reference,
+        num_calibration=len(scores),
+        score=score,
+        false_alarm_rate=false_alarm_rate,
+        threshold=threshold(scores[:, column], false_alarm_rate),
+    )
+    detector = Detector(facts, observer, scorers, combination, scores, patch_heat, residual_heat)
+    if (before := stored_facts(out)) is not None:
+        desk.say(f"{out}: takes the place of a detector of {_in_short(before)}")
+    desk.processes.first(lambda: detector.save(out))
+    desk.say(
+        f"{facts.score} of {facts.features_name}: {counted(num_reference, 'reference photo')}, "
+        f"{counted(len(scores), 'calibration photo')}; "
+        f"novel is what scores above {facts.threshold:.4g}, at a false-alarm rate of {false_alarm_rate:g}"
+    )
+    desk.say(_certainty(len(scores), false_alarm_rate))
+    desk.hand_over(out)
+    return facts
+
+
+def score(
+    photos: Path,
+    detector: Path,
+    *,
+    out: Path = Path("scores.csv"),
+    heat_maps: Path | None = None,
+    model: str | None = None,
+) -> list[Verdict]:
+    """Verdicts on photos, without their heat maps, written to the table `out` and the pictures to `heat_maps`.
+
+    A photo that cannot be read has a line as well. Of several processes each looks at its share, and the first one
+    writes the table and hears the verdicts. Raises DataError and WeightsError as `photo_records` and `open_detector`,
+    and at the end ManyUnreadableError where more than one in a hundred cannot be read.
+    """
+    desk = _Desk.open()
+    if not out.parent.is_dir():
+        raise VaeLdmError(f"{out.parent}: no such folder; name a table in one that exists with --out")
+    opened = Detector.open(detector, model=model, device=desk.processes.device)
+    records = photo_records(photos)
+    if advice := unseen_advice(records, opened.facts.image_size, opened.facts.resize):
+        desk.say(advice)
+
+    def judge(batch: PhotoBatch) -> list[Verdict]:
+        verdicts = opened.judge(batch, heat_maps=heat_maps is not None)
+        if heat_maps is not None:
+            for verdict in verdicts:
+                _save_picture(heat_maps / f"{verdict.record.id}.png", verdict.heat_map)
+        return [replace(verdict, heat_map=None) for verdict in verdicts]
+
+    with StepReport("judging photos", desk.console) as report:
+        found = over_photos(opened.observer.encoder, records, judge, processes=desk.processes, report=report)
+    verdicts = [verdict for batch in found.batches for verdict in batch]
+    desk.processes.first(lambda: _write_table(out, verdicts, found.unreadable))
+    desk.tell_unreadable(found.unreadable)
+    facts, num_novel = opened.facts, sum(verdict.novel for verdict in verdicts)
+    desk.say(
+        f"{num_novel} of {counted(len(verdicts), 'photo')} {'is' if num_novel == 1 else 'are'} novel by {facts.score} "
+        f"of {facts.features_name}, at a false-alarm rate of {facts.false_alarm_rate:g} on "
+        f"{counted(facts.num_calibration, 'calibration photo')}"
+        + (f"; known to the detector are photos of {', '.join(facts.only_classes)} alone" if facts.only_classes else "")
+    )
+    desk.hand_over(out)
+    left_out, done = len(found.unreadable), f"the others are judged in {out}"
+    desk.processes.first(lambda: check_unreadable(left_out, len(records), done))
+    return verdicts
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """Where this process stands and speaks."""
+
+    processes: Processes
+    console: Console
+
+    @classmethod
+    def open(cls) -> "_Desk":
+        prepare_cpu()
+        quieten_libraries()
+        processes = Processes.launched()
+        console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not processes.is_first)
+        return cls(processes, console)
+
+    def say(self, message: str) -> None:
+        self.console.print(message, markup=False)
+
+    def hand_over(self, path: Path) -> None:
+        if self.processes.is_first:
+            Console(highlight=False, soft_wrap=True).print(str(path), markup=False)
+
+    def tell_unreadable(self, unreadable: Sequence[tuple[Record, str]]) -> None:
+        for record, why in unreadable[:_SHOWN_UNREADABLE]:
+            self.say(f"{record.id}: passed over ({why})")
+        if len(unreadable) > _SHOWN_UNREADABLE:
+            more = len(unreadable) - _SHOWN_UNREADABLE
+            self.say(f"{counted(more, 'more photo')} {'was' if more == 1 else 'were'} passed over")
+
+
+def _in_short(facts: DetectorFacts) -> str:
+    classes = f" of {', '.join(facts.only_classes)}" if facts.only_classes else ""
+    return (
+        f"{counted(facts.num_reference + facts.num_calibration, 'photo')}{classes}, at a false-alarm rate of "
+        f"{facts.false_alarm_rate:g} with the threshold {facts.threshold:.4g}"
+    )
+
+
+def _certainty(num_calibration: int, rate: float) -> str:
+    """How well a number of calibration photos holds the rate, and how many would hold it better."""
+
+    def within(count: int) -> str:
+        low, high = true_rates(count, rate)
+        return f"between {100 * low:.2g} and {100 * high:.2g} %"
+
+    enough = ceil(_CERTAIN_ALARMS / rate)
+    said = f"with {num_calibration} calibration photos the true rate lies {within(num_calibration)} (95 % confidence)"
+    return said if num_calibration >= enough else f"{said}, with {enough} it would lie {within(enough)}"
+
+
+def _fit_scorers(desk: _Desk, observer: PhotoObserver, reference: Sequence[Record]) -> tuple[Scorers, Combination, int]:
+    """In every process: the scorers and their combination, and how many photos could be read."""
+    patches_a_photo = max(1, PATCH_BUDGET // len(reference))
+
+    def look(batch: PhotoBatch) -> Observations:
+        seen = observer(batch).observations
+        return replace(seen, patches=some_patches(batch, seen.patches, patches_a_photo))
+
+    with StepReport("looking at reference photos", desk.console) as report:
+        found = over_photos(observer.encoder, reference, look, processes=desk.processes, report=report)
+    desk.tell_unreadable(found.unreadable)
+
+    def fit_first() -> tuple[Scorers, Combination, int]:
+        _check_readable(found, len(reference), MIN_REFERENCE_PHOTOS, "reference")
+        seen = Observations.cat(found.batches)
+        combination = Combination.fit(held_out_scores(seen, num_pixels=observer.num_pixels))
+        return Scorers.fit(seen, num_pixels=observer.num_pixels), combination, len(seen)
+
+    return desk.processes.first(fit_first)
+
+
+def _calibrate(
+    desk: _Desk,
+    observer: PhotoObserver,
+    held_out: Sequence[Record],
+    scorers: Scorers,
+    combination: Combination,
+    rate: float,
+) -> tuple[Tensor, HeatScale, HeatScale]:
+    """In every process: scores of the calibration photos [n, 7], and the scales of both heat maps."""
+
+    def look(batch: PhotoBatch) -> tuple[Tensor, Tensor]:
+        seen = observer(batch)
+        maps = (patch_map(scorers, seen).flatten(1), seen.residual.flatten(1))
+        extent = [statistic for each in maps for statistic in (each.mean(dim=1), each.amax(dim=1))]
+        return all_scores(scorers, combination, seen.observations), torch.stack(extent, dim=1)
+
+    with StepReport("calibrating", desk.console) as report:
+        found = over_photos(observer.encoder, held_out, look, processes=desk.processes, report=report)
+    desk.tell_unreadable(found.unreadable)
+
+    def scale_first() -> tuple[Tensor, HeatScale, HeatScale]:
+        _check_readable(found, len(held_out), photos_needed(rate), "calibration")
+        extent = torch.cat([extent for _, extent in found.batches]).T
+        scores = torch.cat([scores for scores, _ in found.batches])
+        return scores, HeatScale.fit(extent[0], extent[1], rate), HeatScale.fit(extent[2], extent[3], rate)
+
+    return desk.processes.first(scale_first)
+
+
+def _check_readable(found: Findings, num_photos: int, needed: int, what: str) -> None:
+    readable = num_photos - len(found.unreadable)
+    if readable < needed:
+        raise DataError(f"only {readable} of {counted(num_photos, f'{what} photo')} can be read, and it takes {needed}")
+
+
+def _save_picture(file: Path, picture: np.ndarray | None) -> None:
+    assert picture is not None
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_picture(file, Image.fromarray(picture))
+
+
+def _write_table(out: Path, verdicts: Sequence[Verdict], unreadable: Sequence[tuple[Record, str]]) -> None:
+    """One line a photo, in the order of their names, whole or not at all."""
+    rows = {
+        verdict.record.id: [
+            "novel" if verdict.novel else "seen",
+            f"{verdict.p_value:.6g}",
+            *(f"{verdict.scores[name]:.6g}" for name in SCORE_NAMES),
+            verdict.features_name,
+        ]
+        for verdict in verdicts
+    }
+    rows |= {record.id: ["unreadable", *[""] * (len(SCORE_NAMES) + 2)] for record, _ in unreadable}
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(["id", "verdict", "p_value", *SCORE_NAMES, "features"])
+    writer.writerows([record_id, *rows[record_id]] for record_id in sorted(rows))
+    write_whole(out, table.getvalue())

@@ -1,0 +1,164 @@
+"""Photos that can be searched by photo: an index, in a folder or in PostgreSQL, with the encoder it was built with."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae_ldm.data.photo_stream import PhotoBatch
+from vae_ldm.data.sources import Record
+from vae_ldm.desk.encoder import PhotoEncoder
+from vae_ldm.desk.search.folder_store import IndexFolder
+from vae_ldm.desk.search.postgres_store import PostgresIndex
+from vae_ldm.desk.search.store import IndexedPhoto, IndexFacts, PhotoStore
+from vae_ldm.errors import DataError, WeightsError
+from vae_ldm.latent_space.features import FeatureSpace, parts_of
+from vae_ldm.models.weights_digest import weights_digest
+from vae_ldm.weights import is_of_the_hub
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A photo of the index and how alike it is to the one that was asked for."""
+
+    photo: IndexedPhoto
+    similarity: float
+    """The cosine of the two vectors, in [-1, 1]."""
+    same_photo: bool
+    """Whether it is that photo itself, byte for byte."""
+
+
+class Index:
+    """Answers which photos are most like a photo.
+
+    >>> from vae_ldm.data.photo_stream import photo_records
+    >>> from vae_ldm.desk.search.index import open_index
+    >>> index = open_index("claims.index")
+    >>> (hits,) = index.query(photo_records("photos/dent-1.jpg"), k=5)
+    """
+
+    def __init__(self, store: PhotoStore, encoder: PhotoEncoder) -> None:
+        self.store, self.encoder = store, encoder
+
+    @property
+    def features_name(self) -> str:
+        """What stands beside every similarity."""
+        return self.store.facts.features
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def vectors(self, batch: PhotoBatch) -> Tensor:
+        """Unit vectors [B, dim] of photos that `encoder.batches` has decoded."""
+        return self.store.space(self.encoder.vectors(batch))
+
+    def query(self, photos: Sequence[Record] | PhotoBatch, k: int = 10) -> list[list[Hit]]:
+        """For each photo the k photos most like it, the most alike first; should it be in itself, that one comes extra.
+
+        Raises DataError where a photo cannot be read, or the index is empty.
+        """
+        batches = [photos] if isinstance(photos, PhotoBatch) else self.encoder.batches(photos, on_unreadable=_refuse)
+        return [hits for batch in batches for hits in self._hits(batch, k)]
+
+    def _hits(self, batch: PhotoBatch, k: int) -> Iterator[list[Hit]]:
+        found = self.store.search(self.vectors(batch), k + 1)
+        for record, matches in zip(batch.records, found, strict=True):
+            content = content_digest(record)
+            hits = [Hit(match.photo, match.similarity, match.photo.content == content) for match in matches]
+            yield hits[: k + any(hit.same_photo for hit in hits)]
+
+
+def open_index(
+    index: Path | str, *, store: str | None = None, model: str | None = None, device: torch.device | None = None
+) -> Index:
+    """The index in a folder, or of this name in the database `store`.
+
+    `model` says where its autoencoder lies now, by default where it lay when the index was built.
+
+    Raises DataError where there is no index or it is damaged, WeightsError where the model cannot be opened or is
+    another one, RunError where the database cannot be reached.
+    """
+    found = open_store(index, store)
+    facts = found.facts
+    try:
+        encoder = PhotoEncoder(model or facts.model, kind=facts.kind, backbone=facts.backbone, device=device)
+    except WeightsError as error:
+        hint = "" if model else "; the index was built with it, and --model says where it lies now"
+        raise WeightsError(f"{error}{hint}") from error
+    check_encoder(found, encoder)
+    return Index(found, encoder)
+
+
+def open_store(index: Path | str, store: str | None) -> PhotoStore:
+    """The photos and vectors of an index, without its encoder. Raises as `open_index`."""
+    return IndexFolder(Path(index)) if store is None else PostgresIndex(store, str(index))
+
+
+def create_store(index: Path | str, store: str | None, facts: IndexFacts, space: FeatureSpace) -> None:
+    """Make an empty index. Raises VaeLdmError where something is in its place."""
+    if store is None:
+        IndexFolder.create(Path(index), facts, space)
+    else:
+        PostgresIndex.create(store, str(index), facts, space)
+
+
+def has_store(index: Path | str, store: str | None) -> bool:
+    """Whether there is an index to be opened."""
+    return IndexFolder.exists(Path(index)) if store is None else PostgresIndex.exists(store, str(index))
+
+
+def index_facts(encoder: PhotoEncoder, backbone: str | None) -> IndexFacts:
+    """What an index says of vectors that this encoder made."""
+    parts = parts_of(encoder.kind)
+    return IndexFacts(
+        model=_lasting(encoder.source),
+        kind=encoder.kind,
+        backbone=backbone and _lasting(backbone),
+        features=encoder.features_name,
+        encoder={
+            "autoencoder": encoder.digest if "latents" in parts else None,
+            "backbone": weights_digest(encoder.backbone.network) if encoder.backbone is not None else None,
+            "image_size": list(encoder.image_size),
+            "backbone_size": list(encoder.backbone_size),
+            "resize": encoder.resize,
+            "channels": encoder.channels,
+        },
+    )
+
+
+def check_encoder(store: PhotoStore, encoder: PhotoEncoder) -> None:
+    """Raise WeightsError where the encoder's vectors cannot be compared with those of the index."""
+    expected, found = store.facts.encoder, index_facts(encoder, None).encoder
+    different = [name for name in found if found[name] != expected.get(name)]
+    if different:
+        what = " and ".join(name.replace("_", " ") for name in different)
+        raise WeightsError(
+            f"{store.name}: was built with another model than {encoder.source} (another {what}); name "
+            f"{store.facts.model} with --model, or build the index anew"
+        )
+
+
+def content_digest(record: Record) -> str | None:
+    """SHA-256 of the photo's file; None where it cannot be read, or never was one."""
+    if isinstance(record.picture, bytes):
+        return hashlib.sha256(record.picture).hexdigest()
+    if not isinstance(record.picture, Path):
+        return None
+    try:
+        with record.picture.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _lasting(source: str) -> str:
+    """The same place, whatever folder the next command is started in."""
+    return source if is_of_the_hub(source) else str(Path(source).expanduser().resolve())
+
+
+def _refuse(record: Record, reason: str) -> Any:
+    raise DataError(f"{record.id}: {reason}")

@@ -1,0 +1,199 @@
+"""An index in PostgreSQL with pgvector, which any number of desks read and write at once.
+
+One table an index, and one table that says what each of them is. Values are always bound or copied, never part of a
+statement; the name of a table is one of our own making.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+from vae_ldm.desk.search.store import IndexedPhoto, IndexFacts, Match
+from vae_ldm.errors import DataError, RunError, VaeLdmError
+from vae_ldm.latent_space.features import FeatureSpace
+
+HNSW_ABOVE = 10_000
+"""Photos up to which a query compares with all of them."""
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_FIELDS = tuple(IndexedPhoto.__dataclass_fields__)
+# Two desks that begin at the same moment would both make the tables: the first one to hold this number does.
+_LOCK = 0x7661655F6C646D
+_CATALOGUE = (
+    "CREATE TABLE IF NOT EXISTS vae_ldm_indexes "
+    "(name text PRIMARY KEY, facts jsonb NOT NULL, space bytea NOT NULL, created timestamptz NOT NULL DEFAULT now())"
+)
+
+
+class PostgresIndex:
+    """The index called `name` in the database at `url`; a `PhotoStore`. Writers need not wait for one another."""
+
+    def __init__(self, url: str, name: str) -> None:
+        """Raises DataError where there is no such index, VaeLdmError for a bad name, RunError without a server."""
+        self.name, self._table = f"{name} in {_without_password(url)}", _table(name)
+        self._connection = _connect(url)
+        with _plainly(self.name):
+            found = _catalogue_row(self._connection, name)
+            if found is None:
+                raise DataError(f"{self.name}: no index of this name; make one with vae-ldm index build")
+            self._register()
+        self.facts = IndexFacts.from_dict(self.name, found[0])
+        self.space = FeatureSpace.from_tensors(self.facts.kind, load(bytes(found[1])))
+
+    @staticmethod
+    def exists(url: str, name: str) -> bool:
+        """Whether the database holds an index of this name. Raises VaeLdmError for a name that is none."""
+        _table(name)
+        with _plainly(_without_password(url)), _connect(url) as connection:
+            return _catalogue_row(connection, name) is not None
+
+    @classmethod
+    def create(cls, url: str, name: str, facts: IndexFacts, space: FeatureSpace) -> Self:
+        """A new, empty index. Raises VaeLdmError where there is one of this name."""
+        from psycopg import sql
+
+        table, where = _table(name), f"{name} in {_without_password(url)}"
+        with _plainly(where), _connect(url) as connection, connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+            connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+            connection.execute(_CATALOGUE)
+            row = [name, json.dumps(facts.as_dict()), save(space.tensors())]
+            statement = "INSERT INTO vae_ldm_indexes (name, facts, space) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
+            if connection.execute(statement, row).rowcount == 0:
+                raise VaeLdmError(f"{where}: exists already; take another name")
+            columns = (
+                "id text, path text NOT NULL, label text, caption text, content text, vector vector({dim}) NOT NULL"
+            )
+            statement = f"CREATE TABLE {{table}} ({columns}, PRIMARY KEY (id, content))"
+            connection.execute(sql.SQL(statement).format(table=sql.Identifier(table), dim=sql.Literal(space.dim)))
+        return cls(url, name)
+
+    def __len__(self) -> int:
+        with _plainly(self.name):
+            return self._run("SELECT count(*) FROM {table}").fetchone()[0]
+
+    advice = None
+
+    def writing(self) -> nullcontext[None]:
+        """Around `add`; the server keeps writers apart."""
+        return nullcontext()
+
+    def known(self, photos: Collection[IndexedPhoto]) -> set[tuple[str, str]]:
+        """Keys of the photos that are in: one of the same content has the same id, or lies at the same path."""
+        fields = ("id", "path", "content")
+        columns = [[_storable(getattr(photo, field)) for photo in photos] for field in fields]
+        statement = (
+            "SELECT k.id, k.content FROM unnest(%s::text[], %s::text[], %s::text[]) AS k (id, path, content) "
+            "JOIN {table} AS t ON t.content = k.content AND (t.id = k.id OR (t.path = k.path AND k.path <> ''))"
+        )
+        with _plainly(self.name):
+            return set(self._run(statement, columns).fetchall())
+
+    def add(self, photos: Sequence[IndexedPhoto], vectors: Tensor) -> None:
+        """Take in all of the photos with their vectors [N, dim], or none; those that are in stay as they are."""
+        with _plainly(self.name), self._connection.transaction():
+            self._run("CREATE TEMPORARY TABLE incoming (LIKE {table}) ON COMMIT DROP")
+            cursor = self._connection.cursor()
+            with cursor.copy("COPY incoming FROM STDIN WITH (FORMAT BINARY)") as copy:
+                copy.set_types(["text"] * len(_FIELDS) + ["vector"])
+                for photo, vector in zip(photos, vectors.numpy(), strict=True):
+                    copy.write_row([*(_storable(getattr(photo, field)) for field in _FIELDS), vector])
+            self._run("INSERT INTO {table} SELECT * FROM incoming ORDER BY id, content ON CONFLICT DO NOTHING")
+
+    def prepare(self) -> None:
+        """Have the server build a graph of neighbours (HNSW), once there are many photos."""
+        if len(self) <= HNSW_ABOVE:
+            return
+        with _plainly(self.name), self._connection.transaction():
+            self._connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+            self._run("CREATE INDEX IF NOT EXISTS {neighbours} ON {table} USING hnsw (vector vector_cosine_ops)")
+
+    def search(self, queries: Tensor, k: int) -> Iterator[list[Match]]:
+        """The k photos nearest to each of the unit vectors [Q, dim], the nearest first, all where there are fewer."""
+        if not len(self):
+            raise DataError(f"{self.name}: holds no photos yet; add some with vae-ldm index add")
+        statement = (
+            "SELECT id, path, label, caption, content, 1 - (vector <=> %s) FROM {table} ORDER BY vector <=> %s LIMIT %s"
+        )
+        for query in queries.numpy():
+            with _plainly(self.name), self._connection.transaction():
+                # The graph offers no more than ef_search rows, 40 unless it is told; 1000 is the most it takes.
+                self._connection.execute(
+                    "SELECT set_config('hnsw.ef_search', %s, true)", [str(min(max(100, 2 * k), 1000))]
+                )
+                rows = self._run(statement, [query, query, k]).fetchall()
+            yield sorted(
+                (Match(IndexedPhoto(*row[:-1]), row[-1]) for row in rows),
+                key=lambda match: (-match.similarity, match.photo.key),
+            )
+
+    def _run(self, statement: str, values: Sequence[Any] = ()) -> Any:
+        from psycopg import sql
+
+        names = {"table": sql.Identifier(self._table), "neighbours": sql.Identifier(f"{self._table}_hnsw")}
+        return self._connection.execute(sql.SQL(statement).format(**names), values)  # type: ignore[arg-type]
+
+    def _register(self) -> None:
+        from pgvector.psycopg import register_vector
+
+        register_vector(self._connection)
+
+
+def _catalogue_row(connection: Any, name: str) -> Any:
+    """Facts and feature space of an index; None where there is none of this name."""
+    if connection.execute("SELECT to_regclass('vae_ldm_indexes')").fetchone()[0] is None:
+        return None
+    return connection.execute("SELECT facts, space FROM vae_ldm_indexes WHERE name = %s", [name]).fetchone()
+
+
+def _table(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise VaeLdmError(
+            f"{name!r} is no name for an index in a database: small letters, digits and _, at most 40, a letter first"
+        )
+    return f"vae_ldm_index_{name}"
+
+
+def _connect(url: str) -> Any:
+    try:
+        import pgvector.psycopg  # noqa: F401
+        import psycopg
+    except ImportError:
+        raise VaeLdmError("an index in PostgreSQL needs two more packages: pip install 'vae_ldm[postgres]'") from None
+    with _plainly(_without_password(url)):
+        return psycopg.connect(url, autocommit=True, connect_timeout=20)
+
+
+@contextmanager
+def _plainly(where: str) -> Iterator[None]:
+    """What the server or the way to it has to object, as a RunError of one line."""
+    import psycopg
+
+    try:
+        yield
+    except psycopg.Error as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RunError(f"{where}: {reason}") from error
+
+
+def _without_password(url: str) -> str:
+    """The address as messages show it."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "the database"
+    user = f"{parts.username}@" if parts.username else ""
+    return f"{parts.scheme}://{user}{host}{port}{parts.path}"
+
+
+def _storable(text: str | None) -> str | None:
+    """PostgreSQL keeps any character but the one numbered 0."""
+    return None if text is None else text.replace("\0", "\ufffd")

@@ -1,0 +1,171 @@
+"""`vae-ldm index query`: the photos most like a photo, as a table, as JSON and on a sheet."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted
+from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.data.sources import Record
+from vae_ldm.desk.search.index import Hit, Index, open_index
+from vae_ldm.errors import DataError, VaeLdmError
+from vae_ldm.files import naming
+from vae_ldm.hardware import prepare_cpu
+from vae_ldm.pages.image_grid import image_grid
+from vae_ldm.terminal import quieten_libraries
+from vae_ldm.text import counted
+
+_SHEET_SIDE = 144
+_SHEET_ROWS = 24
+_SAME = "the same photo"
+
+Answers = list[tuple[Record, list[Hit]]]
+
+
+def query_index(
+    index: Path | str,
+    photos: Path,
+    *,
+    k: int = 10,
+    store: str | None = None,
+    model: str | None = None,
+    out: Path | None = None,
+    as_json: bool = False,
+) -> Answers:
+    """Print the k photos most like each of `photos`, a file or a folder; draw them on the sheet `out`.
+
+    Raises what `open_index` does, DataError where no photo can be read, VaeLdmError where the sheet has no folder.
+    """
+    prepare_cpu()
+    quieten_libraries()
+    if out is not None and not out.parent.is_dir():
+        raise VaeLdmError(f"{out.parent}: no such folder; name a sheet in one that exists with --out")
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    records = photo_records(photos)
+    opened = open_index(index, store=store, model=model)
+    unreadable: list[str] = []
+    answers: Answers = []
+    for batch in opened.encoder.batches(records, on_unreadable=lambda one, why: unreadable.append(f"{one.id}: {why}")):
+        answers += zip(batch.records, opened.query(batch, k), strict=True)
+    if not answers:
+        more = f", nor can {len(unreadable) - 1:,} more" if len(unreadable) > 1 else ""
+        raise DataError(f"the photo cannot be read: {unreadable[0]}{more}")
+    for line in unreadable:
+        console.print(f"left out {line}", markup=False)
+    if opened.store.advice is not None:
+        console.print(opened.store.advice, markup=False)
+    if as_json:
+        print(json.dumps(_as_json(opened, answers), indent=1))  # noqa: T201
+    else:
+        _print_tables(opened, answers)
+    if out is not None:
+        with naming(out):
+            _sheet(answers[:_SHEET_ROWS]).save(out)
+        shown = f", the first {_SHEET_ROWS} of {len(answers):,} photos" if len(answers) > _SHEET_ROWS else ""
+        console.print(f"{out}{shown}", markup=False)
+    return answers
+
+
+def _print_tables(index: Index, answers: Answers) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 240  # a file or another program wants whole lines
+    for record, hits in answers:
+        console.print(_printable(record.id), style="bold", markup=False)
+        console.print(_table(hits))
+    among = f"among {counted(len(index), 'photo')} of {index.store.name}"
+    console.print(f"similarity: cosine of {index.features_name}, {among}", markup=False)
+
+
+def _table(hits: Sequence[Hit]) -> Table:
+    with_class = any(hit.photo.label is not None for hit in hits)
+    with_caption = any(hit.photo.caption is not None for hit in hits)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("similarity", justify="right", no_wrap=True)
+    if with_class:
+        table.add_column("class", no_wrap=True)
+    if with_caption:
+        table.add_column("caption", max_width=60, no_wrap=True)
+    table.add_column("photo", overflow="fold")
+    for rank, hit in _ranked(hits):
+        texts = [str(rank or "="), f"{hit.similarity:.3f}"]
+        if with_class:
+            texts.append(hit.photo.label or "")
+        if with_caption:
+            texts.append(hit.photo.caption or "")
+        where = hit.photo.path or hit.photo.id
+        texts.append(f"{where} ({_SAME})" if hit.same_photo else where)
+        # Text of strangers: neither console markup nor what would steer the terminal.
+        table.add_row(*(Text(_printable(text)) for text in texts))
+    return table
+
+
+def _ranked(hits: Sequence[Hit]) -> list[tuple[int | None, Hit]]:
+    """Each hit with its rank from 1, None for the photo itself."""
+    ranked: list[tuple[int | None, Hit]] = []
+    others = 0
+    for hit in hits:
+        others += not hit.same_photo
+        ranked.append((None if hit.same_photo else others, hit))
+    return ranked
+
+
+def _as_json(index: Index, answers: Answers) -> dict[str, Any]:
+    return {
+        "index": index.store.name,
+        "num_photos": len(index),
+        "features": index.features_name,
+        "queries": [
+            {
+                "photo": record.id,
+                "hits": [
+                    {"similarity": round(hit.similarity, 6), "same_photo": hit.same_photo, **asdict(hit.photo)}
+                    for hit in hits
+                ],
+            }
+            for record, hits in answers
+        ],
+    }
+
+
+def _sheet(answers: Answers) -> Any:
+    """A row a photo: itself first, then what is most like it."""
+    num_columns = 1 + max(len(hits) for _, hits in answers)
+    blank = np.zeros((_SHEET_SIDE, _SHEET_SIDE, 4), np.uint8)
+    pictures, captions = [], []
+    for record, hits in answers:
+        row = [_thumbnail(record.picture)]
+        texts = ["asked for"]
+        for rank, hit in _ranked(hits):
+            picture = _thumbnail(Path(hit.photo.path)) if hit.photo.path else None
+            row.append(picture)
+            what = _SAME if rank is None else hit.photo.label or ""
+            texts.append(f"{hit.similarity:.2f} {what if picture is not None else 'gone'}")
+        pictures += [blank + np.uint8(200) if one is None else one for one in row]
+        pictures += [blank] * (num_columns - len(row))
+        captions += [*texts, *[""] * (num_columns - len(row))]
+    labels = [Path(record.id).name for record, _ in answers] if len(answers) > 1 else None
+    return image_grid(
+        np.stack(pictures), num_columns=num_columns, captions=captions, row_labels=labels, scale=1, on_paper=True
+    )
+
+
+def _thumbnail(picture: Any) -> np.ndarray | None:
+    """uint8 [side, side, 4]; None where the photo is gone."""
+    try:
+        with pillow_limit_lifted():
+            return decode_picture(picture, image_size=(_SHEET_SIDE, _SHEET_SIDE), channels=4, resize="pad")
+    except UnreadablePictureError:
+        return None
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)

@@ -1,0 +1,165 @@
+"""The door between training a run and using it: what a run folder holds, for those who do not train.
+
+The desk opens runs through here alone, and meets neither Lightning nor a stage of training on the way.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from vae_ldm import loading
+from vae_ldm.data.decoding import Resize
+from vae_ldm.data.picture_cache import class_caption
+from vae_ldm.data.pictures import Pictures, PictureSplits, open_pictures
+from vae_ldm.errors import VaeLdmError
+from vae_ldm.models.unet import sample_size
+from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
+from vae_ldm.recipe import Recipe, parts, read_recipe
+from vae_ldm.terminal import StepReport, new_console
+
+
+class RunPaths:
+    """Where everything of the run folder at `path` lies."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.yaml"
+        self.pictures = path / "pictures"
+        self.autoencoder = path / "autoencoder"
+        self.latents = path / "latents"
+        self.diffusion = path / "diffusion"
+        self.pipeline = path / "pipeline"
+        self.lora = path / "lora"
+        self.samples = path / "samples"
+        self.metrics = path / "metrics.json"
+        self.report = path / "report.html"
+        self.reference = path / "diffusion" / "reference.png"
+        self.state = path / "state.json"
+
+
+@dataclass
+class OpenedRun:
+    """A run that somebody has trained, with its recipe. Pictures are read when first asked for."""
+
+    paths: RunPaths
+    recipe: Recipe
+    console: Console
+
+    @cached_property
+    def pictures(self) -> PictureSplits:
+        """Both splits of the run's own pictures. Raises DataError."""
+        return read_pictures(self.recipe, self.paths, self.console)
+
+    @property
+    def learned(self) -> Pictures:
+        """The training pictures as the run has learned from them, also where their source is gone. Raises DataError."""
+        cached = open_pictures(self.paths.pictures, None)
+        return (cached or self.pictures).train
+
+
+def open_run(run_dir: Path, console: Console | None = None) -> OpenedRun:
+    """The run in this folder. Raises VaeLdmError where there is none."""
+    paths = RunPaths(run_dir)
+    return OpenedRun(paths, read_run_recipe(paths), console or new_console())
+
+
+def read_run_recipe(paths: RunPaths) -> Recipe:
+    """The recipe that a run keeps. Raises VaeLdmError where the folder is no run."""
+    if not paths.recipe.is_file():
+        raise VaeLdmError(f"{paths.path}: is no run folder (it has no recipe.yaml); give the folder that train made")
+    return read_recipe(paths.recipe, as_trained=True)
+
+
+def read_pictures(recipe: Recipe, paths: RunPaths, console: Console) -> PictureSplits:
+    """Both splits of what the recipe names, decoded into the run folder, or as they lie there. Raises DataError."""
+    from vae_ldm.assembly import data  # with it comes Lightning, which most who open a run do without
+
+    with StepReport("reading pictures", console) as report:
+        return data.read_pictures(
+            recipe, paths.pictures, say=lambda line: console.print(line, markup=False), progress=report
+        )
+
+
+def run_of(source: Path) -> RunPaths | None:
+    """The run that `source` is, or whose pipeline folder it is; None elsewhere."""
+    for run in (RunPaths(source), RunPaths(source.resolve().parent)):
+        if run.recipe.is_file() and run.autoencoder.is_dir():
+            return run
+    return None
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """How the photos of a model were prepared, and how it draws: by its run's recipe, elsewhere by the defaults."""
+
+    run: RunPaths | None
+    """None for a model that is no run."""
+    image_size: tuple[int, int] | None
+    """[height, width]; None where no recipe says so."""
+    resize: Resize
+    horizontal_flip: bool
+    """Whether a mirrored photo is one of the same class."""
+    validation_fraction: float
+    caption_template: str
+    conditioning: Literal["none", "class", "caption"] | None
+    """None for a model that is no run, and for a run without a diffusion stage."""
+    photos: Path | None
+    """The folder that the run has learned from, where it was one."""
+    num_inference_steps: int
+    guidance_scale: float
+
+    def class_prompts(self, class_names: Sequence[str]) -> list[str]:
+        """What the model is asked for each class: the caption template, or nothing where it knows no prompts."""
+        if self.conditioning == "none":
+            return ["" for _ in class_names]
+        return [class_caption(self.caption_template, name) for name in class_names]
+
+
+def settings_of(source: str | Path) -> ModelSettings:
+    """Of the run that `source` is or whose pipeline folder it is, or of a model that comes from elsewhere."""
+    run = run_of(Path(source))
+    recipe = None if run is None else read_recipe(run.recipe, as_trained=True)
+    data = parts.ImageFolder(path="") if recipe is None else recipe.data
+    evaluation = parts.Evaluation() if recipe is None else recipe.evaluation
+    return ModelSettings(
+        run=run,
+        image_size=None if recipe is None else recipe.image_size,
+        resize=data.resize,
+        horizontal_flip=data.horizontal_flip,
+        validation_fraction=data.validation_fraction,
+        caption_template=data.caption_template,
+        conditioning=None if recipe is None or recipe.diffusion is None else recipe.diffusion.conditioning,
+        photos=Path(data.path).expanduser().resolve() if recipe and isinstance(data, parts.ImageFolder) else None,
+        num_inference_steps=evaluation.num_inference_steps,
+        guidance_scale=evaluation.guidance_scale,
+    )
+
+
+def open_pipeline(source: Path | str) -> LatentDiffusionPipeline:
+    """The pipeline of a run folder, a pipeline folder or a Hub name, on the GPU where there is one; it shows no bar."""
+    pipeline = loading.pipeline(source)
+    pipeline.set_progress_bar_config(disable=True)
+    image_size = settings_of(source).image_size
+    if image_size is not None:  # the base of a LoRA may draw another size than the run has trained
+        height, width = (side // pipeline.vae_scale_factor for side in image_size)
+        pipeline.unet.register_to_config(sample_size=sample_size((height, width)))
+    return pipeline
+
+
+def read_metrics(run_dir: Path) -> dict[str, Any]:
+    """The contents of metrics.json over empty ones: a run that was not evaluated yet has no numbers, but has a page."""
+    empty: dict[str, Any] = {"name": run_dir.resolve().name, "created": "", "device": ""}
+    empty |= {"measurements": [], "timings": [], "versions": {}, "data": {}, "parameters": {}}
+    path = run_dir / "metrics.json"
+    return empty | (json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {})
+
+
+def usual_psnr(source: str | Path) -> float | None:
+    """At how many dB a run gives back its validation photos, in the mean; None where that is not known."""
+    measured = read_metrics(Path(source))["measurements"]
+    return next((one["value"] for one in measured if one["name"] == "psnr"), None)

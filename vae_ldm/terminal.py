@@ -1,0 +1,79 @@
+"""What a command shows while it works: messages, progress, and none of the libraries' own advice."""
+
+import logging
+import time
+from collections import deque
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from vae_ldm.text import duration
+
+
+def new_console(*, quiet: bool = False) -> Console:
+    """Where messages go: the standard error, one line each however narrow the terminal is."""
+    return Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
+
+
+_LINES_OF_SPEED = 8
+
+
+class StepReport:
+    """A progress bar that appears with the first call, told (done, total), and says what time is left.
+
+    Without a terminal it is a line soon after the beginning, and then one now and then.
+    """
+
+    seconds_to_first_line = 5.0
+    seconds_between_lines = 30.0
+
+    def __init__(self, what: str, console: Console) -> None:
+        self._what, self._console = what, console
+        self._next_line = time.monotonic() + self.seconds_to_first_line
+        self._told: deque[tuple[float, int]] = deque(maxlen=_LINES_OF_SPEED)
+        """When the first call came, or the last lines were written, and how much was done then."""
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task(what, total=None, visible=False)
+
+    def __enter__(self) -> "StepReport":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, done: int, total: int | None) -> None:
+        self._progress.update(self._task, completed=done, total=total, visible=True)
+        now = time.monotonic()
+        if not self._console.is_terminal and now >= self._next_line:
+            of = "" if total is None else f" of {total:,}{self._time_left(now, done, total)}"
+            self._console.print(f"{self._what}: {done:,}{of}", markup=False)
+            self._next_line = now + self.seconds_between_lines
+            self._told.append((now, done))
+        elif not self._told:
+            self._told.append((now, done))
+
+    def _time_left(self, now: float, done: int, total: int) -> str:
+        """At the speed over the last few lines; nothing where nothing has been done since."""
+        began, before = self._told[0] if self._told else (now, done)
+        if not before < done < total:
+            return ""
+        return f", about {duration(round((now - began) * (total - done) / (done - before)))} left"
+
+
+def quieten_libraries() -> None:
+    """Keep the advice of diffusers and transformers about settings that are ours, not the user's, off the screen."""
+    import diffusers
+    import transformers
+
+    # It repeats what it cuts off, padding included; generate() says it in its own words.
+    logging.getLogger("diffusers.pipelines.stable_diffusion").setLevel(logging.ERROR)
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()

@@ -1,0 +1,16 @@
+"""Numbers of things in plain English."""
+
+
+def counted(number: int, thing: str) -> str:
+    """Such as 1 photo, 0 photos, 1,234 photos; of several words the last one takes the s."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """`seconds` as "45 s", "5 min 3 s" or "2 h 7 min"."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
