@@ -106,6 +106,7 @@ def lit_settings(
         "image_terms": terms,
         "optimizer": OptimizerSettings(learning_rate=1e-3, lr_scheduler="constant", warmup_steps=0),
         "max_steps": 10,
+        "kl_weight_per_latent": 0.0,
         "kl_weight": 0.0,
         "kl_warmup_steps": 0,
         "variational": True,

@@ -168,7 +168,7 @@ def build_lit_latent_diffusion(recipe: Recipe, diffusion: DiffusionParts) -> Lit
         optimizer=build_optimizer(stage.optimizer),
         max_steps=stage.trainer.max_steps,
         caption_dropout=stage.caption_dropout,
-        word_dropout=ours.word_dropout if ours is not None else 0.0,
+        word_dropout=_word_dropout(stage, ours),
         unknown_id=diffusion.tokenizer.unk_token_id if ours is not None else None,
         log_every_n_steps=stage.trainer.log_every_n_steps,
     )
@@ -181,3 +181,10 @@ def prompt_ids(diffusion: DiffusionParts, prompts: Sequence[str]) -> Tensor:
     distinct = sorted(set(prompts))
     rows = {prompt: row for row, prompt in enumerate(distinct)}
     return tokenize(diffusion.tokenizer, distinct)[[rows[prompt] for prompt in prompts]]
+
+
+def _word_dropout(stage: parts.Diffusion, encoder: parts.TrainedTextEncoder | None) -> float:
+    if encoder is None:
+        return 0.0
+    by_default = 0.01 if stage.conditioning == "caption" else 0.0
+    return by_default if encoder.word_dropout is None else encoder.word_dropout

@@ -111,7 +111,7 @@ def _from_1_to_2(recipe: Any) -> Iterator[Change]:
     if isinstance(diffusion, dict) and "timestep_sampling" not in diffusion:
         because = "the default of format 1; later formats choose by prediction_type"
         yield Change(("diffusion", "timestep_sampling"), "logit_normal", because)
-    if isinstance(diffusion, dict) and diffusion.get("from_pretrained") is None:
+    if isinstance(diffusion, dict) and diffusion.get("conditioning") == "caption":
         because, path = "format 1 trained no unknown word", ("diffusion", "text_encoder")
         encoder = diffusion.get("text_encoder")
         if encoder is None:
