@@ -112,12 +112,12 @@ def _from_1_to_2(recipe: Any) -> Iterator[Change]:
         because = "the default of format 1; later formats choose by prediction_type"
         yield Change(("diffusion", "timestep_sampling"), "logit_normal", because)
     if isinstance(diffusion, dict) and diffusion.get("conditioning") == "caption":
-        because, path = "format 1 trained no unknown word", ("diffusion", "text_encoder")
+        because, place = "format 1 trained no unknown word", ("diffusion", "text_encoder")
         encoder = diffusion.get("text_encoder")
         if encoder is None:
-            yield Change((*path, "type"), "trained", "the default of format 1")
+            yield Change((*place, "type"), "trained", "the default of format 1")
         if encoder is None or (isinstance(encoder, dict) and encoder.get("type") == "trained"):
-            yield Change((*path, "word_dropout"), 0.0, because)
+            yield Change((*place, "word_dropout"), 0.0, because)
 
 
 Step = Callable[[Any], Iterator[Change]]
