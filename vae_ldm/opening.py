@@ -133,7 +133,7 @@ def settings_of(source: str | Path) -> ModelSettings:
     """Of the run that `source` is or whose pipeline folder it is, or of a model that comes from elsewhere."""
     run = run_of(Path(source))
     recipe = None if run is None else read_recipe(run.recipe, as_trained=True)
-    data = parts.ImageFolder(path="") if recipe is None else recipe.data
+    data = parts.RenderedClaims() if recipe is None else recipe.data
     evaluation = parts.Evaluation() if recipe is None else recipe.evaluation
     return ModelSettings(
         run=run,

@@ -20,12 +20,14 @@ from vae_ldm.evaluation.probe_classifier import ProbeClassifier
 from vae_ldm.files import write_json
 from vae_ldm.hardware import device_name
 from vae_ldm.models.autoencoder import downsample_factor, load_autoencoder
+from vae_ldm.models.batches import batch_size_for, in_batches
 from vae_ldm.opening import open_pipeline
-from vae_ldm.pipelines.sampling import sample_images
+from vae_ldm.pipelines.sampling import sample_images, unknown_words
 from vae_ldm.recipe import parts
 from vae_ldm.run.report import write_report
 from vae_ldm.run.sample_grids import draw_reconstructions, draw_samples, row_names
 from vae_ldm.run.session import Session
+from vae_ldm.text import counted
 
 _PACKAGES = ("vae_ldm", "torch", "pytorch-lightning", "diffusers", "transformers", "accelerate", "datasets")
 
@@ -113,6 +115,9 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
         pipeline = open_pipeline(run.path)
         prompts, labels = _prompts(session, settings.num_samples)
         session.say(f"evaluation: {len(prompts)} generated pictures")
+        unknown = sorted({word for prompt in set(prompts) for word in unknown_words(pipeline, prompt)})
+        if unknown:
+            session.say(f"evaluation: {_few(unknown)} in the prompts: no training caption has them")
         sampling_start = time.perf_counter()
         samples = _sample(session, pipeline, prompts, settings)
         sampling = {"stage": "sampling", "seconds": round(time.perf_counter() - sampling_start, 1)}
@@ -168,20 +173,29 @@ def _class_by_class(labels: np.ndarray, count: int) -> list[int]:
     return [int(classes[label][turn % len(classes[label])]) for turn, label in turns]
 
 
+def _few(words: list[str], count: int = 5) -> str:
+    more = f" and {len(words) - count} more" if len(words) > count else ""
+    return f"{counted(len(words), 'unknown word')} ({', '.join(words[:count])}{more})"
+
+
 def _sample(
     session: Session, pipeline: StableDiffusionPipeline, prompts: list[str], settings: parts.Evaluation
 ) -> np.ndarray:
     images: list[np.ndarray] = []
     with session.progress("drawing samples") as report:
-        for first in range(0, len(prompts), settings.batch_size):
-            batch = prompts[first : first + settings.batch_size]
-            images += sample_images(
+
+        def draw(seeds: range) -> list[np.ndarray]:
+            return sample_images(
                 pipeline,
-                batch,
-                seeds=range(first, first + len(batch)),
+                [prompts[seed] for seed in seeds],
+                seeds=seeds,
                 num_inference_steps=settings.num_inference_steps,
                 guidance_scale=settings.guidance_scale,
             )
+
+        at_once = batch_size_for(session.recipe.image_size, most=settings.batch_size)
+        for drawn in in_batches(draw, range(len(prompts)), at_once):
+            images += drawn
             report(len(images), len(prompts))
     return np.stack(images)
 
