@@ -28,11 +28,6 @@ class Unusable:
 
 Picture = Path | bytes | Image.Image | Unusable
 
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".jp2"}
-    | {".pbm", ".pgm", ".pnm", ".ppm", ".tga"}
-)
-"""File names that are taken for pictures in a folder."""
 
 # Only formats that Pillow decodes itself: it would hand an EPS file, whatever its name, to Ghostscript.
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "JPEG2000", "PPM", "TGA")

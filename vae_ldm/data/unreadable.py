@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from vae_ldm.data.names import shown
 from vae_ldm.errors import ManyUnreadableError
 from vae_ldm.files import write_whole
-from vae_ldm.text import counted
+from vae_ldm.text import counted, shown
 
 MAX_UNREADABLE_SHARE = 0.01
 MAX_SHOWN = 5
