@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 
 from vae_ldm import loading
+from vae_ldm.choices import Conditioning, Resize
 from vae_ldm.data.crop_advice import crop_advice
-from vae_ldm.data.decoding import Resize
 from vae_ldm.data.picture_cache import class_caption, load_pictures
 from vae_ldm.data.pictures import Pictures, PictureSplits, open_pictures
 from vae_ldm.errors import VaeLdmError
@@ -120,7 +120,7 @@ class ModelSettings:
     """Whether a mirrored photo is one of the same class."""
     validation_fraction: float
     caption_template: str
-    conditioning: Literal["none", "class", "caption"] | None
+    conditioning: Conditioning | None
     """None for a model that is no run, and for a run without a diffusion stage."""
     photos: Path | None
     """The folder that the run has learned from, where it was one."""

@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
+from vae_ldm.choices import Resize
 from vae_ldm.models.image_input import to_eight_bits
 
-Resize = Literal["crop", "pad"]
 Remark = Literal["profile", "levels"]
 """What decoding passes over: a colour profile other than sRGB; the levels that are left of a 16-bit picture."""
 

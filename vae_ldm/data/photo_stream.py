@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vae_ldm.data.decoding import Resize, UnreadablePictureError, decode_picture, pillow_limit_lifted
+from vae_ldm.choices import Resize
+from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted
 from vae_ldm.data.image_folder import SPLIT_NAMES
 from vae_ldm.data.listing import existing_folder, find_photos, tell
 from vae_ldm.data.metadata import CAPTION_COLUMNS, read_metadata

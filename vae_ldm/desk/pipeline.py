@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vae_ldm.data.decoding import Resize
+from vae_ldm.choices import Resize
 from vae_ldm.data.photo_stream import decoded_batches
 from vae_ldm.data.sources import Record
 from vae_ldm.errors import DataError

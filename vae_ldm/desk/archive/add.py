@@ -13,10 +13,11 @@ import numpy as np
 from torch import Tensor
 
 from vae_ldm import loading
+from vae_ldm.choices import Preference
 from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, pillow_limit_lifted
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.data.sources import Record
-from vae_ldm.desk.archive.photo_coder import PhotoCoder, Preference, middle
+from vae_ldm.desk.archive.photo_coder import PhotoCoder, middle
 from vae_ldm.desk.archive.store import Archive, Damage, Entry, Settings, check_place, locked
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.errors import DataError, VaeLdmError, WeightsError

@@ -5,12 +5,13 @@ import io
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from PIL import Image
 
 from vae_ldm import loading
+from vae_ldm.choices import FileFormat
 from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, pillow_limit_lifted
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.desk.archive.add import check_model, content_digest
@@ -27,8 +28,7 @@ from vae_ldm.models.weights_digest import weights_digest
 from vae_ldm.paths import check_output_folder
 from vae_ldm.text import counted
 
-Format = Literal["own", "png", "webp", "jpeg"]
-FORMATS: tuple[Format, ...] = get_args(Format)
+FORMATS: tuple[FileFormat, ...] = get_args(FileFormat)
 _OTHER_MACHINE = 0.05
 """dB by which another machine's rounding may change a picture."""
 
@@ -39,7 +39,7 @@ def extract(
     *,
     out: Path,
     model: str | None = None,
-    file_format: Format = "own",
+    file_format: FileFormat = "own",
     overwrite: bool = False,
 ) -> int:
     """How many photos were written below `out`, by their ids: latents as PNG, what a codec keeps as its own file.
@@ -177,7 +177,7 @@ def _what_is_wrong(entry: Entry, opened: _OpenedModel, original: Path | None) ->
     return None
 
 
-def _target(out: Path, entry: Entry, file_format: Format) -> Path | None:
+def _target(out: Path, entry: Entry, file_format: FileFormat) -> Path | None:
     """Where the picture goes: its id, with the suffix of its format after it where it has another.
 
     None where that would lie outside `out`, by the id itself or through a link.
@@ -197,7 +197,7 @@ def _target(out: Path, entry: Entry, file_format: Format) -> Path | None:
     return target if target.parent.resolve().is_relative_to(out.resolve()) else None
 
 
-def _file_of(entry: Entry, opened: _OpenedModel, file_format: Format) -> bytes:
+def _file_of(entry: Entry, opened: _OpenedModel, file_format: FileFormat) -> bytes:
     if file_format == "own" and entry.method != "latents":
         return entry.payload
     pixels = pixels_of(entry, opened)

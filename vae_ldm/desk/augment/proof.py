@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vae_ldm.choices import ClassifierKind
 from vae_ldm.data.photo_sample import sample_photos
 from vae_ldm.data.photo_stream import decoded_batches, photo_records
 from vae_ldm.data.pictures import Pictures, PictureSplits
@@ -18,7 +19,7 @@ from vae_ldm.desk.augment.proof_page import Examples, ProofSetting, as_dict, as_
 from vae_ldm.desk.augment.real_photos import Preparation, is_run_data, real_photos
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.errors import DataError, VaeLdmError
-from vae_ldm.evaluation.small_classifiers import ClassifierKind, Learner, ProbeLearner, SmallCNNLearner
+from vae_ldm.evaluation.small_classifiers import Learner, ProbeLearner, SmallCNNLearner
 from vae_ldm.files import write_json, write_whole
 from vae_ldm.hardware import device_name
 from vae_ldm.models.vision_features import load_efficientnet_lite

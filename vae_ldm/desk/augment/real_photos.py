@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from vae_ldm.data.decoding import Resize
+from vae_ldm.choices import Resize
 from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.picture_cache import load_pictures
 from vae_ldm.data.pictures import PictureSplits

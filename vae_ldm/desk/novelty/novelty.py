@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vae_ldm.choices import FeatureKind, ScoreName
 from vae_ldm.data.crop_advice import unseen_advice
 from vae_ldm.data.photo_stream import PhotoBatch, photo_records
 from vae_ldm.data.sources import Record
@@ -32,9 +33,8 @@ from vae_ldm.desk.novelty.reference_photos import MIN_REFERENCE_PHOTOS, check_co
 from vae_ldm.errors import DataError, VaeLdmError
 from vae_ldm.files import write_picture, write_whole
 from vae_ldm.latent_space.conformal import photos_needed, threshold, true_rates
-from vae_ldm.latent_space.features import FeatureKind
 from vae_ldm.latent_space.heat_map import HeatScale
-from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, ScoreName, Scorers, held_out_scores
+from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, Scorers, held_out_scores
 from vae_ldm.paths import TABLE_SUFFIXES, check_output_file, check_output_folder
 from vae_ldm.text import counted
 

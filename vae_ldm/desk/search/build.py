@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vae_ldm.choices import FeatureKind
 from vae_ldm.data.crop_advice import unseen_advice
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.data.sources import Record
@@ -31,7 +32,7 @@ from vae_ldm.desk.search.index import (
 )
 from vae_ldm.desk.search.store import IndexedPhoto
 from vae_ldm.errors import VaeLdmError
-from vae_ldm.latent_space.features import FeatureKind, FeatureSpace, Part, parts_of
+from vae_ldm.latent_space.features import FeatureSpace, Part, parts_of
 from vae_ldm.text import counted
 
 FIT_PHOTOS = 2048
