@@ -136,6 +136,11 @@ def test_the_upright_size_is_that_of_the_decoded_picture(odd: OddPhotos, name: s
     assert upright_size(odd.path / "dent" / name) == decode_whole(odd.path / "dent" / name).shape[:2]
 
 
+def test_the_size_of_a_header_that_claims_too_much_is_refused_before_anything_is_decoded(odd: OddPhotos) -> None:
+    with pillow_limit_lifted(), pytest.raises(UnreadablePictureError, match="more than max_pixels"):
+        upright_size(odd.path / "dent" / "huge.png")
+
+
 def test_links_to_one_folder_are_each_followed_and_those_that_go_round_are_told(tmp_path: Path) -> None:
     for name in ("raw/dent/0.png", "train/scratch/0.png"):
         (tmp_path / name).parent.mkdir(parents=True)

@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 class PhotosMissingError(DataError):
-    """The folder of photos is not there."""
+    """The folder of photos is not there, or holds none: a disk that is not mounted, a folder that was moved."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class PhotoFiles:
 
 
 def find_photos(folder: Path) -> PhotoFiles:
-    """The photos below a folder, of any layout. Raises DataError where there are none."""
+    """The photos below a folder, of any layout. Raises PhotosMissingError where there are none."""
     listing = list_folder(folder)
     pictures, metadata, left_out = [], [], dict(listing.left_out)
     for name in listing.files:
@@ -91,7 +91,7 @@ def find_photos(folder: Path) -> PhotoFiles:
             left_out.setdefault(foreign if suffix in _FOREIGN_SUFFIXES else NOT_A_PHOTO, []).append(name)
     found = PhotoFiles(folder, listing.files, pictures, metadata, left_out)
     if not pictures:
-        raise DataError(f"no pictures in {folder}: {_what_else(found)}")
+        raise PhotosMissingError(f"no pictures in {folder}: {_what_else(found)}")
     return found
 
 
