@@ -16,8 +16,8 @@ from vae_ldm import loading
 from vae_ldm.choices import Conditioning, Resize
 from vae_ldm.data.picture_cache import class_caption
 from vae_ldm.data.pictures import Pictures, PictureSplits, open_pictures
-from vae_ldm.errors import VaeLdmError
 from vae_ldm.models.unet import sample_size
+from vae_ldm.paths import check_run
 from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
 from vae_ldm.recipe import Recipe, parts, read_recipe
 from vae_ldm.terminal import StepReport, new_console
@@ -70,8 +70,7 @@ def open_run(run_dir: Path, console: Console | None = None) -> OpenedRun:
 
 def read_run_recipe(paths: RunPaths) -> Recipe:
     """The recipe that a run keeps. Raises VaeLdmError where the folder is no run."""
-    if not paths.recipe.is_file():
-        raise VaeLdmError(f"{paths.path}: is no run folder (it has no recipe.yaml); give the folder that train made")
+    check_run(paths.path)
     return read_recipe(paths.recipe)
 
 
