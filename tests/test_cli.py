@@ -5,19 +5,32 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from vae_ldm import cli
+from vae_ldm.choices import Stage
 from vae_ldm.errors import DataError, RunError, WeightsError
 from vae_ldm.recipe import packaged, read_recipe, recipe_json_schema
 
 RECIPE = "# vae-ldm train r\n# Quick.\nname: tiny\ndata: {type: rendered_claims}\nautoencoder: {}\n"
 
 
-@pytest.fixture
-def recipe(tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def places(tmp_path, monkeypatch):
+    """Photos, stores and runs of the names that the tests use, in the current folder: verbs look at them first."""
     monkeypatch.chdir(tmp_path)
+    for name in ("photos/0.jpg", "a.jpg", "b.jpg", "c.jpg", "a.archive/archive.json", "a.index/index.json"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).touch()
+    for run_folder in (Path(), Path("run"), Path("runs/x")):
+        run_folder.mkdir(parents=True, exist_ok=True)
+        (run_folder / "recipe.yaml").touch()
+
+
+@pytest.fixture
+def recipe():
     Path("r.yaml").write_text(RECIPE)
     return "r.yaml"
 
@@ -75,7 +88,7 @@ def test_train_hands_over_the_checked_recipe(recipe, run, implementation):
 def test_restart_names_the_stages_that_a_run_has():
     from vae_ldm.run.folder import STAGES
 
-    assert tuple(stage.value for stage in cli.Stage) == STAGES
+    assert get_args(Stage) == STAGES
 
 
 def test_compare(run, implementation, tmp_path):
@@ -137,25 +150,22 @@ def test_other_settings_than_a_folder_was_begun_with_are_refused_before_anything
     assert calls == []
 
 
-def test_the_words_of_augment_are_those_of_what_it_calls():
-    from vae_ldm.cli.augment import Classifier, How
-    from vae_ldm.desk.augment.folder import HOWS
-    from vae_ldm.evaluation.small_classifiers import CLASSIFIER_KINDS
-
-    assert tuple(one.value for one in How) == HOWS
-    assert tuple(one.value for one in Classifier) == CLASSIFIER_KINDS
-
-
 def test_generate(run, implementation, tmp_path):
     calls = implementation("vae_ldm.desk.generate", "generate", result=[tmp_path / "0.png", tmp_path / "1.png"])
-    code, out, _ = run("generate", "runs/x", "a tin", "-n", "2", "--seed", "3", "--out", str(tmp_path))
+    code, out, _ = run("generate", "runs/x", "a tin", "-n", "2", "--seed", "3", "--out", "there")
     assert (code, out) == (0, f"{tmp_path / '0.png'}\n{tmp_path / '1.png'}\n")
-    options = {"num_images": 2, "seed": 3, "output_dir": tmp_path}
+    options = {"num_images": 2, "seed": 3, "output_dir": Path("there")}
     assert calls[0] == (("runs/x", "a tin"), {**options, "num_inference_steps": None, "guidance_scale": None})
     run("generate", "runs/x", "", "--steps", "8", "--guidance-scale", "1.5")
     assert calls[1][0] == ("runs/x", "")
     assert (calls[1][1]["num_inference_steps"], calls[1][1]["guidance_scale"]) == (8, 1.5)
-    assert (calls[1][1]["num_images"], calls[1][1]["seed"]) == (16, 0)
+    assert (calls[1][1]["num_images"], calls[1][1]["seed"], calls[1][1]["output_dir"]) == (16, 0, Path("samples"))
+    Path("samples").mkdir()
+    Path("samples/grid.png").touch()
+    run("generate", "runs/x", "a tin")
+    assert calls[2][1]["output_dir"] == Path("samples-2")
+    code, _, said = run("generate", "runs/x", "a tin", "--out", "samples")
+    assert (code, said) == (2, "error: samples: exists already; name another folder with --out\n")
 
 
 def test_evaluate(run, implementation, tmp_path):
@@ -296,6 +306,20 @@ def test_every_mistake_of_a_recipe_is_a_line(recipe, run):
         ("augment", "photos"),
         ("augment", "photos", "--model", "runs/x", "--per-class", "0"),
         ("augment", "photos", "--model", "runs/x", "--how", "magic"),
+        ("augment", "photos", "--model", "runs/x", "--strength", "0.001"),
+        ("walk", "a.jpg", "--model", "runs/x", "--strength", "1e-9"),
+        ("walk", "a.jpg", "--model", "runs/x", "--radius", "nan"),
+        ("walk", "a.jpg", "--model", "runs/x", "--guidance-scale", "inf"),
+        ("generate", "runs/x", "a tin", "--guidance-scale", "inf"),
+        ("generate", "runs/x", "a tin", "--seed", "18446744073709551616"),
+        ("generate", "runs/x", "a tin", "--seed", "9223372036854775807"),
+        ("generate", "runs/x", "a tin", "--steps", "1001"),
+        ("generate", "~nosuchuser/x", "a tin"),
+        ("index", "query", "a.index", "photos", "--out", "sheet.xyz"),
+        ("index", "query", "a.index", "~nosuchuser/x"),
+        ("compare", "photos", "runs/x", "--out", "photos"),
+        ("archive", "report", "photos", "--model", "runs/x", "--out", "page.pdf"),
+        ("novelty", "fit", "photos", "--model", "runs/x", "--out", "d", "--false-alarm-rate", "nan"),
         ("augment", "prove", "photos"),
         ("augment", "prove", "photos", "--synthetic", "absent"),
         ("lesson", "--beta", "-1"),
@@ -330,7 +354,9 @@ def test_schema(run):
 
 
 def test_list_and_copy(recipe, run, monkeypatch, tmp_path):
-    monkeypatch.setattr(packaged, "_FOLDERS", (tmp_path,))
+    (tmp_path / "packaged").mkdir()
+    (tmp_path / "packaged" / "r.yaml").write_text(RECIPE)
+    monkeypatch.setattr(packaged, "_FOLDERS", (tmp_path / "packaged",))
     assert run("recipe", "list")[:2] == (0, "r\n    vae-ldm train r\n    Quick.\n")
 
     (tmp_path / "elsewhere").mkdir()
@@ -345,7 +371,7 @@ def test_list_and_copy(recipe, run, monkeypatch, tmp_path):
     assert Path("r.yaml").read_text() == "mine"
     assert run("recipe", "copy", "r", "no/r.yaml") == (2, "", "error: no: no such folder\n")
     assert run("recipe", "copy", "absent")[0] == 2
-    assert run("recipe", "check", "r")[:2] == (0, f"{tmp_path / 'r.yaml'}: in order\n")
+    assert run("recipe", "check", "r")[:2] == (0, f"{tmp_path / 'packaged' / 'r.yaml'}: in order\n")
 
 
 def test_every_verb_has_help(run):

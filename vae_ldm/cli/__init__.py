@@ -98,12 +98,13 @@ class _Verbs(TyperGroup):
         """The verbs in their parts, as plain text that any terminal shows."""
         width = max(map(len, self.commands))
         for part in (TRAIN, DRAW, PHOTOS, DESK, LEARN):
-            verbs = [
-                (name, verb) for name, verb in self.commands.items() if getattr(verb, "rich_help_panel", None) == part
-            ]
             with formatter.section(part):
                 formatter.write_dl(
-                    [(name.ljust(width), verb.get_short_help_str(formatter.width - 6 - width)) for name, verb in verbs]
+                    [
+                        (name.ljust(width), verb.get_short_help_str(formatter.width - 6 - width))
+                        for name, verb in self.commands.items()
+                        if getattr(verb, "rich_help_panel", None) == part
+                    ]
                 )
 
 
@@ -360,10 +361,11 @@ def lesson(
     tell(typer.echo, beta=beta, output_dir=out)
 
 
-for _verb in (walk_verbs.morph, walk_verbs.walk, walk_verbs.grid):
-    app.command(rich_help_panel=DRAW)(_verb)
-for _verb in (claim_verbs.desk, claim_verbs.claim):
-    app.command(rich_help_panel=DESK)(_verb)
+app.command(rich_help_panel=DRAW)(walk_verbs.morph)
+app.command(rich_help_panel=DRAW)(walk_verbs.walk)
+app.command(rich_help_panel=DRAW)(walk_verbs.grid)
+app.command(rich_help_panel=DESK)(claim_verbs.desk)
+app.command(rich_help_panel=DESK)(claim_verbs.claim)
 for _group, (_verbs_of, _part) in {
     "recipe": (recipe_verbs, TRAIN),
     "augment": (augment_verbs, DRAW),

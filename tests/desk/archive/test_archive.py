@@ -15,7 +15,7 @@ from tests.processes import two_processes
 from tests.run.conftest import finish, start, wait_for
 from tests.run.start_points import SD, save_autoencoder
 from vae_ldm.cli import app
-from vae_ldm.data import photo_stream
+from vae_ldm.data import unreadable as unreadable_photos
 from vae_ldm.data.decoding import decode_whole
 from vae_ldm.desk.archive import add as archive_module
 from vae_ldm.desk.archive import photo_coder
@@ -211,7 +211,8 @@ def unreadable(photos):
 
 def test_truncated_photos_and_bombs_are_skipped_listed_and_end_in_an_error(photos, tmp_path, model, unreadable):
     result = command("add", tmp_path / "archive", photos, "--model", model)
-    one_line_error(result, 2, "3 of 10 photos cannot be read", "unreadable.txt", *unreadable)
+    one_line_error(result, 2, "3 of 10 photos cannot be read", "unreadable.txt")
+    assert all(f"left out {name}: " in result.output for name in unreadable)
     assert len(entries(tmp_path / "archive")) == 7
     listed = (tmp_path / "archive" / "unreadable.txt").read_text().splitlines()
     assert [line.partition(":")[0] for line in listed] == unreadable
@@ -222,10 +223,10 @@ def test_truncated_photos_and_bombs_are_skipped_listed_and_end_in_an_error(photo
 
 
 def test_a_few_unreadable_photos_are_no_error(photos, tmp_path, model, unreadable, monkeypatch):
-    monkeypatch.setattr(photo_stream, "MAX_UNREADABLE_SHARE", 0.5)
+    monkeypatch.setattr(unreadable_photos, "MAX_UNREADABLE_SHARE", 0.5)
     result = command("add", tmp_path / "archive", photos, "--model", model)
     assert result.exit_code == 0, result.output
-    assert "3 of 10 photos cannot be read" in result.output
+    assert all(f"left out {name}: " in result.output for name in unreadable)
 
 
 def test_photos_of_which_none_can_be_read_make_no_archive(tmp_path, model):
@@ -435,7 +436,7 @@ def archived_in_two(photos, path, model, per_part):
 def test_two_processes_make_the_archive_of_one(photos, tmp_path, model, per_part):
     (photos / "text.jpg").write_text("no picture")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(photo_stream, "MAX_UNREADABLE_SHARE", 0.5)
+        patch.setattr(unreadable_photos, "MAX_UNREADABLE_SHARE", 0.5)
         add(tmp_path / "one", photos, model=model, photos_per_part=per_part)
     (photos / "text.jpg").unlink()
     with two_processes() as two:
