@@ -50,6 +50,12 @@ class PhotoEncoder:
         """Of the autoencoder's weights: what was encoded by another cannot be compared."""
 
     @property
+    def works_in_tiles(self) -> bool:
+        """Whether photos are so large that the autoencoder looks at them piece by piece."""
+        tile_size = self.autoencoder.tile_size
+        return tile_size is not None and max(self.image_size) > tile_size
+
+    @property
     def features_name(self) -> str:
         """What stands beside every number measured on these features."""
         names: dict[Part, str] = {"latents": "latents", "backbone": self.backbone.name if self.backbone else ""}

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 from tests.processes import two_processes
 from tests.run.start_points import SD, save_autoencoder
 from vae_ldm.cli import app
-from vae_ldm.cli.novelty import Score
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.desk.novelty.detector import open_detector
 from vae_ldm.desk.novelty.novelty import fit, score
@@ -176,10 +175,6 @@ def test_two_processes_find_what_one_finds(photos, trained_run, tmp_path):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
     one, two = (sorted(path.name for path in (tmp_path / name / "heat").rglob("*.png")) for name in ("one", "two"))
     assert one == two
-
-
-def test_every_score_can_decide():
-    assert [one.value for one in Score] == list(SCORE_NAMES)
 
 
 def test_a_detector_that_takes_the_place_of_another_says_so(by_latents, tmp_path, capfd):

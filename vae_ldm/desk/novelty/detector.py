@@ -93,7 +93,10 @@ class Detector:
         return [verdict for batch in batches for verdict in self._judge_batch(batch, heat_maps=heat_maps)]
 
     def _judge_batch(self, batch: PhotoBatch, *, heat_maps: bool) -> list[Verdict]:
-        seen = self.observer(batch)
+        return self.judge_seen(batch, self.observer(batch), heat_maps=heat_maps)
+
+    def judge_seen(self, batch: PhotoBatch, seen: Seen, *, heat_maps: bool = True) -> list[Verdict]:
+        """A verdict on each photo of a batch that `observer` has looked at."""
         scores = all_scores(self.scorers, self.combination, seen.observations)
         column = SCORE_NAMES.index(self.facts.score)
         chosen = scores[:, column]
