@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from vae_ldm.errors import DataError, RunError
 from vae_ldm.files import write_whole
 from vae_ldm.latent_space.latent_coder import LatentCoder
+from vae_ldm.paths import expanded
 from vae_ldm.text import counted
 
 _FORMAT = "vae_ldm archive"
@@ -288,6 +289,16 @@ class Archive:
         }
         whole = {"format": _FORMAT, "version": _VERSION, "checksum": _checksum(stored), **stored}
         write_whole(self.path / "archive.json", json.dumps(whole, indent=1), synced=True)
+
+
+def open_archive(path: Path | str) -> Archive:
+    """The archive at `path`: its entries, settings and sizes. Raises DataError where there is none, or it is damaged.
+
+    >>> import vae_ldm
+    >>> archive = vae_ldm.open_archive("claims.archive")
+    >>> ids = [entry.id for entry in archive.entries(print)]
+    """
+    return Archive.open(expanded(path))
 
 
 def check_place(path: Path) -> None:
