@@ -351,7 +351,7 @@ def lesson(
         Path, typer.Option(metavar="DIR", help="Where the pictures go.", callback=paths.output_folder)
     ] = Path("lesson"),
 ) -> None:
-    """Train an autoencoder and a VAE in plain NumPy, explain each step, draw three pictures (seconds)."""
+    """Train an autoencoder and a VAE in plain NumPy, explain each step, draw four pictures (seconds)."""
     # On matrices as small as these a second thread only adds to the work.
     for library in ("OMP", "OPENBLAS", "MKL"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
