@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -52,13 +53,13 @@ def run(monkeypatch, capsys):
 def implementation(monkeypatch):
     """Put a function in place of what a verb imports, recording how it is called: the verbs alone are tested here."""
 
-    def replace(module, name, result=None, error=None, terminated=False):
+    def replace(module, name, result=None, error=None, ended_by=None):
         calls = []
 
         def called(*args, **kwargs):
             calls.append((args, kwargs))
-            if terminated:
-                signal.raise_signal(signal.SIGTERM)
+            if ended_by is not None:
+                signal.raise_signal(ended_by)
             if error is not None:
                 raise error
             return result
@@ -255,9 +256,57 @@ def test_expected_errors_are_a_line_and_an_exit_code(recipe, run, implementation
     ],
 )
 def test_sigterm_ends_as_ctrl_c_does_with_a_code_of_its_own(run, implementation, module, name, arguments):
-    implementation(module, name, terminated=True)
+    implementation(module, name, ended_by=signal.SIGTERM)
     assert run(*arguments) == (143, "", "stopped by SIGTERM; repeat the command to go on\n")
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_closed_terminal_ends_a_command_as_sigterm_does(run, implementation):
+    implementation("vae_ldm.desk.archive.add", "add", ended_by=signal.SIGHUP)
+    assert run("archive", "add", "a.archive", "photos", "--model", "run")[0] == 143
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+
+
+def test_nohup_is_left_as_it_is(run, implementation):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        implementation("vae_ldm.desk.archive.add", "add", ended_by=signal.SIGHUP)
+        assert run("archive", "add", "a.archive", "photos", "--model", "run")[0] == 0
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def test_names_with_control_characters_are_shown_escaped(run, implementation):
+    implementation("vae_ldm.desk.generate", "generate", result=[Path("red\x1b[31m.png")])
+    assert run("generate", "runs/x", "a tin")[1] == "red\\x1b[31m.png\n"
+    implementation("vae_ldm.desk.generate", "generate", error=DataError("two\nlines: \x1b[31m"))
+    assert run("generate", "runs/x", "a tin")[2] == "error: two\nerror: lines: \\x1b[31m\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            UnicodeDecodeError("utf-8", b"caf\xe9", 3, 4, "unexpected end of data"),
+            "cannot be read ('utf-8' codec",
+        ),
+        (json.JSONDecodeError("Expecting value", "", 0), "a file cannot be read (Expecting value"),
+    ],
+)
+def test_a_damaged_file_is_a_line(run, implementation, error, message):
+    implementation("vae_ldm.desk.archive.add", "add", error=error)
+    code, _, said = run("archive", "add", "a.archive", "photos", "--model", "run")
+    assert (code, len(said.splitlines())) == (2, 1)
+    assert message in said
+    assert "VAE_LDM_TRACEBACK=1 shows which" in said
+
+
+def test_a_screen_of_latin_1_shows_other_letters_escaped(tmp_path):
+    (tmp_path / "写真.yaml").write_text(RECIPE)
+    command = [sys.executable, "-m", "vae_ldm", "recipe", "check", "写真.yaml"]
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+    assert (ended.returncode, ended.stdout) == (0, b"\\u5199\\u771f.yaml: in order\n")
 
 
 def test_a_traceback_when_asked_for_or_when_it_is_our_bug(recipe, implementation, monkeypatch):
