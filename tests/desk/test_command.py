@@ -45,7 +45,5 @@ def test_where_no_photo_is_left_the_first_reason_is_told() -> None:
     command = DeskCommand()
     for number in range(3):
         command.leave_out(Record(f"{number}.png", np.zeros(0)), "not a picture")
-    with pytest.raises(
-        DataError, match=r"^none of 3 photos can be read \(0\.png: not a picture; nor can 2 more"
-    ):
+    with pytest.raises(DataError, match=r"^none of 3 photos can be read \(0\.png: not a picture; nor can 2 more"):
         command.refuse_all_left_out("3 photos")
