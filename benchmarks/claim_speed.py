@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     arguments = parser.parse_args()
     model, photos, photo = (path.resolve() for path in (arguments.model, arguments.photos, arguments.photo))
-    pythons = {"old": arguments.old, "new": arguments.new}
+    pythons = {name: str(Path.cwd() / path) for name, path in (("old", arguments.old), ("new", arguments.new))}
     seconds: dict[str, list[float]] = {name: [] for name in pythons}
     said = {}
     with tempfile.TemporaryDirectory() as name:

@@ -81,7 +81,7 @@ def test_an_index_holds_every_photo(odd, told, tmp_path) -> None:
 
 
 def test_a_detector_and_a_desk_judge_every_photo(odd, told, tmp_path) -> None:
-    code, said = told("desk d PHOTOS --model RUN --features latents")
+    code, said = told("desk d PHOTOS --model RUN --features latents --false-alarm-rate 0.2")
     assert code == 2
     assert_all_told(odd, said)
     code, said = told("novelty score PHOTOS d/novelty --out scores.csv --heat-maps maps")
