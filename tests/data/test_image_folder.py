@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from vae_ldm.data.image_folder import ImageFolderSource
-from vae_ldm.data.sources import Record, fingerprint, list_files, sort_class_names
+from vae_ldm.data.listing import fingerprint, list_folder
+from vae_ldm.data.sources import Record, sort_class_names
 from vae_ldm.errors import DataError
 
 PACKS = Path(__file__).parents[2].parent / "shared" / "data"
@@ -137,9 +138,9 @@ def test_description_follows_the_files(tmp_path: Path) -> None:
 
 def test_fingerprint_sees_a_changed_file(tmp_path: Path) -> None:
     file = _paint(tmp_path, "1.png") / "1.png"
-    before = fingerprint(list_files(tmp_path))
+    before = fingerprint(list_folder(tmp_path).files)
     file.write_bytes(file.read_bytes() + b"x")
-    assert fingerprint(list_files(tmp_path)) != before
+    assert fingerprint(list_folder(tmp_path).files) != before
 
 
 def _no_such_column(folder: Path) -> None:
@@ -174,8 +175,8 @@ def _only_validation(folder: Path) -> None:
         (lambda folder: None, "the folder is empty"),
         (lambda folder: [(folder / f"{n}.txt").touch() for n in range(3)], "it holds 3 .txt files; pictures end in"),
         (lambda folder: _paint(folder, "1.png"), "caption_column caption needs a metadata.jsonl"),
-        (_no_such_column, "has no column caption; it has file_name, text"),
-        (_no_file_name, "every row needs a file_name; one has name"),
+        (_no_such_column, "metadata.jsonl, line 1: has no column caption; it has file_name, text"),
+        (_no_file_name, "line 1: every row needs a file_name; this one has name"),
         (_outside, r"\.\./\.\./secret.png lies outside"),
         (_not_json, "metadata.jsonl, line 2: not JSON"),
     ],
