@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -14,12 +14,13 @@ from rich.console import Console
 from torch import Tensor
 
 from vae_ldm import loading
-from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, pillow_limit_lifted
+from vae_ldm.data.decoding import UnreadablePictureError, Unusable, decode_whole, pillow_limit_lifted
+from vae_ldm.data.names import as_text
 from vae_ldm.data.photo_stream import check_unreadable, photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.archive.photo_coder import PhotoCoder, Preference, middle
 from vae_ldm.desk.archive.store import Archive, Damage, Entry, Settings, check_place, locked
-from vae_ldm.errors import DataError, VaeLdmError, WeightsError
+from vae_ldm.errors import DataError, StoppedError, VaeLdmError, WeightsError, first_line
 from vae_ldm.files import write_whole
 from vae_ldm.hardware import prepare_cpu
 from vae_ldm.latent_space.latent_coder import LatentCoder
@@ -84,7 +85,10 @@ def add(
 
     def opened() -> Archive:
         if (path / "archive.json").is_file():
-            return _suitable(Archive.open(path), model, digest, target_psnr, prefer)
+            archive = _suitable(Archive.open(path), model, digest, target_psnr, prefer)
+            # An archive of format 1 does not say it.
+            archive.settings = replace(archive.settings, downsample_factor=autoencoder.downsample_factor)
+            return archive
         with StepReport("encoding photos to fit the coder on", console) as progress:
             coder = fitted_coder(autoencoder, records, progress)
         settings = Settings(
@@ -93,6 +97,7 @@ def add(
             target_psnr=DEFAULT_TARGET_PSNR if target_psnr is None else target_psnr,
             prefer=prefer or "smallest",
             coder=coder,
+            downsample_factor=autoencoder.downsample_factor,
         )
         return Archive.create(path, settings)
 
@@ -110,7 +115,7 @@ def add(
             autoencoder,
             settings.coder,
             target_psnr=settings.target_psnr,
-            prefer="latents" if settings.prefer == "latents" else "smallest",
+            prefer=settings.prefer,
         )
         stack.enter_context(pillow_limit_lifted())
         report = stack.enter_context(StepReport("archiving", console))
@@ -210,29 +215,33 @@ def _parts(records: Sequence[Record], photos_per_part: int) -> Iterator[Sequence
 def _file_size(record: Record) -> int:
     try:
         return Path(str(record.picture)).stat().st_size
-    except OSError:
+    except (OSError, ValueError):
         return 0
 
 
 def _archived(record: Record, coder: PhotoCoder, present: dict[str, bytes]) -> Entry | str | None:
-    """The photo as a row; None where it is in the archive already; why not, where it cannot be read."""
+    """The photo as a row; None where it is in the archive already; why not, where it cannot be read or kept."""
     try:
-        record.id.encode()
-        file = Path(str(record.picture)).read_bytes()
+        for what, text in (("name", record.id), ("class", record.label), ("caption", record.caption)):
+            if not _is_text(text):
+                return f"{record.id!a}: its {what} is no text"
+        file = _content_of(record)
         content = content_digest(file)
         if present.get(record.id) == content:
             return None
         pixels = decode_whole(file)
+        encoded = coder.encode(pixels, file)
     except UnreadablePictureError as error:
         return f"{record.id}: {error}"
     except OSError as error:
-        return f"{record.id}: {error.strerror}"
-    except UnicodeEncodeError:
-        return f"{record.id!a}: its name is not UTF-8"
-    encoded = coder.encode(pixels, file)
+        return f"{record.id}: {error.strerror or first_line(error)}"
+    except (StoppedError, VaeLdmError):
+        raise
+    except Exception as error:  # of codecs and networks, each of which fails in its own way
+        return f"{record.id}: cannot be archived ({first_line(error)})"
     return Entry(
         id=record.id,
-        source=str(record.picture),
+        source=as_text(str(record.picture)),
         content=content,
         width=pixels.shape[1],
         height=pixels.shape[0],
@@ -243,6 +252,26 @@ def _archived(record: Record, coder: PhotoCoder, present: dict[str, bytes]) -> E
         psnr=encoded.psnr,
         payload=encoded.payload,
     )
+
+
+def _is_text(text: str | None) -> bool:
+    """Whether it is a text that a file can hold, or None."""
+    try:
+        if text is not None:
+            str.encode(text)
+    except (TypeError, UnicodeEncodeError):
+        return False
+    return True
+
+
+def _content_of(record: Record) -> bytes:
+    """The photo's own file. Raises UnreadablePictureError where there is none to be read, and OSError."""
+    if isinstance(record.picture, Unusable):
+        raise UnreadablePictureError(record.picture.reason)
+    file = Path(str(record.picture))
+    if file.exists() and not file.is_file():
+        raise UnreadablePictureError("not a regular file")
+    return file.read_bytes()
 
 
 def content_digest(file: bytes) -> bytes:

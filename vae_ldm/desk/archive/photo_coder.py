@@ -9,7 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vae_ldm.evaluation.codec import CodecLadder, Ladder, codecs, picture_psnr
+from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, upright_size
+from vae_ldm.desk.archive.store import Entry
+from vae_ldm.errors import first_line
+from vae_ldm.evaluation.codec import CodecLadder, Ladder, codecs, decode_file, picture_psnr
 from vae_ldm.evaluation.reconstruction import MAX_PSNR
 from vae_ldm.latent_space.latent_coder import LatentCoder
 from vae_ldm.latent_space.quantization import UnquantizableError
@@ -17,7 +20,8 @@ from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 
 Preference = Literal["smallest", "latents"]
 PREFERENCES: tuple[Preference, ...] = get_args(Preference)
-KEPT_CODECS = ("AVIF", "WebP")
+KEPT_CODECS = {"AVIF": 32_768, "WebP": 16_383}
+"""Codecs that an archive keeps photos by, and the longest side in px that a file of each may have."""
 
 _LARGE = 2**20
 """Pixels above which a photo is looked at in places before a network takes minutes over all of it."""
@@ -61,7 +65,9 @@ class PhotoCoder:
         if self.prefer == "latents" and (encoded := self._reaching("latents", latents)) is not None:
             return encoded
         ladders: dict[str, Ladder | None] = {
-            codec.name.lower(): CodecLadder(pixels, codec) for codec in codecs() if codec.name in KEPT_CODECS
+            codec.name.lower(): CodecLadder(pixels, codec)
+            for codec in codecs()
+            if max(pixels.shape[:2]) <= KEPT_CODECS.get(codec.name, 0)
         }
         best = Encoded("file", file, MAX_PSNR)
         # The dearest last: a network needs to say of few steps what they keep where few take no more bytes.
@@ -72,7 +78,8 @@ class PhotoCoder:
 
     def decode_latents(self, payload: bytes, height: int, width: int, channels: int) -> np.ndarray:
         """uint8 [height, width, channels] of latents' payload. Raises DamagedMessageError."""
-        return reconstruction(self.autoencoder, self.coder.decode(payload), (height, width), channels)
+        latents = self.coder.decode(payload, (height, width), self.autoencoder.downsample_factor)
+        return reconstruction(self.autoencoder, latents, (height, width), channels)
 
     def _is_hopeless(self, pixels: np.ndarray) -> bool:
         """Whether four places of a large photo come back 3 dB and more below the target, before any quantisation."""
@@ -115,6 +122,26 @@ class LatentLadder(Ladder):
     def _decode(self, quality: int) -> np.ndarray:
         kept = self.coder.quantized(self.latents, quality)
         return reconstruction(self.autoencoder, kept, self.pixels.shape[:2], self.pixels.shape[2])
+
+
+def decode_payload(entry: Entry) -> np.ndarray:
+    """uint8 [H, W, C] of an archived picture that a codec keeps, or its own file.
+
+    Raises UnreadablePictureError, and before anything is decoded where it is no picture of the size that its row says.
+    """
+    if entry.method != "file" and entry.method.upper() not in {name.upper() for name in KEPT_CODECS}:
+        raise UnreadablePictureError(f"it is kept by {entry.method}, which this version does not know")
+    size = upright_size(entry.payload)
+    if size != (entry.height, entry.width):
+        raise UnreadablePictureError(
+            f"it is {size[1]}x{size[0]} pixels instead of the {entry.width}x{entry.height} of its row"
+        )
+    if entry.method == "file":
+        return decode_whole(entry.payload)
+    try:
+        return decode_file(entry.payload, entry.channels)
+    except Exception as error:  # decoders fail in their own ways
+        raise UnreadablePictureError(first_line(error)) from error
 
 
 def _places(height: int, width: int) -> list[tuple[slice, slice]]:

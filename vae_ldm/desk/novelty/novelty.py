@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -24,18 +24,19 @@ from vae_ldm.desk.novelty.detector import (
     all_scores,
     backbone_digest,
     check_target,
-    patch_map,
+    shown_maps,
     stored_facts,
 )
 from vae_ldm.desk.novelty.observer import PhotoObserver, some_patches
 from vae_ldm.desk.novelty.reference_photos import MIN_REFERENCE_PHOTOS, check_counts, reference_and_calibration
+from vae_ldm.desk.file_names import lengthened
 from vae_ldm.desk.sharing import Findings, over_photos
 from vae_ldm.errors import DataError, VaeLdmError
 from vae_ldm.files import write_picture, write_whole
 from vae_ldm.hardware import prepare_cpu
 from vae_ldm.latent_space.conformal import photos_needed, threshold, true_rates
 from vae_ldm.latent_space.features import FeatureKind
-from vae_ldm.latent_space.heat_map import HeatScale
+from vae_ldm.latent_space.heat_map import HeatScale, fit_scales
 from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, ScoreName, Scorers, held_out_scores
 from vae_ldm.processes import Processes
 from vae_ldm.terminal import StepReport, quieten_libraries
@@ -135,7 +136,7 @@ def score(
         verdicts = opened.judge(batch, heat_maps=heat_maps is not None)
         if heat_maps is not None:
             for verdict in verdicts:
-                _save_picture(heat_maps / f"{verdict.record.id}.png", verdict.heat_map)
+                _save_picture(_heat_map_file(heat_maps, verdict.record.id), verdict.heat_map)
         return [replace(verdict, heat_map=None) for verdict in verdicts]
 
     with StepReport("judging photos", desk.console) as report:
@@ -239,9 +240,8 @@ def _calibrate(
 
     def look(batch: PhotoBatch) -> tuple[Tensor, Tensor]:
         seen = observer(batch)
-        maps = (patch_map(scorers, seen).flatten(1), seen.residual.flatten(1))
-        extent = [statistic for each in maps for statistic in (each.mean(dim=1), each.amax(dim=1))]
-        return all_scores(scorers, combination, seen.observations), torch.stack(extent, dim=1)
+        maps = torch.stack([each.flatten(1) for each in shown_maps(scorers, seen)], dim=1)
+        return all_scores(scorers, combination, seen.observations), torch.stack([maps.mean(dim=2), maps.amax(dim=2)])
 
     with StepReport("calibrating", desk.console) as report:
         found = over_photos(observer.encoder, held_out, look, processes=desk.processes, report=report)
@@ -249,9 +249,9 @@ def _calibrate(
 
     def scale_first() -> tuple[Tensor, HeatScale, HeatScale]:
         _check_readable(found, len(held_out), photos_needed(rate), "calibration")
-        extent = torch.cat([extent for _, extent in found.batches]).T
-        scores = torch.cat([scores for scores, _ in found.batches])
-        return scores, HeatScale.fit(extent[0], extent[1], rate), HeatScale.fit(extent[2], extent[3], rate)
+        means, maxima = torch.cat([extent for _, extent in found.batches], dim=1)
+        patches, residual = fit_scales(means, maxima, rate)
+        return torch.cat([scores for scores, _ in found.batches]), patches, residual
 
     return desk.processes.first(scale_first)
 
@@ -260,6 +260,12 @@ def _check_readable(found: Findings, num_photos: int, needed: int, what: str) ->
     readable = num_photos - len(found.unreadable)
     if readable < needed:
         raise DataError(f"only {readable} of {counted(num_photos, f'{what} photo')} can be read, and it takes {needed}")
+
+
+def _heat_map_file(folder: Path, photo_id: str) -> Path:
+    """`<id>.png`, different for every id."""
+    *folders, name = PurePosixPath(photo_id).parts
+    return folder.joinpath(*map(lengthened, folders), lengthened(name, ".png"))
 
 
 def _save_picture(file: Path, picture: np.ndarray | None) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vae_ldm.data.photo_stream import PhotoBatch
 from vae_ldm.data.sources import Record
-from vae_ldm.desk.encoder import PhotoEncoder
+from vae_ldm.desk.encoder import PhotoEncoder, stored_model
 from vae_ldm.desk.search.folder_store import IndexFolder
 from vae_ldm.desk.search.postgres_store import PostgresIndex
 from vae_ldm.desk.search.store import IndexedPhoto, IndexFacts, PhotoStore
@@ -77,18 +77,21 @@ def open_index(
 ) -> Index:
     """The index in a folder, or of this name in the database `store`.
 
-    `model` says where its autoencoder lies now, by default where it lay when the index was built.
+    `model` says where its autoencoder lies now, by default where it lay when the index was built, if that is on this
+    machine: a stored name makes no download.
 
     Raises DataError where there is no index or it is damaged, WeightsError where the model cannot be opened or is
     another one, RunError where the database cannot be reached.
     """
     found = open_store(index, store)
     facts = found.facts
-    try:
-        encoder = PhotoEncoder(model or facts.model, kind=facts.kind, backbone=facts.backbone, device=device)
-    except WeightsError as error:
-        hint = "" if model else "; the index was built with it, and --model says where it lies now"
-        raise WeightsError(f"{error}{hint}") from error
+    encoder = PhotoEncoder(
+        model or stored_model(facts.model, found.name),
+        kind=facts.kind,
+        backbone=facts.backbone,
+        backbone_downloads=False,
+        device=device,
+    )
     check_encoder(found, encoder)
     return Index(found, encoder)
 
