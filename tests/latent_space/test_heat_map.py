@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vae_ldm.latent_space.heat_map import HeatScale, at_size, fit_scales, overlay, own_scale
+from vae_ldm.latent_space.heat_map import at_size, fit_scales, overlay, own_scale
 
 
 def test_heat_is_nought_where_usual_and_one_at_the_threshold_of_maxima():

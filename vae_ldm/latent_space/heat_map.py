@@ -2,10 +2,8 @@
 
 import math
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

@@ -15,7 +15,6 @@ from vae_ldm.latent_space.entropy_coding import DamagedMessageError, decode_symb
 from vae_ldm.latent_space.quantization import STEPS, dequantize, quantize
 from vae_ldm.latent_space.symbol_model import SymbolModel
 
-
 _MOST_STEPS, _MOST_CHANNELS = 256, 4096  # a step is stored in one byte
 _FACTORS = (1, 2, 4, 8, 16, 32, 64)
 

@@ -234,9 +234,15 @@ def test_another_model_a_moved_one_and_damage_are_one_line_each(by_latents, phot
     for file, change, message in (
         ("detector.safetensors", lambda content: content[:-1] + b"\x07", "checksum is another"),
         ("detector.safetensors", lambda content: content[:100], "checksum is another"),
-        ("detector.json", lambda content: content[:100], "cannot be read"),
-        ("detector.json", lambda content: content.replace(b'"format": 2', b'"format": 9'), "not of a format"),
-        ("detector.json", lambda content: content.replace(b'"score"', b'"scor"'), "is damaged"),
+        ("detector.json", lambda content: content[:100], "it is no JSON"),
+        ("detector.json", lambda content: content.replace(b'"format": 3', b'"format": 9'), "a newer vae_ldm .format 9"),
+        ("detector.json", lambda content: content.replace(b'"format": 3', b'"format": 1'), "its digest is another"),
+        (
+            "detector.json",
+            lambda content: content.replace(b'"threshold": ', b'"threshold": -'),
+            "its digest is another",
+        ),
+        ("detector.json", lambda content: content.replace(b'"score"', b'"scor"'), "its digest is another"),
     ):
         damaged = shutil.copytree(detector, tmp_path / "damaged", dirs_exist_ok=True)
         (damaged / file).write_bytes(change((damaged / file).read_bytes()))
@@ -252,10 +258,10 @@ def test_fitting_again_replaces_a_detector_whole_and_a_failure_leaves_it(by_late
     detector = by_latents(tmp_path / "detector", score="knn")
     before = (detector / "detector.json").read_bytes()
 
-    def no_space_left(*_):
+    def no_space_left(*_, **__):
         raise OSError(28, "No space")
 
-    monkeypatch.setattr("vae_ldm.desk.novelty.detector.write_json", no_space_left)
+    monkeypatch.setattr("vae_ldm.stored_json.write_whole", no_space_left)
     with pytest.raises(OSError, match="No space"):
         by_latents(tmp_path / "detector", score="patch")
     assert (detector / "detector.json").read_bytes() == before

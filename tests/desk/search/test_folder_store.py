@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from vae_ldm import files
 from vae_ldm.desk.search import folder_store
 from vae_ldm.desk.search.folder_store import IndexFolder
 from vae_ldm.desk.search.store import KIND
@@ -76,7 +77,8 @@ def test_an_interrupted_addition_leaves_the_index_as_it_was(filled, photos, vect
     def failing(path, content):
         calls.append(path)
         if len(calls) > interrupted:
-            path.with_name(path.name + ".part").write_bytes(content[:20])  # as a killed process would
+            left = path.with_name(f".vae_ldm-{files._machine()}-{2**31 - 1}-{len(calls)}.part")
+            left.write_bytes(content[:20])  # as a killed process would, whose number is nobody's now
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         return write(path, content)
 
@@ -91,7 +93,7 @@ def test_an_interrupted_addition_leaves_the_index_as_it_was(filled, photos, vect
     with again.writing():
         again.add(more, vectors)
     assert len(IndexFolder(filled.path)) == 120
-    assert not list(filled.path.glob("*.part"))
+    assert not list(filled.path.glob(".*"))
     assert len(parts(filled.path)) == 2
 
 

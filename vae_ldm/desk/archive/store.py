@@ -7,7 +7,6 @@ archive.json is of format 2. Version 0.1.0 wrote format 1, in which `format` is 
 stored; it is read as it was meant, and becomes format 2 when photos are added.
 """
 
-import fcntl
 import hashlib
 import io
 import json
@@ -22,10 +21,11 @@ from typing import Any, Literal, NamedTuple, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vae_ldm.desk.stored_json import StoredKind
-from vae_ldm.errors import DataError, RunError
-from vae_ldm.files import safe_name, write_whole
+from vae_ldm.errors import DataError
+from vae_ldm.files import locked as locked_file
+from vae_ldm.files import remove_abandoned, safe_name, write_whole
 from vae_ldm.latent_space.latent_coder import LatentCoder
+from vae_ldm.stored_json import StoredKind
 from vae_ldm.text import counted
 
 _KIND = StoredKind(newest=2, sealed_from=2, cure="bring it back from a copy", error=DataError)
@@ -324,7 +324,7 @@ class Archive:
             "settings": self.settings.as_json(),
             "parts": [list(part) for part in self.parts],
         }
-        write_whole(self.path / "archive.json", json.dumps(_KIND.sealed(stored), indent=1), synced=True)
+        _KIND.write(self.path / "archive.json", stored)
 
 
 def check_place(path: Path) -> None:
@@ -343,11 +343,8 @@ def locked(path: Path) -> Iterator[None]:
     Raises RunError where another process holds it.
     """
     path.mkdir(parents=True, exist_ok=True)
-    with (path / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{path}: another process is writing to this archive; wait for it, or stop it") from None
+    with locked_file(path / "lock", f"{path}: another process is writing to this archive"):
+        remove_abandoned(path)
         yield
 
 

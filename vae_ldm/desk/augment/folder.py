@@ -1,6 +1,5 @@
 """The folder that `augment` fills: pictures that say what they are, and notes by which a killed call goes on."""
 
-import fcntl
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -14,8 +13,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from vae_ldm.data.image_folder import SPLIT_NAMES
-from vae_ldm.errors import RunError, VaeLdmError
-from vae_ldm.files import write_json, write_picture, write_whole
+from vae_ldm.errors import VaeLdmError
+from vae_ldm.files import locked, write_json, write_picture, write_whole
 from vae_ldm.pages.image_grid import MODES
 
 How = Literal["sample", "vary", "posterior"]
@@ -72,11 +71,7 @@ class AugmentedFolder:
         """
         self.check(settings)
         self._rounds.mkdir(parents=True, exist_ok=True)
-        with (self._rounds / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(f"{self.path}: another process is filling it; wait for it, or stop it") from None
+        with locked(self._rounds / "lock", f"{self.path}: another process is filling it"):
             if not self.facts.exists():
                 write_json(self.facts, {"format": _FORMAT, "settings": settings, "finished": False})
             yield

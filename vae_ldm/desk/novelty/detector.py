@@ -21,14 +21,14 @@ from vae_ldm.data.photo_stream import PhotoBatch
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.encoder import PhotoEncoder, stored_model
 from vae_ldm.desk.novelty.observer import PhotoObserver, Seen
-from vae_ldm.desk.stored_json import StoredKind
 from vae_ldm.errors import DataError, WeightsError, first_line
-from vae_ldm.files import whole_folder, write_json
+from vae_ldm.files import whole_folder
 from vae_ldm.latent_space.conformal import p_values
 from vae_ldm.latent_space.features import FeatureKind
 from vae_ldm.latent_space.heat_map import HeatScale, at_size, overlay, own_scale
 from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, ScoreName, Scorers
 from vae_ldm.models.weights_digest import weights_digest
+from vae_ldm.stored_json import StoredKind
 
 FACTS_FILE, TENSORS_FILE = "detector.json", "detector.safetensors"
 _KIND = StoredKind(newest=3, sealed_from=3, cure="fit the detector again", error=WeightsError)
@@ -159,7 +159,7 @@ class Detector:
         }
         with whole_folder(folder) as part:
             (part / TENSORS_FILE).write_bytes(content)
-            write_json(part / FACTS_FILE, _KIND.sealed(facts))
+            _KIND.write(part / FACTS_FILE, facts)
 
     @classmethod
     def open(cls, folder: Path | str, *, model: str | None = None, device: torch.device | None = None) -> Self:

@@ -17,6 +17,7 @@ from vae_ldm.data.crop_advice import unseen_advice
 from vae_ldm.data.photo_stream import PhotoBatch, check_unreadable, photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.encoder import PhotoEncoder
+from vae_ldm.desk.file_names import lengthened
 from vae_ldm.desk.novelty.detector import (
     Detector,
     DetectorFacts,
@@ -29,7 +30,6 @@ from vae_ldm.desk.novelty.detector import (
 )
 from vae_ldm.desk.novelty.observer import PhotoObserver, some_patches
 from vae_ldm.desk.novelty.reference_photos import MIN_REFERENCE_PHOTOS, check_counts, reference_and_calibration
-from vae_ldm.desk.file_names import lengthened
 from vae_ldm.desk.sharing import Findings, over_photos
 from vae_ldm.errors import DataError, VaeLdmError
 from vae_ldm.files import write_picture, write_whole

@@ -5,7 +5,6 @@ leaves the index as it was before. Every file is checked against its SHA-256 whe
 of format 3. One of format 2, which holds no digest of itself, becomes one of format 3 when photos are added.
 """
 
-import fcntl
 import hashlib
 import io
 import json
@@ -25,8 +24,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from vae_ldm.desk.search.store import KIND, IndexedPhoto, IndexFacts, Match
-from vae_ldm.errors import DataError, RunError, VaeLdmError, first_line
-from vae_ldm.files import write_whole
+from vae_ldm.errors import DataError, VaeLdmError, first_line
+from vae_ldm.files import is_temporary, locked, remove_abandoned, write_whole
 from vae_ldm.latent_space.features import FeatureSpace
 from vae_ldm.latent_space.vector_index import FAISS_ABOVE, ExactIndex, FaissIndex, VectorIndex, has_faiss
 
@@ -92,8 +91,9 @@ class IndexFolder:
             path.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
             raise VaeLdmError(f"{path}: is a file; name a folder for the index") from None
-        with _locked(path):
-            strange = [file.name for file in path.iterdir() if file.name not in (_LOCK, _SPACE, f"{_SPACE}.part")]
+        with _writing(path):
+            begun = (_LOCK, _SPACE, f"{_SPACE}.part")  # the last one is of version 0.1.0
+            strange = [file.name for file in path.iterdir() if not (file.name in begun or is_temporary(file))]
             if (path / _INDEX).exists():
                 raise VaeLdmError(f"{path}: holds an index already; name another folder")
             if strange:
@@ -120,7 +120,7 @@ class IndexFolder:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Around `add`: nobody else writes meanwhile. RunError where another process does."""
-        with _locked(self.path):
+        with _writing(self.path):
             self._reload()  # what others have added since it was opened
             self._sweep()
             yield
@@ -314,13 +314,10 @@ class _Rows:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _writing(path: Path) -> Iterator[None]:
     """Hold the folder; RunError where another process does. The lock dies with the process."""
-    with (path / _LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{path}: another process is adding photos; wait for it, or stop it") from None
+    with locked(path / _LOCK, f"{path}: another process is adding photos"):
+        remove_abandoned(path)
         yield
 
 
