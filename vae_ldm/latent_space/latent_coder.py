@@ -83,7 +83,7 @@ class LatentCoder:
     def from_json(cls, stored: dict[str, Any]) -> Self:
         """The coder that `as_json` wrote down.
 
-        Raises ValueError, KeyError, TypeError or zlib.error for any other JSON. Sizes are compared before anything is
+        Raises ValueError, LookupError, TypeError or zlib.error for any other JSON. Sizes are compared before anything is
         unpacked, so a short text takes no more memory than the coder that it describes.
         """
         steps = tuple(float(step) for step in stored["steps"])

@@ -129,7 +129,7 @@ class Settings:
         found = _KIND.typed(where, _StoredSettings, stored)
         try:
             coder = LatentCoder.from_json(found.coder)
-        except (ValueError, KeyError, TypeError, zlib.error) as error:
+        except (ValueError, LookupError, TypeError, zlib.error) as error:
             raise _KIND.damaged(where, f"its coder cannot be read: {error}") from None
         return cls(**{**vars(found), "coder": coder})
 
