@@ -15,7 +15,12 @@ from vae_ldm.errors import WeightsError
 from vae_ldm.hub.names import PREFIX
 from vae_ldm.latent_space.features import FeatureKind, Part, parts_of, pool_latents
 from vae_ldm.models.pixels import as_images
-from vae_ldm.models.vision_features import VisionFeatures, load_efficientnet_lite, load_transformers_backbone
+from vae_ldm.models.vision_features import (
+    EfficientNetLiteFeatures,
+    VisionFeatures,
+    load_efficientnet_lite,
+    load_transformers_backbone,
+)
 from vae_ldm.models.weights_digest import weights_digest
 from vae_ldm.opening import settings_of
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
@@ -46,8 +51,13 @@ class PhotoEncoder:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.autoencoder: ImageAutoencoder = loading.load_autoencoder(source, device=self.device)
         self.backbone: VisionFeatures | None = None
+        self.backbone_digest: str | None = None
+        """Of the backbone's weights, as they were trained."""
         if "backbone" in parts_of(kind):
             loaded = load_efficientnet_lite() if backbone is None else _backbone(backbone, backbone_downloads)
+            self.backbone_digest = weights_digest(loaded.network)
+            if isinstance(loaded, EfficientNetLiteFeatures):
+                loaded = loaded.folded()
             self.backbone = loaded.to(self.device)
         settings = settings_of(source)
         self.image_size: tuple[int, int] = settings.image_size or self._native_size()

@@ -224,8 +224,7 @@ def test_another_model_is_refused_and_one_that_has_moved_is_found_by_its_new_pla
     with pytest.raises(VaeLdmError, match=r"other features \(latents\)"):
         build_index(index, photos, model=model, kind="backbone")
     shutil.copytree(model, tmp_path / "moved")
-    facts = json.loads((index / "index.json").read_text())
-    (index / "index.json").write_text(json.dumps({**facts, "model": str(tmp_path / "gone")}))
+    IndexFolder(index)._replace_index(model=str(tmp_path / "gone"))
     with pytest.raises(WeightsError, match="is gone; say with --model where it lies now"):
         open_index(index)
     assert len(open_index(index, model=str(tmp_path / "moved"))) == 24

@@ -27,7 +27,6 @@ from vae_ldm.latent_space.conformal import p_values
 from vae_ldm.latent_space.features import FeatureKind
 from vae_ldm.latent_space.heat_map import HeatScale, at_size, overlay, own_scale
 from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, ScoreName, Scorers
-from vae_ldm.models.weights_digest import weights_digest
 from vae_ldm.stored_json import StoredKind
 
 FACTS_FILE, TENSORS_FILE = "detector.json", "detector.safetensors"
@@ -209,11 +208,6 @@ def check_target(folder: Path) -> None:
         raise DataError(f"{folder}: exists and is no detector, so it is left alone; name another folder with --out")
 
 
-def backbone_digest(encoder: PhotoEncoder) -> str | None:
-    """Of the weights of the encoder's backbone; None where it has none."""
-    return None if encoder.backbone is None else weights_digest(encoder.backbone.network)
-
-
 def stored_facts(folder: Path) -> DetectorFacts | None:
     """Of the detector in a folder; None where there is none that this version reads."""
     try:
@@ -256,7 +250,7 @@ def _observer(folder: Path, facts: DetectorFacts, model: str | None, device: tor
             f"{encoder.source}: is not the model that {folder} was fitted with ({facts.model}); name that one with "
             "--model, or fit the detector again"
         )
-    if backbone_digest(encoder) != facts.backbone_digest:
+    if encoder.backbone_digest != facts.backbone_digest:
         raise WeightsError(
             f"{folder}: was fitted with other weights of {facts.features_name} than are found now; fit it again"
         )

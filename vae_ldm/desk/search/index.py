@@ -17,7 +17,6 @@ from vae_ldm.desk.search.postgres_store import PostgresIndex
 from vae_ldm.desk.search.store import IndexedPhoto, IndexFacts, PhotoStore
 from vae_ldm.errors import DataError, WeightsError
 from vae_ldm.latent_space.features import FeatureSpace, parts_of
-from vae_ldm.models.weights_digest import weights_digest
 from vae_ldm.weights import is_of_the_hub
 
 
@@ -124,7 +123,7 @@ def index_facts(encoder: PhotoEncoder, backbone: str | None) -> IndexFacts:
         features=encoder.features_name,
         encoder={
             "autoencoder": encoder.digest if "latents" in parts else None,
-            "backbone": weights_digest(encoder.backbone.network) if encoder.backbone is not None else None,
+            "backbone": encoder.backbone_digest,
             "image_size": list(encoder.image_size),
             "backbone_size": list(encoder.backbone_size),
             "resize": encoder.resize,
