@@ -1,6 +1,7 @@
 """What novelty looks at in photos: features, places, and what the autoencoder does not give back."""
 
 import math
+import os
 import zlib
 from dataclasses import dataclass
 
@@ -87,7 +88,7 @@ def some_patches(batch: PhotoBatch, patches: Tensor, count: int) -> Tensor:
         return patches
     rows = []
     for record in batch.records:
-        generator = torch.Generator().manual_seed(zlib.crc32(record.id.encode()))
+        generator = torch.Generator().manual_seed(zlib.crc32(os.fsencode(record.id)))
         rows.append(torch.randperm(patches.shape[1], generator=generator)[:count])
     return patches[torch.arange(len(rows))[:, None], torch.stack(rows)]
 
