@@ -10,7 +10,6 @@ import torch
 from vae_ldm.desk.augment.mixtures import ARMS, JITTERED, LARGEST, REAL, Pool, arm_name, prove
 from vae_ldm.desk.augment.proof_page import Examples, ProofSetting, as_dict, as_markdown, example_rows, write_proof
 from vae_ldm.errors import DataError
-from vae_ldm.evaluation.interval import crossed_interval
 
 NUM_REAL, NUM_SYNTHETIC = 60, 90
 
@@ -121,22 +120,6 @@ def test_shots_that_are_all_photos_are_one_line(pool):
     proof = prove(learner, pool, truth, shots=(50, 20, 10, 10), num_seeds=2, progress=lambda *n: told.append(n))
     assert [row.shots for row in proof.rows] == [10, None]
     assert told[-1] == (20, 20)
-
-
-def test_an_interval_over_seeds_and_photos_covers_the_truth_about_as_often_as_it_says():
-    covered, rng = 0, torch.Generator().manual_seed(0)
-    for number in range(60):
-        seeds, photos = torch.randn(6, 1, generator=rng), torch.randn(1, 80, generator=rng)
-        values = 0.3 + 0.2 * seeds + 0.5 * photos + 0.5 * torch.randn(6, 80, generator=rng)
-        low, high = crossed_interval(values, torch.arange(80) % 2, num_resamples=300, seed=number)
-        covered += low < 0.3 < high
-    assert covered >= 50  # of 57 expected
-
-
-def test_every_class_weighs_the_same_in_an_interval():
-    classes = torch.tensor([0] * 90 + [1] * 10)
-    values = (classes == 1).float().expand(3, -1)
-    assert crossed_interval(values, classes) == pytest.approx((0.5, 0.5))
 
 
 @pytest.fixture
