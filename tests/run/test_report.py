@@ -153,6 +153,21 @@ def test_missing_pieces_are_left_out(run_dir: Path) -> None:
     read(run_dir / "report.html")
 
 
+def test_an_autoencoder_unfit_for_float16_is_told(run_dir: Path) -> None:
+    """Pipelines of diffusers do not read `force_upcast`, so that whoever loads it in float16 sees black pictures."""
+    config = run_dir / "autoencoder" / "config.json"
+    for unfit in (True, False):
+        config.write_text(json.dumps({"force_upcast": unfit}))
+        assert ("Unfit for float16" in read(write_report(run_dir)).text) == unfit
+
+
+def test_classes_that_were_never_trained_are_named(run_dir: Path) -> None:
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    metrics["data"]["untrained_classes"] = ["horse", HOSTILE]
+    (run_dir / "metrics.json").write_text(json.dumps(metrics))
+    assert f"neither asked for nor scored: horse, {HOSTILE}" in read(write_report(run_dir)).text
+
+
 def test_an_empty_run_folder_still_has_a_page(tmp_path: Path) -> None:
     run_dir = tmp_path / "just-begun"
     run_dir.mkdir()

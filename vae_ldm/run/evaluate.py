@@ -214,6 +214,7 @@ def _metrics(
             "image_size": [height, width],
             "channels": channels,
             "class_names": pictures.train.class_names,
+            "untrained_classes": left_out_classes(pictures.train.class_names, pictures.train),
             "unreadable": len(pictures.unreadable),
         },
         "device": device_name(session.device),
