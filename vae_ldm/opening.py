@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 
 from vae_ldm import loading
-from vae_ldm.data.crop_advice import crop_advice
-from vae_ldm.data.decoding import Resize
-from vae_ldm.data.picture_cache import class_caption, load_pictures
+from vae_ldm.choices import Conditioning, Resize
+from vae_ldm.data.picture_cache import class_caption
 from vae_ldm.data.pictures import Pictures, PictureSplits, open_pictures
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.models.unet import sample_size
@@ -78,24 +77,11 @@ def read_run_recipe(paths: RunPaths) -> Recipe:
 
 def read_pictures(recipe: Recipe, paths: RunPaths, console: Console) -> PictureSplits:
     """Both splits of what the recipe names, decoded into the run folder, or as they lie there. Raises DataError."""
-    from vae_ldm.assembly.data import build_source  # with it comes Lightning, which most who open a run do without
+    from vae_ldm.assembly import data  # with it comes Lightning, which most who open a run do without
 
-    data = recipe.data
-    source = build_source(recipe)
-    if advice := crop_advice(source, recipe.image_size, data.resize):
-        console.print(advice, markup=False)
     with StepReport("reading pictures", console) as report:
-        return load_pictures(
-            source,
-            paths.pictures,
-            image_size=recipe.image_size,
-            channels=data.channels,
-            resize=data.resize,
-            max_unreadable_share=data.max_unreadable_share,
-            max_pixels=data.max_pixels,
-            caption_template=data.caption_template,
-            validation_fraction=data.validation_fraction,
-            progress=report,
+        return data.read_pictures(
+            recipe, paths.pictures, say=lambda line: console.print(line, markup=False), progress=report
         )
 
 
@@ -120,7 +106,7 @@ class ModelSettings:
     """Whether a mirrored photo is one of the same class."""
     validation_fraction: float
     caption_template: str
-    conditioning: Literal["none", "class", "caption"] | None
+    conditioning: Conditioning | None
     """None for a model that is no run, and for a run without a diffusion stage."""
     photos: Path | None
     """The folder that the run has learned from, where it was one."""

@@ -1,15 +1,15 @@
 """Some photos of a folder, of any layout, at one size: for measuring, not for training."""
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from vae_ldm.data.decoding import SUFFIXES, UnreadablePictureError, decode_picture, pillow_limit_lifted
-from vae_ldm.data.sources import existing_folder, list_files
+from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted, upright_size
+from vae_ldm.data.listing import existing_folder, find_photos, tell
+from vae_ldm.data.names import as_text
 from vae_ldm.errors import DataError
-from vae_ldm.text import counted
+from vae_ldm.text import counted, shown
 
 MAX_DEFAULT_SIDE = 512
 
@@ -22,8 +22,14 @@ class PhotoSample:
     """uint8 [N, side, side, C]."""
     ids: list[str]
     """N file names relative to the folder."""
-    num_unreadable: int
+    unreadable: list[tuple[str, str]]
+    """Id and reason of each of those chosen that cannot be read."""
     num_in_folder: int
+
+    @property
+    def num_unreadable(self) -> int:
+        """How many of those chosen cannot be read."""
+        return len(self.unreadable)
 
 
 def sample_photos(
@@ -35,9 +41,9 @@ def sample_photos(
     are passed over. Raises DataError where there are none, or the side does not fit.
     """
     place = existing_folder(folder)
-    names = [name for name in list_files(place) if PurePosixPath(name).suffix.lower() in SUFFIXES]
-    if not names:
-        raise DataError(f"no pictures in {folder}")
+    photos = find_photos(place)
+    tell(photos.lines())
+    names = photos.pictures
     if side is not None and side % multiple_of:
         nearest = max(multiple_of, round(side / multiple_of) * multiple_of)
         raise DataError(f"a side of {side} px is not divisible by {multiple_of}; the nearest that is: {nearest}")
@@ -46,20 +52,20 @@ def sample_photos(
         if side is None:
             shorter = np.median([_shorter_side(place / name) for name in chosen])
             side = max(multiple_of, int(min(shorter, MAX_DEFAULT_SIDE)) // multiple_of * multiple_of)
-        found = {}
+        found, unreadable = {}, []
         for name in chosen:
             try:
-                found[name] = decode_picture(place / name, image_size=(side, side), channels=channels)
+                found[as_text(name)] = decode_picture(place / name, image_size=(side, side), channels=channels)
             except UnreadablePictureError as error:
-                reason = str(error)
+                unreadable.append((as_text(name), str(error)))
     if not found:
-        raise DataError(f"none of {counted(len(chosen), 'picture')} in {folder} can be read ({chosen[-1]}: {reason})")
-    return PhotoSample(np.stack(list(found.values())), list(found), len(chosen) - len(found), len(names))
+        last = ": ".join(map(shown, unreadable[-1]))
+        raise DataError(f"none of {counted(len(chosen), 'picture')} in {folder} can be read ({last})")
+    return PhotoSample(np.stack(list(found.values())), list(found), unreadable, len(names))
 
 
 def _shorter_side(file: Path) -> int:
     try:
-        with Image.open(file) as image:
-            return min(image.size)
-    except Exception:  # decoders fail in their own ways; decode_picture will say why
+        return min(upright_size(file))
+    except UnreadablePictureError:  # decode_picture will say why
         return MAX_DEFAULT_SIDE

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from vae_ldm import loading
-from vae_ldm.data.decoding import Resize
+from vae_ldm.choices import FeatureKind, Resize
 from vae_ldm.data.photo_stream import PhotoBatch, decoded_batches
 from vae_ldm.data.sources import Record
-from vae_ldm.latent_space.features import FeatureKind, Part, parts_of, pool_latents
+from vae_ldm.latent_space.features import Part, parts_of, pool_latents
 from vae_ldm.models.pixels import as_images
 from vae_ldm.models.vision_features import VisionFeatures, load_efficientnet_lite, load_transformers_backbone
 from vae_ldm.models.weights_digest import weights_digest

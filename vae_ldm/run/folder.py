@@ -8,14 +8,14 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from vae_ldm.choices import Stage
 from vae_ldm.errors import RecipeError, RunError, VaeLdmError
 from vae_ldm.files import remove, write_json
 from vae_ldm.opening import RunPaths
 from vae_ldm.recipe import Recipe, read_recipe, recipe_differences, write_recipe
 
-Stage = Literal["autoencoder", "diffusion", "evaluation"]
 STAGES: tuple[Stage, ...] = ("autoencoder", "diffusion", "evaluation")
 
 # What the result of a stage follows from: a change in any of these would make a finished stage a lie.

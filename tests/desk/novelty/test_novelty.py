@@ -150,7 +150,7 @@ def test_photos_that_cannot_be_read_are_told_and_have_a_line(by_latents, photos,
     assert len(rows) == 62
     assert (rows["good/cut.png"], rows["good/bomb.png"]) == ("unreadable", "unreadable")
     said = capfd.readouterr().err
-    assert said.count("passed over") == 2
+    assert said.count("left out ") == 2
     assert "more than max_pixels" in said
 
 

@@ -2,20 +2,20 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from vae_ldm.choices import Preference
 from vae_ldm.evaluation.codec import CodecLadder, Ladder, codecs, picture_psnr
 from vae_ldm.evaluation.reconstruction import MAX_PSNR
 from vae_ldm.latent_space.latent_coder import LatentCoder
 from vae_ldm.latent_space.quantization import UnquantizableError
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 
-Preference = Literal["smallest", "latents"]
 PREFERENCES: tuple[Preference, ...] = get_args(Preference)
 KEPT_CODECS = ("AVIF", "WebP")
 

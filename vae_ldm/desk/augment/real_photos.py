@@ -9,18 +9,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from rich.console import Console
 
-from vae_ldm.data.decoding import Resize
+from vae_ldm.choices import Resize
 from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.picture_cache import load_pictures
 from vae_ldm.data.pictures import PictureSplits
+from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.pipeline import PhotoPipeline
 from vae_ldm.errors import DataError
 from vae_ldm.opening import open_run, settings_of
-from vae_ldm.terminal import StepReport
-
-_NUM_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -54,12 +51,13 @@ class Preparation:
 
 @contextmanager
 def real_photos(
-    photos: Path | None, run: Path | None, preparation: Preparation, console: Console
+    photos: Path | None, run: Path | None, preparation: Preparation, command: DeskCommand
 ) -> Iterator[PictureSplits]:
     """Both splits of a folder of photos, or of the run's own pictures where `photos` is None or the run's own folder.
 
-    A folder is decoded into a place that is gone when the block ends. Photos that cannot be read are named and left
-    out. Raises DataError where nothing is left, where there are no classes, or where there is neither folder nor run.
+    A folder is decoded into a place that is gone when the block ends. Photos that cannot be read are left out and
+    noted in `command`. Raises DataError where nothing is left, where there are no classes, or where there is neither
+    folder nor run.
     """
     if photos is None and run is None:
         raise DataError("there is no run whose photos could be taken; name a folder of photos")
@@ -69,7 +67,7 @@ def real_photos(
     assert photos is not None
     with (
         tempfile.TemporaryDirectory(prefix="vae-ldm-photos-") as folder,
-        StepReport("reading photos", console) as report,
+        command.progress("reading photos") as report,
     ):
         with _quiet("vae_ldm.data.picture_cache"):  # what it says is said below
             splits = load_pictures(
@@ -82,10 +80,9 @@ def real_photos(
                 max_unreadable_share=1.0,
                 progress=report,
             )
-        for line in splits.unreadable[:_NUM_EXAMPLES]:
-            console.print(f"left out, {line}", markup=False)
-        if len(splits.unreadable) > _NUM_EXAMPLES:
-            console.print(f"left out, {len(splits.unreadable) - _NUM_EXAMPLES} more", markup=False)
+        for line in splits.unreadable:
+            name, _, reason = line.partition(": ")
+            command.unreadable.add(name, reason)
         yield _with_classes(splits, str(photos))
 
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from vae_ldm.desk.augment.folder import How, Method
+from vae_ldm.choices import How
+from vae_ldm.desk.augment.folder import Method
 from vae_ldm.errors import VaeLdmError
 
 _LARGEST_ROUND = 16

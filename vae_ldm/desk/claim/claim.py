@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from vae_ldm.choices import FeatureKind
 from vae_ldm.data.crop_advice import NEARLY_ALL, seen_share
 from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted
 from vae_ldm.data.photo_stream import PhotoBatch, photo_records
@@ -23,7 +24,6 @@ from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsE
 from vae_ldm.evaluation.reconstruction import psnr_per_image
 from vae_ldm.hardware import device_name, prepare_cpu
 from vae_ldm.latent_space.conformal import p_values, true_rates
-from vae_ldm.latent_space.features import FeatureKind
 from vae_ldm.latent_space.novelty import SCORE_NAMES
 from vae_ldm.models.image_input import as_image_batch
 from vae_ldm.opening import open_pipeline, settings_of, usual_psnr

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from vae_ldm.data.decoding import Resize
+from vae_ldm.choices import FeatureKind, Resize, ScoreName
 from vae_ldm.data.photo_stream import PhotoBatch
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.encoder import PhotoEncoder
@@ -20,9 +20,8 @@ from vae_ldm.desk.novelty.observer import PhotoObserver, Seen
 from vae_ldm.errors import DataError, WeightsError
 from vae_ldm.files import whole_folder, write_json
 from vae_ldm.latent_space.conformal import p_values
-from vae_ldm.latent_space.features import FeatureKind
 from vae_ldm.latent_space.heat_map import HeatScale, hottest, overlay, own_scale
-from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, ScoreName, Scorers
+from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, Scorers
 from vae_ldm.models.weights_digest import weights_digest
 
 FACTS_FILE, TENSORS_FILE = "detector.json", "detector.safetensors"

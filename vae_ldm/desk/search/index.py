@@ -18,7 +18,7 @@ from vae_ldm.desk.search.store import IndexedPhoto, IndexFacts, PhotoStore
 from vae_ldm.errors import DataError, WeightsError
 from vae_ldm.latent_space.features import FeatureSpace, parts_of
 from vae_ldm.models.weights_digest import weights_digest
-from vae_ldm.weights import is_of_the_hub
+from vae_ldm.paths import is_of_the_hub
 
 
 @dataclass(frozen=True)

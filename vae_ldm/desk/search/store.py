@@ -7,8 +7,9 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor
 
+from vae_ldm.choices import FeatureKind
 from vae_ldm.errors import DataError
-from vae_ldm.latent_space.features import FEATURE_KINDS, FeatureKind, FeatureSpace
+from vae_ldm.latent_space.features import FEATURE_KINDS, FeatureSpace
 
 FORMAT = 2
 """Of what is stored; raised where an older program could not read it."""
