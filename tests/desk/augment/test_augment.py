@@ -25,7 +25,7 @@ from vae_ldm.desk.augment import drawing
 from vae_ldm.desk.augment import folder as augmented_folder
 from vae_ldm.desk.augment.augment import augment
 from vae_ldm.desk.augment.candidate_filter import CandidateFilter
-from vae_ldm.desk.augment.drawing import Draughtsman
+from vae_ldm.desk.augment.drawing import PictureDrawer
 from vae_ldm.desk.augment.folder import AugmentedFolder, Method, picture_name, slugs
 from vae_ldm.desk.augment.proof import prove_augmentation
 from vae_ldm.desk.augment.request import Order
@@ -117,18 +117,18 @@ def test_every_class_gets_as_many_as_asked_for_by_every_method(drawn):
 
 
 @pytest.mark.parametrize(("per_class", "num_classes"), [(1, 5), (2, 5), (3, 10), (5, 1), (7, 5), (13, 5)])
-def test_every_method_is_dealt_as_many_pictures_over_all_classes(per_class, num_classes):
-    deals = [Order(per_class=per_class).deal(turn) for turn in range(num_classes)]
-    assert [sum(deal) for deal in deals] == [per_class] * num_classes
-    assert max(max(deal) - min(deal) for deal in deals) <= 1
-    assert {sum(of_method) for of_method in zip(*deals, strict=True)} == {per_class * num_classes // 5}
-    assert Order(per_class=per_class).undealt(num_classes) == []
+def test_every_method_has_the_same_share_over_all_classes(per_class, num_classes):
+    shares = [Order(per_class=per_class).shares(turn) for turn in range(num_classes)]
+    assert [sum(share) for share in shares] == [per_class] * num_classes
+    assert max(max(share) - min(share) for share in shares) <= 1
+    assert {sum(of_method) for of_method in zip(*shares, strict=True)} == {per_class * num_classes // 5}
+    assert Order(per_class=per_class).methods_without_share(num_classes) == []
 
 
 def test_methods_that_so_few_pictures_do_not_reach_are_named():
-    assert Order(per_class=2).undealt(2) == ["sample"]
-    assert Order(per_class=2).undealt(3) == []
-    assert Order(per_class=1, how=("sample",)).undealt(1) == []
+    assert Order(per_class=2).methods_without_share(2) == ["sample"]
+    assert Order(per_class=2).methods_without_share(3) == []
+    assert Order(per_class=1, how=("sample",)).methods_without_share(1) == []
 
 
 def test_a_small_number_is_made_by_different_methods_from_class_to_class(
@@ -151,18 +151,18 @@ def test_what_one_method_misses_the_next_ones_make(photos, trained_run, tmp_path
         near_copy = torch.full((len(pictures),), copied[-1])
         return replace(judge(self, pictures, labels), near_copy=near_copy, off_class=torch.zeros_like(near_copy))
 
-    pictures = Draughtsman._pictures
+    pictures = PictureDrawer._pictures
 
     def noting(self, prompt, method, sources, seeds):
         copied.append(method.how == "posterior")
         return pictures(self, prompt, method, sources, seeds)
 
     monkeypatch.setattr(CandidateFilter, "__call__", no_posterior)
-    monkeypatch.setattr(Draughtsman, "_pictures", noting)
+    monkeypatch.setattr(PictureDrawer, "_pictures", noting)
     augment(photos, str(trained_run.path), out=tmp_path / "out", order=Order(per_class=7, **QUICK))
     rows = rows_of(tmp_path / "out")
     counts = {label: [row["strength"] for row in rows if row["label"] == label] for label in CLASSES}
-    # Dealt 2 2 1 1 1, then 1 1 2 2 1: the two or one that are missing go to those that come next.
+    # Shares 2 2 1 1 1, then 1 1 2 2 1: the two or one that are missing go to those that come next.
     assert counts["dented parcel"] == [0.3] * 3 + [0.5] * 2 + [0.7, None]
     assert counts["good tin"] == [0.3] * 2 + [0.5] * 2 + [0.7] * 2 + [None]
 
@@ -317,7 +317,7 @@ def test_copies_and_other_classes_are_left_out_and_counted(photos, trained_run, 
             pictures.append(np.asarray(image.crop((0, 2, 20, 22)).resize(model_size, Image.Resampling.LANCZOS)))
         return np.stack(pictures)
 
-    monkeypatch.setattr(Draughtsman, "_pictures", fed)
+    monkeypatch.setattr(PictureDrawer, "_pictures", fed)
     out = tmp_path / "out"
     rounds = augment(photos, str(trained_run.path), out=out, order=Order(per_class=8, how=("sample",), max_tries=4))
     drawn, near, off = (sum(getattr(done, name) for done in rounds) for name in ("drawn", "near_copies", "off_class"))
@@ -334,7 +334,7 @@ def test_a_model_that_draws_copies_only_is_told_and_the_search_ends(photos, trai
     def copying(self, prompt, method, sources, seeds):
         return np.asarray(self.train.images[: len(seeds)])
 
-    monkeypatch.setattr(Draughtsman, "_pictures", copying)
+    monkeypatch.setattr(PictureDrawer, "_pictures", copying)
     with pytest.raises(RunError, match="nothing drawn was kept"):
         augment(photos, str(trained_run.path), out=tmp_path / "out", order=Order(per_class=4))
     said = capsys.readouterr().err.splitlines()
@@ -357,14 +357,14 @@ def test_a_way_that_gives_near_copies_only_is_given_up_for_all_classes(
         near_copy = torch.full((len(pictures),), methods[-1] == "posterior")
         return replace(judge(self, pictures, labels), near_copy=near_copy, off_class=torch.zeros_like(near_copy))
 
-    pictures = Draughtsman._pictures
+    pictures = PictureDrawer._pictures
 
     def noting(self, prompt, method, sources, seeds):
         methods.append(method.name)
         return pictures(self, prompt, method, sources, seeds)
 
     monkeypatch.setattr(CandidateFilter, "__call__", by_method)
-    monkeypatch.setattr(Draughtsman, "_pictures", noting)
+    monkeypatch.setattr(PictureDrawer, "_pictures", noting)
     order = Order(per_class=2, how=("posterior", "sample"), **QUICK)
     rounds = augment(several, str(trained_run.path), out=tmp_path / "out", order=order)
     classes = dict.fromkeys(done.label for done in rounds if done.method == "posterior")

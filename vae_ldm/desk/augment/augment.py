@@ -12,7 +12,7 @@ from vae_ldm.data.picture_cache import class_caption
 from vae_ldm.data.pictures import Pictures, PictureSplits, open_pictures
 from vae_ldm.data.sources import sort_class_names
 from vae_ldm.desk.augment.candidate_filter import CandidateFilter, probe_facts, probe_in_words
-from vae_ldm.desk.augment.drawing import Draughtsman, finished_rounds
+from vae_ldm.desk.augment.drawing import PictureDrawer, finished_rounds
 from vae_ldm.desk.augment.folder import AugmentedFolder, Round, read_facts
 from vae_ldm.desk.augment.real_photos import Preparation, is_run_data, real_photos
 from vae_ldm.desk.augment.request import Order
@@ -63,7 +63,7 @@ def augment(photos: Path | None, source: str, *, out: Path, order: Order | None 
                 seen, num_generator_photos = _seen(photos, run, splits, console)
                 passes = _filter(splits, seen, model, order, console)
                 probe = _tell_how_good_the_filter_is(passes, splits, command)
-                rounds = Draughtsman(order, model, splits.train, prompts, folder, console).draw(passes, seen.ids)
+                rounds = PictureDrawer(order, model, splits.train, prompts, folder, console).draw(passes, seen.ids)
                 if not any(done.rows for done in rounds):
                     raise RunError(f"{out}: nothing drawn was kept; the model draws copies or other classes only")
                 folder.describe(rounds)

@@ -24,7 +24,7 @@ _HOPELESS_CLASSES, _HOPELESS_DRAWN, _HOPELESS_COPIES = 3, 64, 0.9
 
 
 @dataclass(frozen=True)
-class Draughtsman:
+class PictureDrawer:
     """Draws round by round, class by class, and keeps what passes."""
 
     order: Order
@@ -40,17 +40,17 @@ class Draughtsman:
         folders = slugs(list(self.prompts))
         wanted = self.order.per_class * len(self.prompts)
         methods = self.order.methods
-        if undealt := self.order.undealt(len(self.prompts)):
+        if idle := self.order.methods_without_share(len(self.prompts)):
             self.console.say(
-                f"{wanted} pictures are too few for all ways: {', '.join(undealt)} only where another one misses"
+                f"{wanted} pictures are too few for all ways: {', '.join(idle)} only where another one misses"
             )
         given_up: set[str] = set()
         with StepReport("drawing", self.console) as report:
             for turn, label in enumerate(self.prompts):
                 missing, of_class = 0, 0
-                for place, (method, dealt) in enumerate(zip(methods, self.order.deal(turn), strict=True)):
-                    share = dealt + math.ceil(missing / (len(methods) - place))
-                    missing += dealt
+                for place, (method, own_share) in enumerate(zip(methods, self.order.shares(turn), strict=True)):
+                    share = own_share + math.ceil(missing / (len(methods) - place))
+                    missing += own_share
                     if method.name in given_up:
                         continue
                     for number in range(_max_rounds(share, self.order)):
