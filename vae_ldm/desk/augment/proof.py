@@ -89,7 +89,7 @@ def prove_augmentation(
             num_synthetic=len(drawn),
             image_size=preparation.image_size,
             class_names=list(train.class_names),
-            generator_note=_generator_note(facts, shots, _of_held_out(photos, _run_of(facts), held_out)),
+            generator_note=_generator_note(facts, _of_held_out(photos, _run_of(facts), held_out)),
             probe_note=probe_in_words((facts or {}).get("probe")),
             left_out_note=left_out,
             device=device_name(_device()),
@@ -248,12 +248,9 @@ def _of_held_out(photos: Path | None, run: Path | None, held_out: Pictures) -> s
     return f"on {count} of the {len(held_out)} held-out ones as well, so nothing of this is proved"
 
 
-def _generator_note(facts: dict | None, shots: Sequence[int], of_held_out: str) -> str:
+def _generator_note(facts: dict | None, of_held_out: str) -> str:
     if facts is None:
         return "How the synthetic photos were made, and from which real ones, is not known."
     count = facts.get("num_generator_photos")
     known = "all training photos" if count is None else f"all {count:,} training photos"
-    few = (
-        " also where the classifier sees only a few of them, which favours the synthetic photos there," if shots else ""
-    )
-    return f"The generator was trained on {known},{few} and {of_held_out}."
+    return f"The generator was trained on {known} and {of_held_out}."
