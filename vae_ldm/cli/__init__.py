@@ -278,7 +278,7 @@ def lesson(
     beta: Annotated[float, typer.Option(min=0, help="Weight of the KL term in the VAE that the story follows.")] = 0.1,
     out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Where the pictures go.")] = Path("lesson"),
 ) -> None:
-    """Train an autoencoder and a VAE in plain NumPy, explain each step, draw three pictures (seconds)."""
+    """Train an autoencoder and a VAE in plain NumPy, explain each step, draw four pictures (seconds)."""
     # On matrices as small as these a second thread only adds to the work.
     for library in ("OMP", "OPENBLAS", "MKL"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
