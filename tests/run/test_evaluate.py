@@ -85,7 +85,7 @@ def test_of_equal_remainders_chance_decides():
     assert one.tolist() == largest_remainder(counts, 20, 0).tolist()
 
 
-def test_words_that_no_training_caption_has_are_counted_and_said():
+def test_words_that_the_model_does_not_know_are_counted_and_said():
     tokenizer = new_tokenizer(["a red tin", "a blue can"], max_length=24)
     said = []
     session = SimpleNamespace(say=said.append)
@@ -93,7 +93,7 @@ def test_words_that_no_training_caption_has_are_counted_and_said():
     found = _unknown_words(session, SimpleNamespace(tokenizer=tokenizer), prompts)
     assert (found.value, found.num_images, found.better) == (50.0, 4, "lower")
     assert said == [
-        'evaluation: 2 prompts of 4 with words that no training caption has ("dented", "rusty"); samples and agreement '
+        'evaluation: 2 of 4 prompts have words that the model does not know ("dented", "rusty"); samples and agreement '
         "suffer"
     ]
     assert _unknown_words(session, SimpleNamespace(tokenizer=tokenizer), prompts[:1]).value == 0

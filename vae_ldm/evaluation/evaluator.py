@@ -135,8 +135,8 @@ def evaluate_autoencoder(
     judged = np.flatnonzero(np.isin(validation.labels, trained_classes(train.labels)))
     if probe is not None and len(judged):
         labels = torch.from_numpy(np.asarray(validation.labels)[judged]).long()
-        told = probe.agrees(as_images(validation.images[judged]), labels)
-        kept = probe.agrees(as_images(reconstructed[judged]), labels)
+        told = probe.agrees(validation.images[judged], labels)
+        kept = probe.agrees(reconstructed[judged], labels)
         commonest = int(labels.bincount().max())
         measurements += [
             measured_share(
@@ -192,7 +192,7 @@ def evaluate_samples(
 
     agrees = None
     if probe is not None and sample_labels is not None:
-        agrees = probe.agrees(as_images(samples), torch.from_numpy(np.asarray(sample_labels)).long())
+        agrees = probe.agrees(samples, torch.from_numpy(np.asarray(sample_labels)).long())
         measurements.append(
             measured_share(
                 "prompt_agreement",
@@ -264,7 +264,7 @@ def _agreement_of_originals(
     if not len(rows):
         return None
     labels = np.asarray(validation.labels)[rows]
-    told = probe.agrees(as_images(validation.images[rows]), torch.from_numpy(labels).long()).numpy()
+    told = probe.agrees(validation.images[rows], torch.from_numpy(labels).long()).numpy()
     shares = [told[labels == label].mean() for label in np.unique(labels)]
     name = "the probe on held-out pictures"
     if reconstructed is not None:

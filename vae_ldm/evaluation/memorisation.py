@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vae_ldm.models.batches import batch_size_for
 from vae_ldm.models.pixels import image_batches
 
 COPY_RATIO = 1 / 3
@@ -96,11 +97,14 @@ def flat_pixels(pictures: np.ndarray, side: int = PIXEL_SIDE) -> Tensor:
 
 def shrink(pictures: np.ndarray, side: int) -> Tensor:
     """Images [N, C, h, w] in [-1, 1] whose shorter side is `side` px, or less where it was less."""
-    scale = side / min(pictures.shape[1:3])
+    height, width = pictures.shape[1:3]
+    at_once = batch_size_for((height, width), most=256)
+    scale = side / min(height, width)
     if scale >= 1:
-        return torch.cat(list(image_batches(pictures, 256)))
-    size = tuple(round(length * scale) for length in pictures.shape[1:3])
-    return torch.cat([F.interpolate(b, size, mode="bilinear", antialias=True) for b in image_batches(pictures, 256)])
+        return torch.cat(list(image_batches(pictures, at_once)))
+    size = (round(height * scale), round(width * scale))
+    batches = image_batches(pictures, at_once)
+    return torch.cat([F.interpolate(batch, size, mode="bilinear", antialias=True) for batch in batches])
 
 
 def too_near(samples: Neighbours, held_out: Neighbours) -> Tensor:

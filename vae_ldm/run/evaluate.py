@@ -159,14 +159,14 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
 
 
 def _unknown_words(session: Session, pipeline: StableDiffusionPipeline, prompts: list[str]) -> Measurement:
-    """The share of prompts with a word that no training caption has, said aloud: to the model it is noise."""
+    """The share of prompts with a word that the model does not know, said aloud."""
     unknown = [unknown_words(pipeline, prompt) for prompt in prompts]
     words = list(dict.fromkeys(word for of_prompt in unknown for word in of_prompt))
     if words:
         examples = ", ".join(f'"{word}"' for word in words[:_MAX_NAMED_WORDS])
         session.say(
-            f"evaluation: {counted(sum(map(bool, unknown)), 'prompt')} of {len(prompts)} with words that no training "
-            f"caption has ({examples}{', ...' if len(words) > _MAX_NAMED_WORDS else ''}); samples and agreement suffer"
+            f"evaluation: {sum(map(bool, unknown))} of {counted(len(prompts), 'prompt')} have words that the model does "
+            f"not know ({examples}{', ...' if len(words) > _MAX_NAMED_WORDS else ''}); samples and agreement suffer"
         )
     return measured_share(
         "prompts_with_unknown_words",

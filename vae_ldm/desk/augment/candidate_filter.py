@@ -17,7 +17,6 @@ from vae_ldm.evaluation.memorisation import (
     too_near,
 )
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
-from vae_ldm.models.pixels import as_images
 from vae_ldm.models.vision_features import VisionFeatures
 from vae_ldm.text import counted
 
@@ -99,7 +98,7 @@ class CandidateFilter:
             | too_near(in_pixels, self.held_out_in_pixels)
             | copies(in_pixels)
         )
-        probabilities = self.probe.probabilities(as_images(pictures))
+        probabilities = self.probe.probabilities(pictures)
         confidence = probabilities.gather(1, labels[:, None]).squeeze(1)
         off_class = (probabilities.argmax(dim=1) != labels) | (confidence < self.min_confidence)
         return Judgement(
@@ -114,7 +113,7 @@ def probe_facts(probe: ProbeClassifier, pictures: np.ndarray, labels: np.ndarray
     """
     if not len(labels):
         return None
-    agrees = probe.agrees(as_images(pictures), torch.from_numpy(labels).long())
+    agrees = probe.agrees(pictures, torch.from_numpy(labels).long())
     return {"num_photos": len(labels), "accuracy": round(agrees.float().mean().item(), 4)}
 
 
