@@ -176,11 +176,20 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def read_metrics(run_dir: Path) -> dict[str, Any]:
-    """The contents of metrics.json over empty ones: a run that was not evaluated yet has no numbers, but has a page."""
+    """The contents of metrics.json over empty ones: a run that was not evaluated yet has no numbers, but has a page.
+
+    `force_upcast`, which is not in the file, says whether the autoencoder was found unfit for float16.
+    """
     empty: dict[str, Any] = {"name": run_dir.resolve().name, "created": "", "device": ""}
     empty |= {"measurements": [], "timings": [], "versions": {}, "data": {}, "parameters": {}}
     path = run_dir / "metrics.json"
-    return empty | (json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {})
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return empty | stored | {"force_upcast": _force_upcast(RunPaths(run_dir).autoencoder / "config.json")}
+
+
+def _force_upcast(config: Path) -> bool:
+    """As the autoencoder's stage has decided it; False of a stage that is not finished."""
+    return config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("force_upcast"))
 
 
 def usual_psnr(source: str | Path) -> float | None:

@@ -5,7 +5,7 @@ import logging
 import shutil
 import struct
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,10 +21,11 @@ from vae_ldm.cli import app
 from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.rendered_claims import CLASS_NAMES, render_claim
 from vae_ldm.desk.augment import augment as augmenting
+from vae_ldm.desk.augment import drawing
 from vae_ldm.desk.augment import folder as augmented_folder
 from vae_ldm.desk.augment.augment import augment
 from vae_ldm.desk.augment.candidate_filter import CandidateFilter
-from vae_ldm.desk.augment.drawing import Draughtsman
+from vae_ldm.desk.augment.drawing import PictureDrawer
 from vae_ldm.desk.augment.folder import AugmentedFolder, Method, picture_name, slugs
 from vae_ldm.desk.augment.proof import prove_augmentation
 from vae_ldm.desk.augment.request import Order
@@ -116,18 +117,18 @@ def test_every_class_gets_as_many_as_asked_for_by_every_method(drawn):
 
 
 @pytest.mark.parametrize(("per_class", "num_classes"), [(1, 5), (2, 5), (3, 10), (5, 1), (7, 5), (13, 5)])
-def test_every_method_is_dealt_as_many_pictures_over_all_classes(per_class, num_classes):
-    deals = [Order(per_class=per_class).deal(turn) for turn in range(num_classes)]
-    assert [sum(deal) for deal in deals] == [per_class] * num_classes
-    assert max(max(deal) - min(deal) for deal in deals) <= 1
-    assert {sum(of_method) for of_method in zip(*deals, strict=True)} == {per_class * num_classes // 5}
-    assert Order(per_class=per_class).undealt(num_classes) == []
+def test_every_method_has_the_same_share_over_all_classes(per_class, num_classes):
+    shares = [Order(per_class=per_class).shares(turn) for turn in range(num_classes)]
+    assert [sum(share) for share in shares] == [per_class] * num_classes
+    assert max(max(share) - min(share) for share in shares) <= 1
+    assert {sum(of_method) for of_method in zip(*shares, strict=True)} == {per_class * num_classes // 5}
+    assert Order(per_class=per_class).methods_without_share(num_classes) == []
 
 
 def test_methods_that_so_few_pictures_do_not_reach_are_named():
-    assert Order(per_class=2).undealt(2) == ["sample"]
-    assert Order(per_class=2).undealt(3) == []
-    assert Order(per_class=1, how=("sample",)).undealt(1) == []
+    assert Order(per_class=2).methods_without_share(2) == ["sample"]
+    assert Order(per_class=2).methods_without_share(3) == []
+    assert Order(per_class=1, how=("sample",)).methods_without_share(1) == []
 
 
 def test_a_small_number_is_made_by_different_methods_from_class_to_class(
@@ -150,18 +151,18 @@ def test_what_one_method_misses_the_next_ones_make(photos, trained_run, tmp_path
         near_copy = torch.full((len(pictures),), copied[-1])
         return replace(judge(self, pictures, labels), near_copy=near_copy, off_class=torch.zeros_like(near_copy))
 
-    pictures = Draughtsman._pictures
+    pictures = PictureDrawer._pictures
 
     def noting(self, prompt, method, sources, seeds):
         copied.append(method.how == "posterior")
         return pictures(self, prompt, method, sources, seeds)
 
     monkeypatch.setattr(CandidateFilter, "__call__", no_posterior)
-    monkeypatch.setattr(Draughtsman, "_pictures", noting)
+    monkeypatch.setattr(PictureDrawer, "_pictures", noting)
     augment(photos, str(trained_run.path), out=tmp_path / "out", order=Order(per_class=7, **QUICK))
     rows = rows_of(tmp_path / "out")
     counts = {label: [row["strength"] for row in rows if row["label"] == label] for label in CLASSES}
-    # Dealt 2 2 1 1 1, then 1 1 2 2 1: the two or one that are missing go to those that come next.
+    # Shares 2 2 1 1 1, then 1 1 2 2 1: the two or one that are missing go to those that come next.
     assert counts["dented parcel"] == [0.3] * 3 + [0.5] * 2 + [0.7, None]
     assert counts["good tin"] == [0.3] * 2 + [0.5] * 2 + [0.7] * 2 + [None]
 
@@ -316,7 +317,7 @@ def test_copies_and_other_classes_are_left_out_and_counted(photos, trained_run, 
             pictures.append(np.asarray(image.crop((0, 2, 20, 22)).resize(model_size, Image.Resampling.LANCZOS)))
         return np.stack(pictures)
 
-    monkeypatch.setattr(Draughtsman, "_pictures", fed)
+    monkeypatch.setattr(PictureDrawer, "_pictures", fed)
     out = tmp_path / "out"
     rounds = augment(photos, str(trained_run.path), out=out, order=Order(per_class=8, how=("sample",), max_tries=4))
     drawn, near, off = (sum(getattr(done, name) for done in rounds) for name in ("drawn", "near_copies", "off_class"))
@@ -333,12 +334,84 @@ def test_a_model_that_draws_copies_only_is_told_and_the_search_ends(photos, trai
     def copying(self, prompt, method, sources, seeds):
         return np.asarray(self.train.images[: len(seeds)])
 
-    monkeypatch.setattr(Draughtsman, "_pictures", copying)
+    monkeypatch.setattr(PictureDrawer, "_pictures", copying)
     with pytest.raises(RunError, match="nothing drawn was kept"):
         augment(photos, str(trained_run.path), out=tmp_path / "out", order=Order(per_class=4))
     said = capsys.readouterr().err.splitlines()
     # Four rounds of 4 by each of 5 methods, then it is given up; a method asked for one picture draws its 8.
     assert "good tin: 0 of 4 after 72 drawn; the rest were near copies or seen as another class" in said
+
+
+def test_a_way_that_gives_near_copies_only_is_given_up_for_all_classes(
+    photos, trained_run, tmp_path, monkeypatch, capsys
+):
+    """Posterior samples of four classes are copies: three classes are enough to see it, and the others miss nothing."""
+    several = Path(shutil.copytree(photos, tmp_path / "photos"))
+    for label in CLASS_NAMES[-2:]:
+        for seed in range(12):
+            render(several / "train" / label, 300 + seed, label)
+    monkeypatch.setattr(drawing, "_HOPELESS_DRAWN", 8)
+    judge, methods = CandidateFilter.__call__, []
+
+    def by_method(self, pictures, labels):
+        near_copy = torch.full((len(pictures),), methods[-1] == "posterior")
+        return replace(judge(self, pictures, labels), near_copy=near_copy, off_class=torch.zeros_like(near_copy))
+
+    pictures = PictureDrawer._pictures
+
+    def noting(self, prompt, method, sources, seeds):
+        methods.append(method.name)
+        return pictures(self, prompt, method, sources, seeds)
+
+    monkeypatch.setattr(CandidateFilter, "__call__", by_method)
+    monkeypatch.setattr(PictureDrawer, "_pictures", noting)
+    order = Order(per_class=2, how=("posterior", "sample"), **QUICK)
+    rounds = augment(several, str(trained_run.path), out=tmp_path / "out", order=order)
+    classes = dict.fromkeys(done.label for done in rounds if done.method == "posterior")
+    drawn = sum(done.drawn for done in rounds if done.method == "posterior")
+    assert len(classes) == 3
+    assert [
+        sum(len(done.rows) for done in rounds if done.label == label) for label in {*CLASSES, *CLASS_NAMES[-2:]}
+    ] == [2] * 4
+    said = capsys.readouterr().err
+    reason = f"nothing kept of {drawn} pictures of 3 classes, {drawn} of them near copies"
+    assert f"posterior: {reason}; given up for the other classes" in said
+    unjudged = " and ".join(f'"{label}"' for label in sorted(CLASS_NAMES[-2:])).replace(" and ", ", ")
+    assert f"there are no held-out photos of {unjudged}: augment prove will not judge what is drawn of these" in said
+    assert said.index("The probe that looks for other classes is right on ") < said.index("posterior: nothing kept")
+
+
+def test_classes_that_cannot_be_judged_are_named_and_the_others_are(drawn, photos, tmp_path, capsys):
+    """A class without held-out photos, and synthetic photos of a class of which there are no photos at all."""
+    judged, synthetic = (Path(shutil.copytree(one, tmp_path / one.name)) for one in (photos, drawn))
+    for seed in range(4):
+        render(judged / "train" / CLASS_NAMES[-1], 300 + seed, CLASS_NAMES[-1])
+        render(synthetic / CLASS_NAMES[-1], 400 + seed, CLASS_NAMES[-1])
+        render(synthetic / "zebra", 500 + seed, CLASS_NAMES[-1])
+    proof = prove_augmentation(judged, synthetic, out=tmp_path / "p.html", shots=(), num_seeds=2, num_steps=2)
+    assert proof.judged.num_real == 24
+    assert proof.judged.num_added["+100 % synthetic"] == 12
+    assert proof.labels.unique().tolist() == [0, 1]
+    said = capsys.readouterr()
+    note = f"2 classes are judged; there are no held-out photos of {CLASS_NAMES[-1]}."
+    assert note in said.err
+    assert note in said.out
+    assert f"8 photos of classes that are not judged left out: {CLASS_NAMES[-1]}, zebra" in said.err
+
+    shutil.rmtree(judged / "validation" / CLASSES[0])
+    with pytest.raises(DataError, match=f"are there of {CLASSES[1]} alone; at least two classes are needed"):
+        prove_augmentation(judged, synthetic, out=tmp_path / "p.html")
+
+
+def test_what_an_older_version_has_finished_stays_and_what_it_has_begun_is_refused(tmp_path):
+    folder = AugmentedFolder(tmp_path / "out")
+    with folder.opened({"seed": 0}):
+        pass
+    facts = json.loads(folder.facts.read_text())
+    for finished, refused in ((True, False), (False, True)):
+        folder.facts.write_text(json.dumps(facts | {"format": 2, "finished": finished}))
+        with pytest.raises(VaeLdmError, match="another version") if refused else nullcontext():
+            folder.check({"seed": 0})
 
 
 def test_the_runs_own_pictures_are_taken_where_no_photos_are_named(trained_run, tmp_path, lenient):

@@ -11,8 +11,8 @@ from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.picture_cache import class_caption
 from vae_ldm.data.pictures import Pictures, PictureSplits, open_pictures
 from vae_ldm.data.sources import sort_class_names
-from vae_ldm.desk.augment.candidate_filter import CandidateFilter
-from vae_ldm.desk.augment.drawing import Draughtsman, finished_rounds
+from vae_ldm.desk.augment.candidate_filter import CandidateFilter, probe_facts, probe_in_words
+from vae_ldm.desk.augment.drawing import PictureDrawer, finished_rounds
 from vae_ldm.desk.augment.folder import AugmentedFolder, Round, read_facts
 from vae_ldm.desk.augment.real_photos import Preparation, is_run_data, real_photos
 from vae_ldm.desk.augment.request import Order
@@ -59,10 +59,11 @@ def augment(photos: Path | None, source: str, *, out: Path, order: Order | None 
         with folder.opened(settings):
             known = read_facts(out)
             if known is None or not known["finished"]:
+                _tell_what_cannot_be_judged(splits, command)
                 seen, num_generator_photos = _seen(photos, run, splits, console)
-                rounds = Draughtsman(order, model, splits.train, prompts, folder, console).draw(
-                    _filter(splits, seen, model, order, console), seen.ids
-                )
+                passes = _filter(splits, seen, model, order, console)
+                probe = _tell_how_good_the_filter_is(passes, splits, command)
+                rounds = PictureDrawer(order, model, splits.train, prompts, folder, console).draw(passes, seen.ids)
                 if not any(done.rows for done in rounds):
                     raise RunError(f"{out}: nothing drawn was kept; the model draws copies or other classes only")
                 folder.describe(rounds)
@@ -71,6 +72,7 @@ def augment(photos: Path | None, source: str, *, out: Path, order: Order | None 
                     photos=None if photos is None else str(photos),
                     model=model.source,
                     num_generator_photos=num_generator_photos,
+                    probe=probe,
                     counts=_counts(rounds),
                 )
             else:
@@ -189,6 +191,32 @@ def _filter(
         train_embeddings=embeddings,
         min_confidence=order.min_confidence,
     )
+
+
+def _tell_what_cannot_be_judged(splits: PictureSplits, command: DeskCommand) -> None:
+    held_out = set(splits.validation.labels.tolist())
+    names = [splits.train.class_names[label] for label in splits.trained_classes if label not in held_out]
+    if names:
+        command.say(
+            f"there are no held-out photos of {_quoted(names)}: augment prove will not judge what is drawn of these"
+        )
+
+
+def _tell_how_good_the_filter_is(
+    passes: CandidateFilter, splits: PictureSplits, command: DeskCommand
+) -> dict[str, Any] | None:
+    """What is to be known before a picture is left out for its class or its likeness; the probe's part of it."""
+    held_out = splits.validation
+    rows = np.flatnonzero(np.isin(held_out.labels, splits.trained_classes))
+    probe = probe_facts(passes.probe, held_out.images[rows], held_out.labels[rows])
+    if probe is not None:
+        command.say(probe_in_words(probe))
+    if passes.num_duplicates:
+        command.say(
+            f"{passes.num_duplicates} of {counted(len(held_out), 'held-out photo')} are training photos as well and "
+            "set no bar for near copies"
+        )
+    return probe
 
 
 def _counts(rounds: Sequence[Round]) -> list[dict[str, Any]]:

@@ -19,10 +19,12 @@ from vae_ldm.terminal import PlainConsole, StepReport
 
 _FRUITLESS_ROUNDS, _FRUITLESS_DRAWN = 2, 16
 """A way that has kept nothing of so many rounds and so many pictures is given up for a class."""
+_HOPELESS_CLASSES, _HOPELESS_DRAWN, _HOPELESS_COPIES = 3, 64, 0.9
+"""One that has kept nothing of so many classes and pictures, this share of them near copies, is given up for all."""
 
 
 @dataclass(frozen=True)
-class Draughtsman:
+class PictureDrawer:
     """Draws round by round, class by class, and keeps what passes."""
 
     order: Order
@@ -38,16 +40,19 @@ class Draughtsman:
         folders = slugs(list(self.prompts))
         wanted = self.order.per_class * len(self.prompts)
         methods = self.order.methods
-        if undealt := self.order.undealt(len(self.prompts)):
+        if idle := self.order.methods_without_share(len(self.prompts)):
             self.console.say(
-                f"{wanted} pictures are too few for all ways: {', '.join(undealt)} only where another one misses"
+                f"{wanted} pictures are too few for all ways: {', '.join(idle)} only where another one misses"
             )
+        given_up: set[str] = set()
         with StepReport("drawing", self.console) as report:
             for turn, label in enumerate(self.prompts):
                 missing, of_class = 0, 0
-                for place, (method, dealt) in enumerate(zip(methods, self.order.deal(turn), strict=True)):
-                    share = dealt + math.ceil(missing / (len(methods) - place))
-                    missing += dealt
+                for place, (method, own_share) in enumerate(zip(methods, self.order.shares(turn), strict=True)):
+                    share = own_share + math.ceil(missing / (len(methods) - place))
+                    missing += own_share
+                    if method.name in given_up:
+                        continue
                     for number in range(_max_rounds(share, self.order)):
                         done = self.folder.round(folders[label], method, number)
                         if done is None:
@@ -58,6 +63,9 @@ class Draughtsman:
                         missing, share = missing - len(done.rows), share - len(done.rows)
                         if share == 0 or _is_fruitless(rounds[-number - 1 :]):
                             break
+                    if reason := _is_hopeless([done for done in rounds if done.method == method.name]):
+                        given_up.add(method.name)
+                        self.console.say(f"{method.name}: {reason}; given up for the other classes")
                 self.folder.describe(rounds)
                 if missing:
                     self.console.say(
@@ -159,6 +167,20 @@ def _is_fruitless(rounds: Sequence[Round]) -> bool:
     """Of the rounds of one method so far the first ones kept nothing: what follows would keep next to nothing."""
     drawn = sum(done.drawn for done in rounds)
     return len(rounds) >= _FRUITLESS_ROUNDS and drawn >= _FRUITLESS_DRAWN and not any(done.rows for done in rounds)
+
+
+def _is_hopeless(rounds: Sequence[Round]) -> str | None:
+    """Why a way gives nothing in any class, judged by its rounds so far; None while it may.
+
+    Whether a picture is a near copy is a matter of the way; whether it shows another class, one of the class as well.
+    """
+    drawn, near_copies = sum(done.drawn for done in rounds), sum(done.near_copies for done in rounds)
+    num_classes = len({done.label for done in rounds})
+    if any(done.rows for done in rounds) or num_classes < _HOPELESS_CLASSES or drawn < _HOPELESS_DRAWN:
+        return None
+    if near_copies < _HOPELESS_COPIES * drawn:
+        return None
+    return f"nothing kept of {drawn} pictures of {num_classes} classes, {near_copies} of them near copies"
 
 
 def _at_rest(images: np.ndarray) -> np.ndarray:
