@@ -127,7 +127,7 @@ def test_augment_draws_unless_told_to_prove(run, implementation, tmp_path, monke
     assert run("augment", "--model", "runs/x", "--per-class", "3", "--how", "vary", "--strength", "0.4")[0] == 0
     assert run("augment", "draw", "photos", "--model", "runs/x", "--out", "there")[:2] == (0, "there\n")
     assert [call[0] for call in calls] == [(Path("photos"), "runs/x"), (None, "runs/x"), (Path("photos"), "runs/x")]
-    first, second = calls[0][1]["order"], calls[1][1]["order"]
+    first, second = calls[0][1]["request"], calls[1][1]["request"]
     assert (first.per_class, first.how) == (50, ("sample", "vary", "posterior"))
     assert (second.per_class, second.how, second.strengths) == (3, ("vary",), (0.4,))
     assert run("augment", "prove", "photos", "--synthetic", str(tmp_path))[0] == 0

@@ -11,7 +11,7 @@ _LARGEST_ROUND = 16
 
 
 @dataclass(frozen=True)
-class Order:
+class AugmentRequest:
     """What is asked of `augment`."""
 
     per_class: int = 50
