@@ -57,10 +57,10 @@ class StoredKind:
 
     def loaded(self, file: Path) -> Any:
         """What a file holds, not checked. Raises OSError where it cannot be read, `error` where it is no JSON."""
-        with file.open("rb") as stream:
-            content = stream.read(_MOST_BYTES)
+        if file.stat().st_size > _MOST_BYTES:
+            raise self.damaged(file, "it is too large")
         try:
-            return json.loads(content)
+            return json.loads(file.read_bytes())
         except (ValueError, RecursionError):
             raise self.damaged(file, "it is no JSON") from None
 

@@ -11,10 +11,10 @@ from torch import nn
 from vae_ldm.errors import HubError, RunError, WeightsError
 from vae_ldm.files import finish_swap
 from vae_ldm.hub import download
-from vae_ldm.hub.names import PREFIX
 from vae_ldm.models.lora import LORA_FILE
-from vae_ldm.models.pretrained import errors_of_libraries, is_local, is_scheduler
+from vae_ldm.models.pretrained import errors_of_libraries, is_scheduler
 from vae_ldm.models.stored_config import Kind, check_size, checked_config, read_config
+from vae_ldm.paths import HUB_PREFIX, check_model, expanded, is_of_the_hub
 
 Source = str | Path
 
@@ -40,16 +40,13 @@ def local_folder(
         try:
             return download(str(source), revision=revision, token=token, cache_dir=cache_dir, subfolder=subfolder)
         except (HubError, RunError) as error:
-            if str(source).startswith(PREFIX):
+            if str(source).startswith(HUB_PREFIX):
                 raise
             raise type(error)(f"{error}; nor is there a folder {source} here") from error
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     for place in (folder, *(folder / name for name in _SWAPPED_IN)):
         finish_swap(place)
-    if not (folder.is_dir() or folder.is_file()):
-        raise WeightsError(
-            f"{source}: no such folder; give a run folder, a folder made by save_pretrained or ORG/NAME of the Hub"
-        )
+    check_model(source)
     return folder
 
 
@@ -88,11 +85,6 @@ def autoencoder_folder(
         if (place / "config.json").is_file():
             return place
     return folder
-
-
-def is_of_the_hub(source: Source) -> bool:
-    """Whether `source` is ORG/NAME or begins with hf://, and not a path."""
-    return str(source).startswith(PREFIX) or not is_local(str(source))
 
 
 def lora_file(folder: Path) -> Path | None:

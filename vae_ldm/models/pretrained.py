@@ -11,6 +11,7 @@ import transformers
 
 from vae_ldm.errors import VaeLdmError, WeightsError, first_line
 from vae_ldm.models.stored_config import Kind, check_size, checked_config
+from vae_ldm.paths import is_local
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -106,11 +107,6 @@ def is_scheduler(name: Any) -> bool:
     """Whether diffusers has a scheduler of this name."""
     found = getattr(diffusers, name, None) if isinstance(name, str) else None
     return isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)
-
-
-def is_local(source: str) -> bool:
-    """A path, and not ORG/NAME of the Hub: it or the folder it would lie in exists, or it is written as a path."""
-    return Path(source).parent.is_dir() or source.startswith((".", "/", "~")) or source.count("/") != 1
 
 
 def _check_folder(folder: Path) -> None:

@@ -6,15 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vae_ldm.choices import Stage
 from vae_ldm.errors import RecipeError, VaeLdmError
 from vae_ldm.files import finish_swap, locked, remove, remove_abandoned
 from vae_ldm.opening import RunPaths
 from vae_ldm.recipe import Recipe, keys_free_under_way, read_recipe, recipe_differences, write_recipe
-from vae_ldm.recipe.stages import STAGES, StageName, from_stage_on, stage_named
+from vae_ldm.recipe.stages import STAGES, from_stage_on, stage_named
 from vae_ldm.run.places import placed
 from vae_ldm.stored_json import StoredKind, content_of
-
-Stage = StageName
 
 _STATE = StoredKind(
     newest=2,
@@ -22,7 +21,10 @@ _STATE = StoredKind(
     unnumbered=1,
     cure="restore it, or train the run afresh with --restart autoencoder",
 )
-"""state.json: the facts about each finished stage, under its name."""
+"""state.json: the facts about each finished stage, under its name, and about the machine that the run began on."""
+
+_MACHINE = "machine"
+"""The entry of state.json with what a resume has to keep of the machine."""
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -46,11 +48,28 @@ class RunFolder(RunPaths):
         """Mark the stage as finished, with facts about it (seconds, num_images, ...)."""
         _STATE.write(self.state, {**self._read_state(), stage: facts})
 
+    def keep_num_threads(self, proposed: int) -> int:
+        """How many threads the run trains on: what it began with, `proposed` where it begins now.
+
+        Sums over another number of threads come out with other last digits, so a resume has to keep it.
+        """
+        state = self._read_state()
+        kept = state.get(_MACHINE, {}).get("num_threads")
+        if kept is None:
+            kept = proposed
+            _STATE.write(self.state, {**state, _MACHINE: {"num_threads": kept}})
+        return int(kept)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a stage is finished or under way."""
+        return any(self.finished(stage.name) or any(self.checkpoints(stage.name).glob("*.ckpt")) for stage in STAGES)
+
     def restart(self, stages: Sequence[Stage]) -> None:
         """Delete what the named stages and all that follow from them have written."""
         afresh = from_stage_on(stages)
         # Where nothing is kept, nothing needs to be read: that is the way out of a damaged state.json.
-        state = {} if len(afresh) == len(STAGES) else self._read_state()
+        state = self._read_state() if len(afresh) < len(STAGES) else {}
         for stage in afresh:
             state.pop(stage.name, None)
         _STATE.write(self.state, state)
