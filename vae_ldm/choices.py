@@ -1,4 +1,4 @@
-"""What the command line, a recipe and the components let a user choose among: every list that they share, once."""
+"""What the command line, a recipe and the components let a user choose among: every list and bound that they share."""
 
 from typing import Literal
 
@@ -31,3 +31,10 @@ How = Literal["sample", "vary", "posterior"]
 
 ClassifierKind = Literal["small-cnn", "probe"]
 """The judge of synthetic photos: trained from scratch, or linear on frozen features."""
+
+MIN_STRENGTH = 0.01
+"""Of variations: the denoising steps of a schedule grow with 1 / strength."""
+MAX_SEED = 2**62
+"""A seed plus a picture's number has to stay below 2**63."""
+MAX_DENOISING_STEPS = 1000
+"""As many as there are noise levels in training."""

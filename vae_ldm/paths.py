@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from vae_ldm.errors import VaeLdmError, WeightsError
+from vae_ldm.errors import DataError, VaeLdmError, WeightsError
 
 HUB_PREFIX = "hf://"
 PAGE_SUFFIXES = (".html", ".htm")
@@ -35,6 +35,19 @@ def check_model(source: Path | str) -> None:
         raise WeightsError(
             f"{source}: no such folder; give a run folder, a folder made by save_pretrained or ORG/NAME of the Hub"
         )
+
+
+def check_run(folder: Path) -> None:
+    """Raise VaeLdmError where `folder` is no run."""
+    if not (folder / "recipe.yaml").is_file():
+        raise VaeLdmError(f"{folder}: is no run folder (it has no recipe.yaml); give the folder that train made")
+
+
+def check_store(folder: Path, file: str, what: str, maker: str) -> None:
+    """Raise DataError where `folder` is no `what`, such as "archive": it lacks `file`, which `maker` writes."""
+    if not (folder / file).exists():
+        why = f"is no {what} (it has no {file})" if folder.is_dir() else f"no such folder, so no {what}"
+        raise DataError(f"{folder}: {why}; make one with `vae-ldm {maker}`")
 
 
 def is_folder_or_file(path: Path) -> bool:

@@ -4,10 +4,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterable
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
+from rich.text import Text
 
 from vae_ldm.text import duration, shown
 
@@ -19,13 +21,22 @@ class PlainConsole(Console):
         """Print one line of text as it is: no markup, and a line feed within it is escaped as well."""
         self.print(shown(str(line)), markup=False)
 
+    def render_str(self, text: str, **options: Any) -> Text:
+        """As rich makes text of a string, which is escaped before it is laid out, so that a table has room for it."""
+        return super().render_str(_printable(text), **options)
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As rich renders it; colours, cursor movements and line feeds stay."""
         for segment in super().render(renderable, options):
             if segment.control or segment.text.isprintable():
                 yield segment
             else:
-                yield Segment("\n".join(map(shown, segment.text.split("\n"))), segment.style)
+                yield Segment(_printable(segment.text), segment.style)
+
+
+def _printable(text: str) -> str:
+    """The text, its line feeds kept."""
+    return text if text.isprintable() else "\n".join(map(shown, text.split("\n")))
 
 
 def new_console(*, quiet: bool = False) -> PlainConsole:

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 
-from vae_ldm.training import sealed_checkpoint
 from vae_ldm.training.sealed_checkpoint import SealedCheckpointIO, is_whole
 
 CONTENT: dict[str, Any] = {"step": 3, "weights": {"a": torch.arange(1000.0)}}
@@ -54,7 +53,7 @@ def test_a_failed_write_leaves_the_one_before(checkpoint, monkeypatch):
         raise OSError(28, "No space left on device")
 
     before = checkpoint.read_bytes()
-    monkeypatch.setattr(sealed_checkpoint.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         SealedCheckpointIO().save_checkpoint({"step": 4}, checkpoint)
     assert checkpoint.read_bytes() == before

@@ -29,7 +29,7 @@ class Curve:
     psnr: np.ndarray
 
 
-class Crop(NamedTuple):
+class ComparedCrop(NamedTuple):
     """A place that suffered, as it was and as each way keeps it, uint8 [side, side, C]."""
 
     id: str
@@ -70,7 +70,7 @@ class RateDistortion:
     """For each way its bytes at each of TARGETS, float [targets, N]; NaN where it never gets there."""
     fits: dict[str, np.ndarray]
     """For each codec the share of photos that it gets into the bytes of each step, float [steps]."""
-    crops: list[Crop]
+    crops: list[ComparedCrop]
     crop_setting: str
     legibility: list[Legibility]
 
@@ -91,7 +91,7 @@ class RateDistortionJudge:
         self._equal: dict[str, list[list[float]]] = defaultdict(list)
         self._fits: dict[str, list[list[bool]]] = defaultdict(list)
         self._targets: dict[str, list[list[float]]] = defaultdict(list)
-        self._crops: list[Crop] = []
+        self._crops: list[ComparedCrop] = []
         self._kept: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
         self._wrong: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
         self._num_read: dict[str, int] = defaultdict(int)
@@ -161,11 +161,11 @@ class RateDistortionJudge:
 
     def _worst_crop(
         self, name: str, original: np.ndarray, made: Compressed, ladders: Mapping[str, CodecLadder]
-    ) -> Crop:
+    ) -> ComparedCrop:
         (crop,) = worst_crops(original[None], made.pixels[None], 1)
         pictures = {ORIGINAL: original, LATENTS: made.pixels}
         pictures |= {codec: ladder[ladder.within(made.num_bytes)].pixels for codec, ladder in ladders.items()}
-        return Crop(name, crop.psnr, {way: crop.of(pixels[None]) for way, pixels in pictures.items()})
+        return ComparedCrop(name, crop.psnr, {way: crop.of(pixels[None]) for way, pixels in pictures.items()})
 
     def _read(
         self,

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from huggingface_hub.errors import (
 )
 
 from vae_ldm.errors import HubError
+from vae_ldm.files import finish_swap, whole_folder
 from vae_ldm.hub.failures import in_plain_words
 from vae_ldm.hub.files import EXPECTED, NETWORKS, choose
 from vae_ldm.hub.names import parse_name
@@ -77,15 +79,23 @@ def pull(
     `download`; HubError too where `output_dir` exists already.
     """
     target = None if output_dir is None else Path(output_dir)
-    if target is not None and target.exists():
-        raise HubError(f"{target}: exists already; name another folder, or delete it")
+    if target is not None:
+        finish_swap(target)
+        if os.path.lexists(target):
+            raise _exists_already(target)
     folder = download(name, revision=revision, token=token, cache_dir=cache_dir)
     if target is None:
         return folder
-    unfinished = target.with_name(f"{target.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    shutil.copytree(folder, unfinished)  # links into the cache become files
-    return unfinished.rename(target)
+    try:
+        with whole_folder(target, replaces=False) as unfinished:
+            shutil.copytree(folder, unfinished, dirs_exist_ok=True)  # links into the cache become files
+    except FileExistsError:  # another process has pulled to it meanwhile
+        raise _exists_already(target) from None
+    return target
+
+
+def _exists_already(target: Path) -> HubError:
+    return HubError(f"{target}: exists already; name another folder, or delete it")
 
 
 def download_recipe(

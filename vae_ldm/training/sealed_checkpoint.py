@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 
-from vae_ldm.files import naming
+from vae_ldm.files import written_whole
 
 # A checkpoint is a zip archive, which ends with a comment and, before it, the comment's length in two bytes.
 _SEAL = b"sha256:"
@@ -32,19 +31,10 @@ class SealedCheckpointIO(TorchCheckpointIO):
         torch.save(checkpoint, buffer)
         content = buffer.getbuffer()
         assert content[-2:] == _NO_COMMENT
-        part = path.with_name(path.name + ".part")
-        with naming(path, part):
-            try:
-                with part.open("wb") as file:
-                    file.write(content[:-2])
-                    file.write(_SEAL_BYTES.to_bytes(2, "little"))
-                    file.write(_SEAL + hashlib.sha256(content[:-2]).hexdigest().encode())
-                    file.flush()
-                    os.fsync(file.fileno())
-                part.replace(path)
-            except BaseException:
-                part.unlink(missing_ok=True)
-                raise
+        with written_whole(path, synced=True) as file:
+            file.write(content[:-2])
+            file.write(_SEAL_BYTES.to_bytes(2, "little"))
+            file.write(_SEAL + hashlib.sha256(content[:-2]).hexdigest().encode())
 
 
 def is_whole(path: Path) -> bool:

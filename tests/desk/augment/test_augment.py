@@ -28,7 +28,7 @@ from vae_ldm.desk.augment.candidate_filter import CandidateFilter
 from vae_ldm.desk.augment.drawing import PictureDrawer
 from vae_ldm.desk.augment.folder import AugmentedFolder, Method, picture_name, slugs
 from vae_ldm.desk.augment.proof import prove_augmentation
-from vae_ldm.desk.augment.request import Order
+from vae_ldm.desk.augment.request import AugmentRequest
 from vae_ldm.errors import DataError, RunError, VaeLdmError, WeightsError
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
 from vae_ldm.opening import open_run
@@ -88,7 +88,7 @@ def drawn(photos, trained_once, tmp_path_factory, quick_probe):
     """Six pictures of each of two classes. Copy it before changing anything in it."""
     out = tmp_path_factory.mktemp("drawn") / "augmented"
     with lenience():
-        augment(photos, str(trained_once.path), out=out, order=Order(per_class=6, **QUICK))
+        augment(photos, str(trained_once.path), out=out, request=AugmentRequest(per_class=6, **QUICK))
     return out
 
 
@@ -118,24 +118,24 @@ def test_every_class_gets_as_many_as_asked_for_by_every_method(drawn):
 
 @pytest.mark.parametrize(("per_class", "num_classes"), [(1, 5), (2, 5), (3, 10), (5, 1), (7, 5), (13, 5)])
 def test_every_method_has_the_same_share_over_all_classes(per_class, num_classes):
-    shares = [Order(per_class=per_class).shares(turn) for turn in range(num_classes)]
+    shares = [AugmentRequest(per_class=per_class).shares(turn) for turn in range(num_classes)]
     assert [sum(share) for share in shares] == [per_class] * num_classes
     assert max(max(share) - min(share) for share in shares) <= 1
     assert {sum(of_method) for of_method in zip(*shares, strict=True)} == {per_class * num_classes // 5}
-    assert Order(per_class=per_class).methods_without_share(num_classes) == []
+    assert AugmentRequest(per_class=per_class).methods_without_share(num_classes) == []
 
 
 def test_methods_that_so_few_pictures_do_not_reach_are_named():
-    assert Order(per_class=2).methods_without_share(2) == ["sample"]
-    assert Order(per_class=2).methods_without_share(3) == []
-    assert Order(per_class=1, how=("sample",)).methods_without_share(1) == []
+    assert AugmentRequest(per_class=2).methods_without_share(2) == ["sample"]
+    assert AugmentRequest(per_class=2).methods_without_share(3) == []
+    assert AugmentRequest(per_class=1, how=("sample",)).methods_without_share(1) == []
 
 
 def test_a_small_number_is_made_by_different_methods_from_class_to_class(
     photos, trained_run, tmp_path, lenient, capsys
 ):
     out = tmp_path / "out"
-    augment(photos, str(trained_run.path), out=out, order=Order(per_class=2, **QUICK))
+    augment(photos, str(trained_run.path), out=out, request=AugmentRequest(per_class=2, **QUICK))
     methods = [(row["how"], row["strength"]) for row in rows_of(out)]
     assert methods == [("posterior", None), ("vary", 0.3), ("vary", 0.5), ("vary", 0.7)]
     printed = capsys.readouterr()
@@ -159,7 +159,7 @@ def test_what_one_method_misses_the_next_ones_make(photos, trained_run, tmp_path
 
     monkeypatch.setattr(CandidateFilter, "__call__", no_posterior)
     monkeypatch.setattr(PictureDrawer, "_pictures", noting)
-    augment(photos, str(trained_run.path), out=tmp_path / "out", order=Order(per_class=7, **QUICK))
+    augment(photos, str(trained_run.path), out=tmp_path / "out", request=AugmentRequest(per_class=7, **QUICK))
     rows = rows_of(tmp_path / "out")
     counts = {label: [row["strength"] for row in rows if row["label"] == label] for label in CLASSES}
     # Shares 2 2 1 1 1, then 1 1 2 2 1: the two or one that are missing go to those that come next.
@@ -247,9 +247,9 @@ def test_a_killed_call_goes_on_and_equals_one_that_was_not(
         raise Stop
 
     monkeypatch.setattr(AugmentedFolder, "add", stopping)
-    order = Order(per_class=6, **QUICK)
+    request = AugmentRequest(per_class=6, **QUICK)
     with pytest.raises(Stop):
-        augment(photos, str(trained_run.path), out=out, order=order)
+        augment(photos, str(trained_run.path), out=out, request=request)
     monkeypatch.setattr("vae_ldm.desk.augment.folder.write_json", write_json)
     again = []
 
@@ -260,7 +260,7 @@ def test_a_killed_call_goes_on_and_equals_one_that_was_not(
     monkeypatch.setattr(AugmentedFolder, "add", counting)
     with pytest.raises(VaeLdmError, match="is not finished; repeat the augment command"):
         prove_augmentation(photos, out, out=tmp_path / "proof.html")
-    augment(photos, str(trained_run.path), out=out, order=order)
+    augment(photos, str(trained_run.path), out=out, request=request)
     kept = rounds + (where == "after the notes")
     assert len(again) == 10 - kept  # five methods, two classes: what was drawn before is not drawn again
     assert contents(out) == contents(drawn)
@@ -291,7 +291,7 @@ def test_a_full_disk_is_one_line_and_room_made_the_call_goes_on(drawn, photos, t
 def test_a_finished_folder_is_left_as_it_is(drawn, photos, trained_run, capsys, monkeypatch):
     before = {file: file.stat().st_mtime_ns for file in drawn.rglob("*.png")}
     monkeypatch.setattr(augmenting, "_filter", None)  # nothing is measured anew
-    rounds = augment(photos, str(trained_run.path), out=drawn, order=Order(per_class=6, **QUICK))
+    rounds = augment(photos, str(trained_run.path), out=drawn, request=AugmentRequest(per_class=6, **QUICK))
     printed = capsys.readouterr()
     assert "finished already" in printed.err
     assert "near copies" in printed.out
@@ -319,7 +319,9 @@ def test_copies_and_other_classes_are_left_out_and_counted(photos, trained_run, 
 
     monkeypatch.setattr(PictureDrawer, "_pictures", fed)
     out = tmp_path / "out"
-    rounds = augment(photos, str(trained_run.path), out=out, order=Order(per_class=8, how=("sample",), max_tries=4))
+    rounds = augment(
+        photos, str(trained_run.path), out=out, request=AugmentRequest(per_class=8, how=("sample",), max_tries=4)
+    )
     drawn, near, off = (sum(getattr(done, name) for done in rounds) for name in ("drawn", "near_copies", "off_class"))
     assert near >= drawn / 4
     assert off >= drawn / 5
@@ -336,7 +338,7 @@ def test_a_model_that_draws_copies_only_is_told_and_the_search_ends(photos, trai
 
     monkeypatch.setattr(PictureDrawer, "_pictures", copying)
     with pytest.raises(RunError, match="nothing drawn was kept"):
-        augment(photos, str(trained_run.path), out=tmp_path / "out", order=Order(per_class=4))
+        augment(photos, str(trained_run.path), out=tmp_path / "out", request=AugmentRequest(per_class=4))
     said = capsys.readouterr().err.splitlines()
     # Four rounds of 4 by each of 5 methods, then it is given up; a method asked for one picture draws its 8.
     assert "good tin: 0 of 4 after 72 drawn; the rest were near copies or seen as another class" in said
@@ -365,8 +367,8 @@ def test_a_way_that_gives_near_copies_only_is_given_up_for_all_classes(
 
     monkeypatch.setattr(CandidateFilter, "__call__", by_method)
     monkeypatch.setattr(PictureDrawer, "_pictures", noting)
-    order = Order(per_class=2, how=("posterior", "sample"), **QUICK)
-    rounds = augment(several, str(trained_run.path), out=tmp_path / "out", order=order)
+    request = AugmentRequest(per_class=2, how=("posterior", "sample"), **QUICK)
+    rounds = augment(several, str(trained_run.path), out=tmp_path / "out", request=request)
     classes = dict.fromkeys(done.label for done in rounds if done.method == "posterior")
     drawn = sum(done.drawn for done in rounds if done.method == "posterior")
     assert len(classes) == 3
@@ -427,7 +429,7 @@ def test_what_an_older_version_has_finished_stays_and_what_it_has_begun_is_refus
 def test_the_runs_own_pictures_are_taken_where_no_photos_are_named(trained_run, tmp_path, lenient):
     run = tmp_path / "nano"
     shutil.copytree(trained_run.path, run)
-    augment(None, str(run), out=tmp_path / "out", order=Order(per_class=1, how=("sample",), **QUICK))
+    augment(None, str(run), out=tmp_path / "out", request=AugmentRequest(per_class=1, how=("sample",), **QUICK))
     rows = rows_of(tmp_path / "out")
     assert {row["label"] for row in rows} == set(CLASS_NAMES)
     assert json.loads((tmp_path / "out" / "augment.json").read_text())["num_generator_photos"] == 24
@@ -442,7 +444,7 @@ def test_unreadable_photos_are_named_and_left_out(photos, trained_run, tmp_path,
     bomb = b"\x89PNG\r\n\x1a\n" + chunk + whole[33:]
     (photos / "train" / CLASSES[1] / "bomb.png").write_bytes(bomb)
     out = tmp_path / "out"
-    augment(photos, str(trained_run.path), out=out, order=Order(per_class=1, how=("sample",), **QUICK))
+    augment(photos, str(trained_run.path), out=out, request=AugmentRequest(per_class=1, how=("sample",), **QUICK))
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out, ")]
     assert len(said) == 2
     assert any("bomb.png: 60000x60000 pixels" in line for line in said)
@@ -478,7 +480,7 @@ def test_wrong_calls_are_one_line_and_lose_nothing(photos, trained_run, tmp_path
             'not trained on the class "plains zebra"; it knows the classes',
         ),
         (
-            lambda: augment(zoo, str(exported), out=out, order=Order(caption_template="a photo of {label}")),
+            lambda: augment(zoo, str(exported), out=out, request=AugmentRequest(caption_template="a photo of {label}")),
             DataError,
             'not trained on the class "plains zebra"; it knows the words "a", "an", "backdrop", ',
         ),
@@ -486,12 +488,12 @@ def test_wrong_calls_are_one_line_and_lose_nothing(photos, trained_run, tmp_path
         (lambda: augment(photos, run, out=taken), VaeLdmError, "was not made by augment"),
         (lambda: augment(photos, run, out=taken / "mine.txt"), VaeLdmError, "was not made by augment"),
         (
-            lambda: augment(photos, run, out=drawn, order=Order(per_class=7, **QUICK)),
+            lambda: augment(photos, run, out=drawn, request=AugmentRequest(per_class=7, **QUICK)),
             VaeLdmError,
             "per_class was 6, not 7",
         ),
-        (lambda: Order(per_class=0), VaeLdmError, "per_class is 0"),
-        (lambda: Order(strengths=(1.5,)), VaeLdmError, "strength is 1.5"),
+        (lambda: AugmentRequest(per_class=0), VaeLdmError, "per_class is 0"),
+        (lambda: AugmentRequest(strengths=(1.5,)), VaeLdmError, "strength is 1.5"),
     ]
     for call, error, message in cases:
         with pytest.raises(error, match=message) as caught:
@@ -520,9 +522,9 @@ def test_an_unknown_class_is_told_with_the_classes_that_the_model_knows(photos, 
 
 def test_settings_that_contradict_the_folder_are_told_before_the_model_is_opened(drawn, photos, monkeypatch):
     monkeypatch.setattr(augmenting, "PhotoPipeline", None)
-    for other in (Order(per_class=6, seed=1, **QUICK), Order(per_class=6, num_inference_steps=3)):
+    for other in (AugmentRequest(per_class=6, seed=1, **QUICK), AugmentRequest(per_class=6, num_inference_steps=3)):
         with pytest.raises(VaeLdmError, match="begun with other settings"):
-            augment(photos, "absent", out=drawn, order=other)
+            augment(photos, "absent", out=drawn, request=other)
 
 
 def test_another_model_is_told_before_the_photos_are_read(drawn, photos, trained_run, tmp_path, monkeypatch):
@@ -532,7 +534,7 @@ def test_another_model_is_told_before_the_photos_are_read(drawn, photos, trained
     save_file({name: 2 * tensor for name, tensor in load_file(weights).items()}, weights)
     monkeypatch.setattr(augmenting, "real_photos", None)
     with pytest.raises(VaeLdmError, match=r"begun with other settings \(model_digest was "):
-        augment(photos, str(other), out=drawn, order=Order(per_class=6, **QUICK))
+        augment(photos, str(other), out=drawn, request=AugmentRequest(per_class=6, **QUICK))
 
 
 def test_two_calls_never_fill_one_folder(tmp_path):
@@ -616,7 +618,10 @@ def test_one_picture_a_class_is_tried_for_more_than_twice(photos, trained_run, t
 
     monkeypatch.setattr(CandidateFilter, "__call__", the_fifth_passes)
     rounds = augment(
-        photos, str(trained_run.path), out=tmp_path / "out", order=Order(per_class=1, how=("sample",), **QUICK)
+        photos,
+        str(trained_run.path),
+        out=tmp_path / "out",
+        request=AugmentRequest(per_class=1, how=("sample",), **QUICK),
     )
     assert [len(done.rows) for done in rounds] == [0, 0, 0, 0, 1] * 2
 

@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -14,14 +14,14 @@ from torch import Tensor
 
 from vae_ldm import loading
 from vae_ldm.choices import Preference
-from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, encoded_bytes, pillow_limit_lifted
+from vae_ldm.data.decoding import UnreadablePictureError, Unusable, decode_whole, pillow_limit_lifted
 from vae_ldm.data.names import as_text
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.archive.photo_coder import PhotoCoder, middle
 from vae_ldm.desk.archive.store import Archive, Damage, Entry, Settings, check_place, locked
 from vae_ldm.desk.command import DeskCommand
-from vae_ldm.errors import DataError, VaeLdmError, WeightsError
+from vae_ldm.errors import DataError, StoppedError, VaeLdmError, WeightsError, first_line
 from vae_ldm.latent_space.latent_coder import LatentCoder
 from vae_ldm.latent_space.quantization import UnquantizableError
 from vae_ldm.models.weights_digest import weights_digest
@@ -82,7 +82,10 @@ def add(
 
     def opened() -> Archive:
         if (path / "archive.json").is_file():
-            return _suitable(Archive.open(path), model, digest, target_psnr, prefer)
+            archive = _suitable(Archive.open(path), model, digest, target_psnr, prefer)
+            # An archive of format 1 does not say it.
+            archive.settings = replace(archive.settings, downsample_factor=autoencoder.downsample_factor)
+            return archive
         with command.progress("encoding photos to fit the coder on") as progress:
             coder = fitted_coder(autoencoder, records, progress)
         settings = Settings(
@@ -91,6 +94,7 @@ def add(
             target_psnr=DEFAULT_TARGET_PSNR if target_psnr is None else target_psnr,
             prefer=prefer or "smallest",
             coder=coder,
+            downsample_factor=autoencoder.downsample_factor,
         )
         return Archive.create(path, settings)
 
@@ -108,7 +112,7 @@ def add(
             autoencoder,
             settings.coder,
             target_psnr=settings.target_psnr,
-            prefer="latents" if settings.prefer == "latents" else "smallest",
+            prefer=settings.prefer,
         )
         stack.enter_context(pillow_limit_lifted())
         report = stack.enter_context(command.progress("archiving"))
@@ -210,21 +214,30 @@ def _parts(records: Sequence[Record], photos_per_part: int) -> Iterator[Sequence
 def _file_size(record: Record) -> int:
     try:
         return Path(str(record.picture)).stat().st_size
-    except OSError:
+    except (OSError, ValueError):
         return 0
 
 
 def _archived(record: Record, coder: PhotoCoder, present: dict[str, bytes]) -> Entry | tuple[str, str] | None:
-    """The photo as a row; None where it is in the archive already; its id and the reason where it cannot be read."""
+    """The photo as a row; None where it is in the archive already; id and reason where it cannot be read or kept."""
     try:
-        file = encoded_bytes(record.picture)
+        for what, text in (("name", record.id), ("class", record.label), ("caption", record.caption)):
+            if not _is_text(text):
+                return ascii(record.id), f"its {what} is no text"
+        file = _content_of(record)
         content = content_digest(file)
         if present.get(record.id) == content:
             return None
         pixels = decode_whole(file)
+        encoded = coder.encode(pixels, file)
     except UnreadablePictureError as error:
         return record.id, str(error)
-    encoded = coder.encode(pixels, file)
+    except OSError as error:
+        return record.id, error.strerror or first_line(error)
+    except (StoppedError, VaeLdmError):
+        raise
+    except Exception as error:  # of codecs and networks, each of which fails in its own way
+        return record.id, f"cannot be archived ({first_line(error)})"
     return Entry(
         id=record.id,
         source=as_text(str(record.picture)),
@@ -238,6 +251,26 @@ def _archived(record: Record, coder: PhotoCoder, present: dict[str, bytes]) -> E
         psnr=encoded.psnr,
         payload=encoded.payload,
     )
+
+
+def _is_text(text: str | None) -> bool:
+    """Whether it is a text that a file can hold, or None."""
+    try:
+        if text is not None:
+            str.encode(text)
+    except (TypeError, UnicodeEncodeError):
+        return False
+    return True
+
+
+def _content_of(record: Record) -> bytes:
+    """The photo's own file. Raises UnreadablePictureError where there is none to be read, and OSError."""
+    if isinstance(record.picture, Unusable):
+        raise UnreadablePictureError(record.picture.reason)
+    file = Path(str(record.picture))
+    if file.exists() and not file.is_file():
+        raise UnreadablePictureError("not a regular file")
+    return file.read_bytes()
 
 
 def content_digest(file: bytes) -> bytes:

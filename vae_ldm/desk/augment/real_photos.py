@@ -1,14 +1,16 @@
 """Real photos beside a trained model: what may be learned from, and what is held out, by the rules of training."""
 
 import logging
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from vae_ldm.choices import Resize
 from vae_ldm.data.image_folder import ImageFolderSource
@@ -18,6 +20,9 @@ from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.pipeline import PhotoPipeline
 from vae_ldm.errors import DataError
 from vae_ldm.opening import open_run, settings_of
+
+_PREFIX, _LOCK = "vae-ldm-photos-", "lock"
+"""Of the folder that photos are decoded into."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +71,13 @@ def real_photos(
         return
     assert photos is not None
     with (
-        tempfile.TemporaryDirectory(prefix="vae-ldm-photos-") as folder,
+        _temporary_folder() as folder,
         command.progress("reading photos") as report,
     ):
         with _quiet("vae_ldm.data.picture_cache"):  # what it says is said below
             splits = load_pictures(
                 ImageFolderSource(photos),
-                Path(folder) / "pictures",
+                folder / "pictures",
                 image_size=preparation.image_size,
                 channels=preparation.channels,
                 resize=preparation.resize,
@@ -84,6 +89,29 @@ def real_photos(
             name, _, reason = line.partition(": ")
             command.unreadable.add(name, reason)
         yield _with_classes(splits, str(photos))
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder that is gone when the block ends. One that a killed process has left is removed by the next call.
+
+    Whoever uses a folder holds a lock in it, which ends with the process.
+    """
+    _remove_abandoned()
+    new = Path(tempfile.mkdtemp(prefix="vae-ldm-new-"))
+    with FileLock(new / _LOCK):
+        # Only now may other calls find it: where the lock of a folder of this name is free, its process has ended.
+        folder = new.rename(new.with_name(new.name.replace("vae-ldm-new-", _PREFIX)))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned() -> None:
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError, Timeout), FileLock(folder / _LOCK, timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

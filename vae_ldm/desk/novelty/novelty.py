@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -18,14 +18,14 @@ from vae_ldm.data.photo_stream import PhotoBatch, photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.encoder import PhotoEncoder
+from vae_ldm.desk.file_names import lengthened
 from vae_ldm.desk.novelty.detector import (
     Detector,
     DetectorFacts,
-    Verdict,
+    NoveltyVerdict,
     all_scores,
-    backbone_digest,
     check_target,
-    patch_map,
+    shown_maps,
     stored_facts,
 )
 from vae_ldm.desk.novelty.observer import PhotoObserver, some_patches
@@ -33,7 +33,7 @@ from vae_ldm.desk.novelty.reference_photos import MIN_REFERENCE_PHOTOS, check_co
 from vae_ldm.errors import DataError, VaeLdmError
 from vae_ldm.files import write_picture, write_whole
 from vae_ldm.latent_space.conformal import photos_needed, threshold, true_rates
-from vae_ldm.latent_space.heat_map import HeatScale
+from vae_ldm.latent_space.heat_map import HeatScale, fit_scales
 from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, Scorers, held_out_scores
 from vae_ldm.paths import TABLE_SUFFIXES, check_output_file, check_output_folder
 from vae_ldm.text import counted
@@ -84,7 +84,7 @@ def fit(
         features=features,
         features_name=encoder.features_name,
         backbone=backbone,
-        backbone_digest=backbone_digest(encoder),
+        backbone_digest=encoder.backbone_digest,
         only_classes=list(only_classes),
         num_reference=num_reference,
         num_calibration=len(scores),
@@ -115,7 +115,7 @@ def score(
     out: Path = Path("scores.csv"),
     heat_maps: Path | None = None,
     model: str | None = None,
-) -> list[Verdict]:
+) -> list[NoveltyVerdict]:
     """Verdicts on photos, without their heat maps, written to the table `out` and the pictures to `heat_maps`.
 
     A photo that cannot be read has a line as well. Of several processes each looks at its share, and the first one
@@ -131,11 +131,11 @@ def score(
     if advice := unseen_advice(records, opened.facts.image_size, opened.facts.resize):
         command.say(advice)
 
-    def judge(batch: PhotoBatch) -> list[Verdict]:
+    def judge(batch: PhotoBatch) -> list[NoveltyVerdict]:
         verdicts = opened.judge(batch, heat_maps=heat_maps is not None)
         if heat_maps is not None:
             for verdict in verdicts:
-                _save_picture(heat_maps / f"{verdict.record.id}.png", verdict.heat_map)
+                _save_picture(_heat_map_file(heat_maps, verdict.record.id), verdict.heat_map)
         return [replace(verdict, heat_map=None) for verdict in verdicts]
 
     with command.progress("judging photos") as report:
@@ -209,9 +209,8 @@ def _calibrate(
 
     def look(batch: PhotoBatch) -> tuple[Tensor, Tensor]:
         seen = observer(batch)
-        maps = (patch_map(scorers, seen).flatten(1), seen.residual.flatten(1))
-        extent = [statistic for each in maps for statistic in (each.mean(dim=1), each.amax(dim=1))]
-        return all_scores(scorers, combination, seen.observations), torch.stack(extent, dim=1)
+        maps = torch.stack([each.flatten(1) for each in shown_maps(scorers, seen)], dim=1)
+        return all_scores(scorers, combination, seen.observations), torch.stack([maps.mean(dim=2), maps.amax(dim=2)])
 
     with command.progress("calibrating") as report:
         found = command.over_photos(observer.encoder, held_out, look, report=report)
@@ -219,9 +218,9 @@ def _calibrate(
     def scale_first() -> tuple[Tensor, HeatScale, HeatScale]:
         num_readable = sum(len(scores) for scores, _ in found)
         _check_readable(command, num_readable, len(held_out), photos_needed(rate), "calibration")
-        extent = torch.cat([extent for _, extent in found]).T
-        scores = torch.cat([scores for scores, _ in found])
-        return scores, HeatScale.fit(extent[0], extent[1], rate), HeatScale.fit(extent[2], extent[3], rate)
+        means, maxima = torch.cat([extent for _, extent in found], dim=1)
+        patches, residual = fit_scales(means, maxima, rate)
+        return torch.cat([scores for scores, _ in found]), patches, residual
 
     return command.processes.first(scale_first)
 
@@ -232,13 +231,19 @@ def _check_readable(command: DeskCommand, readable: int, num_photos: int, needed
         raise DataError(f"only {readable} of {counted(num_photos, f'{what} photo')} can be read, and it takes {needed}")
 
 
+def _heat_map_file(folder: Path, photo_id: str) -> Path:
+    """`<id>.png`, different for every id."""
+    *folders, name = PurePosixPath(photo_id).parts
+    return folder.joinpath(*map(lengthened, folders), lengthened(name, ".png"))
+
+
 def _save_picture(file: Path, picture: np.ndarray | None) -> None:
     assert picture is not None
     file.parent.mkdir(parents=True, exist_ok=True)
     write_picture(file, Image.fromarray(picture))
 
 
-def _write_table(out: Path, verdicts: Sequence[Verdict], unreadable: Sequence[str]) -> None:
+def _write_table(out: Path, verdicts: Sequence[NoveltyVerdict], unreadable: Sequence[str]) -> None:
     """One line a photo, in the order of their names, whole or not at all."""
     rows = {
         verdict.record.id: [

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vae_ldm.choices import FeatureKind
 from vae_ldm.data.crop_advice import unseen_advice
+from vae_ldm.data.names import as_text
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.command import DeskCommand
@@ -197,14 +198,7 @@ def _stacked(vectors: Sequence[RawVectors]) -> RawVectors:
 
 
 def _lasting(record: Record) -> IndexedPhoto:
-    """What the index keeps of a photo."""
-    path = str(record.picture.resolve()) if isinstance(record.picture, Path) else ""
+    """What the index keeps of a photo; `photo_records` gives ids and classes that are valid text."""
+    path = as_text(str(record.picture.resolve())) if isinstance(record.picture, Path) else ""
     content = content_digest(record) or ""
-    return IndexedPhoto(
-        _text(record.id), _text(path), record.label, None if record.caption is None else _text(record.caption), content
-    )
-
-
-def _text(text: Any) -> str:
-    """Any name or caption as characters that a file or a database takes: file names may be no UTF-8."""
-    return str(text).encode("utf-8", "replace").decode()
+    return IndexedPhoto(record.id, path, record.label, None if record.caption is None else str(record.caption), content)

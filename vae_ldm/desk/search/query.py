@@ -1,6 +1,7 @@
 """`vae-ldm index query`: the photos most like a photo, as a table, as JSON and on a sheet."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted
+from vae_ldm.data.names import as_bytes
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.command import DeskCommand
@@ -138,7 +140,7 @@ def _sheet(answers: Answers) -> Any:
         row = [_thumbnail(record.picture)]
         texts = ["asked for"]
         for rank, hit in _ranked(hits):
-            picture = _thumbnail(Path(hit.photo.path)) if hit.photo.path else None
+            picture = _thumbnail(Path(os.fsdecode(as_bytes(hit.photo.path)))) if hit.photo.path else None
             row.append(picture)
             what = _SAME if rank is None else hit.photo.label or ""
             texts.append(f"{hit.similarity:.2f} {what if picture is not None else 'gone'}")

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vae_ldm.choices import MIN_STRENGTH
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.pipeline import PhotoPipeline, foreign_words
@@ -40,8 +41,8 @@ class Drawing:
     guidance_scale: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.strength <= 1:
-            raise VaeLdmError(f"strength is {self.strength:g}; it is above 0 and at most 1")
+        if not MIN_STRENGTH <= self.strength <= 1:
+            raise VaeLdmError(f"strength is {self.strength:g}; it is at least {MIN_STRENGTH:g} and at most 1")
 
 
 def morph(
