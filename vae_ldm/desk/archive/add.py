@@ -176,8 +176,8 @@ def fitted_coder(
             progress(done, min(len(chosen), ceil(done * _FIT_POSITIONS / positions)) if positions else len(chosen))
             try:
                 found = autoencoder.encode(middle(decode_whole(records[row].picture)))[0].float().cpu()
-            except UnreadablePictureError as error:
-                reason = f"{records[row].id}: {error}"
+            except (UnreadablePictureError, RuntimeError, ValueError) as error:
+                reason = f"{records[row].id}: {first_line(error)}"  # also of a network: one photo stops nothing
                 continue
             if not found.isfinite().all():
                 reason = "the latents are not finite"
