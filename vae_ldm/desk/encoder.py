@@ -143,7 +143,8 @@ def _backbone(name: str, downloads: bool) -> VisionFeatures:
         config = cached_file(name, "config.json", local_files_only=True)
     except OSError as error:
         raise WeightsError(
-            f"the backbone {name} is not on this machine, and nothing is downloaded unasked; run hf download {name} once"
+            f"the backbone {name} is not on this machine, and nothing is downloaded unasked; run `hf download {name}` "
+            "once"
         ) from error
     loaded = load_transformers_backbone(str(Path(str(config)).parent))
     loaded.name = Path(name).name

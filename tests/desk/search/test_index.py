@@ -343,7 +343,7 @@ def test_a_stored_name_is_never_looked_for_on_the_hub(index, photos, model, monk
     with pytest.raises(WeightsError, match=r"evil/tracker is no folder of this machine.*--model evil/tracker"):
         open_index(index)
     store._replace_index(model=facts["model"], kind="backbone", backbone="evil/eye")
-    with pytest.raises(WeightsError, match="backbone evil/eye is not on this machine.*hf download evil/eye"):
+    with pytest.raises(WeightsError, match=r"backbone evil/eye is not on this machine.*hf download evil/eye"):
         open_index(index, model=model)
     assert not asked
 
