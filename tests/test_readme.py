@@ -13,7 +13,8 @@ from vae_ldm.cli import app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = [line.strip() for line in re.findall(r"^    (?:\S*/)?(vae-ldm .+)$", README, re.MULTILINE)]
+SHELL = "\n".join(re.findall(r"^```bash\n(.+?)^```", README, re.DOTALL | re.MULTILINE))
+COMMANDS = re.findall(r"^(vae-ldm .+)$", SHELL, re.MULTILINE)
 SHORT = [
     "data.image_size=16",
     "autoencoder.trainer.max_steps=2",
@@ -35,7 +36,7 @@ QUICK = {
 
 
 def test_it_opens_with_the_two_commands():
-    first, second = re.findall(r"^    (python3 -m venv .+)$", README, re.MULTILINE)
+    first, second = re.findall(r"^```bash\n(python3 -m venv .+)\n```$", README, re.MULTILINE)  # with a copy button each
     assert "pip install -c constraints.txt . && " in first
     assert first.endswith(".venv/bin/vae-ldm train recipes/claims-32.yaml")
     assert second.endswith(".venv/bin/python -m pytest")

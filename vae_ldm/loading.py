@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL
 from torch import nn
 
 from vae_ldm.errors import VaeLdmError, WeightsError, first_line
@@ -22,6 +23,7 @@ def pipeline(
     cache_dir: Source | None = None,
     torch_dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    vae: AutoencoderKL | None = None,
 ) -> LatentDiffusionPipeline:
     """The pipeline of a run folder, of an export folder or of a repository ORG/NAME of the Hub; of a LoRA, on its base.
 
@@ -32,7 +34,8 @@ def pipeline(
     (32, 32)
 
     `revision`, `token` and `cache_dir` are those of huggingface_hub. `torch_dtype` None is float32, `device` None the
-    GPU where there is one. No safety checker is loaded, safetensors only, and nothing of a repository is executed.
+    GPU where there is one. `vae` is the pipeline's autoencoder where it is loaded already. No safety checker is loaded,
+    safetensors only, and nothing of a repository is executed.
 
     Raises WeightsError where there is no pipeline, or none of Stable Diffusion's kind, and what `vae_ldm.hub.download`
     raises where a repository cannot be had.
@@ -40,7 +43,7 @@ def pipeline(
     folder = local_folder(source, revision=revision, token=token, cache_dir=cache_dir)
     lora = lora_file(folder)
     if lora is None:
-        opened = _open(source, pipeline_folder(folder))
+        opened = _open(source, pipeline_folder(folder), vae)
     else:
         base = lora_base(lora)
         base_folder = local_folder(base.source, revision=base.revision, token=token, cache_dir=cache_dir)
@@ -93,8 +96,9 @@ def load_autoencoder(
     return ImageAutoencoder(opened, tile_size=tile_size)
 
 
-def _open(source: Source, folder: Path) -> LatentDiffusionPipeline:
+def _open(source: Source, folder: Path, vae: AutoencoderKL | None = None) -> LatentDiffusionPipeline:
     check_components(source, folder)
+    loaded = {} if vae is None else {"vae": vae}
     try:
         return LatentDiffusionPipeline.from_pretrained(
             str(folder),
@@ -102,6 +106,7 @@ def _open(source: Source, folder: Path) -> LatentDiffusionPipeline:
             safety_checker=None,
             feature_extractor=None,  # it only prepares pictures for the checker
             requires_safety_checker=False,
+            **loaded,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{source}: cannot be opened as a pipeline: {first_line(error)}") from error

@@ -6,9 +6,8 @@ from typing import Any
 
 from vae_ldm.errors import HubError, RunError, WeightsError, first_line
 from vae_ldm.hub import download
-from vae_ldm.hub.names import PREFIX
 from vae_ldm.models.lora import LORA_FILE
-from vae_ldm.models.pretrained import is_local
+from vae_ldm.paths import HUB_PREFIX, check_model, expanded, is_of_the_hub
 
 Source = str | Path
 
@@ -33,15 +32,11 @@ def local_folder(
         try:
             return download(str(source), revision=revision, token=token, cache_dir=cache_dir, subfolder=subfolder)
         except (HubError, RunError) as error:
-            if str(source).startswith(PREFIX):
+            if str(source).startswith(HUB_PREFIX):
                 raise
             raise type(error)(f"{error}; nor is there a folder {source} here") from error
-    folder = Path(source).expanduser()
-    if not (folder.is_dir() or folder.is_file()):
-        raise WeightsError(
-            f"{source}: no such folder; give a run folder, a folder made by save_pretrained or ORG/NAME of the Hub"
-        )
-    return folder
+    check_model(source)
+    return expanded(source)
 
 
 def pipeline_folder(folder: Path) -> Path:
@@ -79,11 +74,6 @@ def autoencoder_folder(
         if (place / "config.json").is_file():
             return place
     return folder
-
-
-def is_of_the_hub(source: Source) -> bool:
-    """Whether `source` is ORG/NAME or begins with hf://, and not a path."""
-    return str(source).startswith(PREFIX) or not is_local(str(source))
 
 
 def lora_file(folder: Path) -> Path | None:

@@ -62,6 +62,30 @@ def test_parquet(parquet: Path, tmp_path: Path) -> None:
     assert splits.unreadable == ["train/3: not a picture, or of a format that is not supported"]
 
 
+def _named_files(folder: Path, *paths: Path) -> HubDatasetSource:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    features = datasets.Features({"image": datasets.Image()})
+    rows = {"image": [{"bytes": None, "path": str(path)} for path in paths]}
+    folder.mkdir(exist_ok=True)
+    pq.write_table(pa.table(rows, schema=features.arrow_schema), folder / "train-00000-of-00001.parquet")
+    return HubDatasetSource(str(folder))
+
+
+def test_a_row_that_names_a_file_outside_the_data_set_is_not_read(tmp_path: Path) -> None:
+    private, own = tmp_path / "private.png", tmp_path / "shards" / "1.png"
+    own.parent.mkdir()
+    for file in (private, own):
+        file.write_bytes(_png(9))
+    through = tmp_path / "shards" / ".." / "private.png"
+    source = _named_files(tmp_path / "shards", private, own, own, through)
+    splits = load_pictures(source, tmp_path / "pictures", image_size=(16, 16), max_unreadable_share=0.5)
+    reason = "its row names a file outside the data set; only pictures inside the data set are read"
+    assert splits.unreadable == [f"train/0: {reason}", f"train/3: {reason}"]
+    assert sorted(splits.train.ids + splits.validation.ids) == ["train/1", "train/2"]
+
+
 def test_nothing_is_loaded_when_the_cache_is_there(
     parquet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,12 +18,13 @@ from vae_ldm.data.decoding import (
 )
 from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.listing import find_photos, list_folder
-from vae_ldm.data.names import as_bytes, as_text, shown
+from vae_ldm.data.names import as_bytes, as_text
 from vae_ldm.data.photo_sample import sample_photos
 from vae_ldm.data.photo_stream import decoded_batches, photo_records
 from vae_ldm.data.picture_cache import load_pictures
 from vae_ldm.data.unreadable import Unreadable
 from vae_ldm.errors import DataError, ManyUnreadableError
+from vae_ldm.text import shown
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +134,11 @@ def test_a_line_too_long_for_pillow_is_a_picture_that_cannot_be_read(tmp_path: P
 @pytest.mark.parametrize("name", ["turned.jpg", "cmyk.jpg", "palette.png", "panorama.jpg"])
 def test_the_upright_size_is_that_of_the_decoded_picture(odd: OddPhotos, name: str) -> None:
     assert upright_size(odd.path / "dent" / name) == decode_whole(odd.path / "dent" / name).shape[:2]
+
+
+def test_the_size_of_a_header_that_claims_too_much_is_refused_before_anything_is_decoded(odd: OddPhotos) -> None:
+    with pillow_limit_lifted(), pytest.raises(UnreadablePictureError, match="more than max_pixels"):
+        upright_size(odd.path / "dent" / "huge.png")
 
 
 def test_links_to_one_folder_are_each_followed_and_those_that_go_round_are_told(tmp_path: Path) -> None:

@@ -3,8 +3,11 @@ import pytest
 from PIL import Image, ImageColor
 
 from vae_ldm.lesson.canvas import CHOSEN, Canvas, Scale
+from vae_ldm.lesson.disentanglement import explain
 from vae_ldm.lesson.figure import HOLE, KIND_COLOURS, decoded_prior_picture, latent_space_picture, trade_off_picture
 from vae_ldm.lesson.judgement import judge
+from vae_ldm.lesson.patches import draw_factor_grid
+from vae_ldm.lesson.traversal import FACTOR_COLOURS, POSITIONS, traversal_picture, traverse
 
 
 def _num_pixels_of(picture: Image.Image, colour: str) -> int:
@@ -83,3 +86,22 @@ def test_the_trade_off_has_a_column_for_each_model_and_marks_the_chosen_one(plai
     tint = np.asarray(wide) == ImageColor.getrgb(CHOSEN)
     columns = np.nonzero(tint.all(axis=-1).any(axis=0))[0]
     assert columns.max() - columns.min() < wide.width - narrow.width + 2
+
+
+def test_a_latent_is_moved_while_the_other_stands_still(vae):
+    for latent in (0, 1):
+        patches = traverse(vae, latent)
+        assert patches.shape == (7, 25)
+        here = np.zeros((1, 2))
+        here[0, latent] = POSITIONS[5]
+        np.testing.assert_allclose(patches[5], vae.decode(here)[0])
+    np.testing.assert_allclose(traverse(vae, 0)[3], traverse(vae, 1)[3])
+
+
+def test_the_bars_are_as_long_as_what_is_told(vae):
+    explained = explain(vae, draw_factor_grid(values_per_level=1))
+    picture = traversal_picture([explained], [explained])
+    assert picture.width == 494
+    shares = {name: shares.sum() for name, shares in explained.told.items()}
+    lengths = {name: _num_pixels_of(picture, FACTOR_COLOURS[name]) for name in shares}
+    assert lengths["kind"] / lengths["place"] == pytest.approx(shares["kind"] / shares["place"], rel=0.25)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vae_ldm.lesson.layers import Adam, Parameter, central_differences
 from vae_ldm.recipe import Recipe, find_recipe, read_recipe
@@ -32,7 +33,7 @@ def _agree(written: str, printed: str, *, is_share: bool) -> bool:
 
 @pytest.mark.slow
 def test_every_excerpt_is_what_the_command_prints(told):
-    assert len(EXCERPTS) == 10
+    assert len(EXCERPTS) == 12
     printed = {_words(line): [] for line in told.lines}
     for line in told.lines:
         printed[_words(line)].append(line)
@@ -48,10 +49,23 @@ def test_every_excerpt_is_what_the_command_prints(told):
         ), f"{line!r} is now {printed[_words(line)]}"
 
 
+@pytest.mark.slow
+def test_the_pictures_on_the_page_are_those_that_the_command_draws(told):
+    named = re.findall(r"!\[.+\]\((.+\.png)\)", PAGE)
+    assert sorted(Path(name).name for name in named) == sorted(path.name for path in told.folder.iterdir())
+    for name in named:
+        ours, theirs = (
+            np.asarray(Image.open(file).convert("RGB")).astype(int)
+            for file in (ROOT / "docs" / name, told.folder / Path(name).name)
+        )
+        assert ours.shape == theirs.shape
+        assert np.abs(ours - theirs).mean() < 3, f"{name}: draw it anew with vae-ldm lesson"
+
+
 def test_each_section_ends_in_this_package():
     sections = re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]
     *taught, sources = sections
-    assert len(taught) == 7
+    assert len(taught) == 8
     assert sources.startswith("Sources")
     for section in taught:
         assert section.count("**The same thing in this package.**") == 1, section.splitlines()[0]

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from vae_ldm.lesson.autoencoder import Autoencoder, fit
 from vae_ldm.lesson.judgement import judge, posterior
 from vae_ldm.lesson.layers import central_differences, relative_error
-from vae_ldm.lesson.vae import PlainDraw, Reparameterised, Vae, kl_divergence
+from vae_ldm.lesson.vae import PlainDraw, Reparameterised, Vae, encoder_gradients, kl_divergence
 from vae_ldm.losses.kl import kl_divergence as package_kl_divergence
 
 BETA = 0.3
@@ -165,3 +165,9 @@ def test_too_much_beta_collapses_the_posterior(material):
     assert judgement.prior.coverage == 0
     spread = model.reconstruct(material.validation.pixels).std(axis=0).max()
     assert spread < 0.01, "every patch comes out alike"
+
+
+def test_the_encoder_learns_nothing_from_a_plain_draw(material):
+    with_trick, without = encoder_gradients(material.train.pixels[:50]).values()
+    assert with_trick > 0.1
+    assert without == 0

@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
+from vae_ldm.choices import Resize
 from vae_ldm.models.image_input import to_eight_bits
 
-Resize = Literal["crop", "pad"]
 Remark = Literal["profile", "levels"]
 """What decoding passes over: a colour profile other than sRGB; the levels that are left of a 16-bit picture."""
 
@@ -28,11 +28,6 @@ class Unusable:
 
 Picture = Path | bytes | Image.Image | Unusable
 
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".jp2"}
-    | {".pbm", ".pgm", ".pnm", ".ppm", ".tga"}
-)
-"""File names that are taken for pictures in a folder."""
 
 # Only formats that Pillow decodes itself: it would hand an EPS file, whatever its name, to Ghostscript.
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "JPEG2000", "PPM", "TGA")
@@ -93,14 +88,24 @@ def decode_whole(picture: Picture, *, max_pixels: int = 89_478_485) -> np.ndarra
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def upright_size(picture: Picture) -> tuple[int, int]:
-    """Height and width of the picture as `decode_picture` turns it by its EXIF orientation, read from the header.
+def encoded_bytes(picture: Picture) -> bytes:
+    """The picture's file as it is. Raises UnreadablePictureError where there is none that can be read."""
+    if isinstance(picture, Image.Image):
+        raise UnreadablePictureError("it is no file")
+    with _told_as_unreadable(picture):
+        file = _checked_file(picture)
+        return file.getvalue() if isinstance(file, io.BytesIO) else file.read_bytes()
 
-    Raises UnreadablePictureError where there is no such header.
+
+def upright_size(picture: Picture, *, max_pixels: int = 89_478_485) -> tuple[int, int]:
+    """Height and width of the picture as `decode_picture` turns it by its EXIF orientation.
+
+    Raises UnreadablePictureError where the picture cannot be opened, or has more pixels than `max_pixels`.
     """
     if isinstance(picture, Image.Image):
         return picture.height, picture.width
     with _told_as_unreadable(picture), Image.open(_checked_file(picture), formats=_known_formats()) as image:
+        _checked(image, max_pixels, smallest_side=1)  # a PNG's orientation may come after all of its pixels
         height, width = image.height, image.width
         turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
     return (width, height) if turned else (height, width)

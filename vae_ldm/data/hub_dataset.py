@@ -37,7 +37,7 @@ class HubDatasetSource:
         streaming: bool = False,
         max_images: int | None = None,
     ) -> None:
-        self._folder = _local_folder(path)
+        self._folder = existing_folder(path) if is_folder_path(path) else None
         self._path, self._config_name, self._revision = path, config_name, revision
         self._splits: dict[Split, str | None] = {"train": train_split, "validation": validation_split}
         self._image_column, self._label_column, self._caption_column = image_column, label_column, caption_column
@@ -160,11 +160,9 @@ class HubDatasetSource:
         return value
 
 
-def _local_folder(path: str) -> Path | None:
-    """The folder, where the path is one; None where it can only be a name on the Hub."""
-    if path.startswith(("/", ".", "~")) or path.count("/") > 1 or Path(path).exists():
-        return existing_folder(path)
-    return None
+def is_folder_path(path: str) -> bool:
+    """Whether the path is that of a folder on this machine, there or not; otherwise it is a name on the Hub."""
+    return path.startswith(("/", ".", "~")) or path.count("/") > 1 or Path(path).exists()
 
 
 def _lies_in(path: Path, folder: str | Path) -> bool:

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vae_ldm.data.decoding import SUFFIXES
-from vae_ldm.data.names import as_text, shown
+from vae_ldm.data.names import as_text
 from vae_ldm.errors import DataError
+from vae_ldm.text import shown
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
@@ -25,6 +25,11 @@ _UNTOLD = frozenset({HIDDEN, NOT_A_PHOTO})
 _SYSTEM_FOLDERS = frozenset(
     {"@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "lost+found", "System Volume Information"}
 )
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".jp2"}
+    | {".pbm", ".pgm", ".pnm", ".ppm", ".tga"}
+)
+"""File names that are taken for pictures in a folder."""
 _FOREIGN_SUFFIXES = frozenset(
     {".heic", ".heif", ".hif", ".jxl", ".psd", ".xcf", ".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".srw"}
     | {".orf", ".rw2", ".raf", ".pef", ".raw", ".3fr", ".iiq"}
@@ -37,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 class PhotosMissingError(DataError):
-    """The folder of photos is not there."""
+    """The folder of photos is not there, or holds none: a disk that is not mounted, a folder that was moved."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class PhotoFiles:
 
 
 def find_photos(folder: Path) -> PhotoFiles:
-    """The photos below a folder, of any layout. Raises DataError where there are none."""
+    """The photos below a folder, of any layout. Raises PhotosMissingError where there are none."""
     listing = list_folder(folder)
     pictures, metadata, left_out = [], [], dict(listing.left_out)
     for name in listing.files:
@@ -86,7 +91,7 @@ def find_photos(folder: Path) -> PhotoFiles:
             left_out.setdefault(foreign if suffix in _FOREIGN_SUFFIXES else NOT_A_PHOTO, []).append(name)
     found = PhotoFiles(folder, listing.files, pictures, metadata, left_out)
     if not pictures:
-        raise DataError(f"no pictures in {folder}: {_what_else(found)}")
+        raise PhotosMissingError(f"no pictures in {folder}: {_what_else(found)}")
     return found
 
 

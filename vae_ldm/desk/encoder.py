@@ -8,12 +8,11 @@ from torch import Tensor
 from transformers.utils import cached_file
 
 from vae_ldm import loading
-from vae_ldm.data.decoding import Resize
+from vae_ldm.choices import FeatureKind, Resize
 from vae_ldm.data.photo_stream import PhotoBatch, decoded_batches
 from vae_ldm.data.sources import Record
 from vae_ldm.errors import WeightsError
-from vae_ldm.hub.names import PREFIX
-from vae_ldm.latent_space.features import FeatureKind, Part, parts_of, pool_latents
+from vae_ldm.latent_space.features import Part, parts_of, pool_latents
 from vae_ldm.models.pixels import as_images
 from vae_ldm.models.vision_features import (
     EfficientNetLiteFeatures,
@@ -23,8 +22,9 @@ from vae_ldm.models.vision_features import (
 )
 from vae_ldm.models.weights_digest import weights_digest
 from vae_ldm.opening import settings_of
+from vae_ldm.paths import HUB_PREFIX, is_of_the_hub
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
-from vae_ldm.weights import is_of_the_hub
+
 
 BACKBONE_SIDE = 192
 """The shorter side in px at which the backbone sees a photo, where the run's own size is smaller."""
@@ -65,6 +65,12 @@ class PhotoEncoder:
         self.channels = self.autoencoder.channels
         self.digest = weights_digest(self.autoencoder.autoencoder)
         """Of the autoencoder's weights: what was encoded by another cannot be compared."""
+
+    @property
+    def works_in_tiles(self) -> bool:
+        """Whether photos are so large that the autoencoder looks at them piece by piece."""
+        tile_size = self.autoencoder.tile_size
+        return tile_size is not None and max(self.image_size) > tile_size
 
     @property
     def features_name(self) -> str:
@@ -126,7 +132,7 @@ def stored_model(name: str, stored_in: Path | str) -> str:
     Raises WeightsError where it is none: a stored name never makes a download, since the file that holds it may come
     from somebody else.
     """
-    if Path(name).expanduser().exists() and not name.startswith(PREFIX):
+    if Path(name).expanduser().exists() and not name.startswith(HUB_PREFIX):
         return name
     if not is_of_the_hub(name):
         raise WeightsError(f"{stored_in}: its model {name} is gone; say with --model where it lies now")

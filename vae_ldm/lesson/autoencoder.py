@@ -1,4 +1,4 @@
-"""The plain autoencoder: 25 numbers through a neck of 2 and back."""
+"""The plain autoencoder: 25 numbers through a bottleneck of 2 numbers and back."""
 
 from typing import Protocol
 
@@ -44,11 +44,11 @@ class Autoencoder:
         return self.decoder.forward(latents)
 
     def reconstruct(self, pixels: Array) -> Array:
-        """Through the neck and back, same shape."""
+        """What the decoder makes of the latents of `pixels`, same shape."""
         return self.decode(self.encode(pixels))
 
     def learn(self, pixels: Array, rng: np.random.Generator) -> Terms:
-        """L = mean over patches of the squared error; its gradient flows back through decoder and encoder."""
+        """Gradients of L, the mean squared error of the batch, through decoder and encoder."""
         reconstruction = self.reconstruct(pixels)
         self.encoder.backward(self.decoder.backward(squared_error_gradient(reconstruction, pixels)))
         return {"loss": float(squared_error(reconstruction, pixels).mean())}
@@ -108,7 +108,7 @@ def principal_components(pixels: Array) -> tuple[Array, Array]:
 def linear_code_error(train: Array, pixels: Array) -> float:
     """Mean squared error, summed over a patch, of the best linear code of two numbers: principal components.
 
-    What a network of the same neck has to beat (Bourlard & Kamp 1988).
+    A network with the same bottleneck has to beat it (Bourlard & Kamp 1988).
     """
     directions, _ = principal_components(train)
     mean = train.mean(axis=0)

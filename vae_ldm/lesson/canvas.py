@@ -1,4 +1,4 @@
-"""Paper to draw figures on: text, patches, lines, axes. Coordinates are pixels of the finished picture."""
+"""A page to draw figures on: text, patches, lines and axes. Coordinates are pixels of the finished picture."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The lesson's three pictures, drawn with Pillow: where patches live, what the prior decodes to, what beta does."""
+"""Three pictures of the lesson, drawn with Pillow: codes of patches, what random draws decode to, what beta does."""
 
 import math
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def latent_space_picture(
 ) -> Image.Image:
     """Patches at their codes, autoencoder beside VAE, and the four patches beside their reconstructions."""
     canvas = Canvas(1560, 868)
-    canvas.text((40, 40), "Where patches live: two numbers stand for the 25 of a patch", size=TITLE, bold=True)
+    canvas.text((40, 40), "Where patches lie: two numbers stand for the 25 of a patch", size=TITLE, bold=True)
     side, top = 560, 118
     for judgement, left in ((plain, 80), (chosen, 716)):
         _draw_codes(canvas, judgement, patches, four, train, (left, top), side)
@@ -44,12 +44,12 @@ def latent_space_picture(
     canvas.text((x + 26, 761), "the four patches of the text", colour=SOFT)
     canvas.paragraph(
         (80, 796),
-        "A thumbnail is a patch that the model never saw in training, at its code; the dots are more of them. "
-        "The frame's colour is the kind, which nobody told the model: like patches get like codes, because "
-        "the decoder has two numbers to tell them apart by. 95 % of random draws fall inside the dashed ring, "
-        "also where no code lies: picture 2 shows what is decoded from there. Solid rings, VAE only: the "
-        "clouds of the four patches, two spreads s wide. A patch has a neighbourhood instead of a point, and "
-        "all clouds together are to resemble the prior.",
+        "A thumbnail is a patch that the model has never seen in training, and lies at its code. A dot is such a "
+        "patch too. The frame's colour is the kind, which nobody has told the model. Similar patches get similar "
+        "codes, because the decoder has only two numbers to tell them apart by. 95 % of random draws fall inside the "
+        "dashed ring, also where no code lies, and picture 2 shows what they decode to. The solid rings are the "
+        "clouds of the four patches, two spreads s wide. A VAE gives each patch a neighbourhood instead of a point, "
+        "and all clouds together resemble the prior.",
         1440,
     )
     return canvas.picture()
@@ -134,7 +134,7 @@ def _draw_in_and_out(
 def decoded_prior_picture(plain: Judgement, chosen: Judgement, meter: HoleMeter) -> Image.Image:
     """Decodings of a grid of equally likely latents, those that look like no real patch framed."""
     canvas = Canvas(1260, 812)
-    canvas.text((40, 40), "What random draws decode to: holes in red", size=TITLE, bold=True)
+    canvas.text((40, 40), "What random draws decode to, with holes in red", size=TITLE, bold=True)
     cell, top = 34, 118
     side = _GRID * cell
     normal = NormalDist()
@@ -164,13 +164,12 @@ def decoded_prior_picture(plain: Judgement, chosen: Judgement, meter: HoleMeter)
     near = f"{100 * meter.threshold:.1f} %"
     canvas.paragraph(
         (90, 714),
-        "Every cell is equally likely to be drawn: the axes step through quantiles (Kingma & Welling 2013, "
-        "figure 4) of the Gaussian that latents are drawn from, for the VAE the prior N(0, 1), for the "
-        "autoencoder the Gaussian with the mean and spread of its codes. So the share of red is the chance to "
-        f"draw something that looks like no real patch: more than {near} (root mean square) away from each of "
-        "them. Of new real patches, 95 % are nearer than that. Between two kinds a smooth decoder must pass "
-        "through mixtures that are neither. Noise in training narrows the passages; where no code was ever "
-        "seen, nothing does.",
+        "Every cell is equally likely to be drawn, because the axes step through quantiles of the Gaussian that "
+        "latents are drawn from (Kingma & Welling 2013, figure 4). For the VAE that is the prior N(0, 1), and for the "
+        "autoencoder it is the Gaussian with the mean and spread of its codes. The share of red is therefore the "
+        f"chance to draw a hole, which is more than {near} (root mean square) away from every real patch. 95 % of new "
+        "real patches are nearer than that. Between two kinds a smooth decoder passes through mixtures that are "
+        "neither. The noise in training narrows these passages, but only where there are codes.",
         1120,
     )
     return canvas.picture()
@@ -192,7 +191,7 @@ def trade_off_picture(
     """One column a model, autoencoder first: three curves, and below them what the numbers look like."""
     left, column_width, top, chart_height = 190, 176, 140, 132
     canvas = Canvas(left + column_width * len(judgements) + 30, 960)
-    canvas.text((40, 40), "Beta: faithful at one end, empty at the other", size=TITLE, bold=True)
+    canvas.text((40, 40), "Beta weighs faithful patches against useful random draws", size=TITLE, bold=True)
     middles = [left + (column + 0.5) * column_width for column in range(len(judgements))]
     for judgement, x in zip(judgements, middles, strict=True):
         if judgement is chosen:
@@ -207,10 +206,10 @@ def trade_off_picture(
     nats = [None if judgement.beta is None else judgement.kl for judgement in judgements]
     real, covered = [100 * score.real for score in draws], [100 * score.coverage for score in draws]
     charts = [
-        (["squared error", "a patch:", "lower is better"], [Curve("", ERROR, errors, "{:.3f}")]),
-        (["KL in nats", "a patch: how much", "the code can tell"], [Curve("", NATS, nats, "{:.1f}")]),
+        (["squared error", "a patch", "(lower is better)"], [Curve("", ERROR, errors, "{:.3f}")]),
+        (["KL in nats", "a patch (how much", "the code can tell)"], [Curve("", NATS, nats, "{:.1f}")]),
         (
-            ["random draws:", "higher is better"],
+            ["random draws", "(higher is better)"],
             [Curve("look real", REAL, real, "{:.0f} %"), Curve("cover the real", COVERAGE, covered, "{:.0f} %")],
         ),
     ]
@@ -229,11 +228,10 @@ def trade_off_picture(
             canvas.patch((x - 57 + 38 * (index % 4), y + 146 + 38 * (index // 4)), pixels, 6.4)
     canvas.paragraph(
         (40, 894),
-        "At beta 0 only the squared error counts, and a VAE is an autoencoder again. With more beta the code "
-        "tells less, patches blur, and more of what is drawn at random looks real. Then the units switch off "
-        "one by one, until all patches come out alike and every draw is one grey: posterior collapse. "
-        "Draws are from N(0, 1); for the autoencoder, which has no prior, from the Gaussian with the mean and "
-        "spread of its codes.",
+        "At beta 0 only the squared error counts, and a VAE is an autoencoder again. With more beta the code tells "
+        "less, patches blur, and more of the random draws look real. With still more beta one latent after the other "
+        "is given up, until all patches come out alike. This is posterior collapse. Draws come from N(0, 1). The "
+        "autoencoder has no prior, so its draws come from the Gaussian with the mean and spread of its codes.",
         canvas.width - 80,
     )
     return canvas.picture()

@@ -1,4 +1,4 @@
-"""Holes as a number: how many random latents decode to something that looks like a patch."""
+"""The share of random latents that decode to something that looks like a patch; the others fall into holes."""
 
 from dataclasses import dataclass
 
@@ -14,8 +14,8 @@ REAL_SHARE = 0.95  # of the validation patches are closer to a training patch th
 class DrawScore:
     """`real`: share of decoded draws that lie close to a real patch. `coverage`: share of real patches near a draw.
 
-    The second keeps the first honest: a decoder that gives one good patch for every latent has `real` 1 and `coverage`
-    near 0. They are precision and recall (Kynkaanniemi 2019), with one radius for all patches.
+    Both are needed: a decoder that gives one good patch for every latent has `real` 1 and `coverage` near 0. They are
+    precision and recall (Kynkaanniemi 2019), with one radius for all patches.
     """
 
     real: float
@@ -23,7 +23,7 @@ class DrawScore:
 
 
 class HoleMeter:
-    """Judges decoded draws by real patches, the distance between real patches being the measure."""
+    """Judges decoded draws by their distance to real patches, compared with the distances between real patches."""
 
     def __init__(self, train: Patches, validation: Patches) -> None:
         self.train = train.pixels

@@ -1,4 +1,4 @@
-"""What a trained model is worth, in numbers: faithfulness, nats, active units, draws, neighbours, midpoints."""
+"""Measures of a trained model: squared error, nats, active units, random draws, neighbours and midpoints."""
 
 from dataclasses import dataclass
 
@@ -28,8 +28,8 @@ def posterior(model: Model, pixels: Array) -> tuple[Array, Array]:
 def fitted_gaussian(model: Model, pixels: Array) -> tuple[Array, Array]:
     """Mean and standard deviation of the latents of all `pixels`, [2] each.
 
-    Var[z] = Var[m] + E[s^2], the law of total variance. Draws from this Gaussian, each latent by itself, are fair to an
-    autoencoder: nobody told it where to put its codes.
+    Var[z] = Var[m] + E[s^2], the law of total variance. Draws from this Gaussian are fair to an autoencoder,
+    because nothing told it where to put its codes.
     """
     mean, std = posterior(model, pixels)
     return mean.mean(axis=0), np.sqrt(mean.var(axis=0) + (std**2).mean(axis=0))
@@ -48,13 +48,13 @@ class Judgement:
     num_active: int
     """Latents whose posterior mean moves from patch to patch: variance above 0.01 (Burda 2016, section 5.2)."""
     prior: DrawScore
-    """Of draws from N(0, 1)."""
+    """The score of draws from N(0, 1)."""
     fitted: DrawScore
-    """Of draws from the Gaussian fitted to the latents of the training patches."""
+    """The score of draws from the Gaussian that is fitted to the latents of the training patches."""
 
 
 def judge(model: Model, meter: HoleMeter) -> Judgement:
-    """Everything that is measured of a model, always with the same random draws."""
+    """All measures of a model, always with the same random draws."""
     draws = np.random.default_rng(0).standard_normal((NUM_DRAWS, NUM_LATENTS))
     mean, std = posterior(model, meter.validation)
     centre, spread = fitted_gaussian(model, meter.train)

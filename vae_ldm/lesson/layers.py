@@ -1,8 +1,8 @@
-"""Layers that know their own gradient, and Adam: all that a network of this size needs, in NumPy and nothing else.
+"""Layers that compute their own gradients, and Adam, in NumPy alone.
 
-Arrays are float64 and hold one patch a row. `forward` remembers what `backward` needs; `backward` takes the gradient
-of a number (the loss) with respect to the layer's output, keeps that of its weights and gives that of its input:
-the chain rule, one link a layer (Rumelhart 1986).
+Arrays are float64 and hold one patch a row. `forward` remembers what `backward` needs. `backward` takes the gradient
+of the loss with respect to the layer's output, keeps the gradient of its weights and returns the gradient of its
+input, which is one step of the chain rule (Rumelhart 1986).
 """
 
 from collections.abc import Callable
@@ -133,7 +133,7 @@ class Adam:
 
 
 def central_differences(loss: Callable[[], float], values: Array, *, step: float = 1e-5) -> Array:
-    """The gradient of `loss` with respect to `values`, by nudging each up and down: slow, and nothing to get wrong.
+    """The gradient of `loss` with respect to `values`, by nudging each up and down: slow, but simple.
 
     (L(w + step) - L(w - step)) / (2 step), whose error shrinks with the square of `step`. `values` is changed and put
     back, so `loss` must read that very array.

@@ -1,5 +1,6 @@
-"""Grey patches of 5x5 pixels, as if cut out of photos of parcels: clean ones and damaged ones."""
+"""Grey patches of 5x5 pixels, clean and damaged, which look as if they were cut out of photos of parcels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ SIDE = 5
 NUM_PIXELS = SIDE * SIDE
 KINDS = ("paper", "print", "edge", "crack", "dent")
 DAMAGED_KINDS = ("crack", "dent")
+MIN_STRENGTH = 0.5
+NUM_LEVELS = 5
 CAMERA_NOISE = 0.05  # standard deviation of a pixel; 0 is black, 1 is white
 
 # Row and column of each pixel, counted from the middle one.
@@ -29,9 +32,9 @@ class Patches:
 
 
 def draw_patch(kind: str, *, place: float, strength: float) -> Array:
-    """One patch [25] without noise: what is on it lies at `place` in [-1, 1] and is as dark as `strength` in [0, 1].
+    """One patch [25] without noise, whose content lies at `place` in [-1, 1] and is as dark as `strength` in [0, 1].
 
-    So a patch has two degrees of freedom and its kind, however many pixels it is written in. Paper has no place.
+    A patch has these two degrees of freedom and its kind, however many pixels it has. Paper has no place.
     """
     if kind == "paper":  # a blank sheet in the light or in the shade
         pixels = np.full((SIDE, SIDE), 0.4 + 0.6 * strength)
@@ -49,21 +52,53 @@ def draw_patch(kind: str, *, place: float, strength: float) -> Array:
     return pixels.ravel()
 
 
-def draw_patches(count: int, *, seed: int, noise: float = CAMERA_NOISE) -> Patches:
+def draw_patches(count: int, *, seed: int, noise: float = CAMERA_NOISE, only_kinds: Sequence[str] = KINDS) -> Patches:
     """`count` patches: each kind equally often, place and strength (from 0.5) at random, then the camera's noise.
 
-    With `noise` 0 they are the clean patches behind those that the same seed gives otherwise.
+    With `noise` 0 they are the patches of the same seed before the camera's noise is added.
     """
     rng = np.random.default_rng(seed)
-    kinds = rng.permutation(np.arange(count) % len(KINDS))
-    places, strengths = rng.uniform(-1, 1, count), rng.uniform(0.5, 1, count)
-    clean = np.stack(
+    kinds = np.array([KINDS.index(kind) for kind in only_kinds])[rng.permutation(np.arange(count) % len(only_kinds))]
+    places, strengths = rng.uniform(-1, 1, count), rng.uniform(MIN_STRENGTH, 1, count)
+    return Patches(add_noise(_draw_clean(kinds, places, strengths), noise, rng), kinds)
+
+
+def _draw_clean(kinds: NDArray[np.int64], places: Array, strengths: Array) -> Array:
+    return np.stack(
         [
             draw_patch(KINDS[kind], place=place, strength=strength)
             for kind, place, strength in zip(kinds, places, strengths, strict=True)
         ]
     )
-    return Patches(add_noise(clean, noise, rng), kinds)
+
+
+@dataclass(frozen=True, eq=False)
+class FactorGrid:
+    """`pixels` [N, 25] of clean patches in which every combination of factors occurs equally often.
+
+    `factors` names what the patches were drawn from: int [N] each, the level of the factor, from 0 upwards.
+    """
+
+    pixels: Array
+    factors: dict[str, NDArray[np.int64]]
+
+
+def draw_factor_grid(only_kinds: Sequence[str] = KINDS, *, values_per_level: int = 4) -> FactorGrid:
+    """All combinations of kind, place and strength, the last two in NUM_LEVELS levels of a few values each.
+
+    A factor that does not vary is left out: the kind, where there is only one.
+    """
+    num_values = NUM_LEVELS * values_per_level
+    kinds, places, strengths = (values.ravel() for values in np.indices((len(only_kinds), num_values, num_values)))
+    pixels = _draw_clean(
+        np.array([KINDS.index(kind) for kind in only_kinds])[kinds],
+        (places + 0.5) / num_values * 2 - 1,
+        MIN_STRENGTH + (1 - MIN_STRENGTH) * (strengths + 0.5) / num_values,
+    )
+    factors = {"kind": kinds} if len(only_kinds) > 1 else {}
+    return FactorGrid(
+        pixels, factors | {"place": places // values_per_level, "strength": strengths // values_per_level}
+    )
 
 
 def add_noise(pixels: Array, standard_deviation: float, rng: np.random.Generator) -> Array:

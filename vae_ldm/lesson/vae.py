@@ -6,7 +6,7 @@ one patch x, with its reconstruction x' = decode(z), is
     L = |x' - x|^2 + beta KL(q(z|x) || N(0, 1)),     z = m + s eps,  eps ~ N(0, 1).
 
 With beta = 2 c^2 it is, up to a constant factor and summand, the negative evidence lower bound of their eq. 3 for a
-decoder p(x|z) = N(x', c^2): -ln p(x|z) = |x' - x|^2 / (2 c^2) + const. Higgins 2017 made beta a dial of its own.
+decoder p(x|z) = N(x', c^2): -ln p(x|z) = |x' - x|^2 / (2 c^2) + const. Higgins 2017 chose beta freely.
 
 The KL term, per latent. For two Gaussians, KL = E_q[ln q(z) - ln p(z)]; with p = N(0, 1)
 
@@ -68,9 +68,9 @@ class Reparameterised:
 
 
 class PlainDraw:
-    """The same number, drawn as a machine draws it: someone hands over z, and which m and v it came from is forgotten.
+    """The same z without a record of the m and v that it came from.
 
-    To the chain rule z is then a constant; a constant has no gradient, however good the decoder's advice is.
+    The chain rule then takes z for a constant, and the gradients of m and v are zero.
     """
 
     def forward(self, mean: Array, logvar: Array, noise: Array) -> Array:
@@ -108,7 +108,7 @@ class Vae:
         return self.decoder.forward(latents)
 
     def reconstruct(self, pixels: Array) -> Array:
-        """Through the posterior's mean and back, without noise, same shape."""
+        """What the decoder makes of the posterior's mean, without noise, same shape."""
         return self.decode(self.encode(pixels)[0])
 
     def losses(self, pixels: Array, noise: Array) -> tuple[Array, Array]:
@@ -136,3 +136,15 @@ class Vae:
         squared = float(squared_error(reconstruction, pixels).mean())
         kl = float(kl_divergence(mean, logvar).sum(axis=1).mean())
         return {"loss": squared + self.beta * kl, "reconstruction": squared, "kl": kl}
+
+
+def encoder_gradients(pixels: Array) -> dict[str, float]:
+    """Length of the encoder's gradient from the squared error alone, with and without the reparameterisation."""
+    lengths = {}
+    samplings = {"z = m + s eps, eps held constant:": None, "z as drawn, m and s forgotten:": PlainDraw()}
+    for name, sampling in samplings.items():
+        model = Vae(beta=0.0, seed=0, sampling=sampling)
+        model.learn(pixels, np.random.default_rng(0))
+        squares = sum(float((parameter.gradient**2).sum()) for parameter in model.encoder_parameters())
+        lengths[name] = float(np.sqrt(squares))
+    return lengths

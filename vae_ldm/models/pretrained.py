@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from vae_ldm.errors import WeightsError, first_line
+from vae_ldm.paths import is_local
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -84,11 +85,6 @@ def load_scheduler(folder: Path) -> Any:
         return load(str(folder), subfolder="scheduler")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{folder}: its scheduler cannot be opened: {first_line(error)}") from error
-
-
-def is_local(source: str) -> bool:
-    """A path, and not ORG/NAME of the Hub: it or the folder it would lie in exists, or it is written as a path."""
-    return Path(source).parent.is_dir() or source.startswith((".", "/", "~")) or source.count("/") != 1
 
 
 def _check_folder(folder: Path) -> None:

@@ -80,7 +80,7 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
         if n < 1:
             raise VaeLdmError(f"n is {n}; at least 1 variation is asked for")
         size, latents = self._encoded(images)
-        varied = self._denoised(
+        return self.vary_latents(
             latents,
             strength,
             n,
@@ -88,7 +88,37 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             generator=generator,
+            size=size,
+            output_type=output_type,
             callback_on_step_end=callback_on_step_end,
+            **options,
+        )
+
+    @torch.no_grad()
+    def vary_latents(
+        self,
+        latents: Tensor,
+        strength: float = 0.5,
+        n: int = 4,
+        *,
+        size: tuple[int, int] | None = None,
+        output_type: str = "pil",
+        prompt: str | Sequence[str] = "",
+        num_inference_steps: int = 20,
+        guidance_scale: float = 2.0,
+        **options: Any,
+    ) -> StableDiffusionPipelineOutput:
+        """`vary` of images whose latents [B, c, h, w], those of `autoencoder.encode`, are known already.
+
+        Arguments and errors are those of `vary` and of `autoencoder.decode`.
+        """
+        varied = self._denoised(
+            latents.to(self.vae.device, self.vae.dtype),
+            strength,
+            n,
+            prompt=prompt,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
             **options,
         )
         return _output(self.autoencoder.decode(varied, size=size, output_type=output_type))

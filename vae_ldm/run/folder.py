@@ -4,15 +4,15 @@ import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from vae_ldm.choices import Stage
 from vae_ldm.errors import RecipeError, VaeLdmError
 from vae_ldm.files import finish_swap, locked, remove, remove_abandoned
 from vae_ldm.opening import RunPaths
 from vae_ldm.recipe import Recipe, read_recipe, recipe_differences, write_recipe
 from vae_ldm.stored_json import StoredKind, content_of
 
-Stage = Literal["autoencoder", "diffusion", "evaluation"]
 STAGES: tuple[Stage, ...] = ("autoencoder", "diffusion", "evaluation")
 
 # What the result of a stage follows from: a change in any of these would make a finished stage a lie.

@@ -18,7 +18,7 @@ from tests.run.conftest import finish, start, wait_for
 from tests.run.start_points import SD, save_autoencoder
 from vae_ldm import weights
 from vae_ldm.cli import app
-from vae_ldm.data import photo_stream
+from vae_ldm.data import unreadable as unreadable_photos
 from vae_ldm.data.decoding import decode_whole
 from vae_ldm.desk.archive import add as archive_module
 from vae_ldm.desk.archive import photo_coder, reading
@@ -216,7 +216,8 @@ def unreadable(photos):
 
 def test_truncated_photos_and_bombs_are_skipped_listed_and_end_in_an_error(photos, tmp_path, model, unreadable):
     result = command("add", tmp_path / "archive", photos, "--model", model)
-    one_line_error(result, 2, "3 of 10 photos cannot be read", "unreadable.txt", *unreadable)
+    one_line_error(result, 2, "3 of 10 photos cannot be read", "unreadable.txt")
+    assert all(f"left out {name}: " in result.output for name in unreadable)
     assert len(entries(tmp_path / "archive")) == 7
     listed = (tmp_path / "archive" / "unreadable.txt").read_text().splitlines()
     assert [line.partition(":")[0] for line in listed] == unreadable
@@ -227,10 +228,10 @@ def test_truncated_photos_and_bombs_are_skipped_listed_and_end_in_an_error(photo
 
 
 def test_a_few_unreadable_photos_are_no_error(photos, tmp_path, model, unreadable, monkeypatch):
-    monkeypatch.setattr(photo_stream, "MAX_UNREADABLE_SHARE", 0.5)
+    monkeypatch.setattr(unreadable_photos, "MAX_UNREADABLE_SHARE", 0.5)
     result = command("add", tmp_path / "archive", photos, "--model", model)
     assert result.exit_code == 0, result.output
-    assert "3 of 10 photos cannot be read" in result.output
+    assert all(f"left out {name}: " in result.output for name in unreadable)
 
 
 def test_photos_of_which_none_can_be_read_make_no_archive(tmp_path, model):
@@ -440,7 +441,7 @@ def archived_in_two(photos, path, model, per_part):
 def test_two_processes_make_the_archive_of_one(photos, tmp_path, model, per_part):
     (photos / "text.jpg").write_text("no picture")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(photo_stream, "MAX_UNREADABLE_SHARE", 0.5)
+        patch.setattr(unreadable_photos, "MAX_UNREADABLE_SHARE", 0.5)
         add(tmp_path / "one", photos, model=model, photos_per_part=per_part)
     (photos / "text.jpg").unlink()
     with two_processes() as two:
@@ -510,7 +511,7 @@ def test_a_photo_too_long_for_a_codec_is_kept_another_way(tmp_path, model, pixel
 def test_a_photo_that_cannot_be_kept_is_its_own_line_and_the_others_are_archived(photos, tmp_path, model, monkeypatch):
     from tests.support.odd_photos import png_header
 
-    monkeypatch.setattr(photo_stream, "MAX_UNREADABLE_SHARE", 0.9)
+    monkeypatch.setattr(unreadable_photos, "MAX_UNREADABLE_SHARE", 0.9)
     (photos / "bomb.png").write_bytes(png_header(70_000_000, 1))
     (photos / "metadata.jsonl").write_text(
         '{"file_name": "rust/0.png", "text": 5}\n{"file_name": "dent/1.png", "text": "a dent"}\n'

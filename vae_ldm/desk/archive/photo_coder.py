@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from vae_ldm.choices import Preference
 from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, upright_size
 from vae_ldm.desk.archive.store import Entry
 from vae_ldm.errors import first_line
@@ -18,8 +19,6 @@ from vae_ldm.latent_space.latent_coder import LatentCoder
 from vae_ldm.latent_space.quantization import UnquantizableError
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 
-Preference = Literal["smallest", "latents"]
-PREFERENCES: tuple[Preference, ...] = get_args(Preference)
 KEPT_CODECS = {"AVIF": 32_768, "WebP": 16_383}
 """Codecs that an archive keeps photos by, and the longest side in px that a file of each may have."""
 

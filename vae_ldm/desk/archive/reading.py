@@ -9,25 +9,25 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 
 from vae_ldm import loading
+from vae_ldm.choices import FileFormat
 from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, pillow_limit_lifted
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.desk.archive.add import check_model, content_digest
 from vae_ldm.desk.archive.listing import Problems, no_picture
 from vae_ldm.desk.archive.photo_coder import PhotoCoder, decode_payload
 from vae_ldm.desk.archive.store import Archive, Damage, Entry
-from vae_ldm.desk.archive.targets import Format, target_file, target_names
+from vae_ldm.desk.archive.targets import target_file, target_names
+from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.encoder import stored_model
 from vae_ldm.errors import DataError, VaeLdmError, WeightsError
 from vae_ldm.evaluation.codec import picture_psnr
 from vae_ldm.files import write_whole
-from vae_ldm.hardware import prepare_cpu
 from vae_ldm.latent_space.entropy_coding import DamagedMessageError
 from vae_ldm.models.image_input import to_eight_bits
 from vae_ldm.models.weights_digest import weights_digest
-from vae_ldm.terminal import StepReport, quieten_libraries
+from vae_ldm.paths import check_output_folder
 from vae_ldm.text import counted
 
 _OTHER_MACHINE = 0.05
@@ -45,7 +45,7 @@ def extract(
     *,
     out: Path,
     model: str | None = None,
-    file_format: Format = "own",
+    file_format: FileFormat = "own",
     overwrite: bool = False,
 ) -> int:
     """How many photos were written below `out`, by their ids: latents as PNG, what a codec keeps as its own file.
@@ -55,10 +55,9 @@ def extract(
 
     Raises DataError where no id fits, VaeLdmError for another model, RunError in the end where something was left out.
     """
-    prepare_cpu()
-    quieten_libraries()
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    archive, problems = Archive.open(path), Problems(console)
+    command = DeskCommand()
+    check_output_folder(out)
+    archive, problems = Archive.open(path), Problems(command.console)
     if not len(archive):
         raise DataError(f"{path}: the archive is empty; archive photos with `vae-ldm archive add`")
     opened = _OpenedModel(archive, model)
@@ -66,7 +65,7 @@ def extract(
     num_written = num_existing = num_found = 0
     names: list[str] = []
     written: set[tuple[int, int]] = set()
-    with StepReport("extracting", console) as report, pillow_limit_lifted():
+    with command.progress("extracting") as report, pillow_limit_lifted():
         for entry in archive.entries(problems):
             names.append(entry.id)
             if patterns and not any(fnmatch.fnmatchcase(entry.id, pattern) for pattern in patterns):
@@ -103,10 +102,10 @@ def extract(
     if patterns and not num_found and not problems:
         raise no_picture(path, patterns, names)
     of = f"{num_written:,} of " if num_written < num_found else ""
-    console.print(f"{of}{counted(num_found, 'picture')} written to {out}", markup=False)
+    command.say(f"{of}{counted(num_found, 'picture')} written to {out}")
     if num_existing:
         left = f"{counted(num_existing, 'file')} from before left as {'it is' if num_existing == 1 else 'they are'}"
-        console.print(f"{left}; --overwrite replaces what is there", markup=False)
+        command.say(f"{left}; --overwrite replaces what is there")
     problems.fail(f"{path}: ")
     return num_written
 
@@ -117,10 +116,8 @@ def verify(path: Path, photos: Path | None = None, *, model: str | None = None) 
     With `photos` each of them must be in the archive as it is now, and what the archive gives back is measured against
     it. Raises RunError where anything is wrong, after telling all of it.
     """
-    prepare_cpu()
-    quieten_libraries()
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    archive, problems = Archive.open(path), Problems(console)
+    command = DeskCommand()
+    archive, problems = Archive.open(path), Problems(command.console)
     opened = _OpenedModel(archive, model)
     if model is not None or photos is not None:
         opened.coder  # noqa: B018 (says at once that it is another)
@@ -130,7 +127,7 @@ def verify(path: Path, photos: Path | None = None, *, model: str | None = None) 
     targets = target_names(archive.methods(), "own")
     num_whole = 0
     seen = set()
-    with StepReport("verifying", console) as report, pillow_limit_lifted():
+    with command.progress("verifying") as report, pillow_limit_lifted():
         for done, entry in enumerate(archive.entries(problems), start=1):
             seen.add(entry.id)
             what = _what_is_wrong(entry, opened, originals.get(entry.id))
@@ -145,7 +142,7 @@ def verify(path: Path, photos: Path | None = None, *, model: str | None = None) 
         problems(Damage(missing, "is not in the archive"))
     problems.fail(f"{path}: {counted(num_whole, 'picture')} {'is' if num_whole == 1 else 'are'} whole, but ")
     measured = f", each within its target of the photo in {photos}" if photos is not None else ""
-    console.print(f"{path}: {counted(num_whole, 'picture')}, all whole{measured}", markup=False)
+    command.say(f"{path}: {counted(num_whole, 'picture')}, all whole{measured}")
     return num_whole
 
 
@@ -204,7 +201,7 @@ def _place(file: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _file_of(entry: Entry, opened: _OpenedModel, file_format: Format) -> bytes:
+def _file_of(entry: Entry, opened: _OpenedModel, file_format: FileFormat) -> bytes:
     if file_format == "own" and entry.method != "latents":
         return entry.payload
     pixels = pixels_of(entry, opened)

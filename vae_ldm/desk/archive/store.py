@@ -25,6 +25,7 @@ from vae_ldm.errors import DataError
 from vae_ldm.files import locked as locked_file
 from vae_ldm.files import remove_abandoned, safe_name, write_whole
 from vae_ldm.latent_space.latent_coder import LatentCoder
+from vae_ldm.paths import expanded
 from vae_ldm.stored_json import StoredKind
 from vae_ldm.text import counted
 
@@ -325,6 +326,16 @@ class Archive:
             "parts": [list(part) for part in self.parts],
         }
         _KIND.write(self.path / "archive.json", stored)
+
+
+def open_archive(path: Path | str) -> Archive:
+    """The archive at `path`: its entries, settings and sizes. Raises DataError where there is none, or it is damaged.
+
+    >>> import vae_ldm
+    >>> archive = vae_ldm.open_archive("claims.archive")
+    >>> ids = [entry.id for entry in archive.entries(print)]
+    """
+    return Archive.open(expanded(path))
 
 
 def check_place(path: Path) -> None:

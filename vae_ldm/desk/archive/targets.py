@@ -2,17 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Literal, get_args
 
+from vae_ldm.choices import FileFormat
 from vae_ldm.desk.file_names import lengthened
-
-Format = Literal["own", "png", "webp", "jpeg"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 
 _SAME = {".jpg": ".jpeg"}
 
 
-def target_names(methods: Mapping[str, str], file_format: Format) -> dict[str, str | None]:
+def target_names(methods: Mapping[str, str], file_format: FileFormat) -> dict[str, str | None]:
     """For each id of an archive, with the method that its photo is kept by, the path of its file below a folder.
 
     The id itself, with the suffix of the file's format after it where it has another. No two photos get one file: a
@@ -55,7 +52,7 @@ def _candidates(name: str, suffix: str) -> Iterator[str]:
         longer += suffix or "~"
 
 
-def _suffix(own: str, method: str, file_format: Format) -> str:
+def _suffix(own: str, method: str, file_format: FileFormat) -> str:
     if file_format != "own":
         return f".{file_format}"
     if method == "file":

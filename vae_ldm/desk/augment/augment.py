@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from vae_ldm.data.image_folder import ImageFolderSource
@@ -17,15 +16,15 @@ from vae_ldm.desk.augment.drawing import Draughtsman, finished_rounds
 from vae_ldm.desk.augment.folder import AugmentedFolder, Round, read_facts
 from vae_ldm.desk.augment.real_photos import Preparation, is_run_data, real_photos
 from vae_ldm.desk.augment.request import Order
+from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.pipeline import PhotoPipeline
 from vae_ldm.errors import DataError, RunError
 from vae_ldm.evaluation.embedding import embed_pictures
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
-from vae_ldm.hardware import prepare_cpu
 from vae_ldm.models.vision_features import load_efficientnet_lite
 from vae_ldm.opening import open_run
 from vae_ldm.pipelines.sampling import unknown_words
-from vae_ldm.terminal import StepReport, quieten_libraries
+from vae_ldm.terminal import PlainConsole, StepReport
 from vae_ldm.text import counted
 
 _MAX_NAMED = 15
@@ -37,12 +36,12 @@ def augment(photos: Path | None, source: str, *, out: Path, order: Order | None 
     Photos are a folder of one folder a class; None takes the run's own. What is held out of them is drawn from by
     nothing and sets only the bar for near copies. Repeated after a kill it goes on, and ends with the same files.
     Raises VaeLdmError where `out` holds anything else, DataError and WeightsError for photos and models that do not
-    serve, RunError where nothing at all was kept.
+    serve, RunError where nothing at all was kept, and at the end ManyUnreadableError where more than one in a hundred
+    of the photos cannot be read.
     """
     order = order or Order()
-    prepare_cpu()
-    quieten_libraries()
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    command = DeskCommand(width=200)
+    console = command.console
     folder = AugmentedFolder(out)
     folder.check(order.settings)
     model = PhotoPipeline(source)
@@ -53,7 +52,8 @@ def augment(photos: Path | None, source: str, *, out: Path, order: Order | None 
         labels = {record.label for record in ImageFolderSource(photos).records("train")}
         _refuse_unknown(model, sort_class_names(labels), order.caption_template)
     run = model.run.path if model.run is not None else None
-    with real_photos(photos, run, preparation, console) as splits:
+    with real_photos(photos, run, preparation, command) as splits:
+        command.tell_left_out()
         prompts = _prompts(model, splits.train, order.caption_template)
         settings |= {"photos_key": splits.key, "prompts": prompts}
         with folder.opened(settings):
@@ -75,8 +75,11 @@ def augment(photos: Path | None, source: str, *, out: Path, order: Order | None 
                 )
             else:
                 rounds = finished_rounds(folder, order, list(prompts))
-                console.print(f"{out}: finished already", markup=False)
-    _print_tables(rounds, order, len(splits.train), len(splits.validation))
+                command.say(f"{out}: finished already")
+    _print_tables(command.output, rounds, order, len(splits.train), len(splits.validation))
+    if command.unreadable:
+        num_photos = len(splits.train) + len(splits.validation) + len(command.unreadable)
+        command.check_left_out(num_photos, f"{out} is drawn from the others")
     return rounds
 
 
@@ -136,7 +139,7 @@ def _settings(order: Order, model: PhotoPipeline, preparation: Preparation) -> d
 
 
 def _seen(
-    photos: Path | None, run: Path | None, splits: PictureSplits, console: Console
+    photos: Path | None, run: Path | None, splits: PictureSplits, console: PlainConsole
 ) -> tuple[Pictures, int | None]:
     """Every photo that a picture may be a copy of, and how many the run was trained on.
 
@@ -162,7 +165,7 @@ def _seen(
 
 
 def _filter(
-    splits: PictureSplits, seen: Pictures, model: PhotoPipeline, order: Order, console: Console
+    splits: PictureSplits, seen: Pictures, model: PhotoPipeline, order: Order, console: PlainConsole
 ) -> CandidateFilter:
     features = load_efficientnet_lite().to(model.device)
     train = splits.train
@@ -203,8 +206,9 @@ def _counts(rounds: Sequence[Round]) -> list[dict[str, Any]]:
     return list(counts.values())
 
 
-def _print_tables(rounds: Sequence[Round], order: Order, num_train: int, num_held_out: int) -> None:
-    output = Console(highlight=False, soft_wrap=True, width=200)
+def _print_tables(
+    output: PlainConsole, rounds: Sequence[Round], order: Order, num_train: int, num_held_out: int
+) -> None:
     for what in ("label", "method"):
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("class" if what == "label" else "method", no_wrap=True)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from vae_ldm.data.pictures import Pictures
 from vae_ldm.desk.augment.candidate_filter import CandidateFilter
@@ -16,7 +15,7 @@ from vae_ldm.desk.augment.request import Order
 from vae_ldm.desk.pipeline import PhotoPipeline
 from vae_ldm.models.pixels import as_images
 from vae_ldm.pipelines.sampling import sample_images
-from vae_ldm.terminal import StepReport
+from vae_ldm.terminal import PlainConsole, StepReport
 
 _FRUITLESS_ROUNDS, _FRUITLESS_DRAWN = 2, 16
 """A way that has kept nothing of so many rounds and so many pictures is given up for a class."""
@@ -31,7 +30,7 @@ class Draughtsman:
     train: Pictures
     prompts: dict[str, str]
     folder: AugmentedFolder
-    console: Console
+    console: PlainConsole
 
     def draw(self, passes: CandidateFilter, seen_ids: Sequence[str]) -> list[Round]:
         """Every round of every class, drawn now or before."""
@@ -40,9 +39,8 @@ class Draughtsman:
         wanted = self.order.per_class * len(self.prompts)
         methods = self.order.methods
         if undealt := self.order.undealt(len(self.prompts)):
-            self.console.print(
-                f"{wanted} pictures are too few for all ways: {', '.join(undealt)} only where another one misses",
-                markup=False,
+            self.console.say(
+                f"{wanted} pictures are too few for all ways: {', '.join(undealt)} only where another one misses"
             )
         with StepReport("drawing", self.console) as report:
             for turn, label in enumerate(self.prompts):
@@ -62,10 +60,9 @@ class Draughtsman:
                             break
                 self.folder.describe(rounds)
                 if missing:
-                    self.console.print(
+                    self.console.say(
                         f"{label}: {self.order.per_class - missing} of {self.order.per_class} after {of_class} drawn; "
-                        "the rest were near copies or seen as another class",
-                        markup=False,
+                        "the rest were near copies or seen as another class"
                     )
             report(wanted, wanted)
         return rounds

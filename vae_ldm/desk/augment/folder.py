@@ -6,19 +6,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from vae_ldm.choices import How
 from vae_ldm.data.image_folder import SPLIT_NAMES
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.files import locked, safe_name, write_json, write_picture, write_whole
 from vae_ldm.pages.image_grid import MODES
 from vae_ldm.stored_json import StoredKind
 
-How = Literal["sample", "vary", "posterior"]
 HOWS: tuple[How, ...] = get_args(How)
 _MAX_SLUG = 40
 _FORMAT = 2  # raise it when the same settings come to give other pictures

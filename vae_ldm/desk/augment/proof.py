@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 
+from vae_ldm.choices import ClassifierKind
 from vae_ldm.data.photo_sample import sample_photos
 from vae_ldm.data.photo_stream import decoded_batches, photo_records
 from vae_ldm.data.pictures import Pictures, PictureSplits
@@ -17,13 +17,15 @@ from vae_ldm.desk.augment.folder import read_facts, read_rows
 from vae_ldm.desk.augment.mixtures import Pool, Proof, prove
 from vae_ldm.desk.augment.proof_page import Examples, ProofSetting, as_dict, as_markdown, write_proof
 from vae_ldm.desk.augment.real_photos import Preparation, is_run_data, real_photos
+from vae_ldm.desk.command import DeskCommand
 from vae_ldm.errors import DataError, VaeLdmError
-from vae_ldm.evaluation.small_classifiers import ClassifierKind, Learner, ProbeLearner, SmallCNNLearner
+from vae_ldm.evaluation.small_classifiers import Learner, ProbeLearner, SmallCNNLearner
 from vae_ldm.files import write_json, write_whole
-from vae_ldm.hardware import device_name, prepare_cpu
+from vae_ldm.hardware import device_name
 from vae_ldm.models.vision_features import load_efficientnet_lite
 from vae_ldm.opening import open_run
-from vae_ldm.terminal import StepReport, quieten_libraries
+from vae_ldm.paths import PAGE_SUFFIXES, check_output_file
+from vae_ldm.text import counted
 
 _COLOR_JITTER = 0.2
 _SHIFT = 1 / 8  # of a side
@@ -45,19 +47,16 @@ def prove_augmentation(
     were in training. Beside the page `out` lie the table as Markdown and all numbers as JSON. Raises VaeLdmError where
     the synthetic folder is not finished or was made from held-out photos, DataError where photos do not serve.
     """
-    prepare_cpu()
-    quieten_libraries()
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    if not out.parent.is_dir():
-        raise VaeLdmError(f"{out.parent}: no such folder; name a page in one that exists with --out")
+    command = DeskCommand()
+    check_output_file(out, "page", PAGE_SUFFIXES)
     if num_seeds < 2:
         raise VaeLdmError(f"{num_seeds} seed says nothing of chance; at least 2 are needed")
     facts = read_facts(synthetic)
     if facts is not None and not facts["finished"]:
         raise VaeLdmError(f"{synthetic}: is not finished; repeat the augment command that began it")
     preparation = _preparation(synthetic, facts)
-    with real_photos(photos, _run_of(facts), preparation, console) as splits:
-        drawn = _synthetic_photos(synthetic, preparation, splits, console)
+    with real_photos(photos, _run_of(facts), preparation, command) as splits:
+        drawn = _synthetic_photos(synthetic, preparation, splits, command)
         train, held_out = _labelled(splits.train), _labelled(splits.validation)
         missing = set(train.labels.tolist()) - set(held_out.labels.tolist())
         if missing:
@@ -71,11 +70,9 @@ def prove_augmentation(
         )
         jittered = _jittered(np.asarray(train.images), flips=preparation.horizontal_flip)
         pictures = np.concatenate([train.images, drawn.images, jittered])
-        console.print(
-            f"{len(train)} real and {len(drawn)} synthetic photos, {len(held_out)} held out, {classifier}", markup=False
-        )
+        command.say(f"{len(train)} real and {len(drawn)} synthetic photos, {len(held_out)} held out, {classifier}")
         learner = _learner(classifier, pictures, np.asarray(held_out.images), num_steps)
-        with StepReport("training classifiers", console) as report:
+        with command.progress("training classifiers") as report:
             proof = prove(
                 learner,
                 pool,
@@ -101,9 +98,11 @@ def prove_augmentation(
     markdown = as_markdown(proof, setting)
     write_whole(out.with_suffix(".md"), markdown)
     write_json(out.with_suffix(".json"), as_dict(proof, setting))
-    output = Console(highlight=False, soft_wrap=True)
-    output.print(markdown, markup=False)
-    output.print(str(out), markup=False)
+    command.output.print(markdown, markup=False)
+    command.hand_over(out)
+    if command.unreadable:
+        num_photos = len(train) + len(held_out) + len(drawn) + len(command.unreadable)
+        command.check_left_out(num_photos, f"the proof in {out} is of the others")
     return proof
 
 
@@ -121,7 +120,7 @@ def _run_of(facts: dict | None) -> Path | None:
     return run if (run / "recipe.yaml").is_file() else None
 
 
-def _synthetic_photos(folder: Path, preparation: Preparation, splits: PictureSplits, console: Console) -> Pictures:
+def _synthetic_photos(folder: Path, preparation: Preparation, splits: PictureSplits, command: DeskCommand) -> Pictures:
     """All photos of the folder, at the size of the real ones. Raises DataError for a class that these do not have."""
     records = photo_records(folder)
     names = splits.train.class_names
@@ -134,11 +133,12 @@ def _synthetic_photos(folder: Path, preparation: Preparation, splits: PictureSpl
             [preparation.image_size],
             channels=preparation.channels,
             resize=preparation.resize,
-            on_unreadable=lambda record, reason: console.print(f"left out, {record.id}: {reason}", markup=False),
+            on_unreadable=command.leave_out,
         )
     )
     if not batches:
-        raise DataError(f"{folder}: none of its photos can be read")
+        command.refuse_all_left_out(f"{counted(len(records), 'photo')} of {folder}")
+    command.tell_left_out()
     kept = [record for batch in batches for record in batch.records]
     labels = np.array([names.index(str(record.label)) for record in kept], np.int64)
     images = np.concatenate([batch.images[0] for batch in batches])

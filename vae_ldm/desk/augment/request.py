@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from vae_ldm.desk.augment.folder import How, Method
+from vae_ldm.choices import MIN_STRENGTH, How
+from vae_ldm.desk.augment.folder import Method
 from vae_ldm.errors import VaeLdmError
 
 _LARGEST_ROUND = 16
@@ -35,8 +36,8 @@ class Order:
         if self.caption_template is not None and "{label}" not in self.caption_template:
             raise VaeLdmError(f"caption template {self.caption_template!r} has no {{label}} in it")
         for strength in self.strengths:
-            if not 0 < strength <= 1:
-                raise VaeLdmError(f"strength is {strength:g}; it is above 0 and at most 1")
+            if not MIN_STRENGTH <= strength <= 1:
+                raise VaeLdmError(f"strength is {strength:g}; it is at least {MIN_STRENGTH:g} and at most 1")
 
     @property
     def methods(self) -> list[Method]:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from vae_ldm.data.decoding import Resize
+from vae_ldm.choices import FeatureKind, Resize, ScoreName
 from vae_ldm.data.photo_stream import PhotoBatch
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.encoder import PhotoEncoder, stored_model
@@ -24,9 +24,8 @@ from vae_ldm.desk.novelty.observer import PhotoObserver, Seen
 from vae_ldm.errors import DataError, WeightsError, first_line
 from vae_ldm.files import whole_folder
 from vae_ldm.latent_space.conformal import p_values
-from vae_ldm.latent_space.features import FeatureKind
 from vae_ldm.latent_space.heat_map import HeatScale, at_size, overlay, own_scale
-from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, ScoreName, Scorers
+from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, Scorers
 from vae_ldm.stored_json import StoredKind
 
 FACTS_FILE, TENSORS_FILE = "detector.json", "detector.safetensors"
@@ -107,7 +106,10 @@ class Detector:
         return [verdict for batch in batches for verdict in self._judge_batch(batch, heat_maps=heat_maps)]
 
     def _judge_batch(self, batch: PhotoBatch, *, heat_maps: bool) -> list[Verdict]:
-        seen = self.observer(batch)
+        return self.judge_seen(batch, self.observer(batch), heat_maps=heat_maps)
+
+    def judge_seen(self, batch: PhotoBatch, seen: Seen, *, heat_maps: bool = True) -> list[Verdict]:
+        """A verdict on each photo of a batch that `observer` has looked at."""
         scores = all_scores(self.scorers, self.combination, seen.observations)
         column = SCORE_NAMES.index(self.facts.score)
         chosen = scores[:, column]

@@ -1,7 +1,7 @@
 """Photos that can be searched by photo: an index, in a folder or in PostgreSQL, with the encoder it was built with."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from vae_ldm.desk.search.folder_store import IndexFolder
 from vae_ldm.desk.search.postgres_store import PostgresIndex
 from vae_ldm.desk.search.store import IndexedPhoto, IndexFacts, PhotoStore
 from vae_ldm.errors import DataError, WeightsError
-from vae_ldm.latent_space.features import FeatureSpace, parts_of
-from vae_ldm.weights import is_of_the_hub
+from vae_ldm.latent_space.features import FeatureSpace, Part, parts_of
+from vae_ldm.paths import is_of_the_hub
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,12 @@ class Index:
         Raises DataError where a photo cannot be read, or the index is empty.
         """
         batches = [photos] if isinstance(photos, PhotoBatch) else self.encoder.batches(photos, on_unreadable=_refuse)
-        return [hits for batch in batches for hits in self._hits(batch, k)]
+        return [hits for batch in batches for hits in self.nearest(batch.records, self.encoder.vectors(batch), k)]
 
-    def _hits(self, batch: PhotoBatch, k: int) -> Iterator[list[Hit]]:
-        found = self.store.search(self.vectors(batch), k + 1)
-        for record, matches in zip(batch.records, found, strict=True):
+    def nearest(self, records: Sequence[Record], raw: Mapping[Part, Tensor], k: int = 10) -> Iterator[list[Hit]]:
+        """`query` of photos whose raw vectors, those of `encoder.vectors`, are known already."""
+        found = self.store.search(self.store.space(raw), k + 1)
+        for record, matches in zip(records, found, strict=True):
             content = content_digest(record)
             hits = [Hit(match.photo, match.similarity, match.photo.content == content) for match in matches]
             yield hits[: k + any(hit.same_photo for hit in hits)]

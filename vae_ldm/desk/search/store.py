@@ -7,8 +7,9 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor
 
+from vae_ldm.choices import FeatureKind
 from vae_ldm.errors import DataError
-from vae_ldm.latent_space.features import FeatureKind, FeatureSpace
+from vae_ldm.latent_space.features import FeatureSpace
 from vae_ldm.stored_json import StoredKind
 
 KIND = StoredKind(newest=3, sealed_from=3, cure="restore it, or delete it and build the index anew", error=DataError)

@@ -1,0 +1,42 @@
+"""The map in docs/architecture.md is the tree, and its floors are the import contract's."""
+
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+MAP = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def section(title: str) -> list[list[str]]:
+    """The rows of the table below a heading, a list of cells each."""
+    text = MAP.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return rows[2:]
+
+
+def names(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def test_every_room_is_on_the_map_and_no_other():
+    rooms = {str(path.parent.relative_to(ROOT)) for path in (ROOT / "vae_ldm").rglob("__init__.py")}
+    assert {names(row[0])[0] for row in section("Rooms")} == rooms - {"vae_ldm"}
+
+
+def test_the_floors_are_those_of_the_import_contract():
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    assert contract["containers"] == ["vae_ldm"]
+    layers = [set(re.findall(r"\w+", layer)) for layer in contract["layers"]]
+    for floor in section("Floors"):
+        on_the_map = set(names(floor[1]))
+        while on_the_map:  # a floor of the map may be several rows of the contract, the ground is
+            assert layers[0] <= on_the_map, (floor, layers[0])
+            on_the_map -= layers.pop(0)
+    assert layers == []
+
+
+def test_every_file_that_it_names_exists():
+    named = [name for row in section("Where is …?") for name in names(row[1])]
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name).exists()] == []
