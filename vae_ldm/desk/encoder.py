@@ -25,7 +25,6 @@ from vae_ldm.opening import settings_of
 from vae_ldm.paths import HUB_PREFIX, is_of_the_hub
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 
-
 BACKBONE_SIDE = 192
 """The shorter side in px at which the backbone sees a photo, where the run's own size is smaller."""
 
