@@ -28,6 +28,7 @@ from vae_ldm.desk.search.folder_store import IndexFolder
 from vae_ldm.desk.search.index import content_digest, open_index
 from vae_ldm.desk.search.query import query_index
 from vae_ldm.errors import DataError, ManyUnreadableError, RunError, VaeLdmError, WeightsError
+from vae_ldm.models.vision_features import EfficientNetLiteFeatures
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 40), "blue": (40, 50, 190)}
 
@@ -362,3 +363,15 @@ def test_names_that_are_no_utf_8_are_indexed_and_found(tmp_path, photos, model):
     query_index(tmp_path / "index", photos, k=1, model=model, out=tmp_path / "sheet.png")
     add_photos(tmp_path / "index", photos)
     assert len(open_index(tmp_path / "index")) == 24
+
+
+def test_an_index_of_unfolded_features_is_searched_by_folded_ones(tmp_path, photos, model):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EfficientNetLiteFeatures, "folded", lambda self: self)  # as version 0.1.0 looked at photos
+        old = build_index(tmp_path / "index", photos, model=model, kind="both")
+        records = photo_records(photos)
+        expected = old.query(records, k=5)
+    found = open_index(tmp_path / "index").query(records, k=5)
+    assert [[hit.photo.id for hit in hits] for hits in found] == [[hit.photo.id for hit in hits] for hits in expected]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose([h.similarity for h in one], [h.similarity for h in other], atol=1e-5)
