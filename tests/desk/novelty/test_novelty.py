@@ -298,7 +298,10 @@ def test_the_command_line(photos, trained_run, tmp_path):
 
     for wrong, message in (
         (["fit", str(photos), "--model", "x/y/z", "--out", str(detector)], "no such folder"),
-        (["fit", str(photos), "--model", "runs", "--out", "d", "--calibration", "nowhere"], "neither a share"),
+        (
+            ["fit", str(photos), "--model", str(trained_run.path), "--out", "d", "--calibration", "nowhere"],
+            "neither a share",
+        ),
         (["score", str(photos / "trian"), str(detector)], "did you mean"),
         (["score", str(photos), str(photos)], "is no detector"),
         (["score", str(photos), str(detector), "--out", "no/such/table.csv"], "no/such: no such folder"),

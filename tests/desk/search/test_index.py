@@ -22,6 +22,7 @@ from vae_ldm import weights
 from vae_ldm.cli import app
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.desk import command
+from vae_ldm.desk.encoder import PhotoEncoder
 from vae_ldm.desk.search import build
 from vae_ldm.desk.search.build import add_photos, build_index
 from vae_ldm.desk.search.folder_store import IndexFolder
@@ -166,6 +167,7 @@ import sys, time
 from pathlib import Path
 from vae_ldm.desk.search.folder_store import IndexFolder
 from vae_ldm.desk import command
+from vae_ldm.desk.encoder import PhotoEncoder
 from vae_ldm.desk.search import build
 build.COMMIT_PHOTOS = 2
 add = IndexFolder.add
@@ -340,14 +342,12 @@ def test_the_digest_is_that_of_the_file(tmp_path, photos):
 def test_a_stored_name_is_never_looked_for_on_the_hub(index, photos, model, monkeypatch):
     asked = []
     monkeypatch.setattr(weights, "download", lambda name, **_: asked.append(name))
-    store = IndexFolder(index)
-    facts = store._index
-    store._replace_index(model="evil/tracker")
+    IndexFolder(index)._replace_index(model="evil/tracker")
     with pytest.raises(WeightsError, match=r"evil/tracker is no folder of this machine.*--model evil/tracker"):
         open_index(index)
-    store._replace_index(model=facts["model"], kind="backbone", backbone="evil/eye")
+    monkeypatch.setattr("huggingface_hub.file_download.get_session", lambda: asked.append("session"))
     with pytest.raises(WeightsError, match=r"backbone evil/eye is not on this machine.*hf download evil/eye"):
-        open_index(index, model=model)
+        PhotoEncoder(model, kind="backbone", backbone="evil/eye", backbone_downloads=False)
     assert not asked
 
 
