@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -345,7 +346,7 @@ def test_a_stored_name_is_never_looked_for_on_the_hub(index, photos, model, monk
     IndexFolder(index)._replace_index(model="evil/tracker")
     with pytest.raises(WeightsError, match=r"evil/tracker is no folder of this machine.*--model evil/tracker"):
         open_index(index)
-    monkeypatch.setattr("huggingface_hub.file_download.get_session", lambda: asked.append("session"))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *place, **_: asked.append(place))
     with pytest.raises(WeightsError, match=r"backbone evil/eye is not on this machine.*hf download evil/eye"):
         PhotoEncoder(model, kind="backbone", backbone="evil/eye", backbone_downloads=False)
     assert not asked
