@@ -405,6 +405,16 @@ def test_classes_that_cannot_be_judged_are_named_and_the_others_are(drawn, photo
         prove_augmentation(judged, synthetic, out=tmp_path / "p.html")
 
 
+def test_held_out_photos_that_are_training_photos_judge_nothing(drawn, photos, tmp_path, capsys):
+    judged = Path(shutil.copytree(photos, tmp_path / "photos"))
+    shutil.copy(judged / "train" / CLASSES[0] / "claim 3.png", judged / "validation" / CLASSES[0] / "again.png")
+    proof = prove_augmentation(judged, drawn, out=tmp_path / "p.html", shots=(), num_seeds=2, num_steps=2)
+    assert len(proof.labels) == 12
+    note = "1 held-out photo is a training photo as well and judges nothing."
+    assert note in capsys.readouterr().out
+    assert note in (tmp_path / "p.html").read_text()
+
+
 def test_what_an_older_version_has_finished_stays_and_what_it_has_begun_is_refused(tmp_path):
     folder = AugmentedFolder(tmp_path / "out")
     with folder.opened({"seed": 0}):
