@@ -20,7 +20,7 @@ from vae_ldm.latent_space.quantization import UnquantizableError
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 
 KEPT_CODECS = ("AVIF", "WebP")
-_LONGEST_SIDE = {"AVIF": 32_768, "WebP": 16_383}
+LONGEST_SIDE = {"AVIF": 32_768, "WebP": 16_383}
 """In px, of a file that every decoder of the format opens."""
 
 _LARGE = 2**20
@@ -74,7 +74,7 @@ class PhotoCoder:
         ladders: dict[str, Ladder | None] = {
             codec.name.lower(): CodecLadder(pixels, codec)
             for codec in codecs()
-            if codec.name in KEPT_CODECS and max(pixels.shape[:2]) <= _LONGEST_SIDE[codec.name]
+            if codec.name in KEPT_CODECS and max(pixels.shape[:2]) <= LONGEST_SIDE[codec.name]
         }
         best = Encoded("file", file, MAX_PSNR)
         # The dearest last: a network needs to say of few steps what they keep where few take no more bytes.
