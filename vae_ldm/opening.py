@@ -74,7 +74,7 @@ def open_run(run_dir: Path, console: Console | None = None) -> OpenedRun:
 def read_run_recipe(paths: RunPaths) -> Recipe:
     """The recipe that a run keeps. Raises VaeLdmError where the folder is no run."""
     check_run(paths.path)
-    return read_recipe(paths.recipe)
+    return read_recipe(paths.recipe, as_trained=True)
 
 
 def read_pictures(recipe: Recipe, paths: RunPaths, console: Console) -> PictureSplits:
@@ -125,8 +125,8 @@ class ModelSettings:
 def settings_of(source: str | Path) -> ModelSettings:
     """Of the run that `source` is or whose pipeline folder it is, or of a model that comes from elsewhere."""
     run = run_of(Path(source))
-    recipe = None if run is None else read_recipe(run.recipe)
-    data = parts.ImageFolder(path="") if recipe is None else recipe.data
+    recipe = None if run is None else read_recipe(run.recipe, as_trained=True)
+    data = parts.RenderedClaims() if recipe is None else recipe.data
     evaluation = parts.Evaluation() if recipe is None else recipe.evaluation
     return ModelSettings(
         run=run,

@@ -31,7 +31,8 @@ from vae_ldm.evaluation.memorisation import (
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
 from vae_ldm.evaluation.reconstruction import reconstruction_metrics
 from vae_ldm.evaluation.set_comparison import FrechetAxes, compare_sets
-from vae_ldm.models.pixels import as_images, as_pictures, image_batches
+from vae_ldm.models.batches import batch_size_for, in_batches
+from vae_ldm.models.pixels import as_images, as_pictures
 from vae_ldm.models.vision_features import VisionFeatures
 
 # 200 MB of float32: enough pictures for a linear code of at most 768 inputs.
@@ -99,9 +100,14 @@ def evaluate_autoencoder(
         latent_channels=latent_channels,
     )
     scores, floors, at_rest = [], [], []
+
+    def both(pictures: np.ndarray) -> tuple[Tensor, Tensor]:
+        originals = as_images(pictures)
+        return originals, encode_decode(originals).float().cpu()
+
+    at_once = batch_size_for(validation.images.shape[1:3], most=batch_size)
     with torch.no_grad():
-        for originals in image_batches(validation.images, batch_size):
-            reconstructions = encode_decode(originals).float().cpu()
+        for originals, reconstructions in in_batches(both, validation.images, at_once):
             scores.append(reconstruction_metrics(originals, reconstructions))
             floors.append(reconstruction_metrics(originals, code.reconstruct(originals)))
             at_rest.append(as_pictures(reconstructions))

@@ -21,6 +21,7 @@ from vae_ldm.evaluation.verdict import comparison, verdict
 from vae_ldm.files import write_json
 from vae_ldm.hardware import device_name
 from vae_ldm.models.autoencoder import downsample_factor, load_autoencoder
+from vae_ldm.models.batches import batch_size_for, in_batches
 from vae_ldm.opening import open_pipeline
 from vae_ldm.pages.environment import number, quantity
 from vae_ldm.pipelines.sampling import sample_images, unknown_words
@@ -185,15 +186,19 @@ def _sample(
 ) -> np.ndarray:
     images: list[np.ndarray] = []
     with session.progress("drawing samples") as report:
-        for first in range(0, len(prompts), settings.batch_size):
-            batch = prompts[first : first + settings.batch_size]
-            images += sample_images(
+
+        def draw(seeds: range) -> list[np.ndarray]:
+            return sample_images(
                 pipeline,
-                batch,
-                seeds=range(first, first + len(batch)),
+                [prompts[seed] for seed in seeds],
+                seeds=seeds,
                 num_inference_steps=settings.num_inference_steps,
                 guidance_scale=settings.guidance_scale,
             )
+
+        at_once = batch_size_for(session.recipe.image_size, most=settings.batch_size)
+        for drawn in in_batches(draw, range(len(prompts)), at_once):
+            images += drawn
             report(len(images), len(prompts))
     return np.stack(images)
 
