@@ -20,7 +20,7 @@ from vae_ldm.files import write_json
 from vae_ldm.hub import Pushed, download, pull
 from vae_ldm.recipe import Recipe, dump_recipe, read_recipe
 from vae_ldm.run.folder import RunFolder
-from vae_ldm.run.push import push
+from vae_ldm.run.push import _prompts, push
 from vae_ldm.run.replay import read_hub_recipe
 from vae_ldm.run.stages import train_run
 
@@ -85,6 +85,13 @@ def test_the_card_says_what_was_measured(hub, anna, run):
     assert '"a photo of good tin", "a photo of label"' in card.text
     assert "vae-ldm train hf://acme/tins\n" in card.text
     assert str(run.path) not in str(card)
+
+
+def test_the_card_lists_no_class_that_was_never_trained(make_recipe):
+    data = {"class_names": ["tin", "horse"], "untrained_classes": ["horse"]}
+    assert _prompts(make_recipe(), data) == ["a photo of tin"]
+    assert _prompts(make_recipe(), {"class_names": ["tin"]}) == ["a photo of tin"]
+    assert _prompts(make_recipe(diffusion__conditioning="none"), data) == []
 
 
 def test_a_repeated_push_makes_no_commit_and_a_tag_comes_later(hub, anna, run, capsys):

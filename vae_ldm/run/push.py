@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from diffusers import AutoencoderKL
 
@@ -184,15 +185,18 @@ def _files(
         _licence(session, where.license, token),
         base_models=[source for source in _bases(recipe) if not is_local(source)],
         pictures=[name for name in files if name.endswith(".png")],
-        prompts=_prompts(recipe, metrics["data"].get("class_names", [])),
+        prompts=_prompts(recipe, metrics["data"]),
         step=step,
     )
     return files | {"recipe.yaml": dump_recipe(travelling).encode(), "README.md": f"{model_card(card)}\n".encode()}
 
 
-def _prompts(recipe: Recipe, class_names: list[str]) -> list[str]:
-    asks_for_classes = recipe.diffusion is not None and recipe.diffusion.conditioning == "class"
-    return class_prompts(recipe, class_names) if asks_for_classes else []
+def _prompts(recipe: Recipe, data: dict[str, Any]) -> list[str]:
+    """The prompts of the classes that were trained; `data` is that of metrics.json."""
+    if recipe.diffusion is None or recipe.diffusion.conditioning != "class":
+        return []
+    untrained = data.get("untrained_classes", [])
+    return class_prompts(recipe, [name for name in data.get("class_names", []) if name not in untrained])
 
 
 def _bases(recipe: Recipe) -> list[str]:

@@ -596,7 +596,7 @@ def test_a_disk_that_takes_two_names_for_one_keeps_the_first_and_tells_of_the_se
     (tmp_path / "out" / "rust" / "6.png.webp").touch()
     for name in ("6.png", "6.png.avif"):
         (tmp_path / "out" / "rust" / name).touch()
-    with pytest.raises(RunError, match="rust/6.png: has the name of another photo on this disk"):
+    with pytest.raises(RunError, match=r"rust/6\.png: has the name of another photo on this disk"):
         extract(tmp_path / "archive", out=tmp_path / "out", overwrite=True)
 
 
