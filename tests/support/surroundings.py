@@ -22,10 +22,13 @@ _UNSET = {
 }
 _PREFIXES = ("ACCELERATE_", "XDG_", "HF_", "HUGGING_FACE_", "TRANSFORMERS_", "WANDB_", "MLFLOW_", "COMET_", "LC_")
 
-for name in list(os.environ):
-    if name in _UNSET or name.startswith(_PREFIXES):
-        del os.environ[name]
-os.environ |= {"HOME": _HOME.name, "TERM": "xterm-256color", "LANG": "C.UTF-8", "TZ": "UTC"}
+# Once, in the process that was started by hand: those that tests start keep the place that they were given.
+if "VAE_LDM_TEST_SURROUNDINGS" not in os.environ:
+    for name in list(os.environ):
+        if name in _UNSET or name.startswith(_PREFIXES):
+            del os.environ[name]
+    os.environ |= {"HOME": _HOME.name, "TERM": "xterm-256color", "LANG": "C.UTF-8", "TZ": "UTC"}
+    os.environ["VAE_LDM_TEST_SURROUNDINGS"] = "1"
 time.tzset()
 os.umask(0o022)
 # The checkout comes first for the processes that tests start, wherever they start them.
