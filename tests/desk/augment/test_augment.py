@@ -22,7 +22,6 @@ from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.rendered_claims import CLASS_NAMES, render_claim
 from vae_ldm.desk.augment import augment as augmenting
 from vae_ldm.desk.augment import drawing
-from vae_ldm.desk.augment import folder as augmented_folder
 from vae_ldm.desk.augment.augment import augment
 from vae_ldm.desk.augment.candidate_filter import CandidateFilter
 from vae_ldm.desk.augment.drawing import PictureDrawer
@@ -32,6 +31,7 @@ from vae_ldm.desk.augment.request import AugmentRequest
 from vae_ldm.errors import DataError, RunError, VaeLdmError, WeightsError
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
 from vae_ldm.opening import open_run
+from vae_ldm.stored_json import StoredKind
 
 CLASSES = ("good tin", "dented parcel")
 QUICK = {"num_inference_steps": 2}
@@ -229,7 +229,7 @@ def test_a_killed_call_goes_on_and_equals_one_that_was_not(
     drawn, photos, trained_run, tmp_path, monkeypatch, lenient, where, rounds
 ):
     out = tmp_path / "killed"
-    add, write_json = AugmentedFolder.add, augmenting_folder_write()
+    add, write = AugmentedFolder.add, StoredKind.write
     done = 0
 
     def stopping(self, *arguments):
@@ -237,7 +237,7 @@ def test_a_killed_call_goes_on_and_equals_one_that_was_not(
         if done == rounds and where == "before the pictures":
             raise Stop
         if done == rounds and where == "between pictures and notes":
-            monkeypatch.setattr("vae_ldm.desk.augment.folder.write_json", raise_stop)
+            monkeypatch.setattr(StoredKind, "write", raise_stop)
         add(self, *arguments)
         if done == rounds:
             raise Stop
@@ -250,7 +250,7 @@ def test_a_killed_call_goes_on_and_equals_one_that_was_not(
     request = AugmentRequest(per_class=6, **QUICK)
     with pytest.raises(Stop):
         augment(photos, str(trained_run.path), out=out, request=request)
-    monkeypatch.setattr("vae_ldm.desk.augment.folder.write_json", write_json)
+    monkeypatch.setattr(StoredKind, "write", write)
     again = []
 
     def counting(self, *arguments):
@@ -264,11 +264,6 @@ def test_a_killed_call_goes_on_and_equals_one_that_was_not(
     kept = rounds + (where == "after the notes")
     assert len(again) == 10 - kept  # five methods, two classes: what was drawn before is not drawn again
     assert contents(out) == contents(drawn)
-
-
-def augmenting_folder_write():
-
-    return augmented_folder.write_json
 
 
 @pytest.mark.slow
