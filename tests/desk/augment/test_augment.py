@@ -28,7 +28,7 @@ from vae_ldm.desk.augment.drawing import PictureDrawer
 from vae_ldm.desk.augment.folder import AugmentedFolder, Method, picture_name, slugs
 from vae_ldm.desk.augment.proof import prove_augmentation
 from vae_ldm.desk.augment.request import AugmentRequest
-from vae_ldm.errors import DataError, RunError, VaeLdmError, WeightsError
+from vae_ldm.errors import DataError, ManyUnreadableError, RunError, VaeLdmError, WeightsError
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
 from vae_ldm.opening import open_run
 from vae_ldm.stored_json import StoredKind
@@ -439,8 +439,10 @@ def test_unreadable_photos_are_named_and_left_out(photos, trained_run, tmp_path,
     bomb = b"\x89PNG\r\n\x1a\n" + chunk + whole[33:]
     (photos / "train" / CLASSES[1] / "bomb.png").write_bytes(bomb)
     out = tmp_path / "out"
-    augment(photos, str(trained_run.path), out=out, request=AugmentRequest(per_class=1, how=("sample",), **QUICK))
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out, ")]
+    request = AugmentRequest(per_class=1, how=("sample",), **QUICK)
+    with pytest.raises(ManyUnreadableError, match=r"^2 of 38 photos cannot be read; .*out is drawn from the others$"):
+        augment(photos, str(trained_run.path), out=out, request=request)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out ")]
     assert len(said) == 2
     assert any("bomb.png: 60000x60000 pixels" in line for line in said)
     assert any("cut.png: " in line for line in said)
