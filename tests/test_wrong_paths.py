@@ -61,6 +61,7 @@ WRONG = {
     "claim a.jpg --desk photos": "photos: is no desk (it has no novelty)",
     "lesson --out a.jpg": "a.jpg: is a file",
     "recipe check absent.yaml": "absent.yaml",
+    "recipe upgrade absent.yaml": "absent.yaml",
 }
 
 CALL_ALL = """
@@ -90,7 +91,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
         (folder / name).touch()
     for name in ("archive.json", "index.json", "detector.json"):
         (folder / "stored" / name).touch()
-    recipe = "name: tiny\ndata: {type: image_folder, path: absent, image_size: 32}\nautoencoder: {}\n"
+    recipe = "format: 2\nname: tiny\ndata: {type: image_folder, path: absent, image_size: 32}\nautoencoder: {}\n"
     (folder / "r.yaml").write_text(recipe)
     commands = [sys.executable, "-c", CALL_ALL]
     ended = subprocess.run(commands, cwd=folder, input=json.dumps(list(WRONG)), capture_output=True, text=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vae_ldm.errors import VaeLdmError
+from vae_ldm.text import shown
 
 if TYPE_CHECKING:
     from vae_ldm.recipe import Recipe
@@ -38,7 +39,7 @@ def read_recipe_argument(recipe: str, overrides: list[str] | None, *, only_shown
 def _warn(line: str) -> None:
     """Print the line once, however many processes `accelerate launch` has started."""
     if os.environ.get("RANK", "0") == "0":
-        typer.echo(line, err=True)
+        typer.echo(shown(line), err=True)
 
 
 @app.command()
@@ -47,7 +48,7 @@ def check(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     from vae_ldm.recipe import find_recipe
 
     read_recipe_argument(recipe, overrides, only_shown=True)
-    typer.echo(f"{recipe if _is_on_the_hub(recipe) else find_recipe(recipe)}: in order")
+    typer.echo(shown(f"{recipe if _is_on_the_hub(recipe) else find_recipe(recipe)}: in order"))
 
 
 @app.command()
@@ -68,7 +69,7 @@ def upgrade(
     text, changes = upgrade_recipe(file)
     typer.echo(text, nl=False)
     for line in changes:
-        typer.echo(f"{file}: {line}", err=True)
+        typer.echo(shown(f"{file}: {line}"), err=True)
 
 
 @app.command()
@@ -85,7 +86,7 @@ def list_recipes() -> None:
     from vae_ldm.recipe import first_comment, packaged_recipes
 
     for name, path in packaged_recipes().items():
-        typer.echo("\n    ".join([name, *first_comment(path)]))
+        typer.echo("\n    ".join(map(shown, [name, *first_comment(path)])))
 
 
 @app.command()
@@ -105,4 +106,4 @@ def copy(
         raise VaeLdmError(f"{target}: exists already; name another file") from None
     except FileNotFoundError:
         raise VaeLdmError(f"{target.parent}: no such folder") from None
-    typer.echo(target)
+    typer.echo(shown(str(target)))
