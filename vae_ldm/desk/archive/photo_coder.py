@@ -102,9 +102,9 @@ class PhotoCoder:
             return picture_psnr(np.concatenate(back), np.concatenate(places)) < self.target_psnr - _HOPELESS_DB
         if min(pixels.shape[:2]) < _SMALL:
             return False
-        # The error of the middle alone, a quarter of the photo, is more than the whole photo may have. A network sees
-        # the middle otherwise without what is around it, hence the margin.
-        middle = _middle_quarter(*pixels.shape[:2])
+        # The error of the middle alone, half of the photo, is more than the whole photo may have. A network sees the
+        # middle otherwise without what is around it, hence the margin.
+        middle = _middle_half(*pixels.shape[:2])
         part = pixels[middle]
         share = part.size / pixels.size
         psnr = picture_psnr(self._unquantized(images[middle], part.shape[-1]), part) - 10 * math.log10(share)
@@ -194,9 +194,10 @@ def _places(height: int, width: int) -> list[tuple[slice, slice]]:
     ]
 
 
-def _middle_quarter(height: int, width: int) -> tuple[slice, slice]:
-    """The middle half of each side."""
-    return slice(height // 4, height // 4 + height // 2), slice(width // 4, width // 4 + width // 2)
+def _middle_half(height: int, width: int) -> tuple[slice, slice]:
+    """The middle seven tenths of each side."""
+    rows, columns = (slice(length * 3 // 20, length * 3 // 20 + length * 7 // 10) for length in (height, width))
+    return rows, columns
 
 
 def middle(pixels: np.ndarray) -> np.ndarray:
