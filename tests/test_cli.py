@@ -15,7 +15,7 @@ from vae_ldm.choices import Stage
 from vae_ldm.errors import DataError, RunError, WeightsError
 from vae_ldm.recipe import packaged, read_recipe, recipe_json_schema
 
-RECIPE = "# vae-ldm train r\n# Quick.\nname: tiny\ndata: {type: rendered_claims}\nautoencoder: {}\n"
+RECIPE = "# vae-ldm train r\n# Quick.\nformat: 2\nname: tiny\ndata: {type: rendered_claims}\nautoencoder: {}\n"
 
 
 @pytest.fixture(autouse=True)
@@ -87,9 +87,9 @@ def test_train_hands_over_the_checked_recipe(recipe, run, implementation):
 
 
 def test_restart_names_the_stages_that_a_run_has():
-    from vae_ldm.run.folder import STAGES
+    from vae_ldm.recipe.stages import STAGES
 
-    assert get_args(Stage) == STAGES
+    assert get_args(Stage) == tuple(stage.name for stage in STAGES)
 
 
 def test_compare(run, implementation, tmp_path):
@@ -127,7 +127,7 @@ def test_augment_draws_unless_told_to_prove(run, implementation, tmp_path, monke
     assert run("augment", "--model", "runs/x", "--per-class", "3", "--how", "vary", "--strength", "0.4")[0] == 0
     assert run("augment", "draw", "photos", "--model", "runs/x", "--out", "there")[:2] == (0, "there\n")
     assert [call[0] for call in calls] == [(Path("photos"), "runs/x"), (None, "runs/x"), (Path("photos"), "runs/x")]
-    first, second = calls[0][1]["order"], calls[1][1]["order"]
+    first, second = calls[0][1]["request"], calls[1][1]["request"]
     assert (first.per_class, first.how) == (50, ("sample", "vary", "posterior"))
     assert (second.per_class, second.how, second.strengths) == (3, ("vary",), (0.4,))
     assert run("augment", "prove", "photos", "--synthetic", str(tmp_path))[0] == 0
@@ -216,7 +216,7 @@ def test_a_recipe_of_the_hub(recipe, run, implementation):
     assert trained == [((checked,), {"dry_run": False, "restart": [], "profile": False})]
     assert run("recipe", "check", "hf://acme/tins")[:2] == (0, "hf://acme/tins: in order\n")
     assert "seed: 3" in run("recipe", "show", "hf://acme/tins")[1]
-    assert read[0] == (("hf://acme/tins@v1", ["seed=3"]), {})
+    assert read[0][0] == ("hf://acme/tins@v1", ["seed=3"])
 
 
 def test_lesson(run, implementation, tmp_path):

@@ -7,9 +7,12 @@ import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
-from vae_ldm.errors import VaeLdmError, WeightsError, first_line
+from vae_ldm.errors import VaeLdmError, first_line
 from vae_ldm.models import autoencoder as autoencoder_models
 from vae_ldm.models.lora import lora_base
+from vae_ldm.models.pretrained import errors_of_libraries
+from vae_ldm.models.single_file import known_scalings
+from vae_ldm.models.text_encoder import check_prompt_length
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
 from vae_ldm.weights import Source, autoencoder_folder, check_components, local_folder, lora_file, pipeline_folder
@@ -50,7 +53,8 @@ def pipeline(
         opened = _open(base.source, pipeline_folder(base_folder))
         if (folder / "autoencoder" / "config.json").is_file():  # a run's own, whose decoder may have been trained
             opened.register_modules(vae=autoencoder_models.load_autoencoder(str(folder / "autoencoder")))
-        opened.load_lora_weights(lora.parent, weight_name=lora.name)
+        with errors_of_libraries(f"{lora}: does not fit {base.source}"):
+            opened.load_lora_weights(lora.parent, weight_name=lora.name)
     if torch_dtype == torch.float16 and opened.vae.config.force_upcast:
         warnings.warn(
             f"{source}: its autoencoder is marked as unfit for float16; should pictures come out black, take "
@@ -92,6 +96,14 @@ def load_autoencoder(
     """
     folder = autoencoder_folder(source, revision=revision, token=token, cache_dir=cache_dir, subfolder=subfolder)
     opened = autoencoder_models.load_autoencoder(str(folder)).requires_grad_(False)
+    if folder.is_file():
+        assumed, *others = known_scalings(opened)
+        warnings.warn(
+            f"{source}: a single file does not say its scaling factor; {assumed.name}'s {assumed.scaling_factor:g} is "
+            f"assumed ({', '.join(f'{other.name} has {other.scaling_factor:g}' for other in others)}); "
+            "a folder with a config.json says it",
+            stacklevel=2,
+        )
     _place(opened, device, torch_dtype)
     return ImageAutoencoder(opened, tile_size=tile_size)
 
@@ -99,17 +111,19 @@ def load_autoencoder(
 def _open(source: Source, folder: Path, vae: AutoencoderKL | None = None) -> LatentDiffusionPipeline:
     check_components(source, folder)
     loaded = {} if vae is None else {"vae": vae}
-    try:
-        return LatentDiffusionPipeline.from_pretrained(
+    with errors_of_libraries(f"{source}: cannot be opened as a pipeline"):
+        opened = LatentDiffusionPipeline.from_pretrained(
             str(folder),
             use_safetensors=True,
+            trust_remote_code=False,
             safety_checker=None,
             feature_extractor=None,  # it only prepares pictures for the checker
+            image_encoder=None,
             requires_safety_checker=False,
             **loaded,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{source}: cannot be opened as a pipeline: {first_line(error)}") from error
+    check_prompt_length(source, opened.tokenizer, opened.text_encoder)
+    return opened
 
 
 def _place(module: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None) -> None:

@@ -74,7 +74,7 @@ def open_run(run_dir: Path, console: Console | None = None) -> OpenedRun:
 def read_run_recipe(paths: RunPaths) -> Recipe:
     """The recipe that a run keeps. Raises VaeLdmError where the folder is no run."""
     check_run(paths.path)
-    return read_recipe(paths.recipe)
+    return read_recipe(paths.recipe, as_trained=True)
 
 
 def read_pictures(recipe: Recipe, paths: RunPaths, console: Console) -> PictureSplits:
@@ -125,8 +125,8 @@ class ModelSettings:
 def settings_of(source: str | Path) -> ModelSettings:
     """Of the run that `source` is or whose pipeline folder it is, or of a model that comes from elsewhere."""
     run = run_of(Path(source))
-    recipe = None if run is None else read_recipe(run.recipe)
-    data = parts.ImageFolder(path="") if recipe is None else recipe.data
+    recipe = None if run is None else read_recipe(run.recipe, as_trained=True)
+    data = parts.RenderedClaims() if recipe is None else recipe.data
     evaluation = parts.Evaluation() if recipe is None else recipe.evaluation
     return ModelSettings(
         run=run,
@@ -176,11 +176,20 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def read_metrics(run_dir: Path) -> dict[str, Any]:
-    """The contents of metrics.json over empty ones: a run that was not evaluated yet has no numbers, but has a page."""
+    """The contents of metrics.json over empty ones: a run that was not evaluated yet has no numbers, but has a page.
+
+    `force_upcast`, which is not in the file, says whether the autoencoder was found unfit for float16.
+    """
     empty: dict[str, Any] = {"name": run_dir.resolve().name, "created": "", "device": ""}
     empty |= {"measurements": [], "timings": [], "versions": {}, "data": {}, "parameters": {}}
     path = run_dir / "metrics.json"
-    return empty | (json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {})
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return empty | stored | {"force_upcast": _force_upcast(RunPaths(run_dir).autoencoder / "config.json")}
+
+
+def _force_upcast(config: Path) -> bool:
+    """As the autoencoder's stage has decided it; False of a stage that is not finished."""
+    return config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("force_upcast"))
 
 
 def usual_psnr(source: str | Path) -> float | None:

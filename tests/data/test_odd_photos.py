@@ -82,6 +82,16 @@ def test_the_stream_of_photos_decodes_or_names_each(odd: OddPhotos) -> None:
     assert [name for name, part in odd.unreadable.items() if part not in reasons[name]] == [], reasons
 
 
+def test_what_is_left_out_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "0.png")
+    (tmp_path / "1.heic").touch()
+    for _ in range(2):
+        assert len(photo_records(tmp_path)) == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "left out 1.heic: .heic files are not read; convert them to JPEG or PNG"
+    ]
+
+
 def test_training_uses_or_lists_each(odd: OddPhotos, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = ImageFolderSource(odd.path)
     assert source.num_records("train") == len(odd.readable) + len(odd.unreadable)

@@ -83,9 +83,9 @@ def draw(
 ) -> None:
     """Draw new photos of every class, less near copies and other classes."""
     from vae_ldm.desk.augment.folder import AugmentedFolder
-    from vae_ldm.desk.augment.request import Order
+    from vae_ldm.desk.augment.request import AugmentRequest
 
-    order = Order(
+    request = AugmentRequest(
         per_class=per_class,
         how=cast("tuple[How, ...]", tuple(how or get_args(How))),
         strengths=tuple(strength or (0.3, 0.5, 0.7)),
@@ -96,11 +96,11 @@ def draw(
         guidance_scale=guidance_scale,
         caption_template=caption_template,
     )
-    AugmentedFolder(out).check(order.settings)  # before libraries and weights are loaded, which takes seconds
+    AugmentedFolder(out).check(request.settings)  # before libraries and weights are loaded, which takes seconds
 
     from vae_ldm.desk.augment.augment import augment
 
-    augment(photos, model, out=out, order=order)
+    augment(photos, model, out=out, request=request)
     from vae_ldm.terminal import new_output
 
     new_output().say(out)

@@ -39,6 +39,8 @@ _MOST_NAMES = 1000
 """Of one folder, reached through links: links among folders could otherwise give more paths than can be counted."""
 
 _log = logging.getLogger(__name__)
+_told: set[tuple[Path, str]] = set()
+"""Folders, and the lines that were told of them."""
 
 
 class PhotosMissingError(DataError):
@@ -169,6 +171,13 @@ def tell(lines: Iterable[str]) -> None:
     """Print what the user should know of a folder of photos: a warning for each line."""
     for line in lines:
         _log.warning("%s", line)
+
+
+def tell_left_out(found: PhotoFiles) -> None:
+    """`tell` what is left out of a folder, each line once in a process: a command may list its photos several times."""
+    lines = {(found.folder, line): line for line in found.lines()}
+    tell(line for key, line in lines.items() if key not in _told)
+    _told.update(lines)
 
 
 def existing_folder(path: str | Path) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted, upright_size
-from vae_ldm.data.listing import existing_folder, find_photos, tell
+from vae_ldm.data.listing import existing_folder, find_photos, tell_left_out
 from vae_ldm.data.names import as_text
 from vae_ldm.errors import DataError
 from vae_ldm.text import counted, shown
@@ -42,7 +42,7 @@ def sample_photos(
     """
     place = existing_folder(folder)
     photos = find_photos(place)
-    tell(photos.lines())
+    tell_left_out(photos)
     names = photos.pictures
     if side is not None and side % multiple_of:
         nearest = max(multiple_of, round(side / multiple_of) * multiple_of)

@@ -10,7 +10,7 @@ import numpy as np
 from vae_ldm.choices import Resize
 from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted
 from vae_ldm.data.image_folder import SPLIT_NAMES
-from vae_ldm.data.listing import existing_folder, find_photos, tell
+from vae_ldm.data.listing import existing_folder, find_photos, tell_left_out
 from vae_ldm.data.metadata import CAPTION_COLUMNS, read_metadata
 from vae_ldm.data.names import as_text
 from vae_ldm.data.sources import Record
@@ -45,7 +45,7 @@ def photo_records(photos: Path | str, *, caption_column: str | None = None) -> l
     if path.is_file():
         return [Record(as_text(path.name), path)]
     found = find_photos(existing_folder(path))
-    tell(found.lines())
+    tell_left_out(found)
     described = {
         picture: record
         for name in found.metadata

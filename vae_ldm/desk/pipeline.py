@@ -12,6 +12,7 @@ from vae_ldm.choices import Resize
 from vae_ldm.data.photo_stream import decoded_batches
 from vae_ldm.data.sources import Record
 from vae_ldm.errors import DataError
+from vae_ldm.models.batches import batch_size_for
 from vae_ldm.models.weights_digest import weights_digest
 from vae_ldm.opening import RunPaths, open_pipeline, settings_of
 
@@ -48,8 +49,7 @@ class PhotoPipeline:
     @property
     def batch_size(self) -> int:
         """Pictures drawn at once: 16 up to 128 px, fewer larger ones, so that memory stays bounded."""
-        height, width = self.image_size
-        return max(1, min(16, 2**18 // (height * width)))
+        return batch_size_for(self.image_size, most=16, up_to=128)
 
     @property
     def run(self) -> RunPaths | None:

@@ -1,6 +1,5 @@
 """From the Hub into the client's cache: only what is expected, never a pickle, and offline after the first time."""
 
-import json
 import logging
 import os
 import shutil
@@ -16,11 +15,12 @@ from huggingface_hub.errors import (
     RemoteEntryNotFoundError,
 )
 
-from vae_ldm.errors import HubError
+from vae_ldm.errors import HubError, WeightsError
 from vae_ldm.files import finish_swap, whole_folder
 from vae_ldm.hub.failures import in_plain_words
 from vae_ldm.hub.files import EXPECTED, NETWORKS, choose
 from vae_ldm.hub.names import parse_name
+from vae_ldm.models.stored_config import read_config
 
 _ANSWER_WITHIN_SECONDS = 10
 _LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
@@ -153,8 +153,8 @@ def _has_all_weights(folder: Path, subfolder: str | None) -> bool:
     if subfolder is not None:
         networks = [subfolder]
     elif (folder / "model_index.json").is_file():
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        networks = [name for name in NETWORKS if isinstance(index.get(name), list) and index[name][0] is not None]
+        index = read_config(folder / "model_index.json")
+        networks = [name for name in NETWORKS if index.get(name) not in (None, [None, None])]
     else:
         networks = [""]
     return all(_has_weights(folder / network) for network in networks)
@@ -162,8 +162,8 @@ def _has_all_weights(folder: Path, subfolder: str | None) -> bool:
 
 def _has_weights(network: Path) -> bool:
     for index in network.glob("*.safetensors.index.json"):
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return all((network / shard).is_file() for shard in shards)
+        shards = read_config(index).get("weight_map")
+        return isinstance(shards, dict) and all((network / str(shard)).is_file() for shard in shards.values())
     return any(network.glob("*.safetensors"))
 
 
@@ -173,8 +173,8 @@ def _check_classes(repository: str, folder: Path) -> None:
     if not index.is_file():
         return
     try:
-        components = json.loads(index.read_text(encoding="utf-8"))
-    except ValueError as error:
+        components = read_config(index)
+    except WeightsError as error:
         raise HubError(f"{repository}: its model_index.json is not JSON ({error})") from error
     for component, entry in components.items():
         library = entry[0] if isinstance(entry, list) and entry else None

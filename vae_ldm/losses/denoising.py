@@ -1,29 +1,41 @@
-"""What the UNet learns and how it is sampled, in one place, so that training and export cannot disagree."""
+"""What the UNet learns: noisy latents, targets and weights."""
 
 from typing import Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
-from diffusers import DPMSolverMultistepScheduler, SchedulerMixin
+from diffusers import SchedulerMixin
 from torch import Tensor
 
 from vae_ldm.errors import VaeLdmError
+from vae_ldm.models import noise_schedule
 
 PredictionType = Literal["epsilon", "v_prediction", "flow_prediction"]
 TimestepSampling = Literal["uniform", "logit_normal"]
 
+_ZERO_TERMINAL_SNR = 1e-6
+"""Largest alpha_bar at the last timestep that counts as zero: diffusers writes 2 ** -24; Stable Diffusion has .0047."""
+
 
 class DenoisingObjective:
-    """Noisy latents x_t = alpha_t x_0 + sigma_t noise, what is predicted from them, and the matching scheduler.
+    """Noisy latents x_t = alpha_t x_0 + sigma_t noise, and what is predicted from them.
 
     flow_prediction: alpha = 1 - sigma, and t = num_train_timesteps * sigma is continuous (Lipman 2022; Liu 2022).
     epsilon and v_prediction: variance preserving, t is whole, betas as in Stable Diffusion (Rombach 2022).
+
+    `timestep_sampling` None is logit_normal for flow_prediction (Esser 2024, eq. 19: velocities are hardest to predict
+    in the middle) and uniform for the others (Ho 2020, algorithm 1): their samplers spend steps at both ends, which
+    logit_normal hardly trains. Zero terminal SNR (Lin 2023) exists for the last timestep, so it goes neither with
+    logit_normal, which never draws that step, nor with min-SNR weighting, which gives it no weight:
+    `check_trains_last_timestep` refuses both.
+
+    Raises VaeLdmError where a setting means nothing for the prediction type.
     """
 
     def __init__(
         self,
         prediction_type: PredictionType,
-        timestep_sampling: TimestepSampling,
+        timestep_sampling: TimestepSampling | None = None,
         *,
         min_snr_gamma: float | None = None,
         zero_terminal_snr: bool = False,
@@ -37,15 +49,23 @@ class DenoisingObjective:
                 "min_snr_gamma is for epsilon and v_prediction; set diffusion.min_snr_gamma=null with flow_prediction"
             )
         self.prediction_type = prediction_type
-        self.timestep_sampling = timestep_sampling
+        self.timestep_sampling = timestep_sampling or ("logit_normal" if self.is_flow else "uniform")
         self.min_snr_gamma = min_snr_gamma
         self.zero_terminal_snr = zero_terminal_snr
         self.num_train_timesteps = num_train_timesteps
-        self._alphas_cumprod: Tensor = self.scheduler().alphas_cumprod if alphas_cumprod is None else alphas_cumprod
+        if alphas_cumprod is None:
+            alphas_cumprod = noise_schedule.alphas_cumprod(
+                num_train_timesteps=num_train_timesteps, zero_terminal_snr=zero_terminal_snr
+            )
+        self._alphas_cumprod: Tensor = alphas_cumprod
 
     @classmethod
     def of_scheduler(
-        cls, scheduler: SchedulerMixin, timestep_sampling: TimestepSampling, *, min_snr_gamma: float | None = None
+        cls,
+        scheduler: SchedulerMixin,
+        timestep_sampling: TimestepSampling | None = None,
+        *,
+        min_snr_gamma: float | None = None,
     ) -> Self:
         """The objective that a pretrained UNet was trained on, by the scheduler in its pipeline: its noise, its target.
 
@@ -65,28 +85,27 @@ class DenoisingObjective:
             alphas_cumprod=scheduler.alphas_cumprod,
         )
 
+    def check_trains_last_timestep(self) -> None:
+        """Raise VaeLdmError where the signal-to-noise ratio ends at zero and the last timestep is never trained.
+
+        Not a matter of the constructor: a run that was trained so can still be opened and exported.
+        """
+        if self.is_flow or float(self._alphas_cumprod[-1]) > _ZERO_TERMINAL_SNR:
+            return
+        if self.timestep_sampling == "logit_normal":
+            raise VaeLdmError(
+                "logit_normal never draws the last timestep, for which zero terminal SNR exists; "
+                "set diffusion.timestep_sampling=uniform"
+            )
+        if self.min_snr_gamma is not None:
+            raise VaeLdmError(
+                "min_snr_gamma weighs the last timestep with 0, for which zero terminal SNR exists; "
+                "set diffusion.min_snr_gamma=null"
+            )
+
     @property
     def is_flow(self) -> bool:
         return self.prediction_type == "flow_prediction"
-
-    def scheduler(self) -> DPMSolverMultistepScheduler:
-        """A new DPM-Solver++ (Lu 2022, order 2) that samples what this objective trains, well in 10 to 20 steps."""
-        return DPMSolverMultistepScheduler(
-            num_train_timesteps=self.num_train_timesteps,
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            prediction_type=self.prediction_type,
-            use_flow_sigmas=self.is_flow,
-            rescale_betas_zero_snr=self.zero_terminal_snr,
-            # Evenly spaced timesteps end with a jump that blurs: an exact network gives .07 for a standard deviation
-            # of .15 in 12 steps, with Karras' spacing .15. Where sigma has no upper end that spacing cannot be used.
-            use_karras_sigmas=not self.is_flow and not self.zero_terminal_snr,
-            # For zero terminal SNR: sampling starts at the very last timestep, as it must (Lin 2023, section 3.3).
-            timestep_spacing="trailing",
-            # Without effect on this spacing; some versions of StableDiffusionPipeline warn unless it is 1.
-            steps_offset=1,
-        )
 
     def sample_timesteps(
         self, batch_size: int, *, generator: torch.Generator | None = None, device: torch.device | str | None = None

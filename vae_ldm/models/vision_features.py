@@ -202,12 +202,17 @@ def load_transformers_backbone(from_pretrained: str) -> TransformersFeatures:
 
     try:
         processor, _ = ImageProcessingMixin.get_image_processor_dict(from_pretrained)
-        config = AutoConfig.from_pretrained(from_pretrained)
+        # Said each time: where it is left out, transformers asks on a terminal, and `y` runs the repository's code.
+        config = AutoConfig.from_pretrained(from_pretrained, trust_remote_code=False)
         config = getattr(config, "vision_config", config)
         network, loading = AutoModel.from_pretrained(
-            from_pretrained, config=config, use_safetensors=True, output_loading_info=True
+            from_pretrained,
+            config=config,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # whatever transformers stumbles over in somebody else's files
         raise WeightsError(
             f"no vision model in {from_pretrained} ({first_line(error)}): name a folder or Hub repository with "
             "config.json, preprocessor_config.json and model.safetensors"
@@ -219,7 +224,7 @@ def load_transformers_backbone(from_pretrained: str) -> TransformersFeatures:
             f"{from_pretrained} lacks {len(missing)} weights of its model, {missing[0]} among them: save the model "
             "again with save_pretrained"
         )
-    if not {"image_mean", "image_std"} <= processor.keys():
+    if not (isinstance(processor, dict) and {"image_mean", "image_std"} <= processor.keys()):
         raise WeightsError(
             f"{from_pretrained}/preprocessor_config.json has no image_mean and image_std: add those of its training"
         )

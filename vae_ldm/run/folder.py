@@ -10,29 +10,9 @@ from vae_ldm.choices import Stage
 from vae_ldm.errors import RecipeError, VaeLdmError
 from vae_ldm.files import finish_swap, locked, remove, remove_abandoned
 from vae_ldm.opening import RunPaths
-from vae_ldm.recipe import Recipe, read_recipe, recipe_differences, write_recipe
+from vae_ldm.recipe import Recipe, keys_free_under_way, read_recipe, recipe_differences, write_recipe
+from vae_ldm.recipe.stages import STAGES, from_stage_on, stage_named
 from vae_ldm.stored_json import StoredKind, content_of
-
-STAGES: tuple[Stage, ...] = ("autoencoder", "diffusion", "evaluation")
-
-# What the result of a stage follows from: a change in any of these would make a finished stage a lie.
-_FOLLOWS_FROM = {
-    "autoencoder": ("seed", "data", "autoencoder"),
-    "diffusion": ("seed", "data", "autoencoder", "diffusion"),
-    "evaluation": ("seed", "data", "autoencoder", "diffusion", "evaluation"),
-}
-# Settings that may change while a stage is under way.
-_FREE_UNDER_WAY = (
-    "trainer.max_steps",
-    "trainer.checkpoint_every_n_steps",
-    "trainer.keep_checkpoints",
-    "trainer.val_every_n_steps",
-    "trainer.num_val_images",
-    "trainer.log_every_n_steps",
-    "trainer.on_nan",
-    "trainer.max_skipped_steps",
-    "trainer.compile",
-)
 
 _STATE = StoredKind(
     newest=2,
@@ -40,7 +20,10 @@ _STATE = StoredKind(
     unnumbered=1,
     cure="restore it, or train the run afresh with --restart autoencoder",
 )
-"""state.json: the facts about each finished stage, under its name."""
+"""state.json: the facts about each finished stage, under its name, and about the machine that the run began on."""
+
+_MACHINE = "machine"
+"""The entry of state.json with what a resume has to keep of the machine."""
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -64,22 +47,34 @@ class RunFolder(RunPaths):
         """Mark the stage as finished, with facts about it (seconds, num_images, ...)."""
         _STATE.write(self.state, {**self._read_state(), stage: facts})
 
+    def keep_num_threads(self, proposed: int) -> int:
+        """How many threads the run trains on: what it began with, `proposed` where it begins now.
+
+        Sums over another number of threads come out with other last digits, so a resume has to keep it.
+        """
+        state = self._read_state()
+        kept = state.get(_MACHINE, {}).get("num_threads")
+        if kept is None:
+            kept = proposed
+            _STATE.write(self.state, {**state, _MACHINE: {"num_threads": kept}})
+        return int(kept)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a stage is finished or under way."""
+        return any(self.finished(stage.name) or any(self.checkpoints(stage.name).glob("*.ckpt")) for stage in STAGES)
+
     def restart(self, stages: Sequence[Stage]) -> None:
         """Delete what the named stages and all that follow from them have written."""
-        first = min(STAGES.index(stage) for stage in stages)
+        afresh = from_stage_on(stages)
         # Where nothing is kept, nothing needs to be read: that is the way out of a damaged state.json.
-        state = self._read_state() if first else {}
-        for stage in STAGES[first:]:
-            state.pop(stage, None)
+        state = self._read_state() if len(afresh) < len(STAGES) else {}
+        for stage in afresh:
+            state.pop(stage.name, None)
         _STATE.write(self.state, state)
-        written: dict[Stage, tuple[Path, ...]] = {
-            "autoencoder": (self.autoencoder, self.latents),
-            "diffusion": (self.diffusion, self.pipeline, self.lora),
-            "evaluation": (self.samples, self.metrics, self.report),
-        }
-        for stage in STAGES[first:]:
-            for path in written[stage]:
-                remove(path)
+        for stage in afresh:
+            for name in stage.writes:
+                remove(self.path / name)
 
     def adopt(self, recipe: Recipe, *, restart: Sequence[Stage] = ()) -> None:
         """Make `recipe` the run's recipe, after deleting what the stages to restart have written.
@@ -88,10 +83,10 @@ class RunFolder(RunPaths):
         under way, was begun with.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        kept = STAGES[: min((STAGES.index(stage) for stage in restart), default=len(STAGES))]
+        kept = [stage for stage in STAGES if stage not in from_stage_on(restart)]
         if self.recipe.exists():
             for stage in kept:
-                self._check_unchanged(stage, recipe)
+                self._check_unchanged(stage.name, recipe)
         if restart:
             self.restart(restart)
         write_recipe(recipe, self.recipe)
@@ -101,11 +96,11 @@ class RunFolder(RunPaths):
         under_way = not finished and any(self.checkpoints(stage).glob("*.ckpt"))
         if not (finished or under_way):
             return
-        changes = []
-        for section in _FOLLOWS_FROM[stage]:
-            for change in recipe_differences(read_recipe(self.recipe), recipe, section):
+        changes, free = [], keys_free_under_way()
+        for section in stage_named(stage).follows_from:
+            for change in recipe_differences(read_recipe(self.recipe, as_trained=True), recipe, section):
                 key = change.split(":", 1)[0]
-                if finished or not key.startswith(stage) or not key.endswith(_FREE_UNDER_WAY):
+                if finished or not key.startswith(f"{stage}.") or key not in free:
                     changes.append(change)
         if changes:
             raise RecipeError(

@@ -219,11 +219,11 @@ def _file_size(record: Record) -> int:
 
 
 def _archived(record: Record, coder: PhotoCoder, present: dict[str, bytes]) -> Entry | tuple[str, str] | None:
-    """The photo as a row; None where it is in the archive already; its id and the reason where it cannot be kept."""
+    """The photo as a row; None where it is in the archive already; id and reason where it cannot be read or kept."""
     try:
         for what, text in (("name", record.id), ("class", record.label), ("caption", record.caption)):
             if not _is_text(text):
-                return as_text(record.id), f"its {what} is no text"
+                return ascii(record.id), f"its {what} is no text"
         file = encoded_bytes(record.picture)
         content = content_digest(file)
         if present.get(record.id) == content:

@@ -69,6 +69,10 @@ def report(
             except UnreadablePictureError as error:
                 command.leave_out(record, str(error))
                 continue
+            longest = max(pixels.shape[:2])
+            if unfit := [name for name, side in KEPT_CODECS.items() if longest > side]:
+                command.leave_out(record, f"a side of {longest:,} px is more than {unfit[0]} can hold")
+                continue
             ladder = latent_ladder(autoencoder, coder, pixels)
             if ladder is None or pixels.shape[2] == 4:
                 num_other_colors += 1
@@ -81,7 +85,7 @@ def report(
         chosen = counted(len(measured), "photo")
         raise DataError(f"none of {chosen} of {photos} suits an autoencoder of {channels}")
     result = judge.result()
-    words = in_words(result, KEPT_CODECS, target_psnr)
+    words = in_words(result, tuple(KEPT_CODECS), target_psnr)
     setting = ArchiveSetting(
         title=str(photos),
         model=model,
@@ -94,7 +98,7 @@ def report(
         device=device_name(autoencoder.autoencoder.device),
         created=datetime.now(UTC).strftime("%Y-%m-%d"),
         target_psnr=target_psnr,
-        kept_codecs=KEPT_CODECS,
+        kept_codecs=tuple(KEPT_CODECS),
         advice=advice,
     )
     write_archive_page(out, result, words, setting)

@@ -21,7 +21,7 @@ from vae_ldm.stored_json import StoredKind
 
 HOWS: tuple[How, ...] = get_args(How)
 _MAX_SLUG = 40
-_FORMAT = 2  # raise it when the same settings come to give other pictures
+_FORMAT = 3  # raise it when the same settings come to give other pictures
 _ROUND = StoredKind(
     newest=2, sealed_from=2, unnumbered=1, cure="delete it, and its pictures are drawn again", error=VaeLdmError
 )
@@ -95,7 +95,9 @@ class AugmentedFolder:
         before = known["settings"]
         asked = json.loads(json.dumps(settings))
         changed = [key for key in asked if before.get(key) != asked[key]]
-        if changed or known["format"] != _FORMAT:
+        # What is finished stays what it is; what an older version has begun would be neither its folder nor ours.
+        is_ours = known["format"] == _FORMAT or (known["format"] < _FORMAT and known.get("finished"))
+        if changed or not is_ours:
             shown = ", ".join(f"{key} was {before.get(key)}, not {asked[key]}" for key in changed) or "another version"
             raise VaeLdmError(f"{self.path}: begun with other settings ({shown}); name another folder with --out")
 

@@ -11,7 +11,7 @@ _LARGEST_ROUND = 16
 
 
 @dataclass(frozen=True)
-class Order:
+class AugmentRequest:
     """What is asked of `augment`."""
 
     per_class: int = 50
@@ -63,20 +63,20 @@ class Order:
             **{key: value for key, value in left_to_recipe.items() if value is not None},
         }
 
-    def deal(self, turn: int) -> list[int]:
-        """How many pictures each method is to make of the class whose turn it is, from 0.
+    def shares(self, turn: int) -> list[int]:
+        """How many pictures each method is to make of the class with this number, from 0.
 
-        Dealt like cards, one to each method after the other; a class begins where the one before it stopped, so that
-        fewer pictures a class than there are methods still come from all of them.
+        Pictures are assigned to the methods in turn, and a class begins where the one before it stopped, so that fewer
+        pictures a class than there are methods still come from all of them.
         """
         whole, rest = divmod(self.per_class, len(self.methods))
-        extra = {(turn * self.per_class + card) % len(self.methods) for card in range(rest)}
+        extra = {(turn * self.per_class + number) % len(self.methods) for number in range(rest)}
         return [whole + (place in extra) for place in range(len(self.methods))]
 
-    def undealt(self, num_classes: int) -> list[str]:
-        """Methods that are dealt nothing of so many classes: they make only what others miss."""
-        deals = [self.deal(turn) for turn in range(num_classes)]
-        return [method.name for place, method in enumerate(self.methods) if not any(deal[place] for deal in deals)]
+    def methods_without_share(self, num_classes: int) -> list[str]:
+        """Methods that have no share in any of so many classes: they make only what others miss."""
+        shares = [self.shares(turn) for turn in range(num_classes)]
+        return [method.name for place, method in enumerate(self.methods) if not any(share[place] for share in shares)]
 
     @property
     def round_size(self) -> int:

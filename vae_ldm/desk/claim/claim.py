@@ -17,7 +17,7 @@ from vae_ldm.desk.claim.page import ClaimPage, Departs, ScoreLine, SimilarPhoto,
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.encoder import PhotoEncoder
 from vae_ldm.desk.novelty import novelty
-from vae_ldm.desk.novelty.detector import Detector, Verdict, open_detector
+from vae_ldm.desk.novelty.detector import Detector, NoveltyVerdict, open_detector
 from vae_ldm.desk.novelty.reference_photos import check_photos
 from vae_ldm.desk.pipeline import foreign_words
 from vae_ldm.desk.search.build import build_index
@@ -85,7 +85,7 @@ def claim(
     num_variations: int = 6,
     strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,
-) -> Verdict:
+) -> NoveltyVerdict:
     """The verdict on one photo, printed with the photos most like it; the page `out` shows all of it.
 
     `model` says where the desk's run lies now, should it have moved. Raises VaeLdmError where the desk or the page's
@@ -226,7 +226,7 @@ def _whole_photo(photo: Path, detector: Detector) -> tuple[np.ndarray | None, fl
     return pale, share
 
 
-def _score_lines(detector: Detector, verdict: Verdict) -> list[ScoreLine]:
+def _score_lines(detector: Detector, verdict: NoveltyVerdict) -> list[ScoreLine]:
     lines = [
         ScoreLine(
             name,

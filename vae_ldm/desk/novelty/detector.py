@@ -64,7 +64,7 @@ class _Fitted:
 
 
 @dataclass(frozen=True, eq=False)
-class Verdict:
+class NoveltyVerdict:
     """What a detector says of one photo."""
 
     record: Record
@@ -95,7 +95,7 @@ class Detector:
     patch_heat: HeatScale
     residual_heat: HeatScale
 
-    def judge(self, photos: Sequence[Record] | PhotoBatch, *, heat_maps: bool = True) -> list[Verdict]:
+    def judge(self, photos: Sequence[Record] | PhotoBatch, *, heat_maps: bool = True) -> list[NoveltyVerdict]:
         """A verdict on each photo, in order; photos of a batch are of `observer.encoder.batches`.
 
         Raises DataError for a record that cannot be read.
@@ -105,10 +105,10 @@ class Detector:
         batches = self.observer.encoder.batches(photos, on_unreadable=_refuse)
         return [verdict for batch in batches for verdict in self._judge_batch(batch, heat_maps=heat_maps)]
 
-    def _judge_batch(self, batch: PhotoBatch, *, heat_maps: bool) -> list[Verdict]:
+    def _judge_batch(self, batch: PhotoBatch, *, heat_maps: bool) -> list[NoveltyVerdict]:
         return self.judge_seen(batch, self.observer(batch), heat_maps=heat_maps)
 
-    def judge_seen(self, batch: PhotoBatch, seen: Seen, *, heat_maps: bool = True) -> list[Verdict]:
+    def judge_seen(self, batch: PhotoBatch, seen: Seen, *, heat_maps: bool = True) -> list[NoveltyVerdict]:
         """A verdict on each photo of a batch that `observer` has looked at."""
         scores = all_scores(self.scorers, self.combination, seen.observations)
         column = SCORE_NAMES.index(self.facts.score)
@@ -117,7 +117,7 @@ class Detector:
         novel = chosen > self.facts.threshold
         maps = self._heat_maps(batch, seen, novel) if heat_maps else [(None, None)] * len(batch)
         return [
-            Verdict(
+            NoveltyVerdict(
                 record,
                 bool(is_novel),
                 p_value.item(),

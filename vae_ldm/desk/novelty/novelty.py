@@ -22,7 +22,7 @@ from vae_ldm.desk.file_names import lengthened
 from vae_ldm.desk.novelty.detector import (
     Detector,
     DetectorFacts,
-    Verdict,
+    NoveltyVerdict,
     all_scores,
     check_target,
     shown_maps,
@@ -115,7 +115,7 @@ def score(
     out: Path = Path("scores.csv"),
     heat_maps: Path | None = None,
     model: str | None = None,
-) -> list[Verdict]:
+) -> list[NoveltyVerdict]:
     """Verdicts on photos, without their heat maps, written to the table `out` and the pictures to `heat_maps`.
 
     A photo that cannot be read has a line as well. Of several processes each looks at its share, and the first one
@@ -131,7 +131,7 @@ def score(
     if advice := unseen_advice(records, opened.facts.image_size, opened.facts.resize):
         command.say(advice)
 
-    def judge(batch: PhotoBatch) -> list[Verdict]:
+    def judge(batch: PhotoBatch) -> list[NoveltyVerdict]:
         verdicts = opened.judge(batch, heat_maps=heat_maps is not None)
         if heat_maps is not None:
             for verdict in verdicts:
@@ -243,7 +243,7 @@ def _save_picture(file: Path, picture: np.ndarray | None) -> None:
     write_picture(file, Image.fromarray(picture))
 
 
-def _write_table(out: Path, verdicts: Sequence[Verdict], unreadable: Sequence[str]) -> None:
+def _write_table(out: Path, verdicts: Sequence[NoveltyVerdict], unreadable: Sequence[str]) -> None:
     """One line a photo, in the order of their names, whole or not at all."""
     rows = {
         verdict.record.id: [
