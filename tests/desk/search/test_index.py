@@ -295,10 +295,10 @@ def test_a_full_disk_is_one_line_and_room_made_the_index_goes_on(small_disk, tmp
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["build", "i", "absent", "--model", "m"], 2, "absent does not exist"),
+        (["build", "i", "absent", "--model", "photos"], 2, "absent does not exist"),
         (["build", "i", "photos", "--model", "m"], 2, "m: no such folder"),
-        (["add", "absent", "photos"], 2, "no index here"),
-        (["query", "photos", "photos"], 2, "no index here"),
+        (["add", "absent", "photos"], 2, "absent: no such folder, so no index"),
+        (["query", "photos", "photos"], 2, "photos: is no index (it has no index.json)"),
         (["query", "i", "photos", "--store", "mysql://x"], 2, "names no database"),
         (["query", "index", "absent.jpg"], 2, "does not exist"),
         (["query", "index", "photos", "--out", "nowhere/sheet.png"], 2, "no such folder"),
