@@ -460,7 +460,7 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(tmp_path, model):
     path = tmp_path / "archive"
     arguments = ["archive", "add", path, folder, "--model", model, "--target-psnr", "40"]
     process = start(*arguments)
-    wait_for(lambda: (path / "part-000000.parquet").exists())
+    wait_for(lambda: (path / "part-000000.parquet").exists(), process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     kept = len(Archive.open(path)) if (path / "archive.json").exists() else 0

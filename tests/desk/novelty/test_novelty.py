@@ -269,6 +269,18 @@ def test_fitting_again_replaces_a_detector_whole_and_a_failure_leaves_it(by_late
     assert sorted(path.name for path in tmp_path.glob("detector*")) == ["detector"]
 
 
+def test_a_detector_whose_swap_was_killed_is_put_in_its_place(by_latents, tmp_path):
+    """Killed with the old one aside: opening finishes the swap, and so does fitting again."""
+    detector = by_latents(tmp_path / "detector", score="knn")
+    for again in (open_detector, lambda folder: by_latents(folder, score="patch")):
+        detector.rename(tmp_path / ".detector.vae_ldm-new")
+        (tmp_path / ".detector.vae_ldm-old").mkdir()
+        (tmp_path / ".detector.vae_ldm-old" / "detector.safetensors").touch()
+        again(detector)
+        assert sorted(path.name for path in detector.iterdir()) == ["detector.json", "detector.safetensors"]
+        assert not list(tmp_path.glob(".detector*"))
+
+
 def test_a_full_disk_is_one_line_and_nothing_is_lost(by_latents, photos, small_disk, tmp_path):
     detector = by_latents(tmp_path / "detector")
     disk = small_disk(8)

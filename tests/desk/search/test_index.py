@@ -184,9 +184,7 @@ build.build_index(sys.argv[1], Path(sys.argv[2]), model=sys.argv[3], kind="laten
 def test_kill_9_in_the_middle_and_the_same_command_again(tmp_path, photos, model, index):
     target = tmp_path / "killed"
     process = subprocess.Popen([sys.executable, "-c", SLOW_BUILD, str(target), str(photos), model])
-    deadline = time.monotonic() + 120
     while not (IndexFolder.exists(target) and len(list(target.glob("part-*.npy"))) and len(IndexFolder(target)) >= 6):
-        assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)

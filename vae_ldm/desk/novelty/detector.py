@@ -207,6 +207,7 @@ def check_target(folder: Path) -> None:
     finish_swap(folder)
     if not folder.parent.is_dir():
         raise DataError(f"{folder.parent}: no such folder; name a detector in one that exists with --out")
+    finish_swap(folder)
     if folder.exists() and not (folder / FACTS_FILE).is_file():
         raise DataError(f"{folder}: exists and is no detector, so it is left alone; name another folder with --out")
 
