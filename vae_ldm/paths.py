@@ -49,7 +49,8 @@ def check_run(folder: Path) -> None:
 
 def check_store(folder: Path, file: str, what: str, maker: str) -> None:
     """Raise DataError where `folder` is no `what`, such as "archive": it lacks `file`, which `maker` writes."""
-    finish_swap(folder)
+    for path in (folder, folder / file):  # a desk's detector is a folder that is swapped in as well
+        finish_swap(path)
     if not (folder / file).exists():
         why = f"is no {what} (it has no {file})" if folder.is_dir() else f"no such folder, so no {what}"
         raise DataError(f"{folder}: {why}; make one with `vae-ldm {maker}`")

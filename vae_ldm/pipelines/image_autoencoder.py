@@ -68,7 +68,7 @@ class ImageAutoencoder:
     ) -> Tensor:
         """`encode` of images [B, channels, H, W] in [-1, 1]."""
         down, right = (-side % self.downsample_factor for side in batch.shape[-2:])
-        batch = F.pad(batch, (0, right, 0, down), mode="replicate").to(self.autoencoder.device, self.autoencoder.dtype)
+        batch = F.pad(batch, (0, right, 0, down), mode="replicate").to(self._parameter)
         parameters = self._in_tiles(self._parameters, batch, in_step=self.downsample_factor)
         posterior = DiagonalGaussianDistribution(parameters)
         latents = posterior.mean
@@ -92,7 +92,7 @@ class ImageAutoencoder:
         height, width = size or (side * self.downsample_factor for side in latents.shape[-2:])
         if height > latents.shape[2] * self.downsample_factor or width > latents.shape[3] * self.downsample_factor:
             raise VaeLdmError(f"size {height}x{width} is larger than what latents {list(latents.shape)} hold")
-        raw = latent_scale(self.autoencoder).denormalize(latents.to(self.autoencoder.device, self.autoencoder.dtype))
+        raw = latent_scale(self.autoencoder).denormalize(latents.to(self._parameter))
         images = self._in_tiles(self._decoded, raw, out_step=self.downsample_factor)
         return self._processor.postprocess(images[..., :height, :width].float(), output_type=output_type)
 
@@ -100,6 +100,11 @@ class ImageAutoencoder:
         """The images after `encode` and `decode`, of their own size; errors are those of the two."""
         batch = as_image_batch(images, channels=self.channels)
         return self.decode(self.encode_batch(batch), size=(batch.shape[2], batch.shape[3]), output_type=output_type)
+
+    @property
+    def _parameter(self) -> Tensor:
+        """Of the autoencoder's device and precision, which its own properties look for in every module."""
+        return next(self.autoencoder.parameters())
 
     def _parameters(self, images: Tensor) -> Tensor:
         return self.autoencoder.encode(images).latent_dist.parameters

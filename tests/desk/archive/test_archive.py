@@ -653,3 +653,21 @@ def test_a_stored_name_is_never_looked_for_on_the_hub(photos, tmp_path, model, m
     one_line_error(result, 2, "evil/tracker is no folder of this machine", "--model evil/tracker")
     assert not asked
     assert extract(path, out=tmp_path / "out", model=model) == 8
+
+
+@pytest.mark.parametrize("target", [EASY, 30.0])
+def test_what_saves_work_changes_no_byte(tmp_path, model, monkeypatch, target):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (72, 90, 3), np.uint8)
+    Image.fromarray(noise).save(folder / "noise.png")
+    Image.new("RGB", (70, 70), (120, 90, 60)).save(folder / "plain.png")
+    for number, mode in enumerate(("RGB", "L", "RGBA")):
+        photo(number, (96, 80), mode).save(folder / f"{number}.png")
+        photo(number, (100, 70)).convert(mode).save(folder / f"{number + 3}.png")
+    add(tmp_path / "saving", folder, model=model, target_psnr=target)
+    monkeypatch.setattr(PhotoCoder, "_is_hopeless", lambda self, pixels: False)
+    monkeypatch.setattr(PhotoCoder, "_measure_near", lambda self, ladder, quality: None)
+    monkeypatch.setattr(photo_coder, "_NOISE_DB", np.inf)
+    add(tmp_path / "thorough", folder, model=model, target_psnr=target)
+    assert files(tmp_path / "saving") == files(tmp_path / "thorough")

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from tests.processes import two_processes
 from tests.run.start_points import SD, save_autoencoder
-from vae_ldm import weights
+from vae_ldm import files, weights
 from vae_ldm.cli import app
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.desk.novelty.detector import open_detector
@@ -404,3 +404,17 @@ def test_a_detector_of_unfolded_features_judges_alike_by_folded_ones(photos, det
     assert [(one.novel, one.p_value) for one in folded] == [(one.novel, one.p_value) for one in unfolded]
     for one, other in zip(folded, unfolded, strict=True):
         assert list(one.scores.values()) == pytest.approx(list(other.scores.values()), rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("at", ["new one ready", "old one aside"])
+def test_a_detector_whose_replacement_was_killed_is_opened(by_latents, photos, tmp_path, at):
+    detector = by_latents(tmp_path / "detector")
+    new = tmp_path / f".detector.{files._NEW}"
+    shutil.copytree(detector, new)
+    if at == "old one aside":
+        detector.rename(tmp_path / f".detector.{files._OLD}")
+    result = CliRunner().invoke(
+        app, ["novelty", "score", str(photos / "validation"), str(detector), "--out", str(tmp_path / "scores.csv")]
+    )
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in tmp_path.glob("*detector*") if path.is_dir()) == ["detector"]

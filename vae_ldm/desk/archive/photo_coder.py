@@ -19,9 +19,8 @@ from vae_ldm.latent_space.latent_coder import LatentCoder
 from vae_ldm.latent_space.quantization import UnquantizableError
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 
-KEPT_CODECS = ("AVIF", "WebP")
-LONGEST_SIDE = {"AVIF": 32_768, "WebP": 16_383}
-"""In px, of a file that every decoder of the format opens."""
+KEPT_CODECS = {"AVIF": 32_768, "WebP": 16_383}
+"""Codecs that an archive keeps photos by, and the longest side in px that a file of each may have."""
 
 _LARGE = 2**20
 """Pixels above which a photo is looked at in places before a network takes minutes over all of it."""
@@ -74,7 +73,7 @@ class PhotoCoder:
         ladders: dict[str, Ladder | None] = {
             codec.name.lower(): CodecLadder(pixels, codec)
             for codec in codecs()
-            if codec.name in KEPT_CODECS and max(pixels.shape[:2]) <= LONGEST_SIDE[codec.name]
+            if max(pixels.shape[:2]) <= KEPT_CODECS.get(codec.name, 0)
         }
         best = Encoded("file", file, MAX_PSNR)
         # The dearest last: a network needs to say of few steps what they keep where few take no more bytes.
@@ -102,9 +101,9 @@ class PhotoCoder:
             return picture_psnr(np.concatenate(back), np.concatenate(places)) < self.target_psnr - _HOPELESS_DB
         if min(pixels.shape[:2]) < _SMALL:
             return False
-        # The error of the middle alone, a quarter of the photo, is more than the whole photo may have. A network sees
-        # the middle otherwise without what is around it, hence the margin.
-        middle = _middle_quarter(*pixels.shape[:2])
+        # The error of the middle alone, half of the photo, is more than the whole photo may have. A network sees the
+        # middle otherwise without what is around it, hence the margin.
+        middle = _middle_half(*pixels.shape[:2])
         part = pixels[middle]
         share = part.size / pixels.size
         psnr = picture_psnr(self._unquantized(images[middle], part.shape[-1]), part) - 10 * math.log10(share)
@@ -194,9 +193,10 @@ def _places(height: int, width: int) -> list[tuple[slice, slice]]:
     ]
 
 
-def _middle_quarter(height: int, width: int) -> tuple[slice, slice]:
-    """The middle half of each side."""
-    return slice(height // 4, height // 4 + height // 2), slice(width // 4, width // 4 + width // 2)
+def _middle_half(height: int, width: int) -> tuple[slice, slice]:
+    """The middle seven tenths of each side."""
+    rows, columns = (slice(length * 3 // 20, length * 3 // 20 + length * 7 // 10) for length in (height, width))
+    return rows, columns
 
 
 def middle(pixels: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.archive.add import DEFAULT_TARGET_PSNR, fitted_coder
 from vae_ldm.desk.archive.page import ArchiveSetting, write_archive_page
-from vae_ldm.desk.archive.photo_coder import KEPT_CODECS, LONGEST_SIDE, latent_ladder
+from vae_ldm.desk.archive.photo_coder import KEPT_CODECS, latent_ladder
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.errors import DataError
 from vae_ldm.evaluation.codec import codecs
@@ -72,7 +72,7 @@ def report(
                 command.leave_out(record, str(error))
                 continue
             shortest, longest = min(pixels.shape[:2]), max(pixels.shape[:2])
-            if shortest < _SHORTEST_SIDE or longest > min(LONGEST_SIDE.values()):
+            if shortest < _SHORTEST_SIDE or longest > min(KEPT_CODECS.values()):
                 height, width = pixels.shape[:2]
                 command.leave_out(record, f"{width}x{height} px, which not every codec and network can hold")
                 continue
@@ -88,7 +88,7 @@ def report(
         chosen = counted(len(measured), "photo")
         raise DataError(f"none of {chosen} of {photos} suits an autoencoder of {channels}")
     result = judge.result()
-    words = in_words(result, KEPT_CODECS, target_psnr)
+    words = in_words(result, tuple(KEPT_CODECS), target_psnr)
     setting = ArchiveSetting(
         title=str(photos),
         model=model,
@@ -101,7 +101,7 @@ def report(
         device=device_name(autoencoder.autoencoder.device),
         created=datetime.now(UTC).strftime("%Y-%m-%d"),
         target_psnr=target_psnr,
-        kept_codecs=KEPT_CODECS,
+        kept_codecs=tuple(KEPT_CODECS),
         advice=advice,
     )
     write_archive_page(out, result, words, setting)

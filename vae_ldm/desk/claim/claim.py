@@ -24,6 +24,7 @@ from vae_ldm.desk.search.build import build_index
 from vae_ldm.desk.search.index import Hit, Index, check_encoder, open_store
 from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError
 from vae_ldm.evaluation.reconstruction import psnr_per_image
+from vae_ldm.files import finish_swap
 from vae_ldm.hardware import device_name
 from vae_ldm.latent_space.conformal import p_values, true_rates
 from vae_ldm.latent_space.novelty import SCORE_NAMES
@@ -150,6 +151,7 @@ def claim(
 
 def open_desk(desk: Path, *, model: str | None = None) -> tuple[Detector, Index]:
     """The detector and the index in a desk's folder, sharing one encoder. Raises VaeLdmError where it is no desk."""
+    finish_swap(desk / DETECTOR)
     for part in (DETECTOR, INDEX):
         if not (desk / part).is_dir():
             raise VaeLdmError(
