@@ -181,7 +181,8 @@ class Bench:
             with self._autocast("autoencoder"):
                 posterior = autoencoder.encode(images).latent_dist
                 reconstructions = autoencoder.decode(posterior.sample()).sample.float()
-            loss = l1_error(reconstructions, images).mean() + loss_part.kl_weight * posterior.kl().mean()
+            kl = posterior.kl().mean() / posterior.mean[0].numel()
+            loss = l1_error(reconstructions, images).mean() + loss_part.kl_weight_per_latent * kl
             loss = loss + loss_part.ssim_weight * ssim_error(reconstructions, images).mean()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(autoencoder.parameters(), 1.0)

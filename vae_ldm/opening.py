@@ -13,9 +13,8 @@ from typing import Any, Literal
 from rich.console import Console
 
 from vae_ldm import loading
-from vae_ldm.data.crop_advice import crop_advice
 from vae_ldm.data.decoding import Resize
-from vae_ldm.data.picture_cache import class_caption, load_pictures
+from vae_ldm.data.picture_cache import class_caption
 from vae_ldm.data.pictures import Pictures, PictureSplits, open_pictures
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.models.unet import sample_size
@@ -73,29 +72,16 @@ def read_run_recipe(paths: RunPaths) -> Recipe:
     """The recipe that a run keeps. Raises VaeLdmError where the folder is no run."""
     if not paths.recipe.is_file():
         raise VaeLdmError(f"{paths.path}: is no run folder (it has no recipe.yaml); give the folder that train made")
-    return read_recipe(paths.recipe)
+    return read_recipe(paths.recipe, as_trained=True)
 
 
 def read_pictures(recipe: Recipe, paths: RunPaths, console: Console) -> PictureSplits:
     """Both splits of what the recipe names, decoded into the run folder, or as they lie there. Raises DataError."""
-    from vae_ldm.assembly.data import build_source  # with it comes Lightning, which most who open a run do without
+    from vae_ldm.assembly import data  # with it comes Lightning, which most who open a run do without
 
-    data = recipe.data
-    source = build_source(recipe)
-    if advice := crop_advice(source, recipe.image_size, data.resize):
-        console.print(advice, markup=False)
     with StepReport("reading pictures", console) as report:
-        return load_pictures(
-            source,
-            paths.pictures,
-            image_size=recipe.image_size,
-            channels=data.channels,
-            resize=data.resize,
-            max_unreadable_share=data.max_unreadable_share,
-            max_pixels=data.max_pixels,
-            caption_template=data.caption_template,
-            validation_fraction=data.validation_fraction,
-            progress=report,
+        return data.read_pictures(
+            recipe, paths.pictures, say=lambda line: console.print(line, markup=False), progress=report
         )
 
 
@@ -137,7 +123,7 @@ class ModelSettings:
 def settings_of(source: str | Path) -> ModelSettings:
     """Of the run that `source` is or whose pipeline folder it is, or of a model that comes from elsewhere."""
     run = run_of(Path(source))
-    recipe = None if run is None else read_recipe(run.recipe)
+    recipe = None if run is None else read_recipe(run.recipe, as_trained=True)
     data = parts.ImageFolder(path="") if recipe is None else recipe.data
     evaluation = parts.Evaluation() if recipe is None else recipe.evaluation
     return ModelSettings(

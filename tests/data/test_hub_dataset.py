@@ -53,13 +53,37 @@ def test_parquet(parquet: Path, tmp_path: Path) -> None:
     source = HubDatasetSource(str(parquet), validation_split="test", label_column="label", caption_column="words")
     options = {"image_size": (16, 16), "max_unreadable_share": 0.2}
     splits = load_pictures(source, tmp_path / "pictures", **options)
-    assert splits.train.ids == ["0", "1", "2", "4", "5"]
+    assert splits.train.ids == ["train/0", "train/1", "train/2", "train/4", "train/5"]
     assert splits.train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 4, 5]
     assert splits.train.labels.tolist() == [0, 1, 0, 0, 1]
     assert splits.train.class_names == ["tin", "box"]
     assert splits.train.captions[:2] == ["words 0", "a photo of box"]
-    assert splits.validation.ids == ["0", "1"]
-    assert splits.unreadable == ["3: not a picture, or of a format that is not supported"]
+    assert splits.validation.ids == ["validation/0", "validation/1"]
+    assert splits.unreadable == ["train/3: not a picture, or of a format that is not supported"]
+
+
+def _named_files(folder: Path, *paths: Path) -> HubDatasetSource:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    features = datasets.Features({"image": datasets.Image()})
+    rows = {"image": [{"bytes": None, "path": str(path)} for path in paths]}
+    folder.mkdir(exist_ok=True)
+    pq.write_table(pa.table(rows, schema=features.arrow_schema), folder / "train-00000-of-00001.parquet")
+    return HubDatasetSource(str(folder))
+
+
+def test_a_row_that_names_a_file_outside_the_data_set_is_not_read(tmp_path: Path) -> None:
+    private, own = tmp_path / "private.png", tmp_path / "shards" / "1.png"
+    own.parent.mkdir()
+    for file in (private, own):
+        file.write_bytes(_png(9))
+    through = tmp_path / "shards" / ".." / "private.png"
+    source = _named_files(tmp_path / "shards", private, own, own, through)
+    splits = load_pictures(source, tmp_path / "pictures", image_size=(16, 16), max_unreadable_share=0.5)
+    reason = "its row names a file outside the data set; only pictures inside the data set are read"
+    assert splits.unreadable == [f"train/0: {reason}", f"train/3: {reason}"]
+    assert sorted(splits.train.ids + splits.validation.ids) == ["train/1", "train/2"]
 
 
 def test_nothing_is_loaded_when_the_cache_is_there(
@@ -98,7 +122,7 @@ def test_webdataset_with_a_nested_column(tmp_path: Path) -> None:
     splits = load_pictures(source, tmp_path / "pictures", image_size=(16, 16))
     found = dict(zip(splits.train.ids, splits.train.labels.tolist(), strict=True))
     found.update(zip(splits.validation.ids, splits.validation.labels.tolist(), strict=True))
-    assert found == {"picture0": 0, "picture1": 1, "picture2": 0, "picture3": 1}
+    assert found == {f"train/picture{n}": n % 2 for n in range(4)}
     assert splits.train.class_names == ["k0", "k1"]
 
 

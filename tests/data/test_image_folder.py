@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from vae_ldm.data.image_folder import ImageFolderSource
-from vae_ldm.data.sources import Record, fingerprint, list_files, sort_class_names
+from vae_ldm.data.listing import fingerprint, list_folder
+from vae_ldm.data.sources import Record, sort_class_names
 from vae_ldm.errors import DataError
 
 PACKS = Path(__file__).parents[2].parent / "shared" / "data"
@@ -57,6 +58,31 @@ def test_one_class_only(tmp_path: Path) -> None:
     source = ImageFolderSource(_paint(tmp_path, "parcel/1.png", "parcel/2.png"))
     assert source.class_names == ["parcel"]
     assert [label for _, label, _ in _found(source)] == ["parcel"] * 2
+
+
+@pytest.mark.parametrize(
+    ("names", "remark"),
+    [
+        (("a/1.png", "b/1.png", "cover.png"), "cover.png lies above the folders of the others; put every picture"),
+        (("a/1.png", "b/1.png", "c/d/1.png", "c/d/2.png"), "c/d/1.png and 1 more lie below the folders of the others"),
+    ],
+)
+def test_the_file_that_takes_the_classes_away_is_named(tmp_path: Path, names: tuple[str, ...], remark: str) -> None:
+    (line,) = ImageFolderSource(_paint(tmp_path, *names)).remarks()
+    assert line.startswith(f"the {len(names)} pictures have no classes: {remark}")
+
+
+def test_nothing_is_said_of_an_ordinary_folder(tmp_path: Path) -> None:
+    assert ImageFolderSource(_paint(tmp_path / "flat", "1.png", "2.png")).remarks() == []
+    assert ImageFolderSource(_paint(tmp_path / "deep", "train/a/1.png", "val/b/2.png")).remarks() == []
+
+
+def test_a_validation_folder_that_is_a_link_to_the_training_folder_is_none(tmp_path: Path) -> None:
+    _paint(tmp_path, "train/a/1.png", "train/a/2.png")
+    (tmp_path / "validation").symlink_to("train")
+    source = ImageFolderSource(tmp_path)
+    assert (source.num_records("train"), source.num_records("validation")) == (2, 0)
+    assert any(line.startswith("validation is a link to train") for line in source.remarks())
 
 
 @pytest.mark.parametrize("names", [("1.png", "2.png"), ("a/1.png", "2.png"), ("a/1.png", "b/c/2.png")])
@@ -121,6 +147,8 @@ def test_metadata_as_parquet(tmp_path: Path) -> None:
 def test_numbers_are_sorted_by_value() -> None:
     assert sort_class_names(["10", "9", None, "9"]) == ["9", "10"]
     assert sort_class_names(["10", "9", "b"]) == ["10", "9", "b"]
+    assert sort_class_names(["-1", "10", "-2"]) == ["-2", "-1", "10"]
+    assert sort_class_names(["5", "--5", "-"]) == ["-", "--5", "5"]
 
 
 def test_description_follows_the_files(tmp_path: Path) -> None:
@@ -137,9 +165,9 @@ def test_description_follows_the_files(tmp_path: Path) -> None:
 
 def test_fingerprint_sees_a_changed_file(tmp_path: Path) -> None:
     file = _paint(tmp_path, "1.png") / "1.png"
-    before = fingerprint(list_files(tmp_path))
+    before = fingerprint(list_folder(tmp_path).files)
     file.write_bytes(file.read_bytes() + b"x")
-    assert fingerprint(list_files(tmp_path)) != before
+    assert fingerprint(list_folder(tmp_path).files) != before
 
 
 def _no_such_column(folder: Path) -> None:
@@ -174,8 +202,8 @@ def _only_validation(folder: Path) -> None:
         (lambda folder: None, "the folder is empty"),
         (lambda folder: [(folder / f"{n}.txt").touch() for n in range(3)], "it holds 3 .txt files; pictures end in"),
         (lambda folder: _paint(folder, "1.png"), "caption_column caption needs a metadata.jsonl"),
-        (_no_such_column, "has no column caption; it has file_name, text"),
-        (_no_file_name, "every row needs a file_name; one has name"),
+        (_no_such_column, "metadata.jsonl, line 1: has no column caption; it has file_name, text"),
+        (_no_file_name, "line 1: every row needs a file_name; this one has name"),
         (_outside, r"\.\./\.\./secret.png lies outside"),
         (_not_json, "metadata.jsonl, line 2: not JSON"),
     ],
@@ -200,6 +228,8 @@ def test_a_missing_folder_names_its_nearest(tmp_path: Path) -> None:
         ImageFolderSource(tmp_path / "product_clothng" / "train")
     with pytest.raises(DataError, match=r"^/.*/zzz does not exist: .* has no zzz"):
         ImageFolderSource(tmp_path / "zzz")
+    with pytest.raises(DataError, match=r"^~no-such-user/x does not exist: there is no user no-such-user$"):
+        ImageFolderSource("~no-such-user/x")
     with pytest.raises(DataError, match="is a file; give the folder"):
         ImageFolderSource(tmp_path / "product_clothing/a/1.png")
 

@@ -182,3 +182,38 @@ def test_sampled_timesteps_are_legal_seeded_and_spread(objective):
 def test_settings_that_make_no_sense_together_are_refused(prediction_type, settings):
     with pytest.raises(VaeLdmError, match=next(iter(settings))):
         DenoisingObjective(prediction_type, "uniform", **settings)
+
+
+@pytest.mark.parametrize(
+    ("prediction_type", "sampling"),
+    [("flow_prediction", "logit_normal"), ("epsilon", "uniform"), ("v_prediction", "uniform")],
+)
+def test_timesteps_are_drawn_by_what_is_predicted_unless_said_otherwise(prediction_type, sampling):
+    assert DenoisingObjective(prediction_type).timestep_sampling == sampling
+    scheduler = DenoisingObjective(prediction_type).scheduler()
+    assert DenoisingObjective.of_scheduler(scheduler).timestep_sampling == sampling
+    assert DenoisingObjective(prediction_type, "logit_normal").timestep_sampling == "logit_normal"
+
+
+def test_only_uniform_timesteps_reach_the_last_one():
+    largest = torch.tensor([1 - 2**-24])  # the largest float32 that torch.rand can return
+    assert DenoisingObjective("v_prediction", "uniform").timesteps_at(largest).item() == 999
+    assert DenoisingObjective("v_prediction", "logit_normal").timesteps_at(largest).item() == 995
+
+
+@pytest.mark.parametrize(
+    ("sampling", "settings", "cure"),
+    [
+        ("logit_normal", {}, "set diffusion.timestep_sampling=uniform"),
+        ("uniform", {"min_snr_gamma": 5.0}, "set diffusion.min_snr_gamma=null"),
+        (None, {"min_snr_gamma": 5.0}, "set diffusion.min_snr_gamma=null"),
+    ],
+)
+def test_zero_terminal_snr_needs_its_last_timestep(sampling, settings, cure):
+    own = DenoisingObjective("v_prediction", sampling, zero_terminal_snr=True, **settings)
+    pretrained = DenoisingObjective.of_scheduler(own.scheduler(), sampling, **settings)
+    for objective in (own, pretrained):
+        with pytest.raises(VaeLdmError, match=cure):
+            objective.check_trains_last_timestep()
+    DenoisingObjective("v_prediction", sampling, **settings).check_trains_last_timestep()
+    DenoisingObjective("v_prediction", zero_terminal_snr=True).check_trains_last_timestep()

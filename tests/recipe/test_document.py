@@ -112,7 +112,7 @@ def test_all_of_it_at_once(mistakes):
         "r.yaml:3: data: needs a mapping, not 5",
         "r.yaml:4: autoencoder: anchors and aliases (&name, *name) are not allowed; write the value out",
         "r.yaml:5: foo: unknown key; "
-        "legal: name, seed, output_dir, data, autoencoder, diffusion, evaluation, hub, loggers",
+        "legal: format, name, seed, output_dir, data, autoencoder, diffusion, evaluation, hub, loggers",
     ]
 
 
@@ -203,3 +203,29 @@ def test_values_are_shown_as_yaml_and_short(value, text):
 
 def test_dotted():
     assert dotted(("a", "b", 1, "c")) == "a.b[1].c"
+
+
+@pytest.mark.parametrize("text", ["{" * 1200, "? " * 1000, "name: " + "{" * 40, "[" * 1200, "? {" * 1000, "- " * 1000])
+def test_nesting_has_a_bound_whatever_is_nested(mistakes, text):
+    assert mistakes(text) == ["r.yaml:1: not YAML: nested deeper than 32 levels"]
+
+
+def test_an_escape_that_names_no_character_has_a_line(mistakes):
+    assert mistakes('name: a\nseed: "\\U00110000"\n') == ["r.yaml:2: not YAML: an escape that names no character"]
+    half = "seed: holds half of a character (\\uD800 to \\uDFFF); write the whole one"
+    assert f"r.yaml:2: {half}" in mistakes('name: a\nseed: "\\uD83D"\n')
+
+
+def test_thousands_of_mistakes_are_fifty_lines_in_under_a_second(mistakes):
+    text = "name: a\ndata: {type: rendered_claims}\nautoencoder: {"
+    start = time.process_time()
+    lines = mistakes(text + ", ".join(f"k{number}: 1" for number in range(9000)) + "}\n")
+    assert time.process_time() - start < 1
+    assert len(lines) == 51
+    assert lines[0].startswith("r.yaml:3: autoencoder.k0: unknown key; legal: from_pretrained,")
+    assert lines[-1] == "... and 8,950 mistakes more"
+
+
+def test_no_line_holds_what_a_terminal_would_obey(mistakes):
+    (line,) = mistakes('name: a\ndata: {type: rendered_claims}\nautoencoder: {}\n"\\e[31m\\u202E": 1\n')
+    assert line.startswith("r.yaml:4: \\x1b[31m\\u202e: unknown key")

@@ -22,3 +22,28 @@ def test_a_type_has_to_be_written_where_it_chooses():
     assert {"L1", "Huber", "ImageFolder", "Lpips"} <= tagged
     assert all("type" in parts[name]["required"] for name in tagged)
     assert parts["ImageFolder"]["required"] == ["type", "path"]
+
+
+def _nodes(schema, path="$"):
+    if isinstance(schema, dict):
+        yield path, schema
+        for key, value in schema.items():
+            if key not in ("default", "const", "enum"):
+                yield from _nodes(value, f"{path}.{key}")
+    elif isinstance(schema, list):
+        for item in schema:
+            yield from _nodes(item, path)
+
+
+def test_every_number_text_and_list_has_an_upper_bound():
+    bounds = {
+        "integer": {"maximum", "exclusiveMaximum"},
+        "number": {"maximum", "exclusiveMaximum"},
+        "string": {"maxLength"},
+        "array": {"maxItems"},
+    }
+    found = _nodes(json.loads(recipe_json_schema()))
+    nodes = [(path, node) for path, node in found if isinstance(node.get("type"), str) and node["type"] in bounds]
+    assert len(nodes) > 100
+    chosen = {"const", "enum"}
+    assert [path for path, node in nodes if not (bounds[node["type"]] | chosen) & node.keys()] == []

@@ -1,3 +1,5 @@
+import shlex
+
 import pytest
 
 from vae_ldm.recipe import read_recipe
@@ -90,7 +92,7 @@ def test_a_new_type_does_not_hide_what_neither_knows_nor_what_an_override_says(m
             "unknown type 'image_folders'; did you mean image_folder? "
             "legal: rendered_claims, image_folder, hub_dataset",
         ),
-        ("autoencoder.optimizer.betas=[1, 2]", "autoencoder.optimizer.betas[1]: must be at most 1, not 2"),
+        ("autoencoder.optimizer.betas=[0, 2]", "autoencoder.optimizer.betas[1]: must be less than 1, not 2"),
         ("autoencoder.loss.reconstruction.delta=1", "unknown key; type l1 has none, type huber has"),
         ("seed", "an override is written key.sub=value"),
         ("=5", "an override is written key.sub=value"),
@@ -100,13 +102,11 @@ def test_a_new_type_does_not_hide_what_neither_knows_nor_what_an_override_says(m
         ("data.image_size.0=8", "data.image_size is [8, 8], which has no keys; set data.image_size as a whole"),
         (
             "seed=[1",
-            "the value is not YAML: expected ',' or ']', but got '<stream end>'; put it in quotes inside the "
-            "shell's quotes",
+            "the value is not YAML: expected ',' or ']', but got '<stream end>'; write 'seed=\"[1\"'",
         ),
         (
             "data.path=@x",
-            "the value is not YAML: found character '@' that cannot start any token; put it in quotes "
-            "inside the shell's quotes",
+            "the value is not YAML: found character '@' that cannot start any token; write 'data.path=\"@x\"'",
         ),
         ("seed=*x", "anchors and aliases (&name, *name) are not allowed; write the value out"),
         (
@@ -114,12 +114,38 @@ def test_a_new_type_does_not_hide_what_neither_knows_nor_what_an_override_says(m
             "tags (tag:yaml.org,2002:python/name:os.system) are not allowed; write the plain value",
         ),
         ("autoencoder.loss={kl_weight: 1, kl_weight: 2}", "given twice"),
+        ("name=2024", "needs text, not 2024; write 'name=\"2024\"'"),
+        ("name=it's #1", "in YAML a # begins a comment, which would be cut off; write 'name=\"it'\"'\"'s #1\"'"),
+        (
+            "data.path=photos #2",
+            "in YAML a # begins a comment, which would be cut off; write 'data.path=\"photos #2\"'",
+        ),
+        ("data.path=#2", "in YAML a # begins a comment, which would be cut off; write 'data.path=\"#2\"'"),
+        ("data.image_size=[8, 8] # px", "in YAML a # begins a comment, which would be cut off; write "),
+        ('name="\\UFFFFFFFF"', "the value is not YAML: an escape that names no character"),
+        ("seed=9223372036854775808", "must be at most 9223372036854775807, not 9223372036854775808"),
         ("name=a\x01", "the value is not YAML: "),
-        ("name=a\nb", "begins with a letter or digit"),
+        ("name=a\nb", "must begin with a letter or digit"),
     ],
 )
 def test_a_mistake_in_an_override_names_the_override(mistakes, override, complaint):
     text = HEAD + "data: {type: rendered_claims, image_size: [8, 8]}\n"
     (line,) = mistakes(text, override)
-    override = override.replace("\n", "\\n")
+    override = override.replace("\n", "\\n").replace("\x01", "\\x01")
     assert line.startswith(f"override {override}: {complaint}")
+
+
+def test_a_cure_works_in_a_shell(write):
+    (argument,) = shlex.split("'name=\"2024\"'")
+    assert read_recipe(write(HEAD + "data: {type: rendered_claims}\n"), [argument]).name == "2024"
+    (argument,) = shlex.split("'data.path=\"photos #2\"'")
+    data = read_recipe(write(HEAD + "data: {type: image_folder, path: x}\n"), [argument]).data
+    assert data.path == "photos #2"
+    # A # without a space before it is part of a word, as in YAML.
+    assert read_recipe(write(HEAD + "data: {type: image_folder, path: x}\n"), ["data.path=a#2"]).data.path == "a#2"
+
+
+def test_a_path_of_keys_that_is_too_deep_is_one_short_line(mistakes):
+    (line,) = mistakes(HEAD + "data: {type: rendered_claims}\n", "a." * 1000 + "a=1")
+    assert line.endswith("...: nested deeper than 32 levels")
+    assert len(line) < 300

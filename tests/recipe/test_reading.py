@@ -1,6 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
+from vae_ldm.errors import RecipeError
 from vae_ldm.recipe import Recipe, read_recipe
 from vae_ldm.recipe.agreement import SettingsError
 from vae_ldm.recipe.parts import DiffusionTrainer, Trainer
@@ -101,11 +102,11 @@ def test_an_absent_stage_is_not_run(write):
         ("seed: '7'", "seed: needs a whole number, not '7'; leave out the quotes"),
         ("seed: true", "seed: needs a whole number, not true"),
         ("seed: -1", "seed: must be at least 0, not -1"),
-        ("seed: 2147483648", "seed: must be less than 2147483648, not 2147483648"),
+        ("seed: 9223372036854775808", "seed: must be at most 9223372036854775807, not 9223372036854775808"),
         ("name: 2024", "name: needs text, not 2024; put it in quotes"),
         (
             "name: a/b",
-            "name: begins with a letter or digit and holds letters, digits, '.', '_' and '-' only; not 'a/b'",
+            "name: must begin with a letter or digit and hold letters, digits, '.', '_' and '-' only, not 'a/b'",
         ),
         ("output_dir: null", "output_dir: needs text, not null"),
         (
@@ -142,7 +143,33 @@ def test_an_absent_stage_is_not_run(write):
         ("data: {type: rendered_claims, image_size: [64, 5000]}", "data.image_size[1]: must be at most 4096, not 5000"),
         ("autoencoder: {crop_size: {a: 1}}", "autoencoder.crop_size: needs a whole number or a list, not a mapping"),
         ("autoencoder: {optimizer: {betas: [0.9]}}", "autoencoder.optimizer.betas: has too few items: [0.9]"),
-        ("autoencoder: {optimizer: {betas: [0.9, 2]}}", "autoencoder.optimizer.betas[1]: must be at most 1, not 2"),
+        ("autoencoder: {optimizer: {betas: [0.9, 2]}}", "autoencoder.optimizer.betas[1]: must be less than 1, not 2"),
+        # Bounds: with none of these a run could end.
+        ("autoencoder: {optimizer: {betas: [1.0, 0]}}", "autoencoder.optimizer.betas[0]: must be less than 1, not 1.0"),
+        (
+            "autoencoder: {optimizer: {learning_rate: 11}}",
+            "autoencoder.optimizer.learning_rate: must be at most 10, not 11",
+        ),
+        (
+            "autoencoder: {latent_channels: 1000000000}",
+            "autoencoder.latent_channels: must be at most 1024, not 1000000000",
+        ),
+        (
+            "autoencoder: {loss: {adversarial: {num_layers: 30}}}",
+            "autoencoder.loss.adversarial.num_layers: must be at most 8, not 30",
+        ),
+        (
+            "autoencoder: {loss: {adversarial: {num_layers: 7}}}",
+            "autoencoder.loss.adversarial.num_layers: its layers halve 64 px to less than one; at most 6 fit",
+        ),
+        ("evaluation: {num_inference_steps: 1500}", "evaluation.num_inference_steps: must be at most 1000, not 1500"),
+        ('output_dir: "a\\0b"', "output_dir: holds a character that no path has, not 'a\\x00b'"),
+        ("output_dir: ''", "output_dir: must not be empty"),
+        ('data: {type: image_folder, path: "a\\0b"}', "data.path: holds a character that no path has, not 'a\\x00b'"),
+        (
+            "autoencoder: {from_pretrained: a/b, subfolder: ../../etc}",
+            "autoencoder.subfolder: must be a folder below it, such as vae, not '../../etc'",
+        ),
         (
             'evaluation: {features: {type: lpips, "a\\nb": 1}}',
             "evaluation.features.type: unknown type 'lpips'; legal: efficientnet_lite, transformers",
@@ -298,3 +325,11 @@ def test_in_python_disagreements_are_one_pydantic_error():
     cause = caught.value.errors()[0]["ctx"]["error"]
     assert isinstance(cause, SettingsError)
     assert cause.disagreements[0].keys == ("autoencoder.train", "autoencoder.from_pretrained")
+
+
+def test_a_tilde_in_output_dir_is_the_home_folder(write, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "anna"))
+    text = "name: tiny\ndata: {type: rendered_claims}\nautoencoder: {}\n"
+    assert read_recipe(write(text), ["output_dir=~/runs"]).run_folder == tmp_path / "anna" / "runs" / "tiny"
+    with pytest.raises(RecipeError, match="output_dir: ~nosuchuser/runs: there is no such home folder"):
+        _ = read_recipe(write(text), ["output_dir=~nosuchuser/runs"]).run_folder

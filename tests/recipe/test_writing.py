@@ -44,6 +44,7 @@ def test_every_default_is_written_out(write):
         *("1e-4", "-.5e2", "1_000", "yes", "null", "~", "", " ", "0x1F", "0o7", ".inf", "true", "12:30", "=", "<<"),
         *("2024-01-01", "a: b", "a #b", "- a", "&x", "*x", "!x", "@x", "%x", "{a}", "[a]", "'q'", '"q"', "\\", "?"),
         *("two\nlines", "\ttab", "trailing ", "é ü 😀", "\x85\u2028\u2029\x00\x1f", "---", "x" * 5000),
+        *("a\x85b", "a\u2028b", "a\u2029b", "\u2028", "a \x85 b"),
     ],
 )
 def test_any_text_reads_back(write, tmp_path, text):

@@ -220,6 +220,48 @@ def test_the_objective_is_what_the_scheduler_says(make_recipe, tmp_path, schedul
     torch.testing.assert_close(objective.corrupt(latents, noise, timesteps), expected)
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "settings", "message"),
+    [
+        (
+            DDPMScheduler(num_train_timesteps=50),
+            {"evaluation__num_inference_steps": 51},
+            "num_inference_steps: must be at most the 50 timesteps that .* was trained on, not 51",
+        ),
+        (
+            DDPMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True),
+            {"diffusion__timestep_sampling": "logit_normal"},
+            "logit_normal never draws the last timestep",
+        ),
+        (
+            DDPMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True),
+            {"diffusion__min_snr_gamma": 5.0},
+            "min_snr_gamma weighs the last timestep with 0",
+        ),
+    ],
+)
+def test_what_a_pretrained_scheduler_cannot_do_is_refused_before_training(
+    make_recipe, tmp_path, scheduler, settings, message
+):
+    from vae_ldm.assembly import build_autoencoder, build_diffusion, build_lit_latent_diffusion
+
+    folder = str(save_stable_diffusion(tmp_path / "sd", scheduler))
+    stages: dict[str, Any] = {
+        "autoencoder": {"from_pretrained": folder, "train": "nothing"},
+        "diffusion": {"from_pretrained": folder, "train": "unet"},
+    }
+    for recipe, is_refused in (
+        (make_recipe(data__image_size=32, **stages), False),
+        (make_recipe(data__image_size=32, **stages, **settings), True),
+    ):
+        diffusion = build_diffusion(recipe, build_autoencoder(recipe, image_channels=3), [])
+        if is_refused:
+            with pytest.raises(VaeLdmError, match=message):
+                build_lit_latent_diffusion(recipe, diffusion)
+        else:
+            build_lit_latent_diffusion(recipe, diffusion)
+
+
 @pytest.mark.parametrize("part", ["unet", "attention", "lora"])
 def test_a_unet_that_pools_the_prompt_as_our_nano_does_is_a_start_point(finetune, tmp_path, part):
     source = save_stable_diffusion(tmp_path / "pooled", addition_embed_type="text", addition_embed_type_num_heads=2)

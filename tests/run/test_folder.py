@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from vae_ldm.cli import app
 from vae_ldm.errors import DataError, RecipeError, RunError, VaeLdmError
 from vae_ldm.files import whole_folder, write_json
+from vae_ldm.recipe import packaged_recipes, read_recipe
 from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.stages import train_run
 
@@ -71,6 +72,22 @@ def test_another_recipe_for_a_finished_stage_is_refused(finished, make_recipe, c
     assert "\n" not in message
     assert times(finished) == before
     assert finished.recipe.read_text() == recipe
+
+
+@pytest.mark.parametrize("name", ["claims-32", "finetune-lora", "thermal-solar"])
+def test_a_finished_run_of_format_1_takes_its_old_recipe_and_the_packaged_one_of_today(tmp_path, name):
+    """recipe/format_1 holds recipes of commit 3f0c8c3, as they were written and as that version resolved them."""
+    old = Path(__file__).parents[1] / "recipe" / "format_1"
+    run = RunFolder(tmp_path / name)
+    run.path.mkdir()
+    shutil.copy(old / f"{name}.resolved.yaml", run.recipe)
+    write_json(run.path / "state.json", {"autoencoder": {}, "diffusion": {}})
+    for file in (old / f"{name}.yaml", packaged_recipes()[name]):
+        run.adopt(read_recipe(file))
+        shutil.copy(old / f"{name}.resolved.yaml", run.recipe)
+    changed = read_recipe(old / f"{name}.yaml", ["seed=7"])
+    with pytest.raises(RecipeError, match=r"is finished with another recipe \(seed: 0 -> 7\); give the run a new name"):
+        run.adopt(changed)
 
 
 def test_what_no_finished_stage_follows_from_may_change(finished, make_recipe):

@@ -18,7 +18,7 @@ from tests.run.test_pretrained_stages import save_autoencoder
 from vae_ldm.errors import HubError, RecipeError, RunError, VaeLdmError, WeightsError
 from vae_ldm.files import write_json
 from vae_ldm.hub import Pushed, download, pull
-from vae_ldm.recipe import dump_recipe, read_recipe
+from vae_ldm.recipe import Recipe, dump_recipe, read_recipe
 from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.push import push
 from vae_ldm.run.replay import read_hub_recipe
@@ -208,6 +208,40 @@ def test_a_strangers_recipe_does_not_say_where_to_write_or_push(hub, line, key):
     hub.add("evil/tins", {"recipe.yaml": text.encode()})
     with pytest.raises(RecipeError, match=f"^hf://evil/tins: its recipe sets {key}, which is not for"):
         read_hub_recipe("hf://evil/tins")
+
+
+@pytest.mark.parametrize("name", ["claims-32", "thermal-solar", "finetune-lora"])
+def test_a_push_of_format_1_is_run_as_it_was(hub, name):
+    """recipe/format_1 holds what commit 3f0c8c3 pushed: the resolved recipe, with paths and without a number."""
+    old = Path(__file__).parents[1] / "recipe" / "format_1" / f"{name}.resolved.yaml"
+    hub.add("acme/old", {"recipe.yaml": old.read_bytes()})
+    overrides = [] if name == "claims-32" else ["data.path=../photos"]
+    assert read_hub_recipe("hf://acme/old", overrides) == read_recipe(old)
+    if overrides:
+        with pytest.raises(RecipeError, match=r"^hf://acme/old: its recipe sets data\.path"):
+            read_hub_recipe("hf://acme/old")
+
+
+def test_a_strangers_recipe_reads_no_local_files_and_reaches_no_server(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (
+        "name: x\ndata: {type: image_folder, path: /home/anna}\nautoencoder: {from_pretrained: ../secret}\n"
+        "loggers: [{type: mlflow, experiment_name: x, tracking_uri: 'http://attacker:5000'}]\n"
+    )
+    hub.add("evil/tins", {"recipe.yaml": text.encode()})
+    for overrides, key in (([], "data.path"), (["data.path=photos"], "autoencoder.from_pretrained")):
+        with pytest.raises(RecipeError, match=f"^hf://evil/tins: its recipe sets {key}, which is not for"):
+            read_hub_recipe("hf://evil/tins", overrides)
+    assert read_hub_recipe("hf://evil/tins", only_shown=True).data.path == "/home/anna"
+    said: list[str] = []
+    overrides = ["data.path=photos", "autoencoder.from_pretrained=stabilityai/sd-vae-ft-mse"]
+    recipe = read_hub_recipe("hf://evil/tins", overrides, warn=said.append)
+    assert recipe.loggers == Recipe.model_fields["loggers"].default
+    assert said[0] == (
+        "hf://evil/tins: its recipe sets loggers, which are left out; name your own with loggers=[{type: ...}]"
+    )
+    mine = read_hub_recipe("hf://evil/tins", [*overrides, "loggers=[]", "output_dir=/mine"])
+    assert (mine.loggers, mine.output_dir) == ((), "/mine")
 
 
 @pytest.mark.slow

@@ -212,6 +212,46 @@ def test_kl_share_scales_the_term_in_the_loss(lit, batches):
     assert (whole - quarter).item() == pytest.approx(0.75 * 0.5 * terms["kl"].item(), rel=1e-4)
 
 
+def test_kl_weight_per_latent_is_the_weight_of_the_sum_over_the_latents_divided_by_their_number(lit, batches):
+    images = to_unit_range(batches[0]["images"])  # 16 px at f4 with 4 channels: 64 latent numbers
+    losses = []
+    for settings in ({"kl_weight": 3e-5}, {"kl_weight_per_latent": 3e-5 * 64}):
+        torch.manual_seed(0)
+        losses.append(lit(**settings).generator_loss(images))
+    (_, of_the_sum, terms), (_, per_latent, same_terms) = losses
+    assert torch.equal(of_the_sum, per_latent)
+    assert torch.equal(terms["kl"], same_terms["kl"])  # what is logged stays in nats a picture
+
+
+def _kl_to_reconstruction(module: Any, images: Tensor) -> float:
+    """|gradient of the weighted KL| / |gradient of the reconstruction| at the encoder's last convolution."""
+    torch.manual_seed(0)
+    module.ssim_weight = 0.0
+    weight = module.autoencoder.encoder.conv_out.weight
+    posterior = module.autoencoder.encode(images).latent_dist
+    error = module.reconstruction(module.autoencoder.decode(posterior.sample()).sample, images).mean()
+    torch.manual_seed(0)
+    _, loss, _ = module.generator_loss(images)
+    (of_loss,) = torch.autograd.grad(loss, weight)
+    (of_error,) = torch.autograd.grad(error, weight)
+    return ((of_loss - of_error).norm() / of_error.norm()).item()
+
+
+def test_the_kl_term_does_not_grow_with_the_picture(lit, batches):
+    """A picture of 4 x 4 copies has 16 times the latents; a weight of their sum is that much stronger there."""
+    # One colour a picture and hardly any noise in the latents: gradients of noise cancel over a larger picture.
+    with torch.no_grad():
+        lit().autoencoder.quant_conv.bias[4:] -= 12
+    images = to_unit_range(batches[0]["images"])[:, :, :1, :1].expand(-1, -1, 16, 16)
+    tiled = images.repeat(1, 1, 4, 4)
+    growth = []
+    for module in (lit(kl_weight_per_latent=0.1), lit(kl_weight=0.1 / 64)):
+        small, large = (_kl_to_reconstruction(module, pictures) for pictures in (images, tiled))
+        growth.append(large / small)
+    assert growth[0] < 1  # the padding counts for less in a larger picture
+    assert growth[1] / growth[0] == pytest.approx(16, rel=1e-3)
+
+
 # --- steps ------------------------------------------------------------------------------------------------------------
 
 

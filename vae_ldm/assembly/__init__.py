@@ -7,7 +7,7 @@ from vae_ldm.assembly.autoencoder import (
     build_lit_autoencoder,
     check_pretrained_fits,
 )
-from vae_ldm.assembly.data import build_source, class_prompts, picture_prompts
+from vae_ldm.assembly.data import build_source, class_prompts, picture_prompts, read_pictures, with_lasting_path
 from vae_ldm.assembly.diffusion import (
     DiffusionParts,
     build_diffusion,
@@ -46,4 +46,6 @@ __all__ = [
     "picture_prompts",
     "place_channels_last",
     "prompt_ids",
+    "read_pictures",
+    "with_lasting_path",
 ]

@@ -1,11 +1,15 @@
 """From the recipe's data to pictures and their prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-from vae_ldm.data.hub_dataset import HubDatasetSource
+from vae_ldm.data.crop_advice import crop_advice
+from vae_ldm.data.hub_dataset import HubDatasetSource, is_folder_path
 from vae_ldm.data.image_folder import ImageFolderSource
-from vae_ldm.data.picture_cache import class_caption
-from vae_ldm.data.pictures import Pictures
+from vae_ldm.data.listing import PhotosMissingError
+from vae_ldm.data.picture_cache import Progress, cached_pictures, class_caption, load_pictures
+from vae_ldm.data.pictures import Pictures, PictureSplits
 from vae_ldm.data.sources import PictureSource, RenderedClaimsSource
 from vae_ldm.errors import DataError
 from vae_ldm.recipe import Recipe, parts
@@ -39,6 +43,50 @@ _HUB_KEYS = {
     "streaming",
     "max_images",
 }
+
+
+def with_lasting_path(recipe: Recipe) -> Recipe:
+    """The recipe with the folder of its photos as an absolute path, so that it means the same in any current folder."""
+    data = recipe.data
+    if isinstance(data, parts.RenderedClaims) or (isinstance(data, parts.HubDataset) and not is_folder_path(data.path)):
+        return recipe
+    try:
+        path = Path(data.path).expanduser().absolute()
+    except RuntimeError:  # ~NAME of an unknown user: reading the photos says so
+        return recipe
+    return recipe.model_copy(update={"data": data.model_copy(update={"path": str(path)})})
+
+
+def read_pictures(
+    recipe: Recipe, cache_dir: Path, *, say: Callable[[str], None], progress: Progress | None = None
+) -> PictureSplits:
+    """Both splits of the recipe's pictures, decoded into `cache_dir` where they are not there already.
+
+    Where the folder of photos is gone, the pictures decoded before under the same settings serve, and a line says so.
+    Raises DataError where there are none.
+    """
+    data = recipe.data
+    settings: dict[str, Any] = {
+        "image_size": recipe.image_size,
+        "channels": data.channels,
+        "resize": data.resize,
+        "max_pixels": data.max_pixels,
+        "caption_template": data.caption_template,
+        "validation_fraction": data.validation_fraction,
+    }
+    try:
+        source = build_source(recipe)
+    except PhotosMissingError as missing:
+        kept = cached_pictures(cache_dir, **settings)
+        if kept is None:
+            raise
+        say(f"{missing}; going on with the pictures in {cache_dir}, which were decoded from it")
+        return kept
+    if advice := crop_advice(source, recipe.image_size, data.resize):
+        say(advice)
+    return load_pictures(
+        source, cache_dir, max_unreadable_share=data.max_unreadable_share, progress=progress, **settings
+    )
 
 
 def class_prompts(recipe: Recipe, class_names: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
 from vae_ldm.assembly.trainer import build_optimizer
-from vae_ldm.errors import WeightsError
+from vae_ldm.errors import VaeLdmError, WeightsError
 from vae_ldm.losses.denoising import DenoisingObjective
 from vae_ldm.models.autoencoder import downsample_factor
 from vae_ldm.models.lora import LoraBase, add_lora, has_lora, merged
@@ -140,13 +140,23 @@ def _check_unet_fits(
 
 
 def build_lit_latent_diffusion(recipe: Recipe, diffusion: DiffusionParts) -> LitLatentDiffusion:
-    """UNet and text encoder wrapped for training."""
+    """UNet and text encoder wrapped for training.
+
+    Raises VaeLdmError where the last timestep would not be trained, or where the evaluation asks for more denoising
+    steps than there are timesteps, which the scheduler cannot give.
+    """
     assert recipe.diffusion is not None
-    stage = recipe.diffusion
+    stage, objective = recipe.diffusion, build_objective(recipe, diffusion.scheduler)
+    objective.check_trains_last_timestep()
+    if recipe.evaluation.num_inference_steps > objective.num_train_timesteps:
+        raise VaeLdmError(
+            f"evaluation.num_inference_steps: must be at most the {objective.num_train_timesteps} timesteps that "
+            f"{stage.from_pretrained} was trained on, not {recipe.evaluation.num_inference_steps}"
+        )
     module = LitLatentDiffusion(
         diffusion.unet,
         diffusion.text_encoder,
-        objective=build_objective(recipe, diffusion.scheduler),
+        objective=objective,
         empty_prompt_ids=tokenize(diffusion.tokenizer, [""]),
         optimizer=build_optimizer(stage.optimizer),
         max_steps=stage.trainer.max_steps,

@@ -1,5 +1,6 @@
 """The verbs about recipes, and how any verb reads one."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,14 +25,20 @@ def _is_on_the_hub(recipe: str) -> bool:
     return recipe.startswith("hf://")
 
 
-def read_recipe_argument(recipe: str, overrides: list[str] | None) -> "Recipe":
+def read_recipe_argument(recipe: str, overrides: list[str] | None, *, only_shown: bool = False) -> "Recipe":
     if _is_on_the_hub(recipe):
         from vae_ldm.run.replay import read_hub_recipe
 
-        return read_hub_recipe(recipe, overrides or ())
+        return read_hub_recipe(recipe, overrides or (), only_shown=only_shown, warn=_warn)
     from vae_ldm.recipe import find_recipe, read_recipe
 
-    return read_recipe(find_recipe(recipe), overrides or ())
+    return read_recipe(find_recipe(recipe), overrides or (), warn=_warn)
+
+
+def _warn(line: str) -> None:
+    """Print the line once, however many processes `accelerate launch` has started."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(line, err=True)
 
 
 @app.command()
@@ -39,7 +46,7 @@ def check(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     """Say whether a recipe is in order, or all that is wrong with it."""
     from vae_ldm.recipe import find_recipe
 
-    read_recipe_argument(recipe, overrides)
+    read_recipe_argument(recipe, overrides, only_shown=True)
     typer.echo(f"{recipe if _is_on_the_hub(recipe) else find_recipe(recipe)}: in order")
 
 
@@ -48,7 +55,20 @@ def show(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     """Print a recipe with every default written out."""
     from vae_ldm.recipe import dump_recipe
 
-    typer.echo(dump_recipe(read_recipe_argument(recipe, overrides)), nl=False)
+    typer.echo(dump_recipe(read_recipe_argument(recipe, overrides, only_shown=True)), nl=False)
+
+
+@app.command()
+def upgrade(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A recipe of an older version of vae_ldm.")],
+) -> None:
+    """Print a recipe in the newest format, comments kept, and on the error stream what was changed."""
+    from vae_ldm.recipe import upgrade_recipe
+
+    text, changes = upgrade_recipe(file)
+    typer.echo(text, nl=False)
+    for line in changes:
+        typer.echo(f"{file}: {line}", err=True)
 
 
 @app.command()

@@ -5,17 +5,14 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
 
-from vae_ldm.data.decoding import Resize, pillow_limit_lifted
+from vae_ldm.data.decoding import Resize, UnreadablePictureError, Unusable, pillow_limit_lifted, upright_size
 from vae_ldm.data.sources import PictureSource, Record
 
 _NUM_PICTURES = 32
 _LITTLE = 0.6
 NEARLY_ALL = 0.95
 """A crop that keeps so much of a photo is not worth a word."""
-_TURNED = (5, 6, 7, 8)
-"""EXIF orientations that swap width and height."""
 
 
 def crop_advice(source: PictureSource, image_size: tuple[int, int], resize: Resize) -> str | None:
@@ -66,12 +63,13 @@ def seen_share(size: tuple[int, int], image_size: tuple[int, int]) -> float:
 def _sizes(records: Iterable[Record]) -> Iterator[tuple[int, int]]:
     """Height and width of the pictures that are files, upright; what cannot be opened is passed over."""
     for record in records:
+        if isinstance(record.picture, Unusable):
+            continue
         if not isinstance(record.picture, Path):
             return
         try:
-            with pillow_limit_lifted(), Image.open(record.picture) as image:
-                width, height = image.size
-                turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
-        except Exception:  # noqa: S112  decoders fail in their own ways; reading the picture will say why
+            with pillow_limit_lifted():
+                size = upright_size(record.picture)
+        except UnreadablePictureError:  # reading the picture will say why
             continue
-        yield (width, height) if turned else (height, width)
+        yield size

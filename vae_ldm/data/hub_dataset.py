@@ -1,12 +1,14 @@
 """Any `datasets` data set as a source: a name on the Hub, or a local folder of parquet or webdataset shards."""
 
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vae_ldm.data.decoding import Picture
-from vae_ldm.data.sources import Record, Split, existing_folder, fingerprint, list_files
+from vae_ldm.data.decoding import Picture, Unusable
+from vae_ldm.data.listing import existing_folder, fingerprint, list_folder
+from vae_ldm.data.sources import Record, Split
 from vae_ldm.errors import DataError, first_line
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ class HubDatasetSource:
         streaming: bool = False,
         max_images: int | None = None,
     ) -> None:
-        self._folder = _local_folder(path)
+        self._folder = existing_folder(path) if is_folder_path(path) else None
         self._path, self._config_name, self._revision = path, config_name, revision
         self._splits: dict[Split, str | None] = {"train": train_split, "validation": validation_split}
         self._image_column, self._label_column, self._caption_column = image_column, label_column, caption_column
@@ -60,7 +62,7 @@ class HubDatasetSource:
     def description(self) -> dict[str, Any]:
         return {
             "type": "hub_dataset",
-            "path": self._path if self._folder is None else fingerprint(list_files(self._folder)),
+            "path": self._path if self._folder is None else fingerprint(list_folder(self._folder).files),
             "config_name": self._config_name,
             "revision": self._revision,
             "splits": self._splits,
@@ -83,11 +85,33 @@ class HubDatasetSource:
         names = self.class_names
         for number, row in enumerate(self._read(split, limit)):
             yield Record(
-                id=str(row.get("__key__", number)),
-                picture=_picture(_column(row, self._image_column)),
+                id=f"{split}/{row.get('__key__', number)}",
+                picture=self._picture(_column(row, self._image_column)),
                 label=self._label(row, names),
                 caption=self._caption(row),
             )
+
+    def remarks(self) -> list[str]:
+        return []
+
+    def _picture(self, value: Any) -> Picture:
+        """What `datasets` gives for an encoded picture: its bytes, or else a file of the data set itself.
+
+        A row of somebody else's data set could name any file of this machine.
+        """
+        value = value or {}
+        if value.get("bytes") is None and value.get("path"):
+            return self._own_file(Path(value["path"]))
+        return value.get("bytes") or b""
+
+    def _own_file(self, path: Path) -> Path | Unusable:
+        import datasets
+
+        hub_cache = os.environ.get("HF_HUB_CACHE") or Path(datasets.config.HF_CACHE_HOME, "hub")
+        places = [self._folder, hub_cache, datasets.config.HF_DATASETS_CACHE]
+        if any(_lies_in(path, place) for place in places if place is not None):
+            return path
+        return Unusable("its row names a file outside the data set; only pictures inside the data set are read")
 
     def _rows(self, split: Split) -> "Dataset | IterableDataset":
         """The rows of a split, pictures left encoded, so that a broken one breaks nothing but itself."""
@@ -136,19 +160,14 @@ class HubDatasetSource:
         return value
 
 
-def _local_folder(path: str) -> Path | None:
-    """The folder, where the path is one; None where it can only be a name on the Hub."""
-    if Path(path).expanduser().exists() or path.startswith(("/", ".", "~")) or path.count("/") > 1:
-        return existing_folder(path)
-    return None
+def is_folder_path(path: str) -> bool:
+    """Whether the path is that of a folder on this machine, there or not; otherwise it is a name on the Hub."""
+    return path.startswith(("/", ".", "~")) or path.count("/") > 1 or Path(path).exists()
 
 
-def _picture(value: Any) -> Picture:
-    """What `datasets` gives for an encoded picture: its bytes, or else the file they lie in."""
-    value = value or {}
-    if value.get("bytes") is None and value.get("path"):
-        return Path(value["path"])
-    return value.get("bytes") or b""
+def _lies_in(path: Path, folder: str | Path) -> bool:
+    """By their names: a folder of the user's own may hold links to other places, and the Hub's cache does."""
+    return Path(os.path.normpath(path.absolute())).is_relative_to(os.path.normpath(Path(folder).absolute()))
 
 
 def _column(row: dict[str, Any], column: str) -> Any:

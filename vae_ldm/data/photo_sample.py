@@ -1,13 +1,13 @@
 """Some photos of a folder, of any layout, at one size: for measuring, not for training."""
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from vae_ldm.data.decoding import SUFFIXES, UnreadablePictureError, decode_picture, pillow_limit_lifted
-from vae_ldm.data.sources import existing_folder, list_files
+from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted, upright_size
+from vae_ldm.data.listing import existing_folder, find_photos, tell_left_out
+from vae_ldm.data.names import as_text
 from vae_ldm.errors import DataError
 from vae_ldm.text import counted
 
@@ -35,9 +35,9 @@ def sample_photos(
     are passed over. Raises DataError where there are none, or the side does not fit.
     """
     place = existing_folder(folder)
-    names = [name for name in list_files(place) if PurePosixPath(name).suffix.lower() in SUFFIXES]
-    if not names:
-        raise DataError(f"no pictures in {folder}")
+    photos = find_photos(place)
+    tell_left_out(photos)
+    names = photos.pictures
     if side is not None and side % multiple_of:
         nearest = max(multiple_of, round(side / multiple_of) * multiple_of)
         raise DataError(f"a side of {side} px is not divisible by {multiple_of}; the nearest that is: {nearest}")
@@ -49,7 +49,7 @@ def sample_photos(
         found = {}
         for name in chosen:
             try:
-                found[name] = decode_picture(place / name, image_size=(side, side), channels=channels)
+                found[as_text(name)] = decode_picture(place / name, image_size=(side, side), channels=channels)
             except UnreadablePictureError as error:
                 reason = str(error)
     if not found:
@@ -59,7 +59,6 @@ def sample_photos(
 
 def _shorter_side(file: Path) -> int:
     try:
-        with Image.open(file) as image:
-            return min(image.size)
-    except Exception:  # decoders fail in their own ways; decode_picture will say why
+        return min(upright_size(file))
+    except UnreadablePictureError:  # decode_picture will say why
         return MAX_DEFAULT_SIDE

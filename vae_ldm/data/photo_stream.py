@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from vae_ldm.data.decoding import SUFFIXES, Resize, UnreadablePictureError, decode_picture, pillow_limit_lifted
-from vae_ldm.data.image_folder import CAPTION_COLUMNS, METADATA_NAMES, SPLIT_NAMES, read_metadata
-from vae_ldm.data.sources import Record, existing_folder, list_files
-from vae_ldm.errors import DataError, ManyUnreadableError
+from vae_ldm.data.decoding import Resize, UnreadablePictureError, decode_picture, pillow_limit_lifted
+from vae_ldm.data.image_folder import SPLIT_NAMES
+from vae_ldm.data.listing import existing_folder, find_photos, tell_left_out
+from vae_ldm.data.metadata import CAPTION_COLUMNS, read_metadata
+from vae_ldm.data.names import as_text
+from vae_ldm.data.sources import Record
+from vae_ldm.data.unreadable import MAX_UNREADABLE_SHARE
+from vae_ldm.errors import ManyUnreadableError
 from vae_ldm.text import counted
-
-MAX_UNREADABLE_SHARE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,27 +39,30 @@ def check_unreadable(num_unreadable: int, num_photos: int, done: str) -> None:
 def photo_records(photos: Path | str, *, caption_column: str | None = None) -> list[Record]:
     """Every picture below a folder, or the one file: all splits, in the order of their names; nothing is decoded.
 
-    An id is the path relative to the folder. The class is the name of the picture's own folder, unless that is the
-    folder itself or one of a split (`train/dress/1.jpg` is a dress, `train/1.jpg` nothing). Class and caption of a
-    metadata file win; without `caption_column` its column `caption` or `text` is taken where there is one.
+    An id is the path relative to the folder, as text. The class is the name of the picture's own folder, unless that is
+    the folder itself or one of a split (`train/dress/1.jpg` is a dress, `train/1.jpg` nothing). Class and caption of a
+    metadata file win; without `caption_column` its column `caption` or `text` is taken where there is one. What else
+    lies in the folder is told where it could be a photo.
 
     Raises DataError where the path does not exist, or holds no picture.
     """
-    path = Path(photos).expanduser()
+    try:
+        path = Path(photos).expanduser()
+    except RuntimeError:  # ~NAME of an unknown user, which existing_folder explains
+        path = Path(photos)
     if path.is_file():
-        return [Record(path.name, path)]
-    folder = existing_folder(path)
-    names = list_files(folder)
-    pictures = [name for name in names if posixpath.splitext(name)[1].lower() in SUFFIXES]
-    if not pictures:
-        raise DataError(f"no pictures in {folder}")
+        return [Record(as_text(path.name), path)]
+    found = find_photos(existing_folder(path))
+    tell_left_out(found)
     described = {
-        record.id: record
-        for name in names
-        if posixpath.basename(name) in METADATA_NAMES
-        for record in read_metadata(folder, name, caption_column or CAPTION_COLUMNS)
+        picture: record
+        for name in found.metadata
+        for picture, record in read_metadata(found.folder, name, caption_column or CAPTION_COLUMNS)
     }
-    return [described.get(name) or Record(name, folder / name, _folder_label(name)) for name in pictures]
+    return [
+        described.get(name) or Record(as_text(name), found.folder / name, _folder_label(name))
+        for name in found.pictures
+    ]
 
 
 def decoded_batches(
@@ -95,4 +100,4 @@ def decoded_batches(
 
 def _folder_label(name: str) -> str | None:
     folder = posixpath.basename(posixpath.dirname(name))
-    return folder if folder and folder.lower() not in SPLIT_NAMES else None
+    return as_text(folder) if folder and folder.lower() not in SPLIT_NAMES else None

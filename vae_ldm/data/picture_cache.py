@@ -4,28 +4,31 @@ import hashlib
 import itertools
 import json
 import logging
-import os
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from vae_ldm.data.decoding import Picture, Resize, UnreadablePictureError, decode_picture, pillow_limit_lifted
+from vae_ldm.data.decoding import Resize, pillow_limit_lifted
+from vae_ldm.data.decoding_ahead import Transform, decode_all
+from vae_ldm.data.held_out import is_held_out, misplaced
+from vae_ldm.data.listing import tell
+from vae_ldm.data.picture_remarks import DecodingRemarks, remarks_on_classes
 from vae_ldm.data.picture_writer import PicturesWriter
-from vae_ldm.data.pictures import Pictures, PictureSplits, open_pictures
-from vae_ldm.data.sources import SPLITS, PictureSource, Record, Split, sort_class_names
+from vae_ldm.data.pictures import Pictures, PictureSplits, splits_of
+from vae_ldm.data.sources import SPLITS, PictureSource, Record, sort_class_names
+from vae_ldm.data.stored_pictures import FORMAT, DamagedPicturesError, StoredPictures, read_stored
+from vae_ldm.data.unreadable import Unreadable, left_out_lines
 from vae_ldm.errors import DataError
-from vae_ldm.files import naming, write_whole
+from vae_ldm.files import naming
 from vae_ldm.text import counted
 
 Progress = Callable[[int, int | None], None]
 
-_FORMAT = 1  # raise it when the same recipe comes to give other pixels
 _log = logging.getLogger(__name__)
 
 
@@ -38,22 +41,6 @@ class Preview:
     """None where only reading everything would tell."""
     num_validation: int | None
     unreadable: list[str]
-
-
-@dataclass(frozen=True)
-class _Transform:
-    """From a picture to pixels, or to the reason why there are none."""
-
-    image_size: tuple[int, int]
-    channels: int | None
-    resize: Resize
-    max_pixels: int
-
-    def __call__(self, picture: Picture) -> np.ndarray | str:
-        try:
-            return decode_picture(picture, **asdict(self))
-        except UnreadablePictureError as error:
-            return str(error)
 
 
 def class_caption(caption_template: str, class_name: str) -> str:
@@ -77,35 +64,71 @@ def load_pictures(
     """Both splits of a source, from `cache_dir` where it holds them already, else decoded into it first.
 
     With `channels` None the pictures are grey when all of them are, else RGB. Where the source has no validation
-    split, pictures are held out by a hash of their id; neither split is ever empty. The cache appears whole or not at
-    all, and is made anew when the data, its description or the transform changes. Pictures that cannot be used are
-    listed in `unreadable.txt` beside the cache.
+    split, pictures are held out by a hash of their id, and of each class of two or more pictures at least one is held
+    out and one is trained on; neither split is ever empty. The cache appears whole or not at all, and is made anew when
+    the data, its description or the transform changes, or when it is damaged; a cache of version 0.1.0 is read as it
+    is. Pictures that cannot be used are listed in `unreadable.txt` beside the cache.
 
     `progress(done, total)` is called after each picture, with a total of None where it is not known.
 
     Raises DataError when more than `max_unreadable_share` of the pictures cannot be used, or fewer than 2 are left.
     """
-    transform = _Transform(image_size, channels, resize, max_pixels)
-    description = {
-        "format": _FORMAT,
-        "source": source.description(),
-        "transform": asdict(transform),
-        "caption_template": caption_template,
-        "validation_fraction": validation_fraction,
-    }
-    key = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
-    splits = open_pictures(cache_dir, key)
-    if splits is None:
+    transform = Transform(image_size, channels, resize, max_pixels)
+    settings = _settings(transform, caption_template, validation_fraction)
+    source_keys = {_source_key(number, source, settings): number for number in range(1, FORMAT + 1)}
+    stored = _read_or_tell(cache_dir)
+    tell(source.remarks())
+    if stored is None or source_keys.get(stored.source_key) != stored.format:
         with _appearing_whole(cache_dir) as folder, closing(PicturesWriter(folder, image_size, channels)) as writer:
             unreadable = _decode_into(writer, source, transform, caption_template, validation_fraction, progress)
-            _list_unreadable(_list_file(cache_dir), unreadable)
+            both_sides = stored is None or stored.classes_on_both_sides  # an older run keeps its split
+            if both_sides and source.num_records("validation") == 0:
+                to_validation, to_train = misplaced(writer.labels("train"), writer.labels("validation"))
+                if to_validation or to_train:
+                    writer.move({"train": to_validation, "validation": to_train})
+            unreadable.write(_list_file(cache_dir))
             if len(writer) < 2:
-                raise DataError(_too_few(source.name, len(writer), unreadable))
-            writer.finish(key, source.class_names, unreadable)
-        splits = open_pictures(cache_dir, key)
-        assert splits is not None, "a cache just written cannot be read"
+                raise DataError(_too_few(source.name, len(writer), list(unreadable.each())))
+            source_key = _source_key(FORMAT, source, settings)
+            writer.finish(
+                source_key,
+                settings,
+                source.class_names,
+                list(unreadable.each()),
+                classes_on_both_sides=both_sides,
+                previous=stored,
+            )
+        stored = read_stored(cache_dir, checked=False)
+        assert stored is not None, "a cache just written cannot be read"
+    splits = splits_of(stored)
+    tell(remarks_on_classes(splits, _class_prompts(splits, caption_template)))
     _check_unreadable(source.name, splits, max_unreadable_share, _list_file(cache_dir))
     return splits
+
+
+def cached_pictures(
+    cache_dir: Path,
+    *,
+    image_size: tuple[int, int],
+    channels: int | None = None,
+    resize: Resize = "crop",
+    max_pixels: int = 89_478_485,
+    caption_template: str = "a photo of {label}",
+    validation_fraction: float = 0.1,
+) -> PictureSplits | None:
+    """What `load_pictures` left in `cache_dir` under these settings, for when its source is gone; None where nothing.
+
+    Of a cache of version 0.1.0, which keeps no settings, only size and channels are compared.
+    Raises DamagedPicturesError where the cache is not as it was written.
+    """
+    stored = read_stored(cache_dir)
+    if stored is None:
+        return None
+    settings = _settings(Transform(image_size, channels, resize, max_pixels), caption_template, validation_fraction)
+    shape = stored.images["train"].shape
+    fits = tuple(shape[1:3]) == image_size and channels in (None, shape[3])
+    made_so = stored.format == 1 or stored.index["settings"] == json.loads(json.dumps(settings))
+    return splits_of(stored) if fits and made_so else None
 
 
 def inspect_pictures(
@@ -123,18 +146,21 @@ def inspect_pictures(
 
     With `channels` None it goes by these few. Raises DataError when none of them can be used.
     """
-    transform = _Transform(image_size, channels, resize, max_pixels)
+    transform = Transform(image_size, channels, resize, max_pixels)
+    tell(source.remarks())
+    remarks = DecodingRemarks()
     found: list[tuple[Record, np.ndarray]] = []
-    unreadable: list[str] = []
+    unreadable = Unreadable()
     with pillow_limit_lifted():
         for record in itertools.islice(source.records("train"), num_pictures):
-            pixels = transform(record.picture)
+            pixels = transform(record.picture, remarks)
             if isinstance(pixels, str):
-                unreadable.append(f"{record.id}: {pixels}")
+                unreadable.add(record.id, pixels)
             else:
                 found.append((record, pixels))
     if not found:
-        raise DataError(_too_few(source.name, 0, unreadable))
+        raise DataError(_too_few(source.name, 0, list(unreadable.each())))
+    tell(remarks.lines())
     widest = max(pixels.shape[-1] for _, pixels in found)
     images = np.stack([np.repeat(pixels, widest // pixels.shape[-1], axis=-1) for _, pixels in found])
     class_names = source.class_names
@@ -148,7 +174,30 @@ def inspect_pictures(
         num_validation = max(1, round(num_train * validation_fraction))
         num_train -= num_validation
     pictures = Pictures(images, np.array(labels, np.int64), captions, ids, class_names)
-    return Preview(pictures, num_train, num_validation, unreadable)
+    return Preview(pictures, num_train, num_validation, list(unreadable.each()))
+
+
+def _settings(transform: Transform, caption_template: str, validation_fraction: float) -> dict[str, Any]:
+    return {
+        "transform": asdict(transform),
+        "caption_template": caption_template,
+        "validation_fraction": validation_fraction,
+    }
+
+
+def _source_key(number: int, source: PictureSource, settings: dict[str, Any]) -> str:
+    """What a cache of format `number` follows from."""
+    description = {"format": number, "source": source.description(), **settings}
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+
+
+def _read_or_tell(cache_dir: Path) -> StoredPictures | None:
+    """The cache that is there; None where there is none, or a damaged one, which is told."""
+    try:
+        return read_stored(cache_dir)
+    except DamagedPicturesError as error:
+        _log.warning("%s: %s; the photos are decoded anew", cache_dir, error.what)
+        return None
 
 
 @contextmanager
@@ -171,52 +220,30 @@ def _appearing_whole(folder: Path) -> Iterator[Path]:
 def _decode_into(
     writer: PicturesWriter,
     source: PictureSource,
-    transform: _Transform,
+    transform: Transform,
     caption_template: str,
     validation_fraction: float,
     progress: Progress | None,
-) -> list[str]:
-    """Decode every picture of a source; returns a line for each that cannot be used."""
+) -> Unreadable:
+    """Decode every picture of a source; returns those that cannot be used."""
     sizes = {split: source.num_records(split) for split in SPLITS}
     has_validation = sizes["validation"] != 0
     total = None if None in sizes.values() else sum(size or 0 for size in sizes.values())
     records = ((split, record) for split in SPLITS if sizes[split] != 0 for record in source.records(split))
-    unreadable = []
+    unreadable, remarks = Unreadable(), DecodingRemarks()
     with pillow_limit_lifted():
-        for done, (split, record, pixels) in enumerate(_decode_all(records, transform), start=1):
+        for done, (split, record, pixels) in enumerate(decode_all(records, transform, remarks), start=1):
             if isinstance(pixels, str):
-                unreadable.append(f"{record.id}: {pixels}")
+                unreadable.add(record.id, pixels)
             else:
-                if not has_validation and _is_held_out(record.id, validation_fraction):
+                if not has_validation and is_held_out(record.id, validation_fraction):
                     split = "validation"
                 caption = _caption(record, caption_template)
                 writer.append(split, pixels, name=record.id, label=record.label, caption=caption)
             if progress is not None:
                 progress(done, total)
+    tell(remarks.lines())
     return unreadable
-
-
-def _decode_all(
-    records: Iterable[tuple[Split, Record]], transform: _Transform
-) -> Iterator[tuple[Split, Record, np.ndarray | str]]:
-    """Every record with its pixels, in order, decoded by threads (Pillow lets go of the interpreter) a little ahead."""
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    num_threads = min(8, num_cores)  # each may hold a picture of max_pixels
-    ahead: deque[tuple[Split, Record, Future[np.ndarray | str]]] = deque()
-    with ThreadPoolExecutor(num_threads) as pool:
-        for split, record in records:
-            ahead.append((split, record, pool.submit(transform, record.picture)))
-            if len(ahead) > 2 * num_threads:
-                split, record, pixels = ahead.popleft()
-                yield split, record, pixels.result()
-        for split, record, pixels in ahead:
-            yield split, record, pixels.result()
-
-
-def _is_held_out(name: str, validation_fraction: float) -> bool:
-    """True for that share of names, whatever others there are: a picture added later moves no other one."""
-    digest = hashlib.sha256(os.fsencode(name)).digest()
-    return int.from_bytes(digest[:8], "big") < validation_fraction * 2**64
 
 
 def _caption(record: Record, caption_template: str) -> str:
@@ -229,11 +256,8 @@ def _list_file(cache_dir: Path) -> Path:
     return cache_dir.with_name("unreadable.txt")
 
 
-def _list_unreadable(file: Path, unreadable: list[str]) -> None:
-    if unreadable:
-        write_whole(file, "\n".join(unreadable) + "\n")
-    else:
-        file.unlink(missing_ok=True)
+def _class_prompts(splits: PictureSplits, caption_template: str) -> list[str]:
+    return [class_caption(caption_template, name) for name in splits.train.class_names]
 
 
 def _check_unreadable(name: str, splits: PictureSplits, max_share: float, list_file: Path) -> None:
@@ -247,7 +271,9 @@ def _check_unreadable(name: str, splits: PictureSplits, max_share: float, list_f
             f"{found}, more than max_unreadable_share {max_share:g} allows: {examples(splits.unreadable)}; "
             f"the whole list is in {list_file}; mend or delete them, or raise data.max_unreadable_share"
         )
-    _log.warning("%s and are left out; they are listed in %s", found, list_file)
+    for line in left_out_lines(splits.unreadable):
+        _log.warning("%s", line)
+    _log.warning("%s; all are listed in %s", found, list_file)
 
 
 def _too_few(name: str, num_readable: int, unreadable: list[str]) -> str:
@@ -256,6 +282,6 @@ def _too_few(name: str, num_readable: int, unreadable: list[str]) -> str:
     return f"{num_readable} of {total} in {name} can be used{cause}; at least 2 are needed, one to validate on"
 
 
-def examples(unreadable: list[str]) -> str:
+def examples(unreadable: Sequence[str]) -> str:
     """The first few lines of a list of what cannot be used, as one."""
     return "; ".join(unreadable[:3]) + ("; ..." if len(unreadable) > 3 else "")

@@ -1,11 +1,13 @@
 """Pictures at rest: uint8 arrays on disk, memory-mapped, which the page cache keeps in memory where they fit."""
 
-import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from vae_ldm.data.stored_pictures import StoredPictures, read_stored
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +21,7 @@ class Pictures:
     captions: list[str]
     """N captions, "" where there is none."""
     ids: list[str]
-    """N file names relative to the data's root, or row numbers."""
+    """N names, valid Unicode: of files relative to the data's root, or of rows."""
     class_names: list[str]
 
     def __len__(self) -> int:
@@ -51,25 +53,37 @@ class PictureSplits:
     unreadable: list[str]
     """A line for each picture left out: its id and the reason."""
     key: str
-    """Changes with anything that the pictures, labels or captions follow from."""
+    """Changes with any picture, label, caption or id: equal keys, equal pictures, whatever they were decoded from."""
+
+    @property
+    def trained_classes(self) -> list[int]:
+        """The classes, as indices into class_names, that have a training picture; only these has a model learned."""
+        labels = self.train.labels
+        return [int(label) for label in np.unique(labels[labels >= 0])]
 
 
-def open_pictures(folder: Path, key: str | None) -> PictureSplits | None:
-    """The pictures of a finished cache, of any key where that is None; None where there is no such cache."""
-    try:
-        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        if key not in (None, index["key"]):
-            return None
-        train, validation = (_open_split(folder, index, split) for split in ("train", "validation"))
-    except (FileNotFoundError, KeyError, ValueError):
-        return None
-    return PictureSplits(train, validation, index["unreadable"], index["key"])
+def open_pictures(folder: Path, source_keys: Collection[str] | None = None) -> PictureSplits | None:
+    """The pictures of a finished cache, made from any source where `source_keys` is None; None where there is none.
+
+    Raises DamagedPicturesError where the cache is not as it was written.
+    """
+    stored = read_stored(folder)
+    return None if stored is None or (source_keys and stored.source_key not in source_keys) else splits_of(stored)
 
 
-def _open_split(folder: Path, index: dict[str, Any], split: str) -> Pictures:
-    images = np.load(folder / f"{split}.npy", mmap_mode="r")
-    fields = index[split]
-    if len(images) != len(fields["ids"]):
-        raise ValueError(f"{split}.npy does not belong to index.json")
-    labels = np.array(fields["labels"], np.int64)
-    return Pictures(images, labels, fields["captions"], fields["ids"], index["class_names"])
+def splits_of(stored: StoredPictures) -> PictureSplits:
+    """A stored cache as pictures."""
+    index = stored.index
+    # Format 1 numbered the rows of a data set from 0 in each split; ids are now those of format 2.
+    collide = not set(index["train"]["ids"]).isdisjoint(index["validation"]["ids"])
+    train, validation = (
+        Pictures(
+            stored.images[split],
+            np.array(index[split]["labels"], np.int64),
+            index[split]["captions"],
+            [f"{split}/{name}" for name in index[split]["ids"]] if collide else index[split]["ids"],
+            index["class_names"],
+        )
+        for split in ("train", "validation")
+    )
+    return PictureSplits(train, validation, index["unreadable"], stored.key)

@@ -1,9 +1,7 @@
 """Where pictures come from: what every source offers, and the source that draws its own."""
 
-import difflib
 import hashlib
-import os
-import stat
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +9,11 @@ from typing import Any, Literal, Protocol
 
 from vae_ldm.data import rendered_claims
 from vae_ldm.data.decoding import Picture
-from vae_ldm.errors import DataError
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, Split] = ("train", "validation")
+
+_WHOLE_NUMBER = re.compile(r"-?\d{1,1000}")  # of more digits Python makes no number
 
 
 @dataclass(frozen=True)
@@ -22,6 +21,7 @@ class Record:
     """One picture, not yet decoded, and what its source says about it."""
 
     id: str
+    """Valid Unicode; for a file, `names.as_text` of its path relative to the folder."""
     picture: Picture
     label: str | None = None
     caption: str | None = None
@@ -46,6 +46,9 @@ class PictureSource(Protocol):
 
     def records(self, split: Split) -> Iterator[Record]:
         """The records of a split, in the source's order."""
+
+    def remarks(self) -> list[str]:
+        """What the user should know of it, a line each: what is left out, and why there are no classes."""
 
 
 class RenderedClaimsSource:
@@ -74,52 +77,11 @@ class RenderedClaimsSource:
             claim = rendered_claims.render_claim(seed, label=label, image_size=self._image_size)
             yield Record(str(seed), claim.image, self.class_names[claim.label], claim.caption)
 
+    def remarks(self) -> list[str]:
+        return []
+
 
 def sort_class_names(labels: Iterable[str | None]) -> list[str]:
     """The distinct labels in order: by value where all are whole numbers, else by the alphabet."""
     names = sorted({label for label in labels if label is not None})
-    return sorted(names, key=int) if all(name.lstrip("-").isdecimal() for name in names) else names
-
-
-def existing_folder(path: str | Path) -> Path:
-    """The path, when it is a folder; otherwise a DataError that names what comes nearest to it."""
-    path = Path(path).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise DataError(f"{path} is a file; give the folder that holds the pictures")
-    missing = next(part for part in (*reversed(path.parents), path) if not part.exists())
-    siblings = [entry.name for entry in missing.parent.iterdir()] if missing.parent.is_dir() else []
-    nearest = difflib.get_close_matches(missing.name, siblings, n=1)
-    hint = f"; did you mean {missing.parent / nearest[0]}?" if nearest else f": {missing.parent} has no {missing.name}"
-    raise DataError(f"{path} does not exist{hint}")
-
-
-def list_files(folder: Path) -> dict[str, os.stat_result]:
-    """Every file below a folder, by its path relative to it, sorted; hidden files and folders are passed over."""
-    return dict(sorted(_walk(folder, "", set())))
-
-
-def _walk(folder: str | Path, prefix: str, visited: set[tuple[int, int]]) -> Iterator[tuple[str, os.stat_result]]:
-    here = Path(folder).stat()
-    if (here.st_dev, here.st_ino) in visited:  # a link back up would lead round in circles
-        return
-    visited.add((here.st_dev, here.st_ino))
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.startswith((".", "__MACOSX")):
-                continue
-            try:
-                status = entry.stat()
-            except FileNotFoundError:  # a link to nothing
-                continue
-            if stat.S_ISDIR(status.st_mode):
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", visited)
-            else:
-                yield prefix + entry.name, status
-
-
-def fingerprint(files: Mapping[str, os.stat_result]) -> str:
-    """A hash of names, sizes and times of change: it tells a changed folder without reading the pictures."""
-    lines = (f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n" for name, status in files.items())
-    return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
+    return sorted(names, key=int) if all(_WHOLE_NUMBER.fullmatch(name) for name in names) else names

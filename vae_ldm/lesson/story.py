@@ -344,7 +344,7 @@ def tell_compression(say: Say, chosen: Judgement) -> None:
     KL at beta {chosen.beta:<12g} {chosen.kl / np.log(2):6.1f} bits, the most that the clouds tell about a patch
 
 The rest of this package does the same with photos: AutoencoderKL stands for Vae,
-16 x 16 x 4 latents for two numbers, and kl_weight for beta. It keeps beta small for the
-sake of faithful pictures, and accepts the holes. It scales the latents to spread 1, and
-a second network, the diffusion UNet, learns where in latent space the codes are.
-docs/lesson.md goes on from here.""")
+16 x 16 x 4 latents for two numbers, and kl_weight_per_latent for beta. It keeps beta
+small for the sake of faithful pictures, and accepts the holes. It scales the latents to
+spread 1, and a second network, the diffusion UNet, learns where in latent space the
+codes are. docs/lesson.md goes on from here.""")

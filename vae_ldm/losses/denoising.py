@@ -12,18 +12,29 @@ from vae_ldm.errors import VaeLdmError
 PredictionType = Literal["epsilon", "v_prediction", "flow_prediction"]
 TimestepSampling = Literal["uniform", "logit_normal"]
 
+_ZERO_TERMINAL_SNR = 1e-6
+"""Largest alpha_bar at the last timestep that counts as zero: diffusers writes 2 ** -24; Stable Diffusion has .0047."""
+
 
 class DenoisingObjective:
     """Noisy latents x_t = alpha_t x_0 + sigma_t noise, what is predicted from them, and the matching scheduler.
 
     flow_prediction: alpha = 1 - sigma, and t = num_train_timesteps * sigma is continuous (Lipman 2022; Liu 2022).
     epsilon and v_prediction: variance preserving, t is whole, betas as in Stable Diffusion (Rombach 2022).
+
+    `timestep_sampling` None is logit_normal for flow_prediction (Esser 2024, eq. 19: velocities are hardest to predict
+    in the middle) and uniform for the others (Ho 2020, algorithm 1): their samplers spend steps at both ends, which
+    logit_normal hardly trains. Zero terminal SNR (Lin 2023) exists for the last timestep, so it goes neither with
+    logit_normal, which never draws that step, nor with min-SNR weighting, which gives it no weight:
+    `check_trains_last_timestep` refuses both.
+
+    Raises VaeLdmError where a setting means nothing for the prediction type.
     """
 
     def __init__(
         self,
         prediction_type: PredictionType,
-        timestep_sampling: TimestepSampling,
+        timestep_sampling: TimestepSampling | None = None,
         *,
         min_snr_gamma: float | None = None,
         zero_terminal_snr: bool = False,
@@ -37,7 +48,7 @@ class DenoisingObjective:
                 "min_snr_gamma is for epsilon and v_prediction; set diffusion.min_snr_gamma=null with flow_prediction"
             )
         self.prediction_type = prediction_type
-        self.timestep_sampling = timestep_sampling
+        self.timestep_sampling = timestep_sampling or ("logit_normal" if self.is_flow else "uniform")
         self.min_snr_gamma = min_snr_gamma
         self.zero_terminal_snr = zero_terminal_snr
         self.num_train_timesteps = num_train_timesteps
@@ -45,7 +56,11 @@ class DenoisingObjective:
 
     @classmethod
     def of_scheduler(
-        cls, scheduler: SchedulerMixin, timestep_sampling: TimestepSampling, *, min_snr_gamma: float | None = None
+        cls,
+        scheduler: SchedulerMixin,
+        timestep_sampling: TimestepSampling | None = None,
+        *,
+        min_snr_gamma: float | None = None,
     ) -> Self:
         """The objective that a pretrained UNet was trained on, by the scheduler in its pipeline: its noise, its target.
 
@@ -64,6 +79,24 @@ class DenoisingObjective:
             num_train_timesteps=steps,
             alphas_cumprod=scheduler.alphas_cumprod,
         )
+
+    def check_trains_last_timestep(self) -> None:
+        """Raise VaeLdmError where the signal-to-noise ratio ends at zero and the last timestep is never trained.
+
+        Not a matter of the constructor: a run that was trained so can still be opened and exported.
+        """
+        if self.is_flow or float(self._alphas_cumprod[-1]) > _ZERO_TERMINAL_SNR:
+            return
+        if self.timestep_sampling == "logit_normal":
+            raise VaeLdmError(
+                "logit_normal never draws the last timestep, for which zero terminal SNR exists; "
+                "set diffusion.timestep_sampling=uniform"
+            )
+        if self.min_snr_gamma is not None:
+            raise VaeLdmError(
+                "min_snr_gamma weighs the last timestep with 0, for which zero terminal SNR exists; "
+                "set diffusion.min_snr_gamma=null"
+            )
 
     @property
     def is_flow(self) -> bool:

@@ -4,15 +4,10 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from vae_ldm.recipe.parts import Autoencoder, AutoencoderLoss, Diffusion, TrainedTextEncoder
+from vae_ldm.recipe.stages import StageName, stage_named
 
 if TYPE_CHECKING:
     from vae_ldm.recipe.schema import Recipe
-
-DERIVED_FROM_WEIGHTS = {
-    "autoencoder": ("size", "downsample_factor", "latent_channels"),
-    "diffusion": ("size", "text_encoder", "prediction_type", "zero_terminal_snr", "dropout"),
-}
-"""Keys of each stage that pretrained weights decide, so that a recipe must not."""
 
 
 class Disagreement(NamedTuple):
@@ -21,6 +16,8 @@ class Disagreement(NamedTuple):
     keys: tuple[str, ...]
     """Dotted key paths; the first is the one to change."""
     text: str
+    since: int = 1
+    """The first format that refuses it. A run that was trained in an older one can still be opened."""
 
 
 class SettingsError(ValueError):
@@ -36,6 +33,7 @@ def disagreements(recipe: "Recipe") -> Iterator[Disagreement]:
     if "{label}" not in recipe.data.caption_template:
         yield Disagreement(("data.caption_template",), "must hold {label}, where the class's name goes")
     yield from _autoencoder(recipe.autoencoder)
+    yield from _discriminator(recipe)
     if recipe.autoencoder.from_pretrained is None:
         yield from _sizes(recipe)
     if recipe.diffusion is not None:
@@ -59,12 +57,36 @@ def _autoencoder(stage: Autoencoder) -> Iterator[Disagreement]:
     if stage.train == "nothing":
         without_effect = ("variational", "crop_size", "loss", "optimizer", "ema", "trainer")
         yield from _ignored(stage, without_effect, "autoencoder.train", "nothing is trained; leave it out")
-    if not stage.variational and stage.loss.kl_weight not in (0, AutoencoderLoss().kl_weight):
-        keys = ("autoencoder.loss.kl_weight", "autoencoder.variational")
-        yield Disagreement(keys, "a plain autoencoder (variational: false) has no KL term; leave it out")
+    yield from _kl_weight(stage)
     if stage.trainer.precision == "16-mixed":
         text = "16-mixed would scale two losses with one scaler; use bf16-mixed or 32-true"
         yield Disagreement(("autoencoder.trainer.precision",), text)
+
+
+def _discriminator(recipe: "Recipe") -> Iterator[Disagreement]:
+    """The discriminator joins late: a picture that is too small for it would end the run half-way."""
+    adversarial, crop = recipe.autoencoder.loss.adversarial, recipe.autoencoder.crop_size
+    sizes = {"autoencoder.crop_size": crop} if crop is not None else {"data.image_size": recipe.image_size}
+    for key, size in sizes.items():
+        shorter = size if isinstance(size, int) else min(size)
+        if adversarial is not None and shorter < 2**adversarial.num_layers:
+            text = f"its layers halve {shorter} px to less than one; at most {shorter.bit_length() - 1} fit"
+            yield Disagreement(("autoencoder.loss.adversarial.num_layers", key), text)
+
+
+def _kl_weight(stage: Autoencoder) -> Iterator[Disagreement]:
+    per_latent, per_picture = "autoencoder.loss.kl_weight_per_latent", "autoencoder.loss.kl_weight"
+    loss = stage.loss
+    if loss.kl_weight is not None and loss.kl_weight_per_latent is not None:
+        yield Disagreement((per_picture, per_latent), f"is given beside {per_latent}; leave one of the two out")
+    if loss.kl_weight is None and loss.kl_weight_per_latent is None:
+        yield Disagreement((per_latent,), "needs a number; 0 trains without a KL term")
+    if not stage.variational:
+        text = "a plain autoencoder (variational: false) has no KL term; leave it out"
+        if loss.kl_weight_per_latent not in (None, 0, AutoencoderLoss().kl_weight_per_latent):
+            yield Disagreement((per_latent, "autoencoder.variational"), text)
+        if loss.kl_weight not in (None, 0):
+            yield Disagreement((per_picture, "autoencoder.variational"), text)
 
 
 def _pretrained_diffusion(recipe: "Recipe", stage: Diffusion) -> Iterator[Disagreement]:
@@ -91,11 +113,11 @@ def _pretrained_diffusion(recipe: "Recipe", stage: Diffusion) -> Iterator[Disagr
         yield from _ignored(stage, ("lora",), "diffusion.train", "means nothing without diffusion.train: lora")
 
 
-def _derived(name: str, stage: Autoencoder | Diffusion) -> Iterator[Disagreement]:
+def _derived(name: StageName, stage: Autoencoder | Diffusion) -> Iterator[Disagreement]:
     """Keys that the recipe sets and the pretrained weights decide."""
     return (
         Disagreement((f"{name}.{key}", f"{name}.from_pretrained"), "comes from the pretrained weights; leave it out")
-        for key in DERIVED_FROM_WEIGHTS[name]
+        for key in stage_named(name).decided_by_weights
         if key in stage.model_fields_set
     )
 
@@ -148,6 +170,23 @@ def _diffusion(stage: Diffusion) -> Iterator[Disagreement]:
     if stage.zero_terminal_snr and stage.prediction_type != "v_prediction":
         keys = ("diffusion.zero_terminal_snr", "diffusion.prediction_type")
         yield Disagreement(keys, "needs prediction_type: v_prediction")
+    elif stage.zero_terminal_snr:
+        yield from _terminal_step(stage)
+    yield from _text_encoder(stage)
+
+
+def _terminal_step(stage: Diffusion) -> Iterator[Disagreement]:
+    """Zero terminal SNR exists for the last timestep, so that step has to be trained."""
+    snr = "diffusion.zero_terminal_snr"
+    if stage.timestep_sampling == "logit_normal":
+        text = f"logit_normal never draws the last timestep, for which {snr} exists; use uniform, or leave it out"
+        yield Disagreement(("diffusion.timestep_sampling", snr), text, since=2)
+    if stage.min_snr_gamma is not None:
+        text = f"weighs the last timestep with 0, for which {snr} exists; leave one of the two out"
+        yield Disagreement(("diffusion.min_snr_gamma", snr), text, since=2)
+
+
+def _text_encoder(stage: Diffusion) -> Iterator[Disagreement]:
     encoder = stage.text_encoder
     if isinstance(encoder, TrainedTextEncoder) and encoder.hidden_size % encoder.num_heads:
         keys = ("diffusion.text_encoder.hidden_size", "diffusion.text_encoder.num_heads")

@@ -4,7 +4,10 @@ YAML 1.2 with its core schema (section 10.3.2 of the standard: `1e-4` is a numbe
 can hide something from the reader or run code: no tags, no anchors and aliases, no merge keys, no key twice.
 """
 
+import json
 import re
+import shlex
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +30,11 @@ from vae_ldm.errors import RecipeError
 KeyPath = tuple[str | int, ...]
 Scalar = str | int | float | bool | None
 
+OVERRIDE = "override "
+"""How the label of an origin begins that is no line of a file."""
 _LARGEST_FILE = 128 * 1024
-_DEEPEST = 32
+DEEPEST = 32
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _CORE_SCHEMA = (
     (re.compile(r"null|Null|NULL|~|"), lambda _: None),
     (re.compile(r"true|True|TRUE"), lambda _: True),
@@ -58,8 +64,12 @@ class Mistake(NamedTuple):
 
     def __str__(self) -> str:
         path = () if self.origin.override_path == self.path else self.path
-        line = ": ".join(filter(None, (self.origin.label, dotted(path), self.text)))
-        return line.replace("\n", "\\n")
+        line = ": ".join(filter(None, (_short(self.origin.label), _short(dotted(path)), self.text)))
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 300 else f"{text[:200]}..."
 
 
 def dotted(path: KeyPath) -> str:
@@ -141,6 +151,8 @@ def parse_text(text: str, file: str) -> tuple[Node, list[Mistake]]:
         raise RecipeError(f"{place}: not YAML: {error.problem or error.context}") from None
     except YAMLError as error:
         raise RecipeError(f"{file}: not YAML: {str(error).splitlines()[0]}") from None
+    except (ValueError, OverflowError):  # of chr(), which ruamel calls on any number after \\U
+        raise RecipeError(f"{_place_of_escape(text, file)}: not YAML: an escape that names no character") from None
 
 
 def parse_value(text: str, origin: Origin) -> Node:
@@ -150,10 +162,29 @@ def parse_value(text: str, origin: Origin) -> Node:
         node = builder.build(text)
     except YAMLError as error:
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise RecipeError(f"the value is not YAML: {problem}; put it in quotes inside the shell's quotes") from None
+        raise RecipeError(f"the value is not YAML: {problem}; write {in_quotes(origin)}") from None
+    except (ValueError, OverflowError):
+        raise RecipeError("the value is not YAML: an escape that names no character") from None
+    if text[builder.end :].lstrip().startswith("#"):
+        raise RecipeError(f"in YAML a # begins a comment, which would be cut off; write {in_quotes(origin)}")
     if builder.mistakes:
         raise RecipeError("; ".join(mistake.text for mistake in builder.mistakes))
     return node
+
+
+def in_quotes(origin: Origin) -> str:
+    """The override of this origin as a shell takes it when its value is text, whatever it looks like."""
+    key, _, text = origin.label.removeprefix(OVERRIDE).partition("=")
+    if len(text) > 200:
+        return "it in quotes inside the shell's quotes"
+    return shlex.quote(f"{key}={json.dumps(text, ensure_ascii=False)}")
+
+
+def _place_of_escape(text: str, file: str) -> str:
+    for escape in re.finditer(r"\\U([0-9a-fA-F]{8})", text):
+        if int(escape[1], 16) > sys.maxunicode:
+            return f"{file}:{text.count(chr(10), 0, escape.start()) + 1}"
+    return file
 
 
 def shown(value: object) -> str:
@@ -192,48 +223,61 @@ class _Builder:
 
     def __init__(self, origin_of_line: Callable[[int], Origin]) -> None:
         self.mistakes: list[Mistake] = []
+        self.end = 0
         self._origin_of_line = origin_of_line
 
     def build(self, text: str) -> Node:
-        """The tree of the text's first document; empty text is null."""
+        """The tree of the text's first document; empty text is null. Afterwards `end` is where its last node ends."""
         root = None
-        events = iter(YAML(typ="safe", pure=True).parse(text))
+        events = self._followed(iter(YAML(typ="safe", pure=True).parse(text)))
         for event in events:
             if not isinstance(event, NodeEvent):
                 continue
             if root is not None:
                 self._wrong(event, (), "a second document begins here; a recipe is one document")
                 break
-            root = self._node(event, events, ())
+            root = self._node(event, events, (), 0)
         return root or Node(None, self._origin_of_line(1))
 
-    def _node(self, event: Event, events: Iterator[Event], path: KeyPath) -> Node:
-        if len(path) > _DEEPEST:
-            raise MarkedYAMLError(problem=f"nested deeper than {_DEEPEST} levels", problem_mark=event.start_mark)
+    def _followed(self, events: Iterator[Event]) -> Iterator[Event]:
+        for event in events:
+            if isinstance(event, NodeEvent | CollectionEndEvent):
+                self.end = event.end_mark.index
+            yield event
+
+    def _node(self, event: Event, events: Iterator[Event], path: KeyPath, depth: int) -> Node:
+        if depth > DEEPEST:
+            raise MarkedYAMLError(problem=f"nested deeper than {DEEPEST} levels", problem_mark=event.start_mark)
         self._refuse_indirection(event, path)
         origin = self._origin(event)
         if isinstance(event, MappingStartEvent):
-            return Node(self._mapping(events, path), origin)
+            return Node(self._mapping(events, path, depth + 1), origin)
         if isinstance(event, SequenceStartEvent):
             items: list[Node] = []
             while not isinstance(item := next(events), CollectionEndEvent):
-                items.append(self._node(item, events, (*path, len(items))))
+                items.append(self._node(item, events, (*path, len(items)), depth + 1))
             return Node(items, origin)
         if isinstance(event, ScalarEvent):
-            return Node(event.value if event.style else read_scalar(event.value), origin)
+            return Node(self._scalar(event, path), origin)
         return Node(None, origin)
 
-    def _mapping(self, events: Iterator[Event], path: KeyPath) -> dict[str, Node]:
+    def _scalar(self, event: ScalarEvent, path: KeyPath) -> Scalar:
+        if _SURROGATE.search(event.value):
+            self._wrong(event, path, "holds half of a character (\\uD800 to \\uDFFF); write the whole one")
+            return None
+        return event.value if event.style else read_scalar(event.value)
+
+    def _mapping(self, events: Iterator[Event], path: KeyPath, depth: int) -> dict[str, Node]:
         entries: dict[str, Node] = {}
         while not isinstance(event := next(events), CollectionEndEvent):
-            if not isinstance(event, ScalarEvent):
-                self._node(event, events, path)
+            if not isinstance(event, ScalarEvent) or _SURROGATE.search(event.value):
+                self._node(event, events, path, depth)
                 self._wrong(event, path, "a key must be a word")
-                self._node(next(events), events, path)
+                self._node(next(events), events, path, depth)
                 continue
             self._refuse_indirection(event, path)
             at = (*path, event.value)
-            node = self._node(next(events), events, at)
+            node = self._node(next(events), events, at, depth)
             if event.value == "<<":
                 self._wrong(event, path, "merge keys (<<) are not allowed; write the keys out")
             elif event.value in entries:

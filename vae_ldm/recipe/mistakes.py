@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
+from functools import cache
 from itertools import takewhile
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import ValidationError
 
 from vae_ldm.recipe.agreement import Disagreement, SettingsError
-from vae_ldm.recipe.document import KeyPath, Mistake, Node, dotted, read_scalar, shown
-from vae_ldm.recipe.parts import Part
+from vae_ldm.recipe.document import KeyPath, Mistake, Node, dotted, in_quotes, read_scalar, shown
+from vae_ldm.recipe.parts import PATTERNS, Part
 from vae_ldm.recipe.schema import Recipe
 from vae_ldm.recipe.schema_walk import all_key_paths, chosen, parts_below, tag
 
@@ -28,6 +29,9 @@ _BOUNDS = {
     "less_than": ("lt", "less than"),
     "less_than_equal": ("le", "at most"),
 }
+MOST_SHOWN = 50
+"""Mistakes that are put in words, the first of the file."""
+_IN_QUOTES = "; put it in quotes"
 _MEANT_BY = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 
 
@@ -44,23 +48,31 @@ class _Place(NamedTuple):
 
 
 def explain(error: ValidationError, root: Node) -> list[Mistake]:
-    """The mistakes in single keys behind a failed validation of `root`, one a key path."""
+    """The mistakes in single keys behind a failed validation of `root`, one a key path, `MOST_SHOWN` in words."""
     details: dict[KeyPath, list[tuple[Any, _Place]]] = {}
     for detail in error.errors(include_url=False):
         if _disagreement_error(detail) is None:
             place = _place(detail["loc"])
             details.setdefault(place.path, []).append((detail, place))
+    order = {path: root.nearest(path).origin.order for path in details}
     lists_with_wrong_items = {path[:-1] for path in details if path and isinstance(path[-1], int)}
     mistakes = []
-    for path, found in details.items():
+    for number, path in enumerate(sorted(details, key=order.__getitem__)):
+        found = details[path]
+        if number >= MOST_SHOWN:  # nobody reads it, and a hint for each of thousands would take a minute
+            mistakes.append(Mistake(root.nearest(path).origin, path, ""))
+            continue
         # A value that may be one of two kinds fails as both: what is wrong within the right kind says more.
         precise = [one for one in found if one[0]["type"] not in _KINDS]
         if precise:
             mistakes.append(_mistake(*precise[0], root))
         elif path not in lists_with_wrong_items:
             kinds = dict.fromkeys(_KINDS[detail["type"]] for detail, _ in found)
+            origin = root.nearest(path).origin
             text = _wrong_kind(list(kinds), found[0][0]["input"])
-            mistakes.append(Mistake(root.nearest(path).origin, path, text))
+            if text.endswith(_IN_QUOTES) and origin.override_path == path:
+                text = f"{text.removesuffix(_IN_QUOTES)}; write {in_quotes(origin)}"
+            mistakes.append(Mistake(origin, path, text))
     return list({mistake.path: mistake for mistake in mistakes}.values())
 
 
@@ -130,13 +142,18 @@ def _mistake(detail: Any, place: _Place, root: Node) -> Mistake:
         text = _unknown("value", value, legal)
     elif kind in _BOUNDS:
         bound, words = _BOUNDS[kind]
-        text = f"must be {words} {context[bound]:.10g}, not {shown(value)}"
+        limit = context[bound]
+        text = f"must be {words} {limit if isinstance(limit, int) else f'{limit:.10g}'}, not {shown(value)}"
     elif kind == "finite_number":
         text = f"must be a finite number, not {shown(value)}"
     elif kind == "too_long":
         text = f"has too many items: {shown(value)}"
+    elif kind == "string_too_short":
+        text = "must not be empty"
+    elif kind == "string_too_long":
+        text = f"has more than {context['max_length']:,} characters: {shown(value)}"
     elif kind == "string_pattern_mismatch":
-        text = f"begins with a letter or digit and holds letters, digits, '.', '_' and '-' only; not {shown(value)}"
+        text = f"{PATTERNS[context['pattern']]}, not {shown(value)}"
     else:
         text = f"{detail['msg'].removeprefix('Value error, ')}, not {shown(value)}"
     return Mistake(root.nearest(path).origin, path, text)
@@ -153,7 +170,7 @@ def _missing(place: _Place, root: Node) -> Mistake:
 def _wrong_kind(kinds: list[str], value: object) -> str:
     text = f"needs {' or '.join(kinds)}, not {shown(value)}"
     if kinds == ["text"] and isinstance(value, bool | int | float):
-        return f"{text}; put it in quotes"
+        return f"{text}{_IN_QUOTES}"
     if kinds == ["true or false"] and str(value).lower() in _MEANT_BY:
         return f"{text}; did you mean {_MEANT_BY[str(value).lower()]}?"
     if kinds == ["a mapping"] and value is None:
@@ -172,11 +189,16 @@ def _instead_of(place: _Place) -> str:
     siblings = [tag(part) for part in place.owner_union if key in part.model_fields]
     if siblings:
         return f"type {tag(owner)} has none, type {siblings[0]} has"
-    elsewhere = [path for path in all_key_paths() if path[-1] == key != "type"]
+    elsewhere = [path for path in _every_key_path() if path[-1] == key != "type"]
     if elsewhere:
         closest = max(elsewhere, key=lambda path: (_shared_steps(path, place.path), -len(path)))
         return f"did you mean {dotted(closest)}?"
     return _legal(owner.model_fields)
+
+
+@cache
+def _every_key_path() -> tuple[tuple[str, ...], ...]:
+    return tuple(all_key_paths())
 
 
 def _shared_steps(one: KeyPath, other: KeyPath) -> int:

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 from vae_ldm.errors import RecipeError
-from vae_ldm.recipe.document import Mistake, Node, Origin, dotted, parse_value, shown
-from vae_ldm.recipe.parts import Part
+from vae_ldm.recipe.document import DEEPEST, OVERRIDE, Mistake, Node, Origin, dotted, parse_value, shown
+from vae_ldm.recipe.parts import AutoencoderLoss, Part
 from vae_ldm.recipe.schema import Recipe
 from vae_ldm.recipe.schema_walk import chosen, parts_below, tag
 
 _AFTER_EVERY_LINE = 1_000_000
+_KL_WEIGHTS = ("kl_weight", "kl_weight_per_latent")
 
 
 def apply_overrides(root: Node, overrides: Sequence[str]) -> list[Mistake]:
@@ -17,10 +18,12 @@ def apply_overrides(root: Node, overrides: Sequence[str]) -> list[Mistake]:
     for index, override in enumerate(overrides):
         key, equals, text = override.partition("=")
         path = tuple(key.strip().split("."))
-        origin = Origin(_AFTER_EVERY_LINE + index, f"override {override}", path)
+        origin = Origin(_AFTER_EVERY_LINE + index, f"{OVERRIDE}{override}", path)
         try:
             if not equals or not all(path):
                 raise RecipeError("an override is written key.sub=value")
+            if len(path) > DEEPEST:
+                raise RecipeError(f"nested deeper than {DEEPEST} levels")
             _set(root, path, parse_value(text, origin))
         except RecipeError as error:
             mistakes.append(Mistake(origin, (), str(error)))
@@ -43,6 +46,7 @@ def _set(root: Node, path: tuple[str, ...], value: Node) -> None:
     entries = _entries(node, path[:-1])
     if path[-1] == "type":
         _leave_other_type(node, entries, parts, value)
+    _leave_other_key(entries, parts, path[-1])
     entries[path[-1]] = value
 
 
@@ -60,6 +64,13 @@ def _type(node: Node) -> object:
 def _default_type(parts: tuple[type[Part], ...], key: str) -> str | None:
     defaults = (part.model_fields[key].default for part in parts if key in part.model_fields)
     return next((tag(type(default)) for default in defaults if isinstance(default, Part)), None)
+
+
+def _leave_other_key(entries: dict[str, Node], parts: tuple[type[Part], ...], key: str) -> None:
+    """Drop what the file says for the other of two keys of which a recipe has one."""
+    for one, other in (_KL_WEIGHTS, _KL_WEIGHTS[::-1]):
+        if AutoencoderLoss in parts and key == one and other in entries and entries[other].origin.override_path is None:
+            del entries[other]
 
 
 def _leave_other_type(node: Node, entries: dict[str, Node], parts: tuple[type[Part], ...], value: Node) -> None:

@@ -1,38 +1,74 @@
 """The recipe: what one run is made of."""
 
-from typing import Annotated, Self
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, Strict, model_validator
+from pydantic import Field, Strict, ValidationInfo, model_validator
 
+from vae_ldm.errors import RecipeError
 from vae_ldm.recipe.agreement import SettingsError, disagreements
-from vae_ldm.recipe.parts import Autoencoder, Data, Diffusion, Evaluation, Hub, Logger, Part, TensorBoard
+from vae_ldm.recipe.parts import (
+    RUN_NAME,
+    Autoencoder,
+    Data,
+    Diffusion,
+    Evaluation,
+    Hub,
+    LocalPath,
+    Logger,
+    Part,
+    TensorBoard,
+    WholeNumber,
+)
+from vae_ldm.recipe.upgrade import NEWEST
 
 
 class Recipe(Part):
     """One run: the data, the stages to run, and how to judge them. A stage that is absent is not run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    format: Annotated[Literal[2], WholeNumber] = 2
+    """Which version of these keys the file is written in; a file without it is read as vae_ldm 0.1 read it."""
+    name: Annotated[str, Field(max_length=200, pattern=RUN_NAME)]
     """Name of the run folder inside output_dir."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    output_dir: str = "runs"
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    output_dir: LocalPath = "runs"
     data: Data
     autoencoder: Autoencoder
     diffusion: Diffusion | None = None
     evaluation: Evaluation = Evaluation()
     hub: Hub | None = None
-    loggers: Annotated[tuple[Logger, ...], Strict(False)] = (TensorBoard(),)
+    loggers: Annotated[tuple[Logger, ...], Strict(False), Field(max_length=16)] = (TensorBoard(),)
     """Where curves go besides log.csv."""
 
     @model_validator(mode="after")
-    def _settings_agree(self) -> Self:
-        """Refuse settings that would be ignored or cannot work together."""
-        found = list(disagreements(self))
+    def _settings_agree(self, info: ValidationInfo) -> Self:
+        """Refuse settings that would be ignored or cannot work together, as the format in the context refuses them."""
+        number = (info.context or {}).get("format", NEWEST)
+        found = [disagreement for disagreement in disagreements(self) if disagreement.since <= number]
         if found:
             raise SettingsError(found)
         return self
+
+    @property
+    def run_folder(self) -> Path:
+        """Where everything of the run lies. Raises RecipeError where output_dir names a home folder that is none."""
+        try:
+            return Path(self.output_dir).expanduser() / self.name
+        except RuntimeError:
+            raise RecipeError(f"output_dir: {self.output_dir}: there is no such home folder") from None
 
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width in pixels."""
         size = self.data.image_size
         return (size, size) if isinstance(size, int) else size
+
+    @property
+    def num_latents(self) -> int | None:
+        """How many latent numbers a picture, or a crop of it, has in training; None where pretrained weights decide."""
+        stage = self.autoencoder
+        if stage.from_pretrained is not None:
+            return None
+        size = stage.crop_size or self.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return stage.latent_channels * (height // stage.downsample_factor) * (width // stage.downsample_factor)

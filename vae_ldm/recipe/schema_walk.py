@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from types import UnionType
 from typing import Annotated, Union, get_args, get_origin
 
-from vae_ldm.recipe.parts import Part
+from vae_ldm.recipe.parts import Part, is_free_under_way
 from vae_ldm.recipe.schema import Recipe
 
 
@@ -43,3 +43,11 @@ def all_key_paths(parts: tuple[type[Part], ...] = (Recipe,)) -> Iterator[tuple[s
     for key in keys:
         yield (key,)
         yield from ((key, *rest) for rest in all_key_paths(parts_below(parts, key)))
+
+
+def keys_free_under_way(parts: tuple[type[Part], ...] = (Recipe,)) -> frozenset[str]:
+    """Dotted keys whose value may change while the stage that they belong to is under way: the schema marks them."""
+    fields = {key: field for part in parts for key, field in part.model_fields.items()}
+    marked = {key for key, field in fields.items() if is_free_under_way(field)}
+    below = {f"{key}.{path}" for key in fields for path in keys_free_under_way(parts_below(parts, key))}
+    return frozenset(marked | below)

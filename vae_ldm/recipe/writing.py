@@ -1,6 +1,7 @@
 """A checked recipe as YAML, and what differs between two."""
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ from ruamel.yaml.nodes import ScalarNode, SequenceNode
 from ruamel.yaml.representer import SafeRepresenter
 
 from vae_ldm.files import write_whole
-from vae_ldm.recipe.agreement import DERIVED_FROM_WEIGHTS
 from vae_ldm.recipe.document import read_scalar, shown
 from vae_ldm.recipe.schema import Recipe
+from vae_ldm.recipe.stages import TRAINED
+
+_LINE_SEPARATORS = frozenset("\x85\u2028\u2029")
+"""Line breaks to ruamel, which would fold them; between double quotes they are escaped."""
 
 
 class _Representer(SafeRepresenter):
@@ -21,7 +25,8 @@ class _Representer(SafeRepresenter):
         return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
 
     def represent_str(self, data: str) -> ScalarNode:
-        style = None if isinstance(read_scalar(data), str) else '"'
+        is_plain = isinstance(read_scalar(data), str) and not _LINE_SEPARATORS.intersection(data)
+        style = None if is_plain else '"'
         return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
 
@@ -47,9 +52,42 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
 
 
 def recipe_differences(old: Recipe, new: Recipe, section: str = "") -> list[str]:
-    """One line `key: old -> new` for each setting that differs at or below the dotted key path `section`."""
-    was, now = (_at(_resolved(recipe), section) for recipe in (old, new))
-    return _differences(was, now, section)
+    """One line `key: old -> new` for each setting that differs at or below the dotted key path `section`.
+
+    Settings that mean the same in both recipes do not differ, however they are written.
+    """
+    was, now = _comparable(old), _comparable(new)
+    if _same_kl_weight(old, new):
+        now["autoencoder"]["loss"] |= _kl_weights(old)
+    return _differences(_at(was, section), _at(now, section), section)
+
+
+def _comparable(recipe: Recipe) -> dict[str, Any]:
+    """The resolved recipe with the timesteps' distribution in words and the KL term's two weights side by side."""
+    resolved, stage = _resolved(recipe), recipe.diffusion
+    resolved["autoencoder"]["loss"] |= _kl_weights(recipe)
+    if stage is not None and stage.from_pretrained is None and stage.timestep_sampling is None:
+        is_flow = stage.prediction_type == "flow_prediction"
+        resolved["diffusion"]["timestep_sampling"] = "logit_normal" if is_flow else "uniform"
+    return resolved
+
+
+def _kl_weights(recipe: Recipe) -> dict[str, float | None]:
+    loss = recipe.autoencoder.loss
+    return {"kl_weight_per_latent": loss.kl_weight_per_latent, "kl_weight": loss.kl_weight}
+
+
+def _same_kl_weight(old: Recipe, new: Recipe) -> bool:
+    """Whether the recipes weigh the KL alike, one per picture and the other per latent number."""
+    weights = []
+    for recipe in (old, new):
+        loss, latents = recipe.autoencoder.loss, recipe.num_latents
+        if loss.kl_weight is not None:
+            weights.append(loss.kl_weight)
+        elif loss.kl_weight_per_latent is not None and latents is not None:
+            weights.append(loss.kl_weight_per_latent / latents)
+    written_alike = (old.autoencoder.loss.kl_weight is None) == (new.autoencoder.loss.kl_weight is None)
+    return not written_alike and len(weights) == 2 and math.isclose(*weights, rel_tol=1e-12)
 
 
 def _at(value: Any, section: str) -> Any:
@@ -76,8 +114,13 @@ def _brief(value: object) -> str:
 
 def _resolved(recipe: Recipe) -> dict[str, Any]:
     resolved = recipe.model_dump(mode="json")
-    for stage, keys in DERIVED_FROM_WEIGHTS.items():
-        if resolved[stage] is not None and resolved[stage]["from_pretrained"] is not None:
-            for key in keys:
-                del resolved[stage][key]
+    loss = resolved["autoencoder"]["loss"]
+    for key in ("kl_weight", "kl_weight_per_latent"):  # a recipe has one of the two
+        if loss[key] is None:
+            del loss[key]
+    for stage in TRAINED:
+        section = resolved[stage.name]
+        if section is not None and section["from_pretrained"] is not None:
+            for key in stage.decided_by_weights:
+                del section[key]
     return resolved

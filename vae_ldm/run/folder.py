@@ -8,34 +8,15 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from vae_ldm.errors import RecipeError, RunError, VaeLdmError
 from vae_ldm.files import remove, write_json
 from vae_ldm.opening import RunPaths
-from vae_ldm.recipe import Recipe, read_recipe, recipe_differences, write_recipe
+from vae_ldm.recipe import Recipe, keys_free_under_way, read_recipe, recipe_differences, write_recipe
+from vae_ldm.recipe.stages import STAGES, StageName, from_stage_on, stage_named
 
-Stage = Literal["autoencoder", "diffusion", "evaluation"]
-STAGES: tuple[Stage, ...] = ("autoencoder", "diffusion", "evaluation")
-
-# What the result of a stage follows from: a change in any of these would make a finished stage a lie.
-_FOLLOWS_FROM = {
-    "autoencoder": ("seed", "data", "autoencoder"),
-    "diffusion": ("seed", "data", "autoencoder", "diffusion"),
-    "evaluation": ("seed", "data", "autoencoder", "diffusion", "evaluation"),
-}
-# Settings that may change while a stage is under way.
-_FREE_UNDER_WAY = (
-    "trainer.max_steps",
-    "trainer.checkpoint_every_n_steps",
-    "trainer.keep_checkpoints",
-    "trainer.val_every_n_steps",
-    "trainer.num_val_images",
-    "trainer.log_every_n_steps",
-    "trainer.on_nan",
-    "trainer.max_skipped_steps",
-    "trainer.compile",
-)
+Stage = StageName
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -61,19 +42,14 @@ class RunFolder(RunPaths):
 
     def restart(self, stages: Sequence[Stage]) -> None:
         """Delete what the named stages and all that follow from them have written."""
-        first = min(STAGES.index(stage) for stage in stages)
+        afresh = from_stage_on(stages)
         state = self._read_state()
-        for stage in STAGES[first:]:
-            state.pop(stage, None)
+        for stage in afresh:
+            state.pop(stage.name, None)
         write_json(self.state, state)
-        written: dict[Stage, tuple[Path, ...]] = {
-            "autoencoder": (self.autoencoder, self.latents),
-            "diffusion": (self.diffusion, self.pipeline, self.lora),
-            "evaluation": (self.samples, self.metrics, self.report),
-        }
-        for stage in STAGES[first:]:
-            for path in written[stage]:
-                remove(path)
+        for stage in afresh:
+            for name in stage.writes:
+                remove(self.path / name)
 
     def adopt(self, recipe: Recipe, *, restart: Sequence[Stage] = ()) -> None:
         """Make `recipe` the run's recipe, after deleting what the stages to restart have written.
@@ -82,10 +58,10 @@ class RunFolder(RunPaths):
         under way, was begun with.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        kept = STAGES[: min((STAGES.index(stage) for stage in restart), default=len(STAGES))]
+        kept = [stage for stage in STAGES if stage not in from_stage_on(restart)]
         if self.recipe.exists():
             for stage in kept:
-                self._check_unchanged(stage, recipe)
+                self._check_unchanged(stage.name, recipe)
         if restart:
             self.restart(restart)
         write_recipe(recipe, self.recipe)
@@ -95,11 +71,11 @@ class RunFolder(RunPaths):
         under_way = not finished and any(self.checkpoints(stage).glob("*.ckpt"))
         if not (finished or under_way):
             return
-        changes = []
-        for section in _FOLLOWS_FROM[stage]:
-            for change in recipe_differences(read_recipe(self.recipe), recipe, section):
+        changes, free = [], keys_free_under_way()
+        for section in stage_named(stage).follows_from:
+            for change in recipe_differences(read_recipe(self.recipe, as_trained=True), recipe, section):
                 key = change.split(":", 1)[0]
-                if finished or not key.startswith(stage) or not key.endswith(_FREE_UNDER_WAY):
+                if finished or not key.startswith(f"{stage}.") or key not in free:
                     changes.append(change)
         if changes:
             raise RecipeError(

@@ -15,6 +15,7 @@ from vae_ldm.hub.names import parse_name
 from vae_ldm.models.pretrained import is_local
 from vae_ldm.opening import read_metrics
 from vae_ldm.recipe import Recipe, dump_recipe, parts
+from vae_ldm.recipe.portable import portable
 from vae_ldm.run.diffusion_stage import save_pipeline
 from vae_ldm.run.folder import Stage
 from vae_ldm.run.seal import check_autoencoder, check_pipeline, seal_pipeline
@@ -156,7 +157,7 @@ def _files(
 ) -> dict[str, Path | bytes]:
     """What the repository is to hold: path in it -> file or bytes."""
     run, recipe = session.run, session.recipe
-    travelling = recipe.model_copy(update={"hub": None, "output_dir": Recipe.model_fields["output_dir"].default})
+    travelling = portable(recipe)
     weights = folder.glob("*.*") if recipe.diffusion is None else (file for file in folder.rglob("*") if file.is_file())
     files: dict[str, Path | bytes] = {file.relative_to(folder).as_posix(): file for file in weights if file.is_file()}
     metrics = read_metrics(run.path)
@@ -169,7 +170,7 @@ def _files(
     files.pop("log.csv", None)
     card = CardFacts(
         where.repository,
-        recipe.model_dump(mode="json"),
+        travelling.model_dump(mode="json"),
         metrics,
         _licence(recipe, where.license, token),
         base_models=[source for source in _bases(recipe) if not is_local(source)],

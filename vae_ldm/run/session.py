@@ -41,7 +41,7 @@ class Session:
     @classmethod
     def of(cls, recipe: Recipe, *, profiles: bool = False) -> "Session":
         """A session in the folder that the recipe names."""
-        return cls(recipe, RunFolder(Path(recipe.output_dir) / recipe.name), profiles=profiles)
+        return cls(recipe, RunFolder(recipe.run_folder), profiles=profiles)
 
     @classmethod
     def opened(cls, run_dir: Path) -> "Session":

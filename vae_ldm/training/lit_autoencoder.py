@@ -36,6 +36,7 @@ class LitAutoencoder(LightningModule):
         optimizer: OptimizerSettings,
         max_steps: int,
         ssim_weight: float = 0.0,
+        kl_weight_per_latent: float = 0.0,
         kl_weight: float = 0.0,
         kl_warmup_steps: int = 0,
         variational: bool = True,
@@ -59,6 +60,7 @@ class LitAutoencoder(LightningModule):
         self.optimizer_settings = optimizer
         self.max_steps = max_steps
         self.ssim_weight = ssim_weight
+        self.kl_weight_per_latent = kl_weight_per_latent
         self.kl_weight = kl_weight
         self.kl_warmup_steps = kl_warmup_steps
         self.variational = variational
@@ -137,7 +139,8 @@ class LitAutoencoder(LightningModule):
         reconstruction_loss = loss
         if self.variational:
             terms["kl"] = kl_divergence(posterior).mean()
-            loss = loss + self.kl_weight * self._kl_share() * terms["kl"]
+            weight_per_nat = self.kl_weight + self.kl_weight_per_latent / latents[0].numel()
+            loss = loss + weight_per_nat * self._kl_share() * terms["kl"]
         if self.discriminator_is_active:
             assert self.discriminator is not None
             terms["adversarial"] = hinge_generator_loss(self.discriminator(reconstructions)).mean()

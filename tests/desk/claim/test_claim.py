@@ -12,7 +12,7 @@ from tests.desk.novelty.test_novelty import save_photos
 from tests.run.start_points import SD, save_autoencoder
 from vae_ldm.cli import app
 from vae_ldm.data.photo_stream import photo_records
-from vae_ldm.desk.claim.claim import build_desk, claim
+from vae_ldm.desk.claim.claim import _thumbnail, build_desk, claim
 from vae_ldm.desk.novelty.detector import open_detector
 from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError
 from vae_ldm.latent_space.heat_map import HeatScale
@@ -199,3 +199,17 @@ def test_a_caption_cannot_write_into_the_page(photos, trained_run, tmp_path):
     _, page = put_before(tmp_path / "white.png", tmp_path / "desk", tmp_path / "claim.html")
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
+
+
+def test_the_thumbnail_of_a_photo_that_is_stored_turned_is_whole_and_upright(tmp_path):
+    upright = Image.new("RGB", (480, 640), "green")
+    upright.paste("red", (0, 0, 480, 80))
+    upright.paste("blue", (0, 560, 480, 640))
+    exif = Image.Exif()
+    exif[0x112] = 6
+    upright.save(tmp_path / "upright.png")
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    seen, expected = (_thumbnail(str(tmp_path / name)) for name in ("turned.png", "upright.png"))
+    assert np.array_equal(seen, expected)
+    assert seen.shape[0] > seen.shape[1]
+    assert _thumbnail(str(tmp_path / "gone.png")) is None

@@ -14,7 +14,8 @@ from rich.console import Console
 from torch import Tensor
 
 from vae_ldm import loading
-from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, pillow_limit_lifted
+from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, encoded_bytes, pillow_limit_lifted
+from vae_ldm.data.names import as_text
 from vae_ldm.data.photo_stream import check_unreadable, photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.archive.photo_coder import PhotoCoder, Preference, middle
@@ -217,22 +218,17 @@ def _file_size(record: Record) -> int:
 def _archived(record: Record, coder: PhotoCoder, present: dict[str, bytes]) -> Entry | str | None:
     """The photo as a row; None where it is in the archive already; why not, where it cannot be read."""
     try:
-        record.id.encode()
-        file = Path(str(record.picture)).read_bytes()
+        file = encoded_bytes(record.picture)
         content = content_digest(file)
         if present.get(record.id) == content:
             return None
         pixels = decode_whole(file)
     except UnreadablePictureError as error:
         return f"{record.id}: {error}"
-    except OSError as error:
-        return f"{record.id}: {error.strerror}"
-    except UnicodeEncodeError:
-        return f"{record.id!a}: its name is not UTF-8"
     encoded = coder.encode(pixels, file)
     return Entry(
         id=record.id,
-        source=str(record.picture),
+        source=as_text(str(record.picture)),
         content=content,
         width=pixels.shape[1],
         height=pixels.shape[0],

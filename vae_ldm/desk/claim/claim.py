@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
 
 from vae_ldm.data.crop_advice import NEARLY_ALL, seen_share
-from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted
+from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted, upright_size
 from vae_ldm.data.photo_stream import PhotoBatch, photo_records
 from vae_ldm.desk.claim.page import ClaimPage, Departs, ScoreLine, SimilarPhoto, VariationRow, write_claim
 from vae_ldm.desk.novelty import novelty
@@ -250,12 +249,12 @@ def _similar(hit: Hit) -> SimilarPhoto:
 
 def _thumbnail(path: str) -> np.ndarray | None:
     try:
-        with pillow_limit_lifted(), Image.open(path) as image:
-            scale = min(1.0, _SHOWN_SIDE / max(image.size))
-            size = (max(1, round(image.height * scale)), max(1, round(image.width * scale)))
         with pillow_limit_lifted():
+            height, width = upright_size(Path(path))
+            scale = min(1.0, _SHOWN_SIDE / max(height, width))
+            size = (max(1, round(height * scale)), max(1, round(width * scale)))
             return decode_picture(Path(path), image_size=size, channels=3)
-    except (OSError, UnreadablePictureError):
+    except UnreadablePictureError:
         return None
 
 

@@ -1,6 +1,23 @@
 """What each part of a recipe may say. Defaults live here and nowhere else; no torch is imported."""
 
-from vae_ldm.recipe.parts.base import ImageSize, Part, Share, Side, WholeNumber
+from vae_ldm.recipe.parts.base import (
+    PATTERNS,
+    REPOSITORY,
+    RUN_NAME,
+    Caption,
+    HubDatasetName,
+    ImageSize,
+    LocalPath,
+    Part,
+    PretrainedWeights,
+    Share,
+    Side,
+    Subfolder,
+    WholeNumber,
+    Word,
+    is_free_under_way,
+    place_kind,
+)
 from vae_ldm.recipe.parts.data import Data, HubDataset, ImageFolder, RenderedClaims
 from vae_ldm.recipe.parts.loggers import Comet, Logger, MLFlow, TensorBoard, WeightsAndBiases
 from vae_ldm.recipe.parts.losses import (
@@ -29,9 +46,13 @@ from vae_ldm.recipe.parts.training import DiffusionTrainer, Ema, Optimizer, Trai
 __all__ = [
     "L1",
     "L2",
+    "PATTERNS",
+    "REPOSITORY",
+    "RUN_NAME",
     "Adversarial",
     "Autoencoder",
     "AutoencoderLoss",
+    "Caption",
     "Comet",
     "Data",
     "Diffusion",
@@ -42,9 +63,11 @@ __all__ = [
     "Features",
     "Hub",
     "HubDataset",
+    "HubDatasetName",
     "Huber",
     "ImageFolder",
     "ImageSize",
+    "LocalPath",
     "Logger",
     "Lora",
     "Lpips",
@@ -53,13 +76,18 @@ __all__ = [
     "Part",
     "Perceptual",
     "PretrainedTextEncoder",
+    "PretrainedWeights",
     "RenderedClaims",
     "Share",
     "Side",
+    "Subfolder",
     "TensorBoard",
     "TrainedTextEncoder",
     "Trainer",
     "TransformersBackbone",
     "WeightsAndBiases",
     "WholeNumber",
+    "Word",
+    "is_free_under_way",
+    "place_kind",
 ]

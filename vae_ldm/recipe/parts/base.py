@@ -1,6 +1,10 @@
 """What all parts of a recipe share: strictness, and numbers with bounds."""
 
-from typing import Annotated
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, get_args
 
 from pydantic import (
     BaseModel,
@@ -9,6 +13,7 @@ from pydantic import (
     Field,
     Strict,
 )
+from pydantic.fields import FieldInfo
 
 
 def _whole_number(value: object) -> object:
@@ -19,9 +24,87 @@ def _whole_number(value: object) -> object:
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
+# Every number has an upper bound: one with which a run cannot end is refused before it begins.
+Count = Annotated[int, Field(gt=0, le=1_000_000_000)]
+"""Of steps or pictures."""
+CountOrNone = Annotated[int, Field(ge=0, le=1_000_000_000)]
+"""Of steps, where 0 is none."""
+BatchSize = Annotated[int, Field(gt=0, le=65_536)]
+Width = Annotated[int, Field(gt=0, le=8192)]
+"""Of a layer, in channels."""
+Weight = Annotated[float, Field(ge=0, le=1_000_000)]
+"""Of a loss term; 0 leaves it out."""
+PositiveWeight = Annotated[float, Field(gt=0, le=1_000_000)]
+LearningRate = Annotated[float, Field(gt=0, le=10)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+"""A beta of Adam."""
 Side = Annotated[int, Field(ge=8, le=4096)]
 ImageSize = Side | Annotated[tuple[Side, Side], Strict(False)]
 WholeNumber = BeforeValidator(_whole_number)
+_FREE_UNDER_WAY = "x-free-under-way"
+FreeUnderWay = Field(json_schema_extra={_FREE_UNDER_WAY: True})
+"""Marks a setting that may change while its stage is under way."""
+
+
+def is_free_under_way(field: FieldInfo) -> bool:
+    """Whether a setting is so marked."""
+    return isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get(_FREE_UNDER_WAY) is True
+
+
+@dataclass(frozen=True)
+class PlaceKind:
+    """Marks a setting that names a place, and says which words are repositories of the Hub and which are paths."""
+
+    hub_name: str | None
+    """A regular expression for names of repositories; None where the setting is a path whatever it looks like."""
+
+    def is_of_the_hub(self, place: str) -> bool:
+        """Whether `place` is the name of a repository and no path: nothing of its name lies in the current folder."""
+        if self.hub_name is None or re.fullmatch(self.hub_name, place) is None:
+            return False
+        return place.startswith("hf://") or not Path(place.partition("/")[0]).exists()
+
+
+def place_kind(field: FieldInfo) -> PlaceKind | None:
+    """How a setting names a place; None where it names none."""
+    return next(_place_kinds((*field.metadata, field.annotation)), None)
+
+
+def _place_kinds(annotations: Iterable[object]) -> Iterator[PlaceKind]:
+    for annotation in annotations:
+        if isinstance(annotation, PlaceKind):
+            yield annotation
+        else:
+            yield from _place_kinds(get_args(annotation))
+
+
+_NAME = r"[A-Za-z0-9][\w.-]*"
+RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+REPOSITORY = r"^\w[\w.-]*/\w[\w.-]*$"
+_PATH = r"^[^\x00]+$"
+_WORD = r"^[^\x00-\x1f\x7f]+$"
+_SUBFOLDER = r"^[\w-][\w.-]*(/[\w-][\w.-]*)*$"
+PATTERNS = {
+    RUN_NAME: "must begin with a letter or digit and hold letters, digits, '.', '_' and '-' only",
+    REPOSITORY: "must be ORG/NAME, in letters, digits and . _ -",
+    _PATH: "holds a character that no path has",
+    _WORD: "holds a control character",
+    _SUBFOLDER: "must be a folder below it, such as vae",
+}
+"""What is wrong with a text that does not match."""
+# No NUL in what becomes a path, and no more than a file system takes.
+_path_text = Field(min_length=1, max_length=4096, pattern=_PATH)
+LocalPath = Annotated[str, _path_text, PlaceKind(None)]
+"""A file or folder of this machine."""
+PretrainedWeights = Annotated[str, _path_text, PlaceKind(rf"(hf://)?{_NAME}/{_NAME}(@[\w./-]+)?")]
+"""ORG/NAME of the Hub, or a file or folder."""
+HubDatasetName = Annotated[str, _path_text, PlaceKind(rf"{_NAME}(/{_NAME})?")]
+"""A data set of the Hub, or a folder."""
+Word = Annotated[str, Field(min_length=1, max_length=1000, pattern=_WORD)]
+"""A name that somebody else gave: of a column, a branch, a project."""
+Subfolder = Annotated[str, Field(max_length=1000, pattern=_SUBFOLDER)]
+"""A folder inside a repository or another folder, never above it."""
+Caption = Annotated[str, Field(max_length=10_000)]
 
 
 class Part(BaseModel):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vae_ldm.recipe.parts.base import Part
+from vae_ldm.recipe.parts.base import Part, Word
 
 
 class TensorBoard(Part):
@@ -17,8 +17,8 @@ class WeightsAndBiases(Part):
     """Curves at wandb.ai; needs `pip install wandb`. Reaches the network unless offline."""
 
     type: Literal["wandb"] = "wandb"
-    project: str
-    entity: str | None = None
+    project: Word
+    entity: Word | None = None
     offline: bool = False
 
 
@@ -26,8 +26,8 @@ class MLFlow(Part):
     """Curves in an MLflow store; needs `pip install mlflow`."""
 
     type: Literal["mlflow"] = "mlflow"
-    experiment_name: str
-    tracking_uri: str | None = None
+    experiment_name: Word
+    tracking_uri: Word | None = None
     """A server's address; null: mlflow.db in the stage's folder."""
 
 
@@ -35,8 +35,8 @@ class Comet(Part):
     """Curves at comet.com; needs `pip install comet_ml`. Reaches the network unless offline."""
 
     type: Literal["comet_ml"] = "comet_ml"
-    project: str
-    workspace: str | None = None
+    project: Word
+    workspace: Word | None = None
     offline: bool = False
 
 

@@ -2,9 +2,18 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, model_validator
 
-from vae_ldm.recipe.parts.base import Part, Share
+from vae_ldm.recipe.parts.base import (
+    CountOrNone,
+    LearningRate,
+    Part,
+    PositiveWeight,
+    PretrainedWeights,
+    Share,
+    Weight,
+    Width,
+)
 
 
 class L1(Part):
@@ -17,7 +26,7 @@ class L2(Part):
 
 class Huber(Part):
     type: Literal["huber"] = "huber"
-    delta: PositiveFloat = 0.1
+    delta: PositiveWeight = 0.1
 
 
 class EfficientNetLite(Part):
@@ -30,7 +39,7 @@ class TransformersBackbone(Part):
     """Any vision backbone of transformers, from a folder or the Hub."""
 
     type: Literal["transformers"] = "transformers"
-    from_pretrained: str
+    from_pretrained: PretrainedWeights
 
 
 class Lpips(Part):
@@ -44,7 +53,7 @@ Features = Annotated[EfficientNetLite | TransformersBackbone, Field(discriminato
 
 
 class Perceptual(Part):
-    weight: PositiveFloat = 0.1
+    weight: PositiveWeight = 0.1
     network: Annotated[EfficientNetLite | TransformersBackbone | Lpips, Field(discriminator="type")] = (
         EfficientNetLite()
     )
@@ -53,22 +62,38 @@ class Perceptual(Part):
 class Adversarial(Part):
     """PatchGAN discriminator with hinge loss (Isola 2016; Lim & Ye 2017)."""
 
-    weight: PositiveFloat = 0.5
+    weight: PositiveWeight = 0.5
     start: Share = 0.5
     """Share of max_steps after which the discriminator joins; before it nothing of it is computed."""
     adaptive_weight: bool = True
     """Scale by the ratio of gradient norms at the decoder's last layer (Esser 2020, eq. 7)."""
-    base_channels: PositiveInt = 64
-    num_layers: PositiveInt = 3
-    learning_rate: PositiveFloat = 1e-4
+    base_channels: Width = 64
+    num_layers: Annotated[int, Field(gt=0, le=8)] = 3
+    """Each halves the picture, whose shorter side is 2 ** num_layers px or more."""
+    learning_rate: LearningRate = 1e-4
 
 
 class AutoencoderLoss(Part):
     reconstruction: Annotated[L1 | L2 | Huber, Field(discriminator="type")] = L1()
-    ssim_weight: NonNegativeFloat = 0.3
-    kl_weight: NonNegativeFloat = 1e-6
-    """Weight of the KL term in nats a picture, relative to the mean error a pixel (Higgins 2017's beta)."""
-    kl_warmup_steps: NonNegativeInt = 0
-    """Raise kl_weight linearly from 0 over this many steps; 0: constant."""
+    ssim_weight: Weight = 0.3
+    kl_weight_per_latent: Weight | None = 5.12e-4
+    """Weight of the KL term in nats per latent number, beside the mean error per pixel (Higgins 2017's beta).
+
+    Both terms are means, so it means the same at every picture size and crop. The default is 1e-6 times the 512 latent
+    numbers of a 32 px picture at f4 with 8 latent channels. null: kl_weight is given.
+    """
+    kl_weight: Annotated[Weight | None, Field(json_schema_extra={"deprecated": True})] = None
+    """Deprecated: weight of the KL term in nats per picture, which grows with the picture's size; write
+    kl_weight_per_latent instead, which is kl_weight times the latent numbers of a picture."""
+    kl_warmup_steps: CountOrNone = 0
+    """Raise the KL term's weight linearly from 0 over this many steps; 0: constant."""
     perceptual: Perceptual | None = None
     adversarial: Adversarial | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_weight_of_the_kl_term(cls, values: object) -> object:
+        """Where kl_weight is given alone, the default of kl_weight_per_latent does not stand beside it."""
+        if isinstance(values, dict) and values.get("kl_weight") is not None:
+            return {"kl_weight_per_latent": None} | values
+        return values

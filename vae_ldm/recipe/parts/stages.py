@@ -2,9 +2,22 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, Strict
+from pydantic import Field, Strict
 
-from vae_ldm.recipe.parts.base import ImageSize, Part, Share, WholeNumber
+from vae_ldm.recipe.parts.base import (
+    REPOSITORY,
+    BatchSize,
+    Count,
+    ImageSize,
+    Part,
+    PositiveWeight,
+    PretrainedWeights,
+    Share,
+    Subfolder,
+    WholeNumber,
+    Width,
+    Word,
+)
 from vae_ldm.recipe.parts.losses import AutoencoderLoss, EfficientNetLite, Features
 from vae_ldm.recipe.parts.training import DiffusionTrainer, Ema, Optimizer, Trainer
 
@@ -12,16 +25,16 @@ from vae_ldm.recipe.parts.training import DiffusionTrainer, Ema, Optimizer, Trai
 class Autoencoder(Part):
     """The first stage: photos to latents and back."""
 
-    from_pretrained: str | None = None
+    from_pretrained: PretrainedWeights | None = None
     """A run, a folder or Hub name with an AutoencoderKL (SD, SDXL or FLUX layout), a pipeline, or a single .safetensors
     file with the original key names; null: from scratch."""
-    revision: str | None = None
-    subfolder: str | None = None
+    revision: Word | None = None
+    subfolder: Subfolder | None = None
     train: Literal["all", "decoder", "nothing"] = "all"
     """What to train of a pretrained one. decoder: encoder, and so every old latent, stays valid."""
     size: Literal["tiny", "small", "sd"] = "tiny"
     downsample_factor: Annotated[Literal[2, 4, 8, 16], WholeNumber] = 4
-    latent_channels: PositiveInt = 4
+    latent_channels: Annotated[int, Field(gt=0, le=1024)] = 4
     variational: bool = True
     """False: a plain autoencoder; the latents are the posterior's mean and there is no KL term."""
     crop_size: ImageSize | None = None
@@ -36,9 +49,9 @@ class TrainedTextEncoder(Part):
     """A small CLIPTextModel trained with the UNet, and a word-level tokenizer of the recipe's own captions."""
 
     type: Literal["trained"] = "trained"
-    hidden_size: PositiveInt = 64
-    num_layers: PositiveInt = 2
-    num_heads: PositiveInt = 4
+    hidden_size: Width = 64
+    num_layers: Annotated[int, Field(gt=0, le=64)] = 2
+    num_heads: Annotated[int, Field(gt=0, le=256)] = 4
     max_length: Annotated[int, Field(ge=4, le=77)] = 24
     """Tokens a caption, begin and end included; longer captions are cut."""
 
@@ -47,18 +60,18 @@ class PretrainedTextEncoder(Part):
     """A CLIP text encoder and its tokenizer, frozen, from a folder or the Hub."""
 
     type: Literal["pretrained"] = "pretrained"
-    from_pretrained: str
-    revision: str | None = None
+    from_pretrained: PretrainedWeights
+    revision: Word | None = None
 
 
 class Lora(Part):
     """Low-rank updates beside the UNet's own weights (Hu 2021), trained by peft, saved as diffusers' LoRA file."""
 
-    rank: PositiveInt = 8
-    alpha: PositiveFloat | None = None
+    rank: Width = 8
+    alpha: PositiveWeight | None = None
     """The update is scaled by alpha / rank; null: by 1."""
     dropout: Share = 0.0
-    target_modules: Annotated[tuple[str, ...], Strict(False), Field(min_length=1)] = (
+    target_modules: Annotated[tuple[Word, ...], Strict(False), Field(min_length=1, max_length=1000)] = (
         "to_q",
         "to_k",
         "to_v",
@@ -72,9 +85,9 @@ class Lora(Part):
 class Diffusion(Part):
     """The second stage: a UNet on cached latents, conditioned by prompt."""
 
-    from_pretrained: str | None = None
+    from_pretrained: PretrainedWeights | None = None
     """A run, a pipeline folder or Hub name of Stable Diffusion's kind: UNet, text encoder and scheduler; null: anew."""
-    revision: str | None = None
+    revision: Word | None = None
     train: Literal["all", "unet", "attention", "lora"] = "all"
     """all: UNet and text encoder. unet, attention: the text encoder stays. lora: all stays, small updates are added."""
     lora: Lora = Lora()
@@ -86,11 +99,13 @@ class Diffusion(Part):
     caption_dropout: Share = 0.1
     """Share of captions replaced by the empty prompt, for classifier-free guidance (Ho & Salimans 2022)."""
     prediction_type: Literal["epsilon", "v_prediction", "flow_prediction"] = "flow_prediction"
-    timestep_sampling: Literal["uniform", "logit_normal"] = "logit_normal"
-    min_snr_gamma: PositiveFloat | None = None
+    timestep_sampling: Literal["uniform", "logit_normal"] | None = None
+    """null: logit_normal (Esser 2024, eq. 19) for flow_prediction, uniform for epsilon and v_prediction."""
+    min_snr_gamma: PositiveWeight | None = None
     """Min-SNR weighting (Hang 2023); for epsilon and v_prediction."""
     zero_terminal_snr: bool = False
-    """Rescale the betas so that the last step is pure noise (Lin 2023); for v_prediction."""
+    """Rescale the betas so that the last step is pure noise (Lin 2023, algorithm 1); for v_prediction and uniform
+    timesteps, because logit_normal never draws the last step and min_snr_gamma weighs it with 0."""
     dropout: Share = 0.0
     optimizer: Optimizer = Optimizer()
     ema: Ema | None = Ema()
@@ -100,10 +115,11 @@ class Diffusion(Part):
 class Evaluation(Part):
     """What is measured after training and shown in report.html."""
 
-    num_samples: PositiveInt = 256
-    num_inference_steps: PositiveInt = 12
-    guidance_scale: NonNegativeFloat = 2.0
-    batch_size: PositiveInt = 64
+    num_samples: Annotated[int, Field(gt=0, le=1_000_000)] = 256
+    num_inference_steps: Annotated[int, Field(gt=0, le=1000)] = 12
+    """At most the 1000 timesteps that a UNet is trained on."""
+    guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 2.0
+    batch_size: BatchSize = 64
     features: Features = EfficientNetLite()
     """Features behind FD, KID, precision, recall and nearest neighbours."""
 
@@ -111,16 +127,16 @@ class Evaluation(Part):
 class Hub(Part):
     """Where on the Hub the run is pushed to, as one repository: when it is finished, and on the way if asked."""
 
-    repository: Annotated[str, Field(pattern=r"^\w[\w.-]*/\w[\w.-]*$")]
+    repository: Annotated[str, Field(max_length=200, pattern=REPOSITORY)]
     """ORG/NAME."""
     private: bool = True
-    revision: str | None = None
+    revision: Word | None = None
     """The branch to push to, made where there is none; null: main."""
-    tag: str | None = None
+    tag: Word | None = None
     """A name for what was pushed when the run was finished."""
-    license: str | None = None
+    license: Word | None = None
     """An identifier of the Hub, such as apache-2.0; null: that of the pretrained weights, where there are any."""
-    push_every_n_steps: PositiveInt | None = None
+    push_every_n_steps: Count | None = None
     """Also push the pipeline as it stands every so many steps of the diffusion stage; null: at the end only."""
     show_photos: bool = False
     """Let held-out photos travel with it, each beside its reconstruction."""

@@ -2,19 +2,28 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Strict
+from pydantic import Field, Strict
 
-from vae_ldm.recipe.parts.base import Part, Share
+from vae_ldm.recipe.parts.base import (
+    BatchSize,
+    Count,
+    CountOrNone,
+    FreeUnderWay,
+    LearningRate,
+    Momentum,
+    Part,
+    PositiveWeight,
+)
 
 
 class Optimizer(Part):
     """AdamW with linear warm-up."""
 
-    learning_rate: PositiveFloat = 1e-3
-    weight_decay: NonNegativeFloat = 0.01
-    betas: Annotated[tuple[Share, Share], Strict(False)] = (0.9, 0.99)
+    learning_rate: LearningRate = 1e-3
+    weight_decay: Annotated[float, Field(ge=0, le=1000)] = 0.01
+    betas: Annotated[tuple[Momentum, Momentum], Strict(False)] = (0.9, 0.99)
     lr_scheduler: Literal["constant", "linear", "cosine"] = "cosine"
-    warmup_steps: NonNegativeInt = 50
+    warmup_steps: CountOrNone = 50
 
 
 class Ema(Part):
@@ -25,10 +34,10 @@ class Ema(Part):
 
 
 class Trainer(Part):
-    max_steps: PositiveInt = 2000
-    batch_size: PositiveInt = 32
-    accumulate_grad_batches: PositiveInt = 1
-    gradient_clip_norm: PositiveFloat | None = 1.0
+    max_steps: Annotated[Count, FreeUnderWay] = 2000
+    batch_size: BatchSize = 32
+    accumulate_grad_batches: BatchSize = 1
+    gradient_clip_norm: PositiveWeight | None = 1.0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None = None
     """null: whichever was measured to be faster for this stage on the device at hand."""
     channels_last: bool | None = None
@@ -36,22 +45,22 @@ class Trainer(Part):
     deterministic: bool = True
     """On a GPU: kernels that give the same bits each time, where there are such, so that a stopped run ends in the
     weights of one that was not. On a CPU it is so anyway."""
-    compile: bool = False
+    compile: Annotated[bool, FreeUnderWay] = False
     """torch.compile; falls back to eager with a line where it does not work."""
-    checkpoint_every_n_steps: PositiveInt = 250
-    keep_checkpoints: PositiveInt = 2
+    checkpoint_every_n_steps: Annotated[Count, FreeUnderWay] = 250
+    keep_checkpoints: Annotated[Count, FreeUnderWay] = 2
     """The newest so many, and best.ckpt beside them, the one with the best validation."""
-    val_every_n_steps: PositiveInt = 250
-    num_val_images: PositiveInt = 256
+    val_every_n_steps: Annotated[Count, FreeUnderWay] = 250
+    num_val_images: Annotated[Count, FreeUnderWay] = 256
     """Validation pictures looked at during training; the final evaluation uses all of them."""
-    log_every_n_steps: PositiveInt = 25
-    on_nan: Literal["stop", "skip"] = "stop"
+    log_every_n_steps: Annotated[Count, FreeUnderWay] = 25
+    on_nan: Annotated[Literal["stop", "skip"], FreeUnderWay] = "stop"
     """stop: end the run where the loss is NaN or infinite. skip: leave steps with such gradients out."""
-    max_skipped_steps: PositiveInt = 10
+    max_skipped_steps: Annotated[Count, FreeUnderWay] = 10
     """With on_nan: skip, the run ends all the same after so many."""
 
 
 class DiffusionTrainer(Trainer):
     # A class of its own, and not a default Trainer(batch_size=64) in Diffusion: there, setting any other key of the
     # trainer would have brought back 32.
-    batch_size: PositiveInt = 64
+    batch_size: BatchSize = 64

@@ -1,0 +1,58 @@
+"""What of a recipe travels to the Hub, and what of a stranger's recipe is obeyed: one closed list for both ways."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from vae_ldm.recipe.parts import Part, place_kind
+from vae_ldm.recipe.schema import Recipe
+
+TRAVELLING = ("format", "name", "seed", "data", "autoencoder", "diffusion", "evaluation")
+"""Sections that make a run repeatable. Where it was written, logged and pushed is for whoever runs it to decide."""
+NOT_TRAVELLING = tuple(section for section in Recipe.model_fields if section not in TRAVELLING)
+PLACEHOLDER = "./set-this"
+"""Stands in a recipe that travels for a path that only its maker's machine has."""
+
+
+class LocalPath(NamedTuple):
+    """A setting that names a file or folder of some machine, and no repository of the Hub."""
+
+    key: str
+    """Dotted."""
+    value: str
+
+
+def portable(recipe: Recipe) -> Recipe:
+    """The recipe without paths of this machine, and with the defaults for what does not travel."""
+    defaults = {section: Recipe.model_fields[section].get_default() for section in NOT_TRAVELLING}
+    travelling = recipe.model_copy(update=defaults)
+    for path in _travelling_paths(travelling):
+        travelling = _replaced(travelling, path.key.split("."), PLACEHOLDER)
+    return travelling
+
+
+def local_paths(part: Part, prefix: str = "") -> Iterator[LocalPath]:
+    """Every setting of the part that names a file or folder. Which word is a path depends on what lies here."""
+    for key, field in type(part).model_fields.items():
+        value = getattr(part, key)
+        if isinstance(value, Part):
+            yield from local_paths(value, f"{prefix}{key}.")
+        elif isinstance(value, str) and (kind := place_kind(field)) is not None and not kind.is_of_the_hub(value):
+            yield LocalPath(f"{prefix}{key}", value)
+
+
+def decided_by_a_stranger(recipe: Recipe, overrides: Sequence[str]) -> Iterator[str]:
+    """Dotted keys that a recipe from the Hub must not decide and that no override has set."""
+    keys = [section for section in NOT_TRAVELLING if getattr(recipe, section) != Recipe.model_fields[section].default]
+    keys += [path.key for path in _travelling_paths(recipe)]
+    mine = [override.partition("=")[0].strip() for override in overrides]
+    return (key for key in keys if not any(f"{key}.".startswith(f"{own}.") for own in mine))
+
+
+def _travelling_paths(recipe: Recipe) -> list[LocalPath]:
+    return [path for path in local_paths(recipe) if path.key.partition(".")[0] in TRAVELLING]
+
+
+def _replaced(part: Part, path: Sequence[str], value: str) -> Any:
+    key, *below = path
+    new = _replaced(getattr(part, key), below, value) if below else value
+    return part.model_copy(update={key: new})

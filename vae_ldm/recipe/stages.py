@@ -1,0 +1,66 @@
+"""The stages of a run, declared once: every list of stages follows from `STAGES`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+StageName = Literal["autoencoder", "diffusion", "evaluation"]
+Network = Literal["autoencoder", "unet"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What everything that goes through the stages has to know of one."""
+
+    name: StageName
+    """Its section of the recipe, its entry in state.json, and its folder in the run folder where it trains."""
+    follows_from: tuple[str, ...]
+    """Sections of the recipe that its result follows from: with another of them a finished stage would be a lie."""
+    writes: tuple[str, ...]
+    """Names in the run folder that are deleted when the stage begins afresh."""
+    network: Network | None = None
+    """The network that it trains; None where it trains nothing."""
+    best: tuple[str, Literal["min", "max"]] | None = None
+    """The logged metric by which its best checkpoint is chosen, and which end of it is best."""
+    decided_by_weights: tuple[str, ...] = ()
+    """Keys of its section that pretrained weights decide, so that a recipe must not."""
+
+
+STAGES = (
+    Stage(
+        "autoencoder",
+        follows_from=("seed", "data", "autoencoder"),
+        writes=("autoencoder", "latents"),
+        network="autoencoder",
+        best=("val/psnr", "max"),
+        decided_by_weights=("size", "downsample_factor", "latent_channels"),
+    ),
+    Stage(
+        "diffusion",
+        follows_from=("seed", "data", "autoencoder", "diffusion"),
+        writes=("diffusion", "pipeline", "lora"),
+        network="unet",
+        best=("val/loss", "min"),
+        decided_by_weights=("size", "text_encoder", "prediction_type", "zero_terminal_snr", "dropout"),
+    ),
+    Stage(
+        "evaluation",
+        follows_from=("seed", "data", "autoencoder", "diffusion", "evaluation"),
+        writes=("samples", "metrics.json", "report.html"),
+    ),
+)
+"""In the order in which they run."""
+
+TRAINED = tuple(stage for stage in STAGES if stage.network is not None)
+"""Those that train a network: they have checkpoints, a log.csv and measurements of their own."""
+
+
+def stage_named(name: StageName) -> Stage:
+    """The stage of this name."""
+    return next(stage for stage in STAGES if stage.name == name)
+
+
+def from_stage_on(names: Sequence[StageName]) -> tuple[Stage, ...]:
+    """The earliest of the named stages and all that follow it; none for no names."""
+    first = min((index for index, stage in enumerate(STAGES) if stage.name in names), default=len(STAGES))
+    return STAGES[first:]
