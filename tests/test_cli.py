@@ -1,23 +1,37 @@
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from vae_ldm import cli
+from vae_ldm.choices import Stage
 from vae_ldm.errors import DataError, RunError, WeightsError
 from vae_ldm.recipe import packaged, read_recipe, recipe_json_schema
 
 RECIPE = "# vae-ldm train r\n# Quick.\nformat: 2\nname: tiny\ndata: {type: rendered_claims}\nautoencoder: {}\n"
 
 
-@pytest.fixture
-def recipe(tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def places(tmp_path, monkeypatch):
+    """Photos, stores and runs of the names that the tests use, in the current folder: verbs look at them first."""
     monkeypatch.chdir(tmp_path)
+    for name in ("photos/0.jpg", "a.jpg", "b.jpg", "c.jpg", "a.archive/archive.json", "a.index/index.json"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).touch()
+    for run_folder in (Path(), Path("run"), Path("runs/x")):
+        run_folder.mkdir(parents=True, exist_ok=True)
+        (run_folder / "recipe.yaml").touch()
+
+
+@pytest.fixture
+def recipe():
     Path("r.yaml").write_text(RECIPE)
     return "r.yaml"
 
@@ -39,13 +53,13 @@ def run(monkeypatch, capsys):
 def implementation(monkeypatch):
     """Put a function in place of what a verb imports, recording how it is called: the verbs alone are tested here."""
 
-    def replace(module, name, result=None, error=None, terminated=False):
+    def replace(module, name, result=None, error=None, ended_by=None):
         calls = []
 
         def called(*args, **kwargs):
             calls.append((args, kwargs))
-            if terminated:
-                signal.raise_signal(signal.SIGTERM)
+            if ended_by is not None:
+                signal.raise_signal(ended_by)
             if error is not None:
                 raise error
             return result
@@ -75,7 +89,7 @@ def test_train_hands_over_the_checked_recipe(recipe, run, implementation):
 def test_restart_names_the_stages_that_a_run_has():
     from vae_ldm.recipe.stages import STAGES
 
-    assert [stage.value for stage in cli.Stage] == [stage.name for stage in STAGES]
+    assert get_args(Stage) == tuple(stage.name for stage in STAGES)
 
 
 def test_compare(run, implementation, tmp_path):
@@ -113,7 +127,7 @@ def test_augment_draws_unless_told_to_prove(run, implementation, tmp_path, monke
     assert run("augment", "--model", "runs/x", "--per-class", "3", "--how", "vary", "--strength", "0.4")[0] == 0
     assert run("augment", "draw", "photos", "--model", "runs/x", "--out", "there")[:2] == (0, "there\n")
     assert [call[0] for call in calls] == [(Path("photos"), "runs/x"), (None, "runs/x"), (Path("photos"), "runs/x")]
-    first, second = calls[0][1]["order"], calls[1][1]["order"]
+    first, second = calls[0][1]["request"], calls[1][1]["request"]
     assert (first.per_class, first.how) == (50, ("sample", "vary", "posterior"))
     assert (second.per_class, second.how, second.strengths) == (3, ("vary",), (0.4,))
     assert run("augment", "prove", "photos", "--synthetic", str(tmp_path))[0] == 0
@@ -137,25 +151,22 @@ def test_other_settings_than_a_folder_was_begun_with_are_refused_before_anything
     assert calls == []
 
 
-def test_the_words_of_augment_are_those_of_what_it_calls():
-    from vae_ldm.cli.augment import Classifier, How
-    from vae_ldm.desk.augment.folder import HOWS
-    from vae_ldm.evaluation.small_classifiers import CLASSIFIER_KINDS
-
-    assert tuple(one.value for one in How) == HOWS
-    assert tuple(one.value for one in Classifier) == CLASSIFIER_KINDS
-
-
 def test_generate(run, implementation, tmp_path):
     calls = implementation("vae_ldm.desk.generate", "generate", result=[tmp_path / "0.png", tmp_path / "1.png"])
-    code, out, _ = run("generate", "runs/x", "a tin", "-n", "2", "--seed", "3", "--out", str(tmp_path))
+    code, out, _ = run("generate", "runs/x", "a tin", "-n", "2", "--seed", "3", "--out", "there")
     assert (code, out) == (0, f"{tmp_path / '0.png'}\n{tmp_path / '1.png'}\n")
-    options = {"num_images": 2, "seed": 3, "output_dir": tmp_path}
+    options = {"num_images": 2, "seed": 3, "output_dir": Path("there")}
     assert calls[0] == (("runs/x", "a tin"), {**options, "num_inference_steps": None, "guidance_scale": None})
     run("generate", "runs/x", "", "--steps", "8", "--guidance-scale", "1.5")
     assert calls[1][0] == ("runs/x", "")
     assert (calls[1][1]["num_inference_steps"], calls[1][1]["guidance_scale"]) == (8, 1.5)
-    assert (calls[1][1]["num_images"], calls[1][1]["seed"]) == (16, 0)
+    assert (calls[1][1]["num_images"], calls[1][1]["seed"], calls[1][1]["output_dir"]) == (16, 0, Path("samples"))
+    Path("samples").mkdir()
+    Path("samples/grid.png").touch()
+    run("generate", "runs/x", "a tin")
+    assert calls[2][1]["output_dir"] == Path("samples-2")
+    code, _, said = run("generate", "runs/x", "a tin", "--out", "samples")
+    assert (code, said) == (2, "error: samples: exists already; name another folder with --out\n")
 
 
 def test_evaluate(run, implementation, tmp_path):
@@ -245,9 +256,57 @@ def test_expected_errors_are_a_line_and_an_exit_code(recipe, run, implementation
     ],
 )
 def test_sigterm_ends_as_ctrl_c_does_with_a_code_of_its_own(run, implementation, module, name, arguments):
-    implementation(module, name, terminated=True)
+    implementation(module, name, ended_by=signal.SIGTERM)
     assert run(*arguments) == (143, "", "stopped by SIGTERM; repeat the command to go on\n")
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_closed_terminal_ends_a_command_as_sigterm_does(run, implementation):
+    implementation("vae_ldm.desk.archive.add", "add", ended_by=signal.SIGHUP)
+    assert run("archive", "add", "a.archive", "photos", "--model", "run")[0] == 143
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+
+
+def test_nohup_is_left_as_it_is(run, implementation):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        implementation("vae_ldm.desk.archive.add", "add", ended_by=signal.SIGHUP)
+        assert run("archive", "add", "a.archive", "photos", "--model", "run")[0] == 0
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def test_names_with_control_characters_are_shown_escaped(run, implementation):
+    implementation("vae_ldm.desk.generate", "generate", result=[Path("red\x1b[31m.png")])
+    assert run("generate", "runs/x", "a tin")[1] == "red\\x1b[31m.png\n"
+    implementation("vae_ldm.desk.generate", "generate", error=DataError("two\nlines: \x1b[31m"))
+    assert run("generate", "runs/x", "a tin")[2] == "error: two\nerror: lines: \\x1b[31m\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            UnicodeDecodeError("utf-8", b"caf\xe9", 3, 4, "unexpected end of data"),
+            "cannot be read ('utf-8' codec",
+        ),
+        (json.JSONDecodeError("Expecting value", "", 0), "a file cannot be read (Expecting value"),
+    ],
+)
+def test_a_damaged_file_is_a_line(run, implementation, error, message):
+    implementation("vae_ldm.desk.archive.add", "add", error=error)
+    code, _, said = run("archive", "add", "a.archive", "photos", "--model", "run")
+    assert (code, len(said.splitlines())) == (2, 1)
+    assert message in said
+    assert "VAE_LDM_TRACEBACK=1 shows which" in said
+
+
+def test_a_screen_of_latin_1_shows_other_letters_escaped(tmp_path):
+    (tmp_path / "写真.yaml").write_text(RECIPE)
+    command = [sys.executable, "-m", "vae_ldm", "recipe", "check", "写真.yaml"]
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+    assert (ended.returncode, ended.stdout) == (0, b"\\u5199\\u771f.yaml: in order\n")
 
 
 def test_a_traceback_when_asked_for_or_when_it_is_our_bug(recipe, implementation, monkeypatch):
@@ -296,6 +355,20 @@ def test_every_mistake_of_a_recipe_is_a_line(recipe, run):
         ("augment", "photos"),
         ("augment", "photos", "--model", "runs/x", "--per-class", "0"),
         ("augment", "photos", "--model", "runs/x", "--how", "magic"),
+        ("augment", "photos", "--model", "runs/x", "--strength", "0.001"),
+        ("walk", "a.jpg", "--model", "runs/x", "--strength", "1e-9"),
+        ("walk", "a.jpg", "--model", "runs/x", "--radius", "nan"),
+        ("walk", "a.jpg", "--model", "runs/x", "--guidance-scale", "inf"),
+        ("generate", "runs/x", "a tin", "--guidance-scale", "inf"),
+        ("generate", "runs/x", "a tin", "--seed", "18446744073709551616"),
+        ("generate", "runs/x", "a tin", "--seed", "9223372036854775807"),
+        ("generate", "runs/x", "a tin", "--steps", "1001"),
+        ("generate", "~nosuchuser/x", "a tin"),
+        ("index", "query", "a.index", "photos", "--out", "sheet.xyz"),
+        ("index", "query", "a.index", "~nosuchuser/x"),
+        ("compare", "photos", "runs/x", "--out", "photos"),
+        ("archive", "report", "photos", "--model", "runs/x", "--out", "page.pdf"),
+        ("novelty", "fit", "photos", "--model", "runs/x", "--out", "d", "--false-alarm-rate", "nan"),
         ("augment", "prove", "photos"),
         ("augment", "prove", "photos", "--synthetic", "absent"),
         ("lesson", "--beta", "-1"),
@@ -330,7 +403,9 @@ def test_schema(run):
 
 
 def test_list_and_copy(recipe, run, monkeypatch, tmp_path):
-    monkeypatch.setattr(packaged, "_FOLDERS", (tmp_path,))
+    (tmp_path / "packaged").mkdir()
+    (tmp_path / "packaged" / "r.yaml").write_text(RECIPE)
+    monkeypatch.setattr(packaged, "_FOLDERS", (tmp_path / "packaged",))
     assert run("recipe", "list")[:2] == (0, "r\n    vae-ldm train r\n    Quick.\n")
 
     (tmp_path / "elsewhere").mkdir()
@@ -345,7 +420,7 @@ def test_list_and_copy(recipe, run, monkeypatch, tmp_path):
     assert Path("r.yaml").read_text() == "mine"
     assert run("recipe", "copy", "r", "no/r.yaml") == (2, "", "error: no: no such folder\n")
     assert run("recipe", "copy", "absent")[0] == 2
-    assert run("recipe", "check", "r")[:2] == (0, f"{tmp_path / 'r.yaml'}: in order\n")
+    assert run("recipe", "check", "r")[:2] == (0, f"{tmp_path / 'packaged' / 'r.yaml'}: in order\n")
 
 
 def test_every_verb_has_help(run):

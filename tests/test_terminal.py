@@ -4,8 +4,10 @@ import io
 
 import pytest
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from vae_ldm.terminal import StepReport
+from vae_ldm.terminal import PlainConsole, StepReport
 
 
 def told(total: int | None) -> str:
@@ -37,3 +39,19 @@ def test_lines_say_what_time_is_left_at_the_speed_of_late(monkeypatch):
 
 def test_what_is_soon_done_says_nothing():
     assert told(4000) == ""
+
+
+def test_control_characters_of_names_are_shown_and_never_steer_the_terminal():
+    stream = io.StringIO()
+    console = PlainConsole(file=stream, force_terminal=True, highlight=False, soft_wrap=True, color_system="standard")
+    console.say("a\x1b[31mred\x07.png\nand more [bold]")
+    assert stream.getvalue() == "a\\x1b[31mred\\x07.png\\nand more [bold]\n"
+    stream.truncate(stream.seek(0))
+    table = Table("photo")
+    table.add_row("\x1b]0;title\x07\u202e\udce9.png")
+    console.print(table, Text("blue\x1b[0m", style="blue"))
+    shown = stream.getvalue()
+    assert "\\x1b]0;title" in shown
+    assert "\\u202e\\udce9.png" in shown
+    assert "\x1b[34mblue\\x1b[0m\x1b[0m" in shown  # our own colour stays
+    assert "\x1b]" not in shown

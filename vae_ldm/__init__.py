@@ -6,7 +6,13 @@
     autoencoder = vae_ldm.load_autoencoder("runs/claims-32")   # only photos to latents and back
     vae_ldm.push("runs/claims-32", "ORG/NAME")                 # to the Hub
 
-Importing this costs nothing: each name is imported when it is first used.
+What the desk's verbs have made is opened by the same names:
+
+    index = vae_ldm.open_index("claims.index")                 # photos to search by photo
+    detector = vae_ldm.open_detector("claims.novelty")         # says which photos show what was never seen
+    archive = vae_ldm.open_archive("claims.archive")           # photos in few bytes
+
+Importing this package costs nothing: each name is imported when it is first used.
 """
 
 from importlib import import_module
@@ -15,6 +21,9 @@ from typing import TYPE_CHECKING, Any
 from vae_ldm.registration import offer_strategy
 
 if TYPE_CHECKING:
+    from vae_ldm.desk.archive.store import Archive, open_archive
+    from vae_ldm.desk.novelty.detector import Detector, open_detector
+    from vae_ldm.desk.search.index import Index, open_index
     from vae_ldm.errors import DataError, HubError, RecipeError, RunError, VaeLdmError, WeightsError
     from vae_ldm.hub import pull
     from vae_ldm.loading import load_autoencoder, pipeline
@@ -23,30 +32,42 @@ if TYPE_CHECKING:
     from vae_ldm.run.push import push
 
 __all__ = [
+    "Archive",
     "DataError",
+    "Detector",
     "HubError",
     "ImageAutoencoder",
+    "Index",
     "LatentDiffusionPipeline",
     "RecipeError",
     "RunError",
     "VaeLdmError",
     "WeightsError",
     "load_autoencoder",
+    "open_archive",
+    "open_detector",
+    "open_index",
     "pipeline",
     "pull",
     "push",
 ]
 
 _HOMES = {
+    "Archive": "desk.archive.store",
     "DataError": "errors",
+    "Detector": "desk.novelty.detector",
     "HubError": "errors",
     "ImageAutoencoder": "pipelines.image_autoencoder",
+    "Index": "desk.search.index",
     "LatentDiffusionPipeline": "pipelines.latent_diffusion",
     "RecipeError": "errors",
     "RunError": "errors",
     "VaeLdmError": "errors",
     "WeightsError": "errors",
     "load_autoencoder": "loading",
+    "open_archive": "desk.archive.store",
+    "open_detector": "desk.novelty.detector",
+    "open_index": "desk.search.index",
     "pipeline": "loading",
     "pull": "hub",
     "push": "run.push",

@@ -25,8 +25,11 @@ class HubError(VaeLdmError):
     """The Hub does not have what was asked for, or does not let this token have it."""
 
 
-class StoppedError(RuntimeError):
-    """Something outside asked the run to stop (SIGTERM); the command line prints the message and exits with 143."""
+class StoppedError(BaseException):
+    """Something outside asked the run to stop (SIGTERM); the command line prints the message and exits with 143.
+
+    Like KeyboardInterrupt it is no Exception: a signal may arrive anywhere, also where every Exception is caught.
+    """
 
 
 class RunError(RuntimeError):

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import psutil
 import torch
 
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+from vae_ldm.choices import Precision
+
 Network = Literal["autoencoder", "unet"]
 
 

@@ -4,11 +4,15 @@ import warnings
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL
 from torch import nn
 
-from vae_ldm.errors import VaeLdmError, WeightsError, first_line
+from vae_ldm.errors import VaeLdmError, first_line
 from vae_ldm.models import autoencoder as autoencoder_models
 from vae_ldm.models.lora import lora_base
+from vae_ldm.models.pretrained import errors_of_libraries
+from vae_ldm.models.single_file import known_scalings
+from vae_ldm.models.text_encoder import check_prompt_length
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
 from vae_ldm.weights import Source, autoencoder_folder, check_components, local_folder, lora_file, pipeline_folder
@@ -22,6 +26,7 @@ def pipeline(
     cache_dir: Source | None = None,
     torch_dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    vae: AutoencoderKL | None = None,
 ) -> LatentDiffusionPipeline:
     """The pipeline of a run folder, of an export folder or of a repository ORG/NAME of the Hub; of a LoRA, on its base.
 
@@ -32,7 +37,8 @@ def pipeline(
     (32, 32)
 
     `revision`, `token` and `cache_dir` are those of huggingface_hub. `torch_dtype` None is float32, `device` None the
-    GPU where there is one. No safety checker is loaded, safetensors only, and nothing of a repository is executed.
+    GPU where there is one. `vae` is the pipeline's autoencoder where it is loaded already. No safety checker is loaded,
+    safetensors only, and nothing of a repository is executed.
 
     Raises WeightsError where there is no pipeline, or none of Stable Diffusion's kind, and what `vae_ldm.hub.download`
     raises where a repository cannot be had.
@@ -40,14 +46,15 @@ def pipeline(
     folder = local_folder(source, revision=revision, token=token, cache_dir=cache_dir)
     lora = lora_file(folder)
     if lora is None:
-        opened = _open(source, pipeline_folder(folder))
+        opened = _open(source, pipeline_folder(folder), vae)
     else:
         base = lora_base(lora)
         base_folder = local_folder(base.source, revision=base.revision, token=token, cache_dir=cache_dir)
         opened = _open(base.source, pipeline_folder(base_folder))
         if (folder / "autoencoder" / "config.json").is_file():  # a run's own, whose decoder may have been trained
             opened.register_modules(vae=autoencoder_models.load_autoencoder(str(folder / "autoencoder")))
-        opened.load_lora_weights(lora.parent, weight_name=lora.name)
+        with errors_of_libraries(f"{lora}: does not fit {base.source}"):
+            opened.load_lora_weights(lora.parent, weight_name=lora.name)
     if torch_dtype == torch.float16 and opened.vae.config.force_upcast:
         warnings.warn(
             f"{source}: its autoencoder is marked as unfit for float16; should pictures come out black, take "
@@ -89,22 +96,34 @@ def load_autoencoder(
     """
     folder = autoencoder_folder(source, revision=revision, token=token, cache_dir=cache_dir, subfolder=subfolder)
     opened = autoencoder_models.load_autoencoder(str(folder)).requires_grad_(False)
+    if folder.is_file():
+        assumed, *others = known_scalings(opened)
+        warnings.warn(
+            f"{source}: a single file does not say its scaling factor; {assumed.name}'s {assumed.scaling_factor:g} is "
+            f"assumed ({', '.join(f'{other.name} has {other.scaling_factor:g}' for other in others)}); "
+            "a folder with a config.json says it",
+            stacklevel=2,
+        )
     _place(opened, device, torch_dtype)
     return ImageAutoencoder(opened, tile_size=tile_size)
 
 
-def _open(source: Source, folder: Path) -> LatentDiffusionPipeline:
+def _open(source: Source, folder: Path, vae: AutoencoderKL | None = None) -> LatentDiffusionPipeline:
     check_components(source, folder)
-    try:
-        return LatentDiffusionPipeline.from_pretrained(
+    loaded = {} if vae is None else {"vae": vae}
+    with errors_of_libraries(f"{source}: cannot be opened as a pipeline"):
+        opened = LatentDiffusionPipeline.from_pretrained(
             str(folder),
             use_safetensors=True,
+            trust_remote_code=False,
             safety_checker=None,
             feature_extractor=None,  # it only prepares pictures for the checker
+            image_encoder=None,
             requires_safety_checker=False,
+            **loaded,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{source}: cannot be opened as a pipeline: {first_line(error)}") from error
+    check_prompt_length(source, opened.tokenizer, opened.text_encoder)
+    return opened
 
 
 def _place(module: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None) -> None:

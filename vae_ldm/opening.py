@@ -3,24 +3,27 @@
 The desk opens runs through here alone, and meets neither Lightning nor a stage of training on the way.
 """
 
+import filecmp
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from diffusers import AutoencoderKL
 from rich.console import Console
 
 from vae_ldm import loading
-from vae_ldm.data.decoding import Resize
+from vae_ldm.choices import Conditioning, Resize
 from vae_ldm.data.picture_cache import class_caption
 from vae_ldm.data.pictures import Pictures, PictureSplits, open_pictures
-from vae_ldm.errors import VaeLdmError
 from vae_ldm.models.unet import sample_size
+from vae_ldm.paths import check_run
 from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
 from vae_ldm.recipe import Recipe, parts, read_recipe
 from vae_ldm.terminal import StepReport, new_console
+from vae_ldm.weights import autoencoder_folder, local_folder, lora_file, pipeline_folder
 
 
 class RunPaths:
@@ -70,8 +73,7 @@ def open_run(run_dir: Path, console: Console | None = None) -> OpenedRun:
 
 def read_run_recipe(paths: RunPaths) -> Recipe:
     """The recipe that a run keeps. Raises VaeLdmError where the folder is no run."""
-    if not paths.recipe.is_file():
-        raise VaeLdmError(f"{paths.path}: is no run folder (it has no recipe.yaml); give the folder that train made")
+    check_run(paths.path)
     return read_recipe(paths.recipe, as_trained=True)
 
 
@@ -106,7 +108,7 @@ class ModelSettings:
     """Whether a mirrored photo is one of the same class."""
     validation_fraction: float
     caption_template: str
-    conditioning: Literal["none", "class", "caption"] | None
+    conditioning: Conditioning | None
     """None for a model that is no run, and for a run without a diffusion stage."""
     photos: Path | None
     """The folder that the run has learned from, where it was one."""
@@ -124,7 +126,7 @@ def settings_of(source: str | Path) -> ModelSettings:
     """Of the run that `source` is or whose pipeline folder it is, or of a model that comes from elsewhere."""
     run = run_of(Path(source))
     recipe = None if run is None else read_recipe(run.recipe, as_trained=True)
-    data = parts.ImageFolder(path="") if recipe is None else recipe.data
+    data = parts.RenderedClaims() if recipe is None else recipe.data
     evaluation = parts.Evaluation() if recipe is None else recipe.evaluation
     return ModelSettings(
         run=run,
@@ -140,9 +142,14 @@ def settings_of(source: str | Path) -> ModelSettings:
     )
 
 
-def open_pipeline(source: Path | str) -> LatentDiffusionPipeline:
-    """The pipeline of a run folder, a pipeline folder or a Hub name, on the GPU where there is one; it shows no bar."""
-    pipeline = loading.pipeline(source)
+def open_pipeline(source: Path | str, *, autoencoder: AutoencoderKL | None = None) -> LatentDiffusionPipeline:
+    """The pipeline of a run folder, a pipeline folder or a Hub name, on the GPU where there is one; it shows no bar.
+
+    `autoencoder` is the one that `loading.load_autoencoder` gives for the same source: where the pipeline's is the same
+    file for file, it is not loaded again.
+    """
+    shared = autoencoder is not None and _is_of_the_pipeline(source)
+    pipeline = loading.pipeline(source, vae=autoencoder if shared else None)
     pipeline.set_progress_bar_config(disable=True)
     image_size = settings_of(source).image_size
     if image_size is not None:  # the base of a LoRA may draw another size than the run has trained
@@ -151,12 +158,38 @@ def open_pipeline(source: Path | str) -> LatentDiffusionPipeline:
     return pipeline
 
 
+def _is_of_the_pipeline(source: Path | str) -> bool:
+    """Whether the autoencoder of `source` and that of its pipeline have the same config and the same weights."""
+    folder = local_folder(source)
+    if lora_file(folder) is not None:
+        return False
+    own, other = autoencoder_folder(source), pipeline_folder(folder) / "vae"
+    weights = {file.name for place in (own, other) for file in place.glob("*.safetensors")}
+    same, _, _ = filecmp.cmpfiles(own, other, weights, shallow=False)
+    return set(same) == weights and _config(own) == _config(other)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """Of a model, less what diffusers notes of where it came from."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return {key: value for key, value in config.items() if not key.startswith("_")}
+
+
 def read_metrics(run_dir: Path) -> dict[str, Any]:
-    """The contents of metrics.json over empty ones: a run that was not evaluated yet has no numbers, but has a page."""
+    """The contents of metrics.json over empty ones: a run that was not evaluated yet has no numbers, but has a page.
+
+    `force_upcast`, which is not in the file, says whether the autoencoder was found unfit for float16.
+    """
     empty: dict[str, Any] = {"name": run_dir.resolve().name, "created": "", "device": ""}
     empty |= {"measurements": [], "timings": [], "versions": {}, "data": {}, "parameters": {}}
     path = run_dir / "metrics.json"
-    return empty | (json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {})
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return empty | stored | {"force_upcast": _force_upcast(RunPaths(run_dir).autoencoder / "config.json")}
+
+
+def _force_upcast(config: Path) -> bool:
+    """As the autoencoder's stage has decided it; False of a stage that is not finished."""
+    return config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("force_upcast"))
 
 
 def usual_psnr(source: str | Path) -> float | None:

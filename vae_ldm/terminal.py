@@ -3,16 +3,50 @@
 import logging
 import time
 from collections import deque
+from collections.abc import Iterable
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
+from rich.text import Text
 
-from vae_ldm.text import duration
+from vae_ldm.text import duration, shown
 
 
-def new_console(*, quiet: bool = False) -> Console:
+class PlainConsole(Console):
+    """A console whose text never steers the terminal: control characters of file names and the like are escaped."""
+
+    def say(self, line: object) -> None:
+        """Print one line of text as it is: no markup, and a line feed within it is escaped as well."""
+        self.print(shown(str(line)), markup=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """As rich makes text of a string, which is escaped before it is laid out, so that a table has room for it."""
+        return super().render_str(_printable(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich renders it; colours, cursor movements and line feeds stay."""
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield Segment(_printable(segment.text), segment.style)
+
+
+def _printable(text: str) -> str:
+    """The text, its line feeds kept."""
+    return text if text.isprintable() else "\n".join(map(shown, text.split("\n")))
+
+
+def new_console(*, quiet: bool = False) -> PlainConsole:
     """Where messages go: the standard error, one line each however narrow the terminal is."""
-    return Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
+    return PlainConsole(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
+
+
+def new_output(*, width: int | None = None, quiet: bool = False) -> PlainConsole:
+    """Where results go: the standard output; tables are `width` columns wide, by default as wide as the terminal."""
+    return PlainConsole(highlight=False, soft_wrap=True, width=width, quiet=quiet)
 
 
 _LINES_OF_SPEED = 8

@@ -1,4 +1,4 @@
-"""Numbers of things in plain English."""
+"""Words for the screen: numbers of things in plain English, and text that a terminal takes."""
 
 
 def counted(number: int, thing: str) -> str:
@@ -14,3 +14,10 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def shown(text: str) -> str:
+    r"""The text in one line that a terminal takes: what cannot be printed is escaped, a line feed as `\n`."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

@@ -1,19 +1,21 @@
 """From what a user names (a run, a folder, a repository of the Hub) to the local folder that holds its weights."""
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vae_ldm.errors import HubError, RunError, WeightsError, first_line
+import transformers
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+
+from vae_ldm.errors import HubError, RunError, WeightsError
 from vae_ldm.hub import download
-from vae_ldm.hub.names import PREFIX
 from vae_ldm.models.lora import LORA_FILE
-from vae_ldm.models.pretrained import is_local
+from vae_ldm.models.pretrained import errors_of_libraries, is_scheduler
+from vae_ldm.models.stored_config import Kind, check_size, checked_config, read_config
+from vae_ldm.paths import HUB_PREFIX, check_model, expanded, is_of_the_hub
 
 Source = str | Path
-
-_COMPONENTS = {"vae": "AutoencoderKL", "unet": "UNet2DConditionModel", "text_encoder": "CLIPTextModel"}
-"""What a pipeline of Stable Diffusion's kind holds."""
 
 
 def local_folder(
@@ -33,15 +35,11 @@ def local_folder(
         try:
             return download(str(source), revision=revision, token=token, cache_dir=cache_dir, subfolder=subfolder)
         except (HubError, RunError) as error:
-            if str(source).startswith(PREFIX):
+            if str(source).startswith(HUB_PREFIX):
                 raise
             raise type(error)(f"{error}; nor is there a folder {source} here") from error
-    folder = Path(source).expanduser()
-    if not (folder.is_dir() or folder.is_file()):
-        raise WeightsError(
-            f"{source}: no such folder; give a run folder, a folder made by save_pretrained or ORG/NAME of the Hub"
-        )
-    return folder
+    check_model(source)
+    return expanded(source)
 
 
 def pipeline_folder(folder: Path) -> Path:
@@ -81,11 +79,6 @@ def autoencoder_folder(
     return folder
 
 
-def is_of_the_hub(source: Source) -> bool:
-    """Whether `source` is ORG/NAME or begins with hf://, and not a path."""
-    return str(source).startswith(PREFIX) or not is_local(str(source))
-
-
 def lora_file(folder: Path) -> Path | None:
     """The LoRA of a run folder that has no pipeline of its own, or of a folder with nothing else; None elsewhere."""
     if (folder / "pipeline").is_dir() or (folder / "model_index.json").is_file():
@@ -94,17 +87,79 @@ def lora_file(folder: Path) -> Path | None:
 
 
 def check_components(source: Source, folder: Path) -> None:
-    """Raise WeightsError where the pipeline in `folder`, called `source`, is not of Stable Diffusion's kind."""
-    try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        found = {name: index.get(name, [None, None])[1] for name in (*_COMPONENTS, "text_encoder_2")}
-    except (ValueError, TypeError, AttributeError, IndexError) as error:
-        raise WeightsError(f"{source}: its model_index.json cannot be read ({first_line(error)})") from error
-    wrong = [f"{name} is {found[name]}" for name, wanted in _COMPONENTS.items() if found[name] != wanted]
-    if found["text_encoder_2"] is not None:
-        wrong.append("it has a second text encoder")
+    """Raise WeightsError where the pipeline in `folder`, called `source`, is not of Stable Diffusion's kind.
+
+    Every component's library and class is on a closed list, and every configuration within its bounds, before diffusers
+    sees the folder: it would import whatever library, or file of the folder, the index names.
+    """
+    index = read_config(folder / "model_index.json")
+    if not isinstance(index.get("_class_name"), str):
+        raise WeightsError(f"{source}: its model_index.json names no class of a pipeline")
+    others = {
+        name: entry for name, entry in index.items() if name not in _COMPONENTS and isinstance(entry, list | dict)
+    }
+    wrong = [
+        f"{name} is {_named(index.get(name))}" for name, allowed in _COMPONENTS.items() if not allowed(index.get(name))
+    ]
+    wrong += [
+        "it has a second text encoder" if name == "text_encoder_2" else f"{name} is {_named(entry)}"
+        for name, entry in others.items()
+        if entry != [None, None] and entry not in _UNUSED.get(name, ())
+    ]
     if wrong:
         raise WeightsError(
-            f"{source}: a {index.get('_class_name')} is not of Stable Diffusion's kind ({', '.join(wrong)}); "
+            f"{source}: a {index['_class_name']:.60} is not of Stable Diffusion's kind ({', '.join(wrong)}); "
             "open it with diffusers.DiffusionPipeline.from_pretrained"
         )
+    try:
+        for kind, (name, model_class) in _NETWORKS.items():
+            checked_config(folder / name / "config.json", kind)
+            with errors_of_libraries(f"its {name} cannot be opened"):
+                check_size(model_class, folder / name)
+        checked_config(folder / "scheduler" / "scheduler_config.json", "scheduler")
+    except WeightsError as error:
+        raise WeightsError(f"{source}: {str(error).replace(f'{folder}/', '')}") from error
+
+
+def _named(entry: Any) -> str:
+    """Library and class of a component, as a message shows them."""
+    if isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry):
+        library, name = entry
+        return f"{name:.60}" if library in ("diffusers", "transformers") else f"{library:.60}.{name:.60}"
+    return "missing" if entry is None else "no class"
+
+
+def _is(library: str, name: str) -> Callable[[Any], bool]:
+    return lambda entry: entry == [library, name]
+
+
+def _is_scheduler(entry: Any) -> bool:
+    return isinstance(entry, list) and len(entry) == 2 and entry[0] == "diffusers" and is_scheduler(entry[1])
+
+
+def _is_tokenizer(entry: Any) -> bool:
+    if not (isinstance(entry, list) and len(entry) == 2 and entry[0] == "transformers" and isinstance(entry[1], str)):
+        return False
+    found = getattr(transformers, entry[1], None)
+    return isinstance(found, type) and issubclass(found, transformers.PreTrainedTokenizerBase)
+
+
+_COMPONENTS: dict[str, Callable[[Any], bool]] = {
+    "vae": _is("diffusers", "AutoencoderKL"),
+    "unet": _is("diffusers", "UNet2DConditionModel"),
+    "text_encoder": _is("transformers", "CLIPTextModel"),
+    "tokenizer": _is_tokenizer,
+    "scheduler": _is_scheduler,
+}
+"""What a pipeline of Stable Diffusion's kind holds."""
+_UNUSED: dict[str, tuple[Any, ...]] = {
+    "safety_checker": (["stable_diffusion", "StableDiffusionSafetyChecker"],),
+    "feature_extractor": (["transformers", "CLIPImageProcessor"], ["transformers", "CLIPFeatureExtractor"]),
+    "image_encoder": (["transformers", "CLIPVisionModelWithProjection"],),
+}
+"""What is in the index of many and is not loaded."""
+_NETWORKS: dict[Kind, tuple[str, type[nn.Module]]] = {
+    "autoencoder": ("vae", AutoencoderKL),
+    "unet": ("unet", UNet2DConditionModel),
+    "text_encoder": ("text_encoder", transformers.CLIPTextModel),
+}

@@ -18,12 +18,13 @@ from vae_ldm.data.decoding import (
 )
 from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.listing import find_photos, list_folder
-from vae_ldm.data.names import as_bytes, as_text, shown
+from vae_ldm.data.names import as_bytes, as_text
 from vae_ldm.data.photo_sample import sample_photos
 from vae_ldm.data.photo_stream import decoded_batches, photo_records
 from vae_ldm.data.picture_cache import load_pictures
 from vae_ldm.data.unreadable import Unreadable
 from vae_ldm.errors import DataError, ManyUnreadableError
+from vae_ldm.text import shown
 
 
 @pytest.fixture(scope="module")

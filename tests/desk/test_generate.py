@@ -6,7 +6,7 @@ from PIL import Image
 
 from vae_ldm.desk import generate as generating
 from vae_ldm.desk.generate import generate
-from vae_ldm.errors import WeightsError
+from vae_ldm.errors import VaeLdmError, WeightsError
 from vae_ldm.opening import open_pipeline
 from vae_ldm.pipelines.sampling import unknown_words
 
@@ -56,20 +56,28 @@ def test_steps_and_guidance_are_by_default_those_of_the_recipe(trained_run, tmp_
 
 
 def test_unknown_words_are_named_in_one_line(trained_run, tmp_path, capsys):
-    settings = {"num_images": 1, "output_dir": tmp_path, "num_inference_steps": 1}
-    generate(trained_run.path, "a Photo of a zebra, a unicorn; a zebra!", **settings)
+    settings = {"num_images": 1, "num_inference_steps": 1}
+    generate(trained_run.path, "a Photo of a zebra, a unicorn; a zebra!", output_dir=tmp_path / "unknown", **settings)
     assert capsys.readouterr().err == "this model was not trained on the words: zebra, unicorn\n"
-    generate(trained_run.path, "A PHOTO OF", **settings)
+    generate(trained_run.path, "A PHOTO OF", output_dir=tmp_path / "known", **settings)
     assert capsys.readouterr().err == ""
 
 
 def test_a_prompt_that_is_cut_is_one_line(trained_run, tmp_path, capsys):
     longest = open_pipeline(trained_run.path).tokenizer.model_max_length - 2  # begin and end take two
-    settings = {"num_images": 1, "output_dir": tmp_path, "num_inference_steps": 1}
-    generate(trained_run.path, "photo " * longest, **settings)
+    settings = {"num_images": 1, "num_inference_steps": 1}
+    generate(trained_run.path, "photo " * longest, output_dir=tmp_path / "whole", **settings)
     assert capsys.readouterr().err == ""
-    generate(trained_run.path, "photo " * (longest + 3), **settings)
+    generate(trained_run.path, "photo " * (longest + 3), output_dir=tmp_path / "cut", **settings)
     assert capsys.readouterr().err == "the prompt is too long for this model: its last 3 tokens are not read\n"
+
+
+def test_pictures_that_are_there_are_never_overwritten(trained_run, tmp_path):
+    settings = {"num_images": 1, "num_inference_steps": 1, "output_dir": tmp_path / "samples"}
+    before = generate(trained_run.path, "a photo", **settings)[0].read_bytes()
+    with pytest.raises(VaeLdmError, match=r"samples: exists already; name another folder with --out"):
+        generate(trained_run.path, "A PHOTO OF", **settings)
+    assert (tmp_path / "samples" / "000000.png").read_bytes() == before
 
 
 def test_a_missing_run_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):

@@ -7,11 +7,13 @@ from torch import Tensor
 from vae_ldm.evaluation.distribution import (
     frechet_dimensions,
     frechet_distance,
+    frechet_interval,
     kernel_distance,
     precision_recall,
     principal_axes,
 )
 from vae_ldm.evaluation.embedding import embed_pictures
+from vae_ldm.evaluation.interval import share_interval
 from vae_ldm.models.pixels import as_images, as_pictures
 from vae_ldm.models.vision_features import VisionFeatures
 
@@ -27,6 +29,25 @@ def test_frechet_distance_by_hand() -> None:
     assert frechet_distance(x, x + 3) == pytest.approx(9 * 8, rel=1e-3)
     trace = x.double().T.cov().trace().item()
     assert frechet_distance(x, (x - x.mean(0)) * 2 + x.mean(0)) == pytest.approx(trace, rel=1e-3)
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.5])
+def test_the_frechet_interval_is_as_wide_as_repetition_says(mean: float) -> None:
+    """Where the distance is near 0 it errs on the wide side."""
+    real = gaussian(1000, 99)
+    repeated = [gaussian(200, seed, mean=mean, std=1.2) for seed in range(40)]
+    values = [frechet_distance(real, made) for made in repeated]
+    intervals = [frechet_interval(real, made) for made in repeated]
+    assert intervals[0].low < values[0] < intervals[0].high
+    claimed = np.mean([(interval.high - interval.low) / 2 / 1.96 for interval in intervals])
+    assert 0.8 < claimed / np.std(values) < 1.6
+
+
+def test_of_pairs_the_frechet_interval_knows_that_both_are_of_one_picture() -> None:
+    real = gaussian(200, 0)
+    paired, alone = (frechet_interval(real, real * 1.1, paired=paired) for paired in (True, False))
+    assert paired.high - paired.low < (alone.high - alone.low) / 2
+    assert paired.low < frechet_distance(real, real * 1.1) < paired.high
 
 
 @pytest.mark.parametrize(("num_images", "expected"), [(3000, 1280), (2559, 64), (256, 64), (100, 25), (16, 4)])
@@ -71,11 +92,12 @@ def test_the_kernel_interval_is_as_wide_as_repetition_says() -> None:
 def test_precision_and_recall_tell_quality_from_variety() -> None:
     real = torch.cat([gaussian(60, 0, mean=3.0), gaussian(60, 1) + torch.tensor([6.0, -6.0] * 4)])
     fresh = torch.cat([gaussian(60, 2, mean=3.0), gaussian(60, 3) + torch.tensor([6.0, -6.0] * 4)])
-    assert min(precision_recall(real, fresh)) > 0.7
+    assert min(precision_recall(real, fresh)[:2]) > 0.7
     one_mode = precision_recall(real, gaussian(120, 4, mean=3.0))
     assert one_mode.precision > 0.7
     assert one_mode.recall < 0.55
-    assert max(precision_recall(real, gaussian(120, 5, mean=-3.0))) == 0.0
+    assert max(precision_recall(real, gaussian(120, 5, mean=-3.0))[:2]) == 0.0
+    assert one_mode.recall_interval == share_interval(round(120 * one_mode.recall), 120)
 
 
 def test_on_pictures_the_measures_order_blur_and_noise(features: VisionFeatures, make_pictures) -> None:

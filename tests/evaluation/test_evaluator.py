@@ -11,6 +11,7 @@ from vae_ldm.evaluation.embedding import embed_pictures
 from vae_ldm.evaluation.evaluator import evaluate_autoencoder, evaluate_samples
 from vae_ldm.evaluation.measurement import Measurement
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
+from vae_ldm.evaluation.verdict import verdict
 from vae_ldm.models.pixels import as_pictures
 from vae_ldm.models.vision_features import VisionFeatures
 
@@ -57,8 +58,10 @@ def test_an_autoencoder_beside_its_floors_and_ceilings(features: VisionFeatures,
         for encode_decode in (lambda images: images * 0.98, soften)
     )
     found, poor = by_name(good.measurements), by_name(bad.measurements)
-    assert list(found) == ["psnr", "ssim", "fd_EffLite0_pca10", "reconstruction_agreement"]
+    assert list(found) == ["psnr", "ssim", "fd_EffLite0_pca10", "probe_accuracy", "reconstruction_agreement"]
     assert all(m.stage == "autoencoder" and m.split == "validation" and m.num_images == 40 for m in found.values())
+    assert all(m.low <= m.value <= m.high for m in found.values())
+    assert found.pop("probe_accuracy") == poor.pop("probe_accuracy"), "of the originals"
     for name, measurement in found.items():
         better = measurement.value > poor[name].value
         assert better == (measurement.better == "higher"), name
@@ -74,7 +77,7 @@ def test_samples_beside_held_out_pictures(features: VisionFeatures, splits, prob
     train, validation = splits
     fresh, labels = make_pictures(48, seed=2)
     result = evaluate_samples(
-        fresh, labels, train, validation, features=features, probe=probe, agreement_ceiling=90.0, batch_size=16
+        fresh, labels, train, validation, features=features, probe=probe, reconstruction_agreement=90.0, batch_size=16
     )
     found = by_name(result.measurements)
     assert list(found) == [
@@ -91,10 +94,87 @@ def test_samples_beside_held_out_pictures(features: VisionFeatures, splits, prob
     assert found["prompt_agreement"].num_images == 48
     assert found["fd_EffLite0_pca10"].num_images == 40, "as many as there are validation pictures"
     assert found["fd_EffLite0_pca10"].value < 1.5 * found["fd_EffLite0_pca10"].reference
+    assert found["fd_EffLite0_pca10"].features.endswith("dimensions, classes as often as in training")
+    assert all(m.low - 1e-9 <= m.value <= m.high + 1e-9 for m in found.values())
+    assert found["kid_EffLite0"].reference_low < found["kid_EffLite0"].reference < found["kid_EffLite0"].reference_high
+    assert found["prompt_agreement"].reference_name == (
+        "the probe on held-out pictures (on their reconstructions 90.0 %)"
+    )
+    assert found["memorised_EffLite0"].reference == 1.0
+    assert "by construction" in found["memorised_EffLite0"].reference_name
     assert found["memorised_EffLite0"].value < 20
     assert result.agrees is not None
     assert result.agrees.mean() == pytest.approx(found["prompt_agreement"].value / 100)
     assert result.nearest.shape == result.nearest_in_pixels.shape == (48,)
+
+
+def test_a_perfect_generator_is_as_near_as_held_out_pictures(features: VisionFeatures, make_pictures) -> None:
+    """Nine in ten pictures are of class 0, and so are the samples that are compared with them."""
+    parts = [make_pictures(300, seed=seed) for seed in (0, 1, 2)]
+    seen, held_out, drawn = (
+        SimpleNamespace(images=images[rows], labels=labels[rows])
+        for (images, labels), rows in ((part, _mostly_of_class_0(part[1])) for part in parts)
+    )
+    even = [np.flatnonzero(parts[2][1] == label)[:10] for label in range(4)]
+    samples = np.concatenate([parts[2][0][np.concatenate(even)], drawn.images])
+    labels = np.concatenate([np.repeat(np.arange(4), 10), drawn.labels])
+
+    def measured(**rows: np.ndarray) -> dict[str, Measurement]:
+        return by_name(evaluate_samples(samples, labels, seen, held_out, features=features, **rows).measurements)
+
+    own = measured(as_in_training=np.arange(40, len(samples)))
+    class_by_class = measured(as_in_training=np.arange(40))
+    for name in ("fd_EffLite0_pca9", "kid_EffLite0"):
+        assert verdict(own[name]).word != "falls short", name
+        assert verdict(class_by_class[name]).word == "falls short", name
+        assert class_by_class[name].value > 1.5 * own[name].value
+
+
+def _mostly_of_class_0(labels: np.ndarray) -> np.ndarray:
+    kinds = [np.flatnonzero(labels == label) for label in range(4)]
+    return np.concatenate([kinds[0][:36], *(rows[:1] for rows in kinds[1:])])
+
+
+def test_of_rows_that_are_balanced_is_agreement(features: VisionFeatures, splits, probe) -> None:
+    train, validation = splits
+    wrong = (validation.labels + 1) % 4
+    labels = np.where(np.arange(40) < 10, validation.labels, wrong)
+    result = evaluate_samples(
+        validation.images, labels, train, validation, features=features, probe=probe, balanced=np.arange(10)
+    )
+    found = by_name(result.measurements)["prompt_agreement"]
+    assert (found.value, found.num_images) == (pytest.approx(100, abs=11), 10)
+    assert len(result.agrees) == 40
+
+
+def test_a_class_that_was_never_trained_is_not_scored(features: VisionFeatures, splits) -> None:
+    train, validation = splits
+    rows = train.labels != 3
+    trained = SimpleNamespace(images=train.images[rows], labels=train.labels[rows])
+    probe = ProbeClassifier.fit(trained.images, trained.labels, 4, features=features, seed=0, max_steps=100)
+    result = evaluate_autoencoder(
+        lambda images: images,
+        trained,
+        validation,
+        features=features,
+        downsample_factor=4,
+        latent_channels=4,
+        probe=probe,
+    )
+    found = by_name(result.measurements)
+    assert found["psnr"].num_images == 40
+    assert found["probe_accuracy"].num_images == (validation.labels != 3).sum()
+    assert found["reconstruction_agreement"].value == found["probe_accuracy"].value > 80
+
+
+def test_duplicates_are_counted_where_they_matter(features: VisionFeatures, splits) -> None:
+    train, validation = splits
+    mixed = SimpleNamespace(images=np.concatenate([train.images[:3], validation.images]), labels=np.zeros(43, int))
+    found = by_name(evaluate_samples(train.images[:40], None, train, mixed, features=features).measurements)
+    for name in ("memorised_EffLite0", "copies_in_pixels"):
+        assert found[name].value == 100
+        assert "3 of 43 validation pictures are training pictures as well and set no bar" in found[name].features
+    assert found["copies_in_pixels"].reference < 10, "of those that are new"
 
 
 def test_copies_and_blur_show(features: VisionFeatures, splits) -> None:

@@ -38,9 +38,32 @@ def test_one_training_picture_is_enough() -> None:
 
 def test_thresholds() -> None:
     held_out = Neighbours(torch.zeros(101).long(), torch.linspace(1, 2, 101), torch.full((101,), 9.0))
-    samples = Neighbours(torch.arange(3), torch.tensor([0.5, 1.0, 1.5]), torch.tensor([1.2, 3.5, 4.6]))
-    assert too_near(samples, held_out).tolist() == [True, True, False]
-    assert copies(samples).tolist() == [False, True, True]
+    samples = Neighbours(torch.arange(4), torch.tensor([0.5, 1.0, 1.01, 1.5]), torch.tensor([1.2, 3.5, 3.0, 4.6]))
+    assert too_near(samples, held_out).tolist() == [True, True, True, False]
+    assert copies(samples).tolist() == [False, True, False, True]
+
+
+@pytest.mark.parametrize("num_times", [1, 2, 9])
+@pytest.mark.parametrize("num_shared", [0, 4, 60])
+def test_photos_that_are_there_twice_hide_no_copy(make_pictures, num_times: int, num_shared: int) -> None:
+    """All samples are exact copies: of photos given many times, and with held-out photos that are in training too."""
+    train, _ = make_pictures(100, seed=0)
+    held_out, _ = make_pictures(60, seed=1)
+    fresh, _ = make_pictures(40, seed=2)
+    held_out[:num_shared] = train[:num_shared]
+    many = np.concatenate([train] * num_times)
+    copied, new, bar = (nearest_in_pixels(pictures, many) for pictures in (train[20:50], fresh, held_out))
+    assert too_near(copied, bar).all()
+    assert copies(copied).all()
+    assert too_near(new, bar).float().mean() < 0.1
+    assert copies(new).float().mean() < 0.1
+    assert int(bar.duplicates.sum()) == num_shared
+
+
+def test_training_pictures_that_are_all_the_same() -> None:
+    found = nearest_neighbours(torch.tensor([[0.0, 0.0], [3.0, 4.0]]), torch.zeros(9, 2))
+    assert found.second_distances.tolist() == [0.0, 5.0]
+    assert copies(found).tolist() == [True, False]
 
 
 @pytest.mark.parametrize(("size", "channels"), [((32, 32), 3), ((24, 40), 1), ((48, 96), 4)])

@@ -4,8 +4,30 @@ import torch
 import torch.nn.functional as F
 
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier, degrade
-from vae_ldm.models.pixels import as_images
+from vae_ldm.models.pixels import as_images, as_pictures
 from vae_ldm.models.vision_features import VisionFeatures
+
+
+def agreement(probe: ProbeClassifier, pictures: np.ndarray, labels: np.ndarray) -> float:
+    return probe.agrees(pictures, torch.from_numpy(labels)).float().mean().item()
+
+
+def test_where_memory_runs_out_fewer_pictures_are_looked_at_at_once(features, make_pictures, monkeypatch) -> None:
+    train, labels = make_pictures(40, seed=0)
+    whole = ProbeClassifier.fit(train, labels, 4, features=features, seed=0, max_steps=5)
+    expected, stages, sizes = whole.probabilities(train), features.stages, []
+
+    def room_for_ten(images: torch.Tensor) -> list[torch.Tensor]:
+        sizes.append(len(images))
+        if len(images) > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return stages(images)
+
+    monkeypatch.setattr(features, "stages", room_for_ten)
+    torch.testing.assert_close(whole.probabilities(train), expected)
+    assert sizes == [40, 20, 10, 10, 10, 10]
+    halved = ProbeClassifier.fit(train, labels, 4, features=features, seed=0, max_steps=5)
+    torch.testing.assert_close(halved.head.weight, whole.head.weight)
 
 
 @pytest.mark.parametrize(("size", "channels"), [((32, 32), 3), ((24, 40), 1)])
@@ -15,12 +37,11 @@ def test_it_learns_what_pictures_show_and_forgives_softness(
     train, labels = make_pictures(160, seed=0, size=size, channels=channels)
     probe = ProbeClassifier.fit(train, labels, 4, features=features, seed=0, max_steps=200)
     held_out, truth = make_pictures(80, seed=1, size=size, channels=channels)
-    images, truth = as_images(held_out), torch.from_numpy(truth)
-    assert probe.agreement(images, truth) > 0.95
-    soft = F.interpolate(F.interpolate(images, scale_factor=0.6, mode="bilinear", antialias=True), size)
-    assert probe.agreement(soft, truth) > 0.9
-    assert probe.agreement(images, (truth + 1) % 4) < 0.05
-    assert probe.agreement(torch.zeros_like(images), truth) < 0.6
+    assert agreement(probe, held_out, truth) > 0.95
+    soft = F.interpolate(F.interpolate(as_images(held_out), scale_factor=0.6, mode="bilinear", antialias=True), size)
+    assert agreement(probe, as_pictures(soft), truth) > 0.9
+    assert agreement(probe, held_out, (truth + 1) % 4) < 0.05
+    assert agreement(probe, np.full_like(held_out, 128), truth) < 0.6
 
 
 def test_rare_classes_count_as_much_and_unlabelled_pictures_not_at_all(features: VisionFeatures, make_pictures) -> None:
@@ -32,7 +53,7 @@ def test_rare_classes_count_as_much_and_unlabelled_pictures_not_at_all(features:
     probe = ProbeClassifier.fit(train, labels, 4, features=features, seed=0, max_steps=200)
     held_out, truth = make_pictures(80, seed=1)
     rare = truth == 2
-    assert probe.agreement(as_images(held_out[rare]), torch.from_numpy(truth[rare])) > 0.8
+    assert agreement(probe, held_out[rare], truth[rare]) > 0.8
 
 
 def test_the_seed_decides(features: VisionFeatures, make_pictures) -> None:
@@ -68,4 +89,4 @@ def test_it_tells_rendered_claims_apart(features: VisionFeatures) -> None:
     train, labels = claims(0, 900)
     probe = ProbeClassifier.fit(train, labels, len(CLASS_NAMES), features=features, seed=0)
     held_out, truth = claims(10**6, 200)
-    assert probe.agreement(as_images(held_out), torch.from_numpy(truth)) >= 0.97
+    assert agreement(probe, held_out, truth) >= 0.97

@@ -5,12 +5,13 @@ import pytest
 from PIL import Image
 
 from vae_ldm.desk.archive.page import ArchiveSetting, _chart, write_archive_page
-from vae_ldm.evaluation.codec import Ladder, codecs, picture_psnr
+from vae_ldm.evaluation.codec import CodecLadder, Ladder, codecs, picture_psnr
 from vae_ldm.evaluation.legibility import Reader, barcode_reader, character_error_rate, kept_share
 from vae_ldm.evaluation.rate_distortion import (
     LATENTS,
     TARGETS,
     RateDistortionJudge,
+    _bytes_at,
     in_words,
     step_rows,
     target_rows,
@@ -71,6 +72,25 @@ def test_a_row_is_of_equal_psnr():
         assert row.psnr == pytest.approx(20 * np.log10(255 / error), abs=0.01)
     assert all(result.equal[name].shape == (3, 3) for name in NAMES)
     assert all(sizes.shape == (len(TARGETS), 3) for sizes in result.at_target.values())
+
+
+def test_a_codec_pays_for_the_decibels_of_the_latents_and_not_for_the_rest_of_a_quality_step():
+    """Half way in dB between two qualities it is charged their geometric mean."""
+    ladder = KnownLadder(photo(0), 100)
+    coarse, fine = (ladder.psnr(quality) for quality in (0, 1))
+    assert _bytes_at(ladder, (coarse + fine) / 2) == pytest.approx((100 * 200) ** 0.5)
+    assert _bytes_at(ladder, fine) == pytest.approx(200)
+    assert _bytes_at(ladder, coarse - 5) == 100
+    assert np.isnan(_bytes_at(ladder, 99))
+    for codec in codecs():
+        steps = CodecLadder(photo(1, 96), codec)
+        for psnr in (26.3, 29.1, 33.7):
+            quality = steps.reaching(psnr)
+            found = _bytes_at(steps, psnr)
+            if quality == steps.min_quality:
+                assert found == steps.num_bytes(quality)
+            else:
+                assert steps.num_bytes(quality - 1) <= found <= steps.num_bytes(quality)
 
 
 def test_where_a_codec_has_no_lower_quality_its_bytes_are_no_more_than_a_bound():

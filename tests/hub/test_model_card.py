@@ -97,6 +97,18 @@ def test_what_it_is_called_with(conditioning, task):
     assert ("captions of the pictures' own" in made.text) == (conditioning == "caption")
 
 
+def test_the_interval_of_a_difference_stands_beside_it():
+    paired = PSNR | {"reference_kind": "floor", "difference_low": 1.71, "difference_high": 1.98}
+    made = card({"type": "rendered_claims"}, diffusion={}, metrics=METRICS | {"measurements": [paired]})
+    assert "1.85 dB [1.71, 1.98] above PCA floor (f4c4), 23.50 dB" in made.text.replace("\\", "")
+
+
+@pytest.mark.parametrize("unfit", [True, False])
+def test_an_autoencoder_unfit_for_float16_is_told(unfit):
+    made = card({"type": "rendered_claims"}, diffusion={}, metrics=METRICS | {"force_upcast": unfit})
+    assert ("**Unfit for float16**" in made.text) == unfit
+
+
 def test_the_code_runs_as_it_stands():
     prompts = ['a photo of a "5 inch" tin', "it's | a\nphoto"]
     for facts in ({"diffusion": {}, "prompts": prompts}, {"prompts": []}):

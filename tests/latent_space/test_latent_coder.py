@@ -1,4 +1,6 @@
+import base64
 import json
+import zlib
 
 import pytest
 import torch
@@ -33,7 +35,14 @@ def test_a_message_gives_back_what_was_quantised(coder, number):
     message = coder.encode(latents(50), number)
     assert coder.step_number(message) == number
     assert coder.shape(message) == (4, 8, 6)
-    assert torch.equal(coder.decode(message), coder.quantized(latents(50), number))
+    for size, factor in (((32, 24), 4), ((29, 21), 4), ((8, 6), 1), ((63, 48), None)):
+        assert torch.equal(coder.decode(message, size, factor), coder.quantized(latents(50), number))
+
+
+@pytest.mark.parametrize(("size", "factor"), [((33, 24), 4), ((28, 24), 4), ((24, 32), 4), ((8, 6), 4), ((8, 7), None)])
+def test_a_message_of_another_picture_is_told(coder, size, factor):
+    with pytest.raises(DamagedMessageError, match="8 x 6 latents are not those of a picture"):
+        coder.decode(coder.encode(latents(50), 0), size, factor)
 
 
 def test_finer_steps_take_more_bytes(coder):
@@ -48,6 +57,17 @@ def test_the_coder_survives_json(coder):
     assert again.encode(latents(50), 2) == coder.encode(latents(50), 2)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"steps": []}, {"steps": [1.0] * 300}, {"steps": [-1.0] * 4}, {"shapes": [[4, 10]]}, {"shapes": [[0, 10], [0, 10, 8]]},
+     {"shapes": [[2**20, 10], [2**20, 10, 8]]}, {"models": ""}, {"models": base64.b85encode(b"no zlib").decode()},
+     {"models": base64.b85encode(zlib.compress(b"\xff" * 1440)).decode()}],
+)  # fmt: skip
+def test_json_of_no_coder_is_an_error_of_a_kind_that_is_caught(coder, change):
+    with pytest.raises((ValueError, KeyError, TypeError, IndexError, zlib.error)):
+        LatentCoder.from_json({**coder.as_json(), **change})
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e9])
 def test_latents_that_no_symbol_stands_for_are_refused(coder, value):
     wild = latents()
@@ -58,4 +78,4 @@ def test_latents_that_no_symbol_stands_for_are_refused(coder, value):
 
 def test_a_step_that_the_coder_has_not_is_damage(coder):
     with pytest.raises(DamagedMessageError, match="step"):
-        coder.decode(b"\x09" + coder.encode(latents(), 0)[1:])
+        coder.decode(b"\x09" + coder.encode(latents(), 0)[1:], (32, 24), 4)

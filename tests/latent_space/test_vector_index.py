@@ -80,7 +80,8 @@ def test_faiss_finds_nearly_all_with_their_exact_similarities(clusters, faiss_in
 
 
 def test_faiss_reads_more_lists_where_the_first_hold_too_few(faiss_index, clusters, monkeypatch):
-    monkeypatch.setattr(vector_index, "_PROBES", 1)
+    monkeypatch.setattr(vector_index, "_FEWEST_PROBES", 1)
+    monkeypatch.setattr(vector_index, "_VECTORS_READ", 1)
     found = faiss_index.search(clusters[1][:4], 2500)
     assert found.rows.shape == (4, 2500)
     assert all(len(set(rows)) == 2500 for rows in found.rows.tolist())
@@ -90,3 +91,21 @@ def test_training_sees_no_more_vectors_than_it_needs():
     assert FaissIndex.training_size(100) == 100
     assert FaissIndex.training_size(10**6) == 64 * 1024
     assert np.log2(FaissIndex.training_size(10**6) / 64) == 10
+
+
+@pytest.mark.parametrize(
+    ("num_vectors", "num_lists", "num_read"),
+    [
+        (100_001, 256, 160),
+        (200_000, 512, 160),
+        (400_000, 512, 80),
+        (10**6, 1024, 64),
+        (10**7, 4096, 64),
+        (3000, 64, 64),
+    ],
+)
+def test_lists_that_are_read_hold_as_many_vectors_however_many_there_are(num_vectors, num_lists, num_read):
+    class Sized:
+        nlist, ntotal = num_lists, num_vectors
+
+    assert FaissIndex(Sized(), lambda rows: rows).description == f"IVF{num_lists},SQ8, {num_read} lists read"

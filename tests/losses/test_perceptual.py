@@ -99,9 +99,22 @@ class PretendLpips(nn.Module):
         return self.weight * (a - b).square().mean(dim=(1, 2, 3), keepdim=True)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
-def test_lpips_gives_one_value_a_picture_for_grey_rgb_and_rgba(monkeypatch, channels):
+def pretend_lpips(monkeypatch, cache):
+    """The package, and a torchvision whose VGG16 is not in the cache yet."""
+    weights = types.SimpleNamespace(IMAGENET1K_V1=types.SimpleNamespace(url="https://download.example/vgg16-1.pth"))
+    models = types.SimpleNamespace(VGG16_Weights=weights)
     monkeypatch.setitem(sys.modules, "lpips", types.SimpleNamespace(LPIPS=PretendLpips))
+    monkeypatch.setitem(sys.modules, "torchvision", types.SimpleNamespace(models=models))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(cache))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_lpips_gives_one_value_a_picture_for_grey_rgb_and_rgba(monkeypatch, tmp_path, channels):
+    pretend_lpips(monkeypatch, tmp_path)
+    with pytest.raises(WeightsError, match=r"vgg16-1\.pth is missing, and a recipe may download from the Hub only"):
+        load_lpips("vgg")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "vgg16-1.pth").touch()
     distance = load_lpips("vgg")
     assert isinstance(distance, LpipsDistance)
     assert not list(distance.parameters())

@@ -107,3 +107,39 @@ def test_each_pictures_error_and_gradient_are_its_own(error, pair):
 def test_the_error_of_a_bfloat16_reconstruction_is_float32(error, pair):
     reconstruction, images = pair
     assert error(reconstruction.bfloat16(), images).dtype == torch.float32
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_ssim_is_exact_where_the_process_allows_less_for_products(monkeypatch, precision):
+    """On a GPU that is TF32; here the products themselves are watched, and what they give is compared."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, 24, 32, generator=generator) * 2 - 1
+    noise = 0.1 * torch.randn(images.shape, generator=generator)
+
+    def value_and_gradient() -> tuple[torch.Tensor, torch.Tensor]:
+        reconstruction = (images + noise).requires_grad_()
+        error = ssim_error(reconstruction, images)
+        error.sum().backward()
+        assert reconstruction.grad is not None
+        return error.detach(), reconstruction.grad
+
+    exact = value_and_gradient()
+    during: list[str] = []
+    product = torch.Tensor.__matmul__
+
+    def watched(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        during.append(torch.get_float32_matmul_precision())
+        return product(left, right)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", watched)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        found = value_and_gradient()
+        assert ssim_error(images, images).abs().max() < 1e-6
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert set(during) == {"highest"}
+    assert len(during) >= 4
+    torch.testing.assert_close(found, exact)

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -176,3 +177,40 @@ def test_wrong_calls_are_one_line(pipeline, call, message):
     with pytest.raises(VaeLdmError, match=message) as caught:
         call(pipeline)
     assert "\n" not in str(caught.value)
+
+
+def test_a_negative_prompt_is_one_for_all(trained_run):
+    pipeline = loading.pipeline(trained_run.path)
+    pipeline.set_progress_bar_config(disable=True)
+    photos = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+
+    def varied(**options: Any) -> np.ndarray:
+        generator = torch.Generator().manual_seed(0)
+        options |= {"generator": generator, "output_type": "np", "num_inference_steps": 4}
+        return pipeline.vary(photos, 0.8, 2, prompt="a photo of a good tin", **options).images
+
+    one, several = varied(negative_prompt="a parcel"), varied(negative_prompt=["a parcel", "a parcel"])
+    assert np.array_equal(one, several)
+    assert not np.array_equal(one, varied())
+
+
+@pytest.mark.parametrize("strength", [1e-9, 1e-300])
+def test_a_strength_that_would_take_more_steps_than_there_are_is_refused(trained_run, strength):
+    pipeline = loading.pipeline(trained_run.path)
+    photo = np.zeros((16, 16, 3), np.uint8)
+    for call in (
+        lambda: pipeline.vary(photo, strength, 1),
+        lambda: pipeline.morph(photo, photo, 3, strength=strength),
+        lambda: pipeline.redraw(torch.zeros(1, 4, 4, 4), strength),
+    ):
+        with pytest.raises(VaeLdmError, match=r"at most 1000 steps can be taken; give 0, or from 0\.001 on$"):
+            call()
+
+
+@pytest.mark.parametrize("guidance_scale", [float("inf"), float("nan"), -1.0])
+def test_a_guidance_that_is_no_number_is_refused_and_draws_nothing_black(trained_run, guidance_scale):
+    pipeline = loading.pipeline(trained_run.path)
+    with pytest.raises(VaeLdmError, match=r"guidance_scale is .*; give a number from 0 on"):
+        pipeline("a tin", num_inference_steps=1, guidance_scale=guidance_scale)
+    with pytest.raises(VaeLdmError, match=r"guidance_scale is .*; give a number from 0 on"):
+        pipeline.vary(np.zeros((16, 16, 3), np.uint8), prompt="a tin", guidance_scale=guidance_scale)

@@ -1,14 +1,22 @@
 """What `train --dry-run` says of the pictures."""
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from tests.conftest import MakeRecipe
 from vae_ldm.errors import VaeLdmError
+from vae_ldm.run import step_time
+from vae_ldm.run.processes import Processes
 from vae_ldm.run.stages import train_run
+from vae_ldm.run.step_time import Update, seconds_a_step
+from vae_ldm.training.lit_autoencoder import LitAutoencoder
+from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
 
 
 def test_pictures_that_cannot_be_used_are_named(
@@ -57,3 +65,59 @@ def test_a_launcher_that_has_started_one_process_only_is_spoken_of(
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     train_run(make_recipe(diffusion=None), dry_run=True)
     assert "1 process; on a machine without GPUs accelerate launch starts several only with" in capsys.readouterr().err
+
+
+def test_what_is_timed_is_the_whole_step_on_the_device_of_the_run(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a device that computes nothing, all of it must be there, and all of a step must be tried there."""
+    device, calls, stepped = torch.device("meta"), [], []
+    monkeypatch.setattr(Processes, "device", property(lambda self: device))
+
+    def watch(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        def spied(*args: Any, **options: Any) -> Any:
+            tensors = [*owner_tensors(args), *options.values()]
+            calls.append((name, {value.device.type for value in tensors if isinstance(value, torch.Tensor)}))
+            return original(*args, **options)
+
+        monkeypatch.setattr(owner, name, spied)
+
+    def owner_tensors(args: tuple[Any, ...]) -> list[Any]:
+        flat = [value for arg in args for value in (arg.values() if isinstance(arg, dict) else [arg])]
+        return [*flat, *(p for arg in args if isinstance(arg, torch.nn.Module) for p in arg.parameters())]
+
+    monkeypatch.setattr(step_time, "new_optimizer", partial(step_time.new_optimizer, fused=False))  # it has no kernels
+
+    watch(LitAutoencoder, "generator_loss")
+    watch(LitAutoencoder, "discriminator_loss")
+    watch(LitLatentDiffusion, "denoising_loss")
+    watch(torch, "_foreach_lerp_")
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a: (stepped.append(self), step(self, *a)))
+    train_run(make_recipe(autoencoder__loss__ssim_weight=0), dry_run=True)
+    assert {name for name, _ in calls} == {
+        "generator_loss", "discriminator_loss", "denoising_loss", "_foreach_lerp_",
+    }  # fmt: skip
+    assert all(devices <= {"meta"} for _, devices in calls)
+    assert len({id(optimizer) for optimizer in stepped}) == 3
+    assert capsys.readouterr().err.count("on this META") == 2
+
+
+def test_it_is_timed_in_the_precision_of_the_run_and_to_the_end_of_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, seen, waited = torch.nn.Linear(2, 2), [], []
+
+    def loss() -> torch.Tensor:
+        seen.append(network(torch.ones(1, 2)).dtype)
+        return network(torch.ones(1, 2)).float().sum()
+
+    monkeypatch.setattr("vae_ldm.run.step_time._wait_for", waited.append)
+    before = [parameter.clone() for parameter in network.parameters()]
+    update = Update(network, clip_norm=1.0, averaged=True)
+    cpu = torch.device("cpu")
+    assert seconds_a_step([(loss, update)], device=cpu, precision="bf16-mixed", batches=2) > 0
+    assert set(seen) == {torch.bfloat16}
+    assert len(seen) == 2 * len(waited) / 2
+    assert waited == [cpu] * len(waited)
+    assert all(torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True))

@@ -6,40 +6,98 @@ import torch
 
 from vae_ldm.data.pictures import Pictures
 from vae_ldm.hardware import device_name
-from vae_ldm.run.evaluate import _prompts, _with_speed
+from vae_ldm.models.text_encoder import new_tokenizer
+from vae_ldm.run.evaluate import _unknown_words, _with_speed
+from vae_ldm.run.sample_prompts import SamplePrompts, largest_remainder, left_out_classes, sample_prompts, two_sets
 
 
 @pytest.fixture
-def session(make_recipe):
-    """A model of `conditioning`, and held-out pictures with these labels, each with a caption of its own."""
+def asked(make_recipe):
+    """The prompts of a model of `conditioning`, of pictures with these labels, each with a caption of its own."""
 
-    def make(conditioning: str, labels: list[int], class_names: list[str]) -> SimpleNamespace:
-        captions = [f"caption {number}" for number in range(len(labels))]
-        images = np.zeros((len(labels), 8, 8, 3), np.uint8)
-        pictures = Pictures(images, np.array(labels), captions, captions, class_names)
+    def make(conditioning: str, train: list[int], held_out: list[int], names: list[str], count: int) -> SamplePrompts:
         recipe = make_recipe(diffusion__conditioning=conditioning)
-        return SimpleNamespace(recipe=recipe, pictures=SimpleNamespace(validation=pictures))
+        return sample_prompts(recipe, pictures(train, names), pictures(held_out, names), count)
 
     return make
 
 
-def test_a_model_of_classes_is_asked_for_each_in_turn(session):
-    prompts, labels = _prompts(session("class", [0, 1], ["cat", "dog"]), 3)
-    assert prompts == ["a photo of cat", "a photo of dog", "a photo of cat"]
-    assert labels is not None
-    assert labels.tolist() == [0, 1, 0]
+def pictures(labels: list[int], class_names: list[str]) -> Pictures:
+    captions = [f"caption {number}" for number in range(len(labels))]
+    return Pictures(np.zeros((len(labels), 8, 8, 3), np.uint8), np.array(labels), captions, captions, class_names)
 
 
-def test_a_model_of_captions_is_asked_with_captions_and_not_with_prompts_it_never_met(session):
-    prompts, labels = _prompts(session("caption", [0, 0, 0, 1], ["cat", "dog"]), 5)
-    assert prompts == ["caption 0", "caption 3", "caption 1", "caption 3", "caption 2"]
-    assert labels is not None
-    assert labels.tolist() == [0, 1, 0, 1, 0]
+def test_a_model_of_classes_is_asked_for_each_in_turn(asked):
+    found = asked("class", [0, 1, 0, 1], [0], ["cat", "dog"], 4)
+    assert found.prompts == ["a photo of cat", "a photo of dog"] * 2
+    assert found.labels.tolist() == [0, 1, 0, 1]
+    assert found.balanced.tolist() == found.as_in_training.tolist() == [0, 1, 2, 3]
 
 
-def test_captions_without_classes_and_no_conditioning(session):
-    assert _prompts(session("caption", [-1, -1], []), 3) == (["caption 0", "caption 1", "caption 0"], None)
-    assert _prompts(session("none", [0, 1], ["cat", "dog"]), 2) == (["", ""], None)
+def test_a_model_of_captions_is_asked_with_captions_and_not_with_prompts_it_never_met(asked):
+    """Three of four training pictures are cats: so are three of the four that are compared with them."""
+    found = asked("caption", [0, 0, 0, 1], [0, 0, 0, 1], ["cat", "dog"], 5)
+    assert found.prompts == ["caption 0", "caption 3", "caption 1", "caption 3", "caption 2"]
+    assert found.labels.tolist() == [0, 1, 0, 1, 0]
+    assert found.balanced.tolist() == [0, 1, 2, 3]
+    assert found.as_in_training.tolist() == [0, 1, 2, 4]
+
+
+def test_captions_without_classes_and_no_conditioning(asked):
+    found = asked("caption", [-1, -1], [-1, -1], [], 5)
+    assert sorted(found.prompts[:2]) == sorted(found.prompts[2:4]) == ["caption 0", "caption 1"]
+    assert found.labels is None
+    assert asked("none", [0, 1], [0, 1], ["cat", "dog"], 2).prompts == ["", ""]
+    for one in (found, asked("none", [0], [0], ["cat"], 5)):
+        assert one.balanced.tolist() == one.as_in_training.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("conditioning", ["class", "caption"])
+def test_a_class_without_training_pictures_is_not_asked_for(asked, conditioning):
+    names = ["cat", "horse", "dog"]
+    found = asked(conditioning, [0, 2, 2], [0, 1, 2], names, 9)
+    assert set(found.labels.tolist()) == {0, 2}
+    assert not any("horse" in prompt or prompt == "caption 1" for prompt in found.prompts)
+    assert left_out_classes(names, pictures([0, 2, 2], names)) == ["horse"]
+
+
+@pytest.mark.parametrize("counts", [[500, 30, 8, 1], [100, 100, 100], [7, 7, 8], [1, 999], [5]])
+@pytest.mark.parametrize("num_samples", [1, 3, 64, 256])
+def test_two_sets_share_what_is_drawn(counts, num_samples):
+    drawn, as_in_training, balanced = two_sets(np.array(counts), num_samples, seed=0)
+    assert len(drawn) <= num_samples
+    assert len(drawn) >= num_samples - 1, "what may be drawn is drawn"
+    assert len(as_in_training) == len(balanced)
+    found = np.bincount(drawn[as_in_training], minlength=len(counts))
+    quotas = len(as_in_training) * np.array(counts) / sum(counts)
+    assert (np.abs(found - quotas) < 1).all(), "by the largest remainder"
+    turns = np.bincount(drawn[balanced], minlength=len(counts))
+    assert turns.max() - turns.min() <= 1
+    if len(set(counts)) == 1:
+        assert len(balanced) == num_samples
+
+
+def test_of_equal_remainders_chance_decides():
+    counts = np.full(40, 3)
+    one, other = (largest_remainder(counts, 20, seed) for seed in (0, 1))
+    assert one.sum() == other.sum() == 20
+    assert one.tolist() != other.tolist()
+    assert one.tolist() == largest_remainder(counts, 20, 0).tolist()
+
+
+def test_words_that_the_model_does_not_know_are_counted_and_said():
+    tokenizer = new_tokenizer(["a red tin", "a blue can"], max_length=24)
+    said = []
+    session = SimpleNamespace(say=said.append)
+    prompts = ["a red can", "a dented tin", "a rusty dented can", "a blue tin"]
+    found = _unknown_words(session, SimpleNamespace(tokenizer=tokenizer), prompts)
+    assert (found.value, found.num_images, found.better) == (50.0, 4, "lower")
+    assert said == [
+        'evaluation: 2 of 4 prompts have words that the model does not know ("dented", "rusty"); samples and agreement '
+        "suffer"
+    ]
+    assert _unknown_words(session, SimpleNamespace(tokenizer=tokenizer), prompts[:1]).value == 0
+    assert len(said) == 1
 
 
 def test_a_stage_too_short_to_time_has_no_speed():

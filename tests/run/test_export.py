@@ -7,11 +7,14 @@ import torch
 from diffusers import AutoencoderKL
 
 from tests.run.conftest import assert_same_weights
-from vae_ldm.errors import VaeLdmError
+from vae_ldm.errors import RunError, VaeLdmError
+from vae_ldm.loading import pipeline
 from vae_ldm.models.latent_scaling import latent_statistics
 from vae_ldm.opening import open_pipeline
 from vae_ldm.run.export import export_checkpoint
 from vae_ldm.run.folder import RunFolder
+from vae_ldm.run.stages import train_run
+from vae_ldm.training.callbacks import run_checkpoints
 
 
 def test_the_last_checkpoint_is_the_pipeline_of_the_run(trained_run, tmp_path):
@@ -47,6 +50,53 @@ def test_an_autoencoder_checkpoint_leaves_with_folded_latents(trained_run, tmp_p
     torch.testing.assert_close(statistics.std, torch.ones(4).double(), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("lora", [False, True])
+def test_by_default_what_a_finished_run_left_though_its_last_checkpoint_is_older(
+    make_recipe, trained_run, tmp_path, lora
+):
+    if lora:
+        source = str(trained_run.path)
+        stage = {"from_pretrained": source, "train": "lora", "trainer": {"max_steps": 2, "batch_size": 2}}
+        train_run(make_recipe(autoencoder={"from_pretrained": source, "train": "nothing"}, diffusion=stage))
+        run = RunFolder(tmp_path / "nano")
+    else:
+        run = RunFolder(tmp_path / "run")
+        shutil.copytree(trained_run.path, run.path)
+    for step in (2, 6):  # as a run of 3f0c8c3 left it, which saved every so many steps and no more
+        (run.checkpoints("diffusion") / f"step={step}.ckpt").unlink(missing_ok=True)
+    written = export_checkpoint(run.path)
+    assert written == run.path / f"pipeline-step={2 if lora else 6}"
+    if lora:
+        with_lora = pipeline(run.path)
+        with_lora.save_pretrained(tmp_path / "merged")
+        assert_same_weights(tmp_path / "merged", written)
+    else:
+        assert_same_weights(run.pipeline, written)
+
+
+def test_a_run_shorter_than_the_pause_between_checkpoints_has_one_of_its_last_step(make_recipe, tmp_path):
+    train_run(make_recipe(diffusion=None, autoencoder__trainer__checkpoint_every_n_steps=4))
+    run = RunFolder(tmp_path / "nano")
+    assert [path.name for path in run_checkpoints(run.checkpoints("autoencoder"))] == ["step=6.ckpt", "step=4.ckpt"]
+    finished = export_checkpoint(run.path, output_dir=tmp_path / "finished")
+    last = run.checkpoints("autoencoder") / "step=6.ckpt"
+    exported = export_checkpoint(run.path, checkpoint=str(last), output_dir=tmp_path / "exported")
+    assert_same_weights(finished, exported)
+
+
+def test_a_copy_that_a_file_manager_made_is_no_checkpoint_of_its_own(trained_run, tmp_path):
+    shutil.copytree(trained_run.path, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run").checkpoints("diffusion")
+    shutil.copy(folder / "step=4.ckpt", folder / "step=4 (copy).ckpt")
+    assert [path.name for path in run_checkpoints(folder)] == ["step=6.ckpt", "step=4.ckpt"]
+    assert export_checkpoint(tmp_path / "run", checkpoint="4", output_dir=tmp_path / "export").is_dir()
+
+
+def test_a_full_disk_is_one_line(trained_run, small_disk):
+    with pytest.raises((RunError, OSError), match=r"(?i)no space left on device"):
+        export_checkpoint(trained_run.path, checkpoint="4", output_dir=small_disk(50) / "export")
+
+
 def test_by_default_the_newest_of_the_furthest_stage_into_the_run(trained_run, tmp_path):
     shutil.copytree(trained_run.path, tmp_path / "run")
     assert export_checkpoint(tmp_path / "run") == tmp_path / "run" / "pipeline-step=6"
@@ -77,10 +127,17 @@ def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(trained_r
         export_checkpoint(tmp_path)
 
 
-def test_a_damaged_checkpoint_is_refused_in_one_line(trained_run, tmp_path):
+@pytest.mark.parametrize("how", ["cut", "one bit of one weight"])
+def test_a_damaged_checkpoint_is_refused_in_one_line(trained_run, tmp_path, how):
     shutil.copytree(trained_run.path, tmp_path / "run")
     checkpoint = RunFolder(tmp_path / "run").checkpoints("diffusion") / "step=6.ckpt"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    content = bytearray(checkpoint.read_bytes())
+    if how == "cut":
+        del content[1000:]
+    else:
+        weights = torch.load(checkpoint, weights_only=True)["state_dict"]["unet.conv_in.weight"]
+        content[content.find(weights.numpy().tobytes()) + 3] ^= 0x40
+    checkpoint.write_bytes(content)
     with pytest.raises(VaeLdmError, match="damaged"):
         export_checkpoint(tmp_path / "run", checkpoint="6")
     assert not (tmp_path / "run" / "pipeline-step=6").exists()

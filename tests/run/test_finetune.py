@@ -9,14 +9,16 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, EulerDiscreteScheduler, PNDMScheduler, StableDiffusionPipeline
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.run.conftest import assert_same_weights
 from tests.run.start_points import FLUX, LAYOUTS, save_autoencoder, save_stable_diffusion
 from vae_ldm import loading
+from vae_ldm.assembly import build_autoencoder, build_diffusion, build_lit_latent_diffusion
 from vae_ldm.errors import VaeLdmError, WeightsError
 from vae_ldm.files import write_json
+from vae_ldm.models.lora import LORA_FILE
 from vae_ldm.opening import open_pipeline
 from vae_ldm.recipe import Recipe
 from vae_ldm.run.export import export_checkpoint
@@ -87,6 +89,46 @@ def test_what_is_trained_moves_and_nothing_else(finetune, base, train, text_enco
     assert after.scheduler.config.skip_prk_steps
     assert after.unet.config.sample_size == 4  # it draws what it was trained on by default
     assert after.tokenizer("a tin").input_ids == before.tokenizer("a tin").input_ids
+
+
+@pytest.mark.parametrize("train", ["all", "unet", "attention", "lora"])
+def test_the_dropout_of_a_pretrained_unet_acts_in_training_and_that_of_frozen_text_does_not(
+    make_recipe, tmp_path, train
+):
+    source = str(save_stable_diffusion(tmp_path / "sd", dropout=0.5))
+    stages: dict[str, Any] = {
+        "autoencoder": {"from_pretrained": source, "train": "nothing"},
+        "diffusion": {"from_pretrained": source, "train": train},
+    }
+    recipe = make_recipe(data__image_size=32, **stages)
+    autoencoder = build_autoencoder(recipe, image_channels=3)
+    module = build_lit_latent_diffusion(recipe, build_diffusion(recipe, autoencoder, []))
+    dropouts = [each for each in module.unet.modules() if isinstance(each, nn.Dropout) and each.p > 0]
+    assert dropouts
+    assert all(each.training for each in dropouts)
+    assert all(each.training == (train == "all") for each in module.text_encoder.modules())
+
+
+def test_a_lora_is_of_the_same_strength_for_a_program_that_reads_no_metadata(finetune, base, tmp_path):
+    run = finetune({"train": "lora", "lora": {"rank": 4, "alpha": 32.0}})
+    with_notes, without = plain(base), plain(base)
+    with_notes.load_lora_weights(run.lora)
+    weights = load_file(run.lora / LORA_FILE)
+    without.load_lora_weights({name: value.clone() for name, value in weights.items()})
+    assert np.abs(draw(with_notes) - draw(plain(base))).max() > 1e-3
+    assert np.array_equal(draw(with_notes), draw(without))
+    with safe_open(run.lora / LORA_FILE, "pt") as file:
+        notes = json.loads(file.metadata()["lora_adapter_metadata"])
+    assert (notes["unet.r"], notes["unet.lora_alpha"]) == (4, 4)
+    # A file of 3f0c8c3 left the scale to the notes, and means what it meant.
+    ups = {name: value / 8 if "lora.up" in name or "lora_B" in name else value for name, value in weights.items()}
+    assert any(not torch.equal(ups[name], weights[name]) for name in ups)
+    metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(notes | {"unet.lora_alpha": 32.0})}
+    (tmp_path / "old").mkdir()
+    save_file(ups, tmp_path / "old" / LORA_FILE, metadata=metadata)
+    old = plain(base)
+    old.load_lora_weights(tmp_path / "old")
+    np.testing.assert_allclose(draw(old), draw(with_notes), atol=1e-5)
 
 
 def test_a_lora_file_opens_in_plain_diffusers_and_is_the_run(finetune, base, tmp_path):

@@ -1,10 +1,7 @@
-import errno
 import json
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,8 +10,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from vae_ldm.cli import app
-from vae_ldm.errors import DataError, RecipeError, RunError, VaeLdmError
-from vae_ldm.files import whole_folder, write_json
+from vae_ldm.errors import DataError, RecipeError, VaeLdmError
+from vae_ldm.files import write_json
 from vae_ldm.recipe import packaged_recipes, read_recipe
 from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.stages import train_run
@@ -200,58 +197,49 @@ def test_a_second_process_is_refused_in_one_line(make_recipe, recipe_file, tmp_p
     assert {path.name for path in run.path.iterdir()} == {"lock"}
 
 
-def test_the_lock_dies_with_its_process(tmp_path):
-    run = RunFolder(tmp_path)
-    lock = str(tmp_path / "lock")
-    code = f"import fcntl, time; f = open({lock!r}, 'w'); fcntl.flock(f, 2); print(flush=True); time.sleep(60)"
-    holder = subprocess.Popen([sys.executable, "-S", "-c", code], stdout=subprocess.PIPE)
-    try:
-        assert holder.stdout is not None
-        holder.stdout.readline()
-        with pytest.raises(RunError, match="another process"), run.locked():
-            pass
-    finally:
-        holder.kill()
-        holder.communicate()
-    with run.locked():
-        pass
+# --- state.json -------------------------------------------------------------------------------------------------------
 
 
-# --- files that are whole or absent -----------------------------------------------------------------------------------
+def test_a_state_of_version_0_1_is_read_and_becomes_one_of_today(finished):
+    facts = finished.finished("autoencoder")
+    stored = json.loads(finished.state.read_text())
+    assert stored["format"] == 2
+    old = {stage: stored[stage] for stage in ("autoencoder", "diffusion")}
+    finished.state.write_text(json.dumps(old, indent=1))
+    assert finished.finished("autoencoder") == facts
+    finished.finish("evaluation", seconds=1)
+    stored = json.loads(finished.state.read_text())
+    assert {stage: stored[stage] for stage in old} == old
+    assert (stored["format"], stored["evaluation"]) == (2, {"seconds": 1})
 
 
-def test_a_failed_write_leaves_the_old_json(tmp_path):
-    file = tmp_path / "state.json"
-    write_json(file, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(file, {"a": object()})
-    assert json.loads(file.read_text()) == {"a": 1}
+@pytest.mark.parametrize("damage", ["", "[]", '{"autoencoder": 3}', "one digit"])
+def test_a_damaged_state_is_one_line_and_the_cure_is_true(finished, make_recipe, damage):
+    if damage == "one digit":
+        damage = finished.state.read_text().replace('"num_steps": 6', '"num_steps": 7', 1)
+        assert damage != finished.state.read_text()
+    finished.state.write_text(damage)
+    with pytest.raises(VaeLdmError) as caught:
+        train_run(make_recipe())
+    message = str(caught.value)
+    assert message.startswith(f"{finished.state}: is damaged (")
+    assert message.endswith("; restore it, or train the run afresh with --restart autoencoder")
+    assert "\n" not in message
+    finished.adopt(make_recipe(), restart=["autoencoder"])
+    assert finished.finished("diffusion") is None
+    assert not finished.autoencoder.exists()
 
 
-def test_a_folder_takes_its_place_only_when_all_went_well(tmp_path):
-    target = tmp_path / "pipeline"
-    with whole_folder(target) as part:
-        (part / "a").touch()
-        assert not target.exists()
-    assert [path.name for path in target.iterdir()] == ["a"]
-
-    with pytest.raises(FileNotFoundError), whole_folder(target) as part:
-        (part / "absent" / "b").touch()
-    assert [path.name for path in target.iterdir()] == ["a"]
-
-    with whole_folder(target) as part:
-        (part / "c").touch()
-    assert [path.name for path in target.iterdir()] == ["c"]
-    assert [path.name for path in tmp_path.iterdir()] == ["pipeline"]
+def test_a_state_of_a_newer_version_is_left_alone(finished, make_recipe):
+    finished.state.write_text(json.dumps({"format": 3, "written_by": "0.3.0"}))
+    for restart in ([], ["diffusion"]):
+        with pytest.raises(VaeLdmError, match=r"pip install 'vae_ldm>=0\.3\.0'"):
+            train_run(make_recipe(), restart=restart)
 
 
-def test_a_folder_that_cannot_be_filled_is_named_as_it_was_to_be(tmp_path):
-    target = tmp_path / "film"
-
-    def fill():
-        with whole_folder(target) as part:
-            raise OSError(errno.ENOSPC, "No space left on device", str(part / "strip.png"))
-
-    with pytest.raises(OSError, match="No space") as caught:
-        fill()
-    assert caught.value.filename == str(target / "strip.png")
+def test_what_a_killed_process_left_in_the_run_is_put_in_order(finished):
+    finished.pipeline.rename(finished.path / ".pipeline.vae_ldm-new")
+    (finished.path / ".pipeline.vae_ldm-old").mkdir()
+    with finished.locked():
+        assert (finished.pipeline / "model_index.json").is_file()
+    assert not list(finished.path.glob(".*"))

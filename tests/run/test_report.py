@@ -153,6 +153,21 @@ def test_missing_pieces_are_left_out(run_dir: Path) -> None:
     read(run_dir / "report.html")
 
 
+def test_an_autoencoder_unfit_for_float16_is_told(run_dir: Path) -> None:
+    """Pipelines of diffusers do not read `force_upcast`, so that whoever loads it in float16 sees black pictures."""
+    config = run_dir / "autoencoder" / "config.json"
+    for unfit in (True, False):
+        config.write_text(json.dumps({"force_upcast": unfit}))
+        assert ("Unfit for float16" in read(write_report(run_dir)).text) == unfit
+
+
+def test_classes_that_were_never_trained_are_named(run_dir: Path) -> None:
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    metrics["data"]["untrained_classes"] = ["horse", HOSTILE]
+    (run_dir / "metrics.json").write_text(json.dumps(metrics))
+    assert f"neither asked for nor scored: horse, {HOSTILE}" in read(write_report(run_dir)).text
+
+
 def test_an_empty_run_folder_still_has_a_page(tmp_path: Path) -> None:
     run_dir = tmp_path / "just-begun"
     run_dir.mkdir()
@@ -180,18 +195,74 @@ def test_a_failed_write_keeps_the_old_page(run_dir: Path, monkeypatch: pytest.Mo
     [
         ("higher", 25.0, "PCA floor", "good", "clears the floor"),
         ("higher", 23.0, "PCA floor", "bad", "misses the floor"),
-        ("higher", 22.0, "ceiling: reconstructions", "good", "close to the ceiling"),
-        ("higher", 12.0, "ceiling: reconstructions", "fair", "far from the ceiling"),
-        ("lower", 25.0, "floor: FD of reconstructions", "good", "close to the floor"),
-        ("lower", 99.0, "floor: FD of reconstructions", "fair", "far from the floor"),
-        ("lower", 99.0, "ceiling: noise", "bad", "misses the ceiling"),
-        ("higher", 30.0, "last year's run", "good", "reaches the reference"),
+        ("higher", 22.0, "ceiling on the originals", "good", "close"),
+        ("higher", 12.0, "ceiling on the originals", "fair", "falls short"),
+        ("lower", 25.0, "floor: FD of reconstructions", "good", "close"),
+        ("lower", 99.0, "floor: FD of reconstructions", "fair", "falls short"),
+        ("lower", 99.0, "ceiling: noise", "bad", "misses the floor"),
+        ("higher", 30.0, "last year's run", "good", "reached"),
     ],
 )
-def test_verdicts(better: str, value: float, reference_name: str, grade: str, word: str) -> None:
+def test_verdicts_of_0_1_0_without_an_interval(
+    better: str, value: float, reference_name: str, grade: str, word: str
+) -> None:
     found = verdict(measurement(value=value, better=better, reference=24.0, reference_name=reference_name))
     assert found is not None
     assert (found.grade, found.word) == (grade, word)
+
+
+@pytest.mark.parametrize(
+    ("fields", "grade", "word"),
+    [
+        # claims-32: the value's own interval holds the floor, the paired one does not hold 0
+        ({"value": 24.94, "low": 24.69, "high": 25.19, "difference_low": 0.01, "difference_high": 0.28},
+         "good", "clears the floor"),
+        ({"value": 24.94, "difference_low": -0.01, "difference_high": 0.28}, "fair", "not told apart from the floor"),
+        ({"value": 24.80, "low": 24.2, "high": 25.4, "reference_kind": None}, "fair", "not told apart from the floor"),
+        ({"value": 24.5, "difference_low": -0.5, "difference_high": -0.1}, "bad", "misses the floor"),
+        # nothing proves that two shares of few pictures differ
+        ({"value": 20.0, "low": 10.0, "high": 33.0, "reference_kind": "limit"}, "open", "not told apart"),
+        ({"value": 20.0, "low": 19.0, "high": 21.0, "reference_kind": "limit"}, "fair", "falls short"),
+        ({"value": 24.5, "low": 24.4, "high": 24.6, "reference_kind": "limit"}, "good", "close"),
+        ({"value": 30.0, "low": 29.0, "high": 31.0, "reference_kind": "limit"}, "good", "reached"),
+    ],
+)  # fmt: skip
+def test_a_verdict_respects_the_interval_beside_it(fields: dict[str, Any], grade: str, word: str) -> None:
+    known = {"reference": 24.79, "reference_name": "PCA floor (f4c8)", "reference_kind": "floor"}
+    found = verdict(measurement(**(known | fields)))
+    assert found is not None
+    assert (found.grade, found.word) == (grade, word)
+
+
+def test_of_two_numbers_measured_apart_both_intervals_count() -> None:
+    """KID .0016 [0, .0032] beside .0003: a tenth of the reference says nothing where the truth is 0."""
+    kid = {"name": "kid", "value": 0.0016, "unit": "", "better": "lower", "low": 0.0, "high": 0.0032}
+    beside = {"reference": 0.0003, "reference_name": "validation pictures", "reference_kind": "limit"}
+    near = verdict(measurement(**kid, **beside, reference_low=-0.0010, reference_high=0.0016))
+    assert near is not None
+    assert near.word == "not told apart"
+    far = verdict(measurement(**(kid | {"value": 0.01, "low": 0.008, "high": 0.012}), **beside))
+    assert far is not None
+    assert far.word == "falls short"
+
+
+def test_the_page_shows_what_the_verdict_follows_from(run_dir: Path) -> None:
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    psnr = measurement(value=24.94, low=24.69, high=25.19, reference=24.79, reference_name="PCA floor (f4c8)",
+                       reference_kind="floor", difference_low=0.01, difference_high=0.28)  # fmt: skip
+    kid = measurement(name="kid", value=0.02, unit="", low=0.01, high=0.03, better="lower", stage="diffusion",
+                      reference=0.011, reference_name="validation pictures", reference_kind="limit",
+                      reference_low=0.005, reference_high=0.017)  # fmt: skip
+    agreement = measurement(name="prompt_agreement", value=54.7, unit="%", stage="diffusion", reference=63.2,
+                            reference_name="the probe on held-out pictures", reference_kind="comparison")  # fmt: skip
+    metrics["measurements"] = [item.as_dict() for item in (psnr, kid, agreement)]
+    (run_dir / "metrics.json").write_text(json.dumps(metrics))
+    page = read(write_report(run_dir)).text.replace("\N{NO-BREAK SPACE}", " ")
+    for shown in ("clears the floor 0.150 dB [0.0100, 0.280] above PCA floor (f4c8), 24.79 dB",
+                  "not told apart 0.0090 above validation pictures, 0.0110 [0.0050, 0.0170]",
+                  "for comparison: 8.50 points below the probe on held-out pictures, 63.20 %"):  # fmt: skip
+        assert page.count(shown) == 2, shown  # tile and table
+    assert "ceiling" not in page
 
 
 def test_nothing_is_judged_without_a_reference() -> None:

@@ -9,12 +9,12 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from pytorch_lightning import LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from vae_ldm.losses.reconstruction import l1_error
+from vae_ldm.losses.reconstruction import l1_error, ssim_error
 from vae_ldm.models.autoencoder import new_autoencoder
-from vae_ldm.training.lit_autoencoder import LitAutoencoder
+from vae_ldm.training.lit_autoencoder import Adversarial, ImageLoss, ImageTerm, LitAutoencoder
 from vae_ldm.training.optimizers import OptimizerSettings
 
 Batches = list[dict[str, Tensor]]
@@ -74,13 +74,54 @@ def batches() -> Batches:
     return [{"images": torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8, generator=generator)} for _ in range(4)]
 
 
+def lit_settings(
+    *,
+    reconstruction: ImageLoss = l1_error,
+    ssim_weight: float = 0.0,
+    perceptual: ImageLoss | None = None,
+    perceptual_weight: float = 0.0,
+    discriminator: nn.Module | None = None,
+    discriminator_learning_rate: float = 1e-4,
+    adversarial_weight: float = 0.0,
+    adversarial_start_step: int = 0,
+    use_adaptive_weight: bool = True,
+    **settings: Any,
+) -> dict[str, Any]:
+    """LitAutoencoder's settings, each term off unless it is named."""
+    terms = {"reconstruction": ImageTerm(1.0, reconstruction)}
+    if ssim_weight:
+        terms["ssim_error"] = ImageTerm(ssim_weight, ssim_error)
+    if perceptual is not None:
+        terms["perceptual"] = ImageTerm(perceptual_weight, perceptual)
+    adversarial = None
+    if discriminator is not None:
+        adversarial = Adversarial(
+            discriminator,
+            discriminator_learning_rate,
+            adversarial_weight,
+            adversarial_start_step,
+            use_adaptive_weight,
+        )
+    return {
+        "image_terms": terms,
+        "optimizer": OptimizerSettings(learning_rate=1e-3, lr_scheduler="constant", warmup_steps=0),
+        "max_steps": 10,
+        "kl_weight_per_latent": 0.0,
+        "kl_weight": 0.0,
+        "kl_warmup_steps": 0,
+        "variational": True,
+        "adversarial": adversarial,
+        "accumulate_grad_batches": 1,
+        "gradient_clip_norm": None,
+        "log_every_n_steps": 1,
+    } | settings
+
+
 @pytest.fixture
 def lit(autoencoder: AutoencoderKL) -> Callable[..., LitAutoencoder]:
     """`lit(kl_weight=1.0)`: the tiny autoencoder wrapped for training, constant learning rate."""
 
     def wrap(**settings: Any) -> LitAutoencoder:
-        optimizer = OptimizerSettings(learning_rate=1e-3, lr_scheduler="constant", warmup_steps=0)
-        defaults = {"reconstruction": l1_error, "optimizer": optimizer, "max_steps": 10, "log_every_n_steps": 1}
-        return LitAutoencoder(autoencoder, **defaults | settings)
+        return LitAutoencoder(autoencoder, **lit_settings(**settings))
 
     return wrap

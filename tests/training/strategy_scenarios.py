@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import vae_ldm  # noqa: F401
 from tests.conftest import NANO_AUTOENCODER
+from tests.training.conftest import lit_settings
 from vae_ldm.errors import RunError
 from vae_ldm.losses.reconstruction import l1_error
 from vae_ldm.models import autoencoder as autoencoders
@@ -106,7 +107,7 @@ def lit_autoencoder(*, adam: bool = True, **settings: Any) -> LitAutoencoder:
         "adversarial_weight": 0.5,
         "gradient_clip_norm": 0.5,
     }
-    return (LitAutoencoder if adam else Descending)(network, **defaults | settings)
+    return (LitAutoencoder if adam else Descending)(network, **lit_settings(**defaults | settings))
 
 
 class Descending(LitAutoencoder):

@@ -162,6 +162,15 @@ def test_what_is_done_on_the_way_sees_the_average_of_that_step_and_leaves_no_tra
     assert module.training
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_the_others_wait_until_the_first_process_has_acted(fit, monkeypatch, first):
+    monkeypatch.setattr(Trainer, "is_global_zero", property(lambda self: first))
+    seen: list[str] = []
+    act = EachNSteps(2, lambda module, step: seen.append(f"acts {step}"), wait=lambda: seen.append("waits"))
+    fit(Line(), X, max_steps=5, callbacks=[act], enable_checkpointing=True)
+    assert seen == (["acts 2", "waits", "acts 4", "waits"] if first else ["waits", "waits"])
+
+
 def test_without_an_average_the_weights_themselves_are_seen(fit):
     seen: list[Tensor] = []
     notes = Notes()
@@ -176,7 +185,7 @@ def test_without_an_average_the_weights_themselves_are_seen(fit):
 def test_the_newest_checkpoints_are_kept(fit, tmp_path):
     callbacks = [RunCheckpoint(tmp_path, every_n_steps=2, keep=2)]
     fit(Line(), X, max_steps=9, callbacks=callbacks, enable_checkpointing=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step=6.ckpt", "step=8.ckpt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step=8.ckpt", "step=9.ckpt"]  # the last, too
 
 
 def test_the_best_checkpoint_is_kept_beside_them(fit, tmp_path):

@@ -30,6 +30,9 @@ def lit(nano_networks: None) -> Callable[..., LitLatentDiffusion]:
             "empty_prompt_ids": tokenize(tokenizer, [""]),
             "optimizer": OptimizerSettings(learning_rate=2e-3, lr_scheduler="constant", warmup_steps=0),
             "max_steps": 10,
+            "caption_dropout": 0.1,
+            "word_dropout": 0.0,
+            "unknown_id": tokenizer.unk_token_id,
             "log_every_n_steps": 1,
         }
         return LitLatentDiffusion(unet, text_encoder, **defaults | settings)
@@ -192,3 +195,21 @@ def test_gradient_clipping_acts(lit, batch, fit, precision):
 
     fit(lit(), [batch], max_steps=2, gradient_clip_val=1e-2, precision=precision, callbacks=[NoteNorm()])
     assert norms == pytest.approx([1e-2] * 2, rel=1e-2)
+
+
+def test_the_unknown_word_is_trained_and_no_other_token_is_touched(lit, fit):
+    module = lit(caption_dropout=0.0, word_dropout=0.3)
+    tokenizer = new_tokenizer(PROMPTS, max_length=8)
+    ids = tokenize(tokenizer, PROMPTS * 500)
+    torch.manual_seed(0)
+    changed = module._with_unknown_words(ids)
+    words = torch.isin(ids, torch.tensor(tokenizer.convert_tokens_to_ids(["a", "red", "blue", "tin"])))
+    assert set(changed[changed != ids].tolist()) == {tokenizer.unk_token_id}
+    assert torch.equal(changed[~words], ids[~words])
+    assert (changed != ids)[words].float().mean().item() == pytest.approx(0.3, abs=0.02)
+
+    row = module.text_encoder.get_input_embeddings().weight[tokenizer.unk_token_id]
+    before = row.detach().clone()
+    latents = {"mean": torch.randn(8, 4, 4, 4), "std": torch.rand(8, 4, 4, 4), "prompt_ids": ids[:8]}
+    fit(module, [latents], max_steps=5)
+    assert (row.detach() - before).abs().max() > 1e-3

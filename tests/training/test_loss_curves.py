@@ -108,6 +108,8 @@ def test_latent_diffusion(nano_networks, fit, prediction_type):
         optimizer=OPTIMIZER,
         max_steps=NUM_STEPS,
         caption_dropout=0.25,
+        word_dropout=0.0,
+        unknown_id=tokenizer.unk_token_id,
         log_every_n_steps=1,
     )
     generator = torch.Generator().manual_seed(2)

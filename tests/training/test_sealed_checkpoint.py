@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from vae_ldm.training import sealed_checkpoint
-from vae_ldm.training.sealed_checkpoint import SealedCheckpointIO, is_whole
+from vae_ldm.errors import WeightsError
+from vae_ldm.training.sealed_checkpoint import SealedCheckpointIO, is_whole, read_checkpoint
 
 CONTENT: dict[str, Any] = {"step": 3, "weights": {"a": torch.arange(1000.0)}}
 
@@ -41,6 +41,17 @@ def test_every_flipped_bit_and_every_cut_is_noticed(checkpoint):
     assert is_whole(checkpoint)
 
 
+def test_nobody_reads_a_damaged_one(checkpoint):
+    assert SealedCheckpointIO().load_checkpoint(checkpoint, weights_only=True)["step"] == 3
+    assert read_checkpoint(checkpoint, mmap=True)["step"] == 3
+    content = bytearray(checkpoint.read_bytes())
+    content[content.find(CONTENT["weights"]["a"].numpy().tobytes()) + 7] ^= 0x40
+    checkpoint.write_bytes(content)
+    for read in (SealedCheckpointIO().load_checkpoint, read_checkpoint):
+        with pytest.raises(WeightsError, match=r"step=3\.ckpt: is damaged; take another checkpoint$"):
+            read(checkpoint)
+
+
 def test_what_is_none_is_not_whole(tmp_path):
     assert not is_whole(tmp_path / "absent")
     (tmp_path / "empty").touch()
@@ -54,7 +65,7 @@ def test_a_failed_write_leaves_the_one_before(checkpoint, monkeypatch):
         raise OSError(28, "No space left on device")
 
     before = checkpoint.read_bytes()
-    monkeypatch.setattr(sealed_checkpoint.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         SealedCheckpointIO().save_checkpoint({"step": 4}, checkpoint)
     assert checkpoint.read_bytes() == before

@@ -22,6 +22,7 @@ from vae_ldm.assembly.trainer import (
     build_trainer,
     check_precision,
     compile_if_asked,
+    expected_precision,
     place_channels_last,
 )
 
@@ -43,6 +44,7 @@ __all__ = [
     "check_pretrained_fits",
     "class_prompts",
     "compile_if_asked",
+    "expected_precision",
     "picture_prompts",
     "place_channels_last",
     "prompt_ids",

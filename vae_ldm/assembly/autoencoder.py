@@ -1,20 +1,19 @@
 """From the recipe's first stage to an autoencoder, its losses and its training module."""
 
 from functools import partial
-from typing import Any
 
 from diffusers import AutoencoderKL
 
 from vae_ldm.assembly.trainer import build_optimizer
 from vae_ldm.errors import WeightsError
 from vae_ldm.losses.perceptual import PerceptualDistance, load_lpips
-from vae_ldm.losses.reconstruction import huber_error, l1_error, l2_error
+from vae_ldm.losses.reconstruction import huber_error, l1_error, l2_error, ssim_error
 from vae_ldm.models.autoencoder import downsample_factor, load_autoencoder, new_autoencoder, set_trained_part
 from vae_ldm.models.discriminator import PatchDiscriminator
 from vae_ldm.models.vision_features import VisionFeatures, load_efficientnet_lite, load_transformers_backbone
 from vae_ldm.recipe import Recipe, parts
 from vae_ldm.training.frozen_weights import leave_frozen_out
-from vae_ldm.training.lit_autoencoder import ImageLoss, LitAutoencoder
+from vae_ldm.training.lit_autoencoder import Adversarial, ImageLoss, ImageTerm, LitAutoencoder
 from vae_ldm.weights import autoencoder_folder
 
 
@@ -76,43 +75,47 @@ def build_features(part: parts.EfficientNetLite | parts.TransformersBackbone) ->
             return load_transformers_backbone(part.from_pretrained)
 
 
+def build_image_terms(loss: parts.AutoencoderLoss) -> dict[str, ImageTerm]:
+    """Every term of the recipe's loss that compares reconstructions with images, by the name it is logged under."""
+    terms = {"reconstruction": ImageTerm(1.0, build_image_loss(loss.reconstruction))}
+    if loss.ssim_weight:
+        terms["ssim_error"] = ImageTerm(loss.ssim_weight, ssim_error)
+    if loss.perceptual is not None:
+        network = loss.perceptual.network
+        distance = (
+            load_lpips(network.net) if isinstance(network, parts.Lpips) else PerceptualDistance(build_features(network))
+        )
+        terms["perceptual"] = ImageTerm(loss.perceptual.weight, distance)
+    return terms
+
+
 def build_lit_autoencoder(recipe: Recipe, autoencoder: AutoencoderKL) -> LitAutoencoder:
     """The autoencoder wrapped for training."""
     stage, trainer = recipe.autoencoder, recipe.autoencoder.trainer
-    loss, perceptual, adversarial = stage.loss, stage.loss.perceptual, stage.loss.adversarial
-    settings: dict[str, Any] = {}
-    if perceptual is not None:
-        network = perceptual.network
-        settings["perceptual"] = (
-            load_lpips(network.net) if isinstance(network, parts.Lpips) else PerceptualDistance(build_features(network))
-        )
-        settings["perceptual_weight"] = perceptual.weight
-    if adversarial is not None:
-        settings |= {
-            "discriminator": PatchDiscriminator(
-                in_channels=autoencoder.config.in_channels,
-                base_channels=adversarial.base_channels,
-                num_layers=adversarial.num_layers,
-            ),
-            "discriminator_learning_rate": adversarial.learning_rate,
-            "adversarial_weight": adversarial.weight,
-            "adversarial_start_step": round(adversarial.start * trainer.max_steps),
-            "use_adaptive_weight": adversarial.adaptive_weight,
-        }
+    loss, game = stage.loss, stage.loss.adversarial
     module = LitAutoencoder(
         autoencoder,
-        reconstruction=build_image_loss(loss.reconstruction),
+        image_terms=build_image_terms(loss),
         optimizer=build_optimizer(stage.optimizer),
         max_steps=trainer.max_steps,
-        ssim_weight=loss.ssim_weight,
         kl_weight_per_latent=loss.kl_weight_per_latent or 0.0,
         kl_weight=loss.kl_weight or 0.0,
         kl_warmup_steps=loss.kl_warmup_steps,
         variational=stage.variational,
+        adversarial=None
+        if game is None
+        else Adversarial(
+            PatchDiscriminator(
+                in_channels=autoencoder.config.in_channels, base_channels=game.base_channels, num_layers=game.num_layers
+            ),
+            learning_rate=game.learning_rate,
+            weight=game.weight,
+            start_step=round(game.start * trainer.max_steps),
+            use_adaptive_weight=game.adaptive_weight,
+        ),
         accumulate_grad_batches=trainer.accumulate_grad_batches,
         gradient_clip_norm=trainer.gradient_clip_norm,
         log_every_n_steps=trainer.log_every_n_steps,
-        **settings,
     )
     leave_frozen_out(module)
     return module

@@ -15,6 +15,7 @@ from vae_ldm.models.lora import LoraBase, add_lora, has_lora, merged
 from vae_ldm.models.pretrained import load_pretrained, load_scheduler
 from vae_ldm.models.text_encoder import load_text_encoder, new_text_encoder, new_tokenizer, tokenize
 from vae_ldm.models.unet import new_unet, sample_size, set_trained_unet_part
+from vae_ldm.pipelines.schedulers import new_scheduler
 from vae_ldm.recipe import Recipe, parts
 from vae_ldm.training.frozen_weights import leave_frozen_out
 from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
@@ -97,7 +98,8 @@ def build_diffusion(recipe: Recipe, autoencoder: AutoencoderKL, captions: Sequen
         return _pretrained_diffusion(recipe, recipe.diffusion.from_pretrained, autoencoder)
     tokenizer, text_encoder = build_text_encoder(recipe, captions)
     unet = build_unet(recipe, autoencoder, text_encoder)
-    return DiffusionParts(tokenizer, text_encoder, unet, build_objective(recipe).scheduler())
+    scheduler = new_scheduler(recipe.diffusion.prediction_type, zero_terminal_snr=recipe.diffusion.zero_terminal_snr)
+    return DiffusionParts(tokenizer, text_encoder, unet, scheduler)
 
 
 def _pretrained_diffusion(recipe: Recipe, source: str, autoencoder: AutoencoderKL) -> DiffusionParts:
@@ -116,6 +118,9 @@ def _pretrained_diffusion(recipe: Recipe, source: str, autoencoder: AutoencoderK
     else:
         set_trained_unet_part(unet, "attention" if stage.train == "attention" else "all")
     text_encoder.requires_grad_(stage.train == "all")
+    # Loading leaves both in eval mode, in which their own dropout does nothing; Lightning keeps the modes it is given.
+    unet.train()
+    text_encoder.train(stage.train == "all")
     return DiffusionParts(tokenizer, text_encoder, unet, load_scheduler(folder))
 
 
@@ -146,7 +151,9 @@ def build_lit_latent_diffusion(recipe: Recipe, diffusion: DiffusionParts) -> Lit
     steps than there are timesteps, which the scheduler cannot give.
     """
     assert recipe.diffusion is not None
-    stage, objective = recipe.diffusion, build_objective(recipe, diffusion.scheduler)
+    stage, part = recipe.diffusion, recipe.diffusion.text_encoder
+    ours = part if stage.from_pretrained is None and isinstance(part, parts.TrainedTextEncoder) else None
+    objective = build_objective(recipe, diffusion.scheduler)
     objective.check_trains_last_timestep()
     if recipe.evaluation.num_inference_steps > objective.num_train_timesteps:
         raise VaeLdmError(
@@ -161,6 +168,8 @@ def build_lit_latent_diffusion(recipe: Recipe, diffusion: DiffusionParts) -> Lit
         optimizer=build_optimizer(stage.optimizer),
         max_steps=stage.trainer.max_steps,
         caption_dropout=stage.caption_dropout,
+        word_dropout=_word_dropout(stage, ours),
+        unknown_id=diffusion.tokenizer.unk_token_id if ours is not None else None,
         log_every_n_steps=stage.trainer.log_every_n_steps,
     )
     leave_frozen_out(module)
@@ -172,3 +181,10 @@ def prompt_ids(diffusion: DiffusionParts, prompts: Sequence[str]) -> Tensor:
     distinct = sorted(set(prompts))
     rows = {prompt: row for row, prompt in enumerate(distinct)}
     return tokenize(diffusion.tokenizer, distinct)[[rows[prompt] for prompt in prompts]]
+
+
+def _word_dropout(stage: parts.Diffusion, encoder: parts.TrainedTextEncoder | None) -> float:
+    if encoder is None:
+        return 0.0
+    by_default = 0.01 if stage.conditioning == "caption" else 0.0
+    return by_default if encoder.word_dropout is None else encoder.word_dropout

@@ -58,7 +58,7 @@ def build_trainer(
         # "warn" and not an error: attention over long sequences has no such kernel that is fast.
         deterministic="warn" if part.deterministic and torch.cuda.is_available() else None,
         plugins=[SealedCheckpointIO()],
-        precision=part.precision or launcher_precision() or fastest_precision(network),  # type: ignore[arg-type]
+        precision=expected_precision(part, network),  # type: ignore[arg-type]
         max_steps=part.max_steps,
         max_epochs=-1,
         # In manual optimisation the module accumulates and clips by itself.
@@ -74,6 +74,11 @@ def build_trainer(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
+
+
+def expected_precision(part: parts.Trainer, network: Network) -> str:
+    """The precision that a stage trains in: the recipe's, the launcher's, or the fastest of this machine."""
+    return part.precision or launcher_precision() or fastest_precision(network)
 
 
 def check_precision(part: parts.Trainer, network: Network) -> None:

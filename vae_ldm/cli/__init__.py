@@ -1,36 +1,37 @@
 """The table of verbs. What a verb needs is imported inside it, so that `--help` and `recipe check` answer at once."""
 
+import io
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import StrEnum
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
 
+from vae_ldm.choices import MAX_DENOISING_STEPS, Stage
 from vae_ldm.cli import archive as archive_verbs
 from vae_ldm.cli import augment as augment_verbs
 from vae_ldm.cli import claim as claim_verbs
 from vae_ldm.cli import index as index_verbs
 from vae_ldm.cli import novelty as novelty_verbs
+from vae_ldm.cli import paths
 from vae_ldm.cli import recipe as recipe_verbs
 from vae_ldm.cli import walk as walk_verbs
+from vae_ldm.cli.options import GuidanceOption, PageOption, PhotosArgument, SeedOption, each_of, finite
 from vae_ldm.cli.recipe import OverridesArgument, RecipeArgument, read_recipe_argument
-from vae_ldm.errors import RecipeError, RunError, StoppedError, VaeLdmError
+from vae_ldm.errors import RecipeError, RunError, StoppedError, VaeLdmError, first_line
+from vae_ldm.text import shown
 
 FAILED, WRONG_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 
-class Stage(StrEnum):
-    """What `--restart` may name."""
-
-    AUTOENCODER = "autoencoder"
-    DIFFUSION = "diffusion"
-    EVALUATION = "evaluation"
+TRAIN, DRAW, PHOTOS, DESK, LEARN = "Train and share", "Draw", "Photos", "Claims desk", "Learn"
+"""The parts of `vae-ldm --help`, in this order."""
 
 
 class _TerminatedError(KeyboardInterrupt):
@@ -38,21 +39,33 @@ class _TerminatedError(KeyboardInterrupt):
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM raises _TerminatedError. `train` knows better within: it ends after the step."""
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM raises _TerminatedError. `train` knows better within: it ends after the step.
+
+    SIGHUP, which comes when the terminal is closed, is passed on as SIGTERM, so that it ends a command the same way.
+    """
 
     def end(*_: object) -> None:
         raise _TerminatedError
 
-    before = signal.getsignal(signal.SIGTERM)
-    if before is not signal.SIG_DFL or threading.current_thread() is not threading.main_thread():
-        yield  # whoever started this has plans of their own
+    def pass_on(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
-    signal.signal(signal.SIGTERM, end)
+    handlers = {signal.SIGTERM: end}
+    if hasattr(signal, "SIGHUP"):
+        handlers[signal.SIGHUP] = pass_on
+    # Whoever started this with another handler, as nohup does, has plans of their own.
+    taken = [number for number in handlers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, handlers[number])
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 class _Verbs(TyperGroup):
@@ -60,32 +73,60 @@ class _Verbs(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            with _ended_by_sigterm():
+            with _ended_by_signals():
                 return super().invoke(ctx)
-        except (VaeLdmError, RunError, StoppedError, OSError, KeyboardInterrupt) as error:
-            if os.environ.get("VAE_LDM_TRACEBACK") == "1" or isinstance(error, BrokenPipeError):
+        except (VaeLdmError, RunError, StoppedError, OSError, KeyboardInterrupt, ValueError) as error:
+            if os.environ.get("VAE_LDM_TRACEBACK") == "1" or isinstance(error, BrokenPipeError) or _is_our_bug(error):
                 raise
             rank = int(os.environ.get("RANK", "0"))  # of the processes that `accelerate launch` has started
             if isinstance(error, _TerminatedError):
                 error = StoppedError("stopped by SIGTERM; repeat the command to go on")
             if isinstance(error, KeyboardInterrupt):
                 if rank == 0:
-                    typer.echo("stopped; repeat the command to go on", err=True)
+                    _tell("stopped; repeat the command to go on")
                 raise typer.Exit(INTERRUPTED) from None
             if isinstance(error, StoppedError):
                 if rank == 0:
-                    typer.echo(str(error), err=True)
+                    _tell(str(error))
                 raise typer.Exit(TERMINATED) from None
             if rank == 0 or not isinstance(error, RecipeError):  # the first one says what all find in the recipe
-                for line in _message(error).splitlines():
-                    typer.echo(f"error: {f'process {rank}: ' if rank else ''}{line}", err=True)
-            raise typer.Exit(WRONG_INPUT if isinstance(error, VaeLdmError) else FAILED) from None
+                for line in _message(error).split("\n"):
+                    _tell(f"error: {f'process {rank}: ' if rank else ''}{line}")
+            raise typer.Exit(WRONG_INPUT if isinstance(error, ValueError) else FAILED) from None
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The verbs in their parts, as plain text that any terminal shows."""
+        width = max(map(len, self.commands))
+        for part in (TRAIN, DRAW, PHOTOS, DESK, LEARN):
+            with formatter.section(part):
+                formatter.write_dl(
+                    [
+                        (name.ljust(width), verb.get_short_help_str(formatter.width - 6 - width))
+                        for name, verb in self.commands.items()
+                        if getattr(verb, "rich_help_panel", None) == part
+                    ]
+                )
 
 
-def _message(error: Exception) -> str:
+def _tell(line: str) -> None:
+    """Print one line on the standard error, where there still is one: its terminal may have been closed."""
+    with suppress(OSError):
+        typer.echo(shown(line), err=True)
+
+
+def _is_our_bug(error: BaseException) -> bool:
+    """Whether it is a ValueError that comes from no file of the user's: from none that is damaged or no text."""
+    if not isinstance(error, ValueError) or isinstance(error, VaeLdmError | UnicodeError):
+        return False
+    return type(error).__name__ not in ("JSONDecodeError", "ArrowInvalid")  # of libraries that are not imported here
+
+
+def _message(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
-    return str(error) or type(error).__name__
+    if isinstance(error, VaeLdmError) or not isinstance(error, ValueError):
+        return str(error) or type(error).__name__
+    return f"a file cannot be read ({first_line(error)}); VAE_LDM_TRACEBACK=1 shows which"
 
 
 app = typer.Typer(
@@ -98,7 +139,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 RepositoryArgument = Annotated[str, typer.Argument(metavar="ORG/NAME", help="A repository of the Hub.")]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", callback=paths.run)]
 
 
 def _print_version(wanted: bool) -> None:
@@ -121,7 +162,7 @@ def _verbs(
     pass
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def train(
     recipe: RecipeArgument,
     overrides: OverridesArgument = None,
@@ -130,8 +171,8 @@ def train(
         typer.Option("--dry-run", help="Read 8 pictures, build everything, say what a run would do."),
     ] = False,
     restart: Annotated[
-        list[Stage] | None,
-        typer.Option(metavar="STAGE", help="Begin autoencoder, diffusion or evaluation afresh, and all after it."),
+        list[str] | None,
+        typer.Option(help="Begin this stage afresh, and all after it; may be repeated.", **each_of(Stage)),
     ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Write a torch profiler trace of a few steps of each stage.")
@@ -139,24 +180,46 @@ def train(
 ) -> None:
     """Run a recipe, or go on with a run that was stopped."""
     checked = read_recipe_argument(recipe, overrides)
+    _check_photos(checked)
 
     from vae_ldm.run.stages import train_run
 
-    train_run(checked, dry_run=dry_run, restart=[stage.value for stage in restart or ()], profile=profile)
+    train_run(checked, dry_run=dry_run, restart=cast("list[Stage]", restart or []), profile=profile)
 
 
-@app.command()
+def _check_photos(recipe: Any) -> None:
+    """Raise DataError where the folder of photos is not there, and the run has not decoded them before."""
+    decoded = paths.expanded(recipe.output_dir) / recipe.name / "pictures"
+    if recipe.data.type == "image_folder" and not decoded.exists():
+        paths.photos(Path(recipe.data.path))
+
+
+@app.command(rich_help_panel=DRAW)
 def generate(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A run folder or a pipeline folder.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A run folder or a pipeline folder.", callback=paths.model)
+    ],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help='What to draw; "" for anything.')],
     num_images: Annotated[int, typer.Option("-n", "--num-images", min=1)] = 16,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Where the pictures go.")] = Path("samples"),
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps; by default the recipe's.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(min=0, help="By default the recipe's.")] = None,
+    seed: SeedOption = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A new folder for the pictures; by default samples, or the first free of samples-2, samples-3, ...",
+            callback=paths.new_folder,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=MAX_DENOISING_STEPS, help="Denoising steps; by default the recipe's.")
+    ] = None,
+    guidance_scale: GuidanceOption = None,
 ) -> None:
     """Draw pictures from a prompt."""
+    out = out or paths.free_folder(Path("samples"))
+
     from vae_ldm.desk.generate import generate as draw
+    from vae_ldm.terminal import new_output
 
     pictures = draw(
         source,
@@ -167,11 +230,12 @@ def generate(
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
     )
+    output = new_output()
     for picture in pictures:
-        typer.echo(picture)
+        output.say(picture)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def evaluate(
     run: RunArgument,
     num_samples: Annotated[int | None, typer.Option(min=1, help="Pictures to draw; by default the recipe's.")] = None,
@@ -182,15 +246,14 @@ def evaluate(
     evaluate_run(run, num_samples=num_samples)
 
 
-@app.command()
+@app.command(rich_help_panel=PHOTOS)
 def compare(
-    photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="A folder of photos, of any layout.")],
+    photos: PhotosArgument,
     autoencoders: Annotated[
-        list[str], typer.Argument(metavar="AUTOENCODER...", help="Runs, folders or ORG/NAME of the Hub.")
+        list[str],
+        typer.Argument(metavar="AUTOENCODER...", help="Runs, folders or ORG/NAME of the Hub.", callback=paths.models),
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="Where the page goes.")] = Path(
-        "report.html"
-    ),
+    out: PageOption = Path("report.html"),
     num_photos: Annotated[int, typer.Option(min=1, help="Photos to take, evenly spread over the folder.")] = 256,
     side: Annotated[
         int | None, typer.Option(min=8, help="Crop photos to squares of this many px; by default their median.")
@@ -202,7 +265,7 @@ def compare(
     compare_autoencoders(photos, autoencoders, out=out, num_photos=num_photos, side=side)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def export(
     run: RunArgument,
     checkpoint: Annotated[
@@ -213,16 +276,20 @@ def export(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="By default a folder in the run, named by the step.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="By default a folder in the run, named by the step.", callback=paths.new_folder
+        ),
     ] = None,
 ) -> None:
     """Write a checkpoint as an ordinary diffusers pipeline."""
     from vae_ldm.run.export import export_checkpoint
+    from vae_ldm.terminal import new_output
 
-    typer.echo(export_checkpoint(run, checkpoint=checkpoint, output_dir=out))
+    new_output().say(export_checkpoint(run, checkpoint=checkpoint, output_dir=out))
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def push(
     run: RunArgument,
     repository: RepositoryArgument,
@@ -246,6 +313,7 @@ def push(
 ) -> None:
     """Push a finished run to the Hub: pipeline, recipe, metrics, grid and card, in one commit."""
     from vae_ldm.run.push import push as push_run
+    from vae_ldm.terminal import new_output
 
     pushed = push_run(
         run,
@@ -256,10 +324,10 @@ def push(
         license=license_id,
         show_photos=show_photos,
     )
-    typer.echo(pushed.url)
+    new_output().say(pushed.url)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def pull(
     repository: RepositoryArgument,
     out: Annotated[
@@ -269,14 +337,19 @@ def pull(
 ) -> None:
     """Download a repository of the Hub, safetensors only; afterwards its name works without a connection."""
     from vae_ldm.hub import pull as pull_repository
+    from vae_ldm.terminal import new_output
 
-    typer.echo(pull_repository(repository, out, revision=revision))
+    new_output().say(pull_repository(repository, out, revision=revision))
 
 
-@app.command()
+@app.command(rich_help_panel=LEARN)
 def lesson(
-    beta: Annotated[float, typer.Option(min=0, help="Weight of the KL term in the VAE that the story follows.")] = 0.1,
-    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Where the pictures go.")] = Path("lesson"),
+    beta: Annotated[
+        float, typer.Option(min=0, help="Weight of the KL term in the VAE that the story follows.", callback=finite)
+    ] = 0.1,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where the pictures go.", callback=paths.output_folder)
+    ] = Path("lesson"),
 ) -> None:
     """Train an autoencoder and a VAE in plain NumPy, explain each step, draw four pictures (seconds)."""
     # On matrices as small as these a second thread only adds to the work.
@@ -288,20 +361,26 @@ def lesson(
     tell(typer.echo, beta=beta, output_dir=out)
 
 
-for _verb in (claim_verbs.desk, claim_verbs.claim, walk_verbs.morph, walk_verbs.walk, walk_verbs.grid):
-    app.command()(_verb)
-for _group, _verbs_of in {
-    "index": index_verbs,
-    "novelty": novelty_verbs,
-    "archive": archive_verbs,
-    "augment": augment_verbs,
-    "recipe": recipe_verbs,
+app.command(rich_help_panel=DRAW)(walk_verbs.morph)
+app.command(rich_help_panel=DRAW)(walk_verbs.walk)
+app.command(rich_help_panel=DRAW)(walk_verbs.grid)
+app.command(rich_help_panel=DESK)(claim_verbs.desk)
+app.command(rich_help_panel=DESK)(claim_verbs.claim)
+for _group, (_verbs_of, _part) in {
+    "recipe": (recipe_verbs, TRAIN),
+    "augment": (augment_verbs, DRAW),
+    "index": (index_verbs, PHOTOS),
+    "archive": (archive_verbs, PHOTOS),
+    "novelty": (novelty_verbs, DESK),
 }.items():
-    app.add_typer(_verbs_of.app, name=_group)
+    app.add_typer(_verbs_of.app, name=_group, rich_help_panel=_part)
 
 
 def main() -> None:
     """The entry point. Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted, 143 stopped."""
     # transformers speaks while it is imported, of a torchvision that nothing here needs.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for stream in (sys.stdout, sys.stderr):  # a screen that has not every letter shows the others escaped
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="vae-ldm")

@@ -1,45 +1,38 @@
 """The verbs about archives of photos."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vae_ldm.cli.desk_options import EncoderOption, MovedModelOption, PhotosArgument
+from vae_ldm.choices import FileFormat, Preference
+from vae_ldm.cli import paths
+from vae_ldm.cli.options import (
+    EncoderOption,
+    MovedModelOption,
+    PageOption,
+    PhotosArgument,
+    TargetPSNROption,
+    finite,
+)
 
 app = typer.Typer(
     help="Keep photos in the fewest bytes that are good enough.", no_args_is_help=True, rich_markup_mode=None
 )
 
-ArchiveArgument = Annotated[Path, typer.Argument(metavar="ARCHIVE", file_okay=False, help="The archive's folder.")]
-
-
-class Preference(StrEnum):
-    """What `--prefer` may name."""
-
-    SMALLEST = "smallest"
-    LATENTS = "latents"
-
-
-class Format(StrEnum):
-    """What `--format` may name."""
-
-    OWN = "own"
-    PNG = "png"
-    WEBP = "webp"
-    JPEG = "jpeg"
+ArchiveArgument = Annotated[
+    Path, typer.Argument(metavar="ARCHIVE", help="The archive's folder.", callback=paths.archive)
+]
 
 
 @app.command()
 def add(
-    archive: ArchiveArgument,
+    archive: Annotated[
+        Path, typer.Argument(metavar="ARCHIVE", help="The archive's folder.", callback=paths.output_folder)
+    ],
     photos: PhotosArgument,
     model: EncoderOption,
-    target_psnr: Annotated[
-        float | None,
-        typer.Option(min=10, max=60, help="dB that every photo keeps at least; by default 32, or the archive's own."),
-    ] = None,
+    target_psnr: TargetPSNROption = None,
     prefer: Annotated[
         Preference | None,
         typer.Option(help="The smallest of all (default), or latents wherever they reach the target."),
@@ -48,7 +41,7 @@ def add(
     """Archive photos; those that are there already are passed over, so a stopped command is simply repeated."""
     from vae_ldm.desk.archive.add import add as add_photos
 
-    add_photos(archive, photos, model=model, target_psnr=target_psnr, prefer=None if prefer is None else prefer.value)
+    add_photos(archive, photos, model=model, target_psnr=target_psnr, prefer=prefer)
 
 
 @app.command("list")
@@ -58,9 +51,11 @@ def list_entries(
 ) -> None:
     """List what an archive holds, and how."""
     from vae_ldm.desk.archive.listing import list_entries as lines
+    from vae_ldm.terminal import new_output
 
+    output = new_output()
     for line in lines(archive, pattern):
-        typer.echo(line)
+        output.say(line)
 
 
 @app.command()
@@ -70,24 +65,29 @@ def extract(
         list[str] | None,
         typer.Argument(metavar="PATTERN...", help="Ids to extract, such as 'train/*'; by default all."),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Where the photos go.")] = Path("extracted"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the photos go.", callback=paths.output_folder)] = Path(
+        "extracted"
+    ),
     model: MovedModelOption = None,
     file_format: Annotated[
-        Format, typer.Option("--format", help="Latents as PNG and the others as they are kept, or all as one.")
-    ] = Format.OWN,
+        FileFormat, typer.Option("--format", help="Latents as PNG and the others as they are kept, or all as one.")
+    ] = "own",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
 ) -> None:
     """Write archived photos as pictures again."""
     from vae_ldm.desk.archive.reading import extract as extract_photos
 
-    extract_photos(archive, patterns or (), out=out, model=model, file_format=file_format.value, overwrite=overwrite)
+    extract_photos(archive, patterns or (), out=out, model=model, file_format=file_format, overwrite=overwrite)
 
 
 @app.command()
 def verify(
     archive: ArchiveArgument,
     photos: Annotated[
-        Path | None, typer.Argument(metavar="PHOTOS", help="Compare with these photos, each of which must be there.")
+        Path | None,
+        typer.Argument(
+            metavar="PHOTOS", help="Compare with these photos, each of which must be there.", callback=paths.photos
+        ),
     ] = None,
     model: MovedModelOption = None,
 ) -> None:
@@ -101,13 +101,13 @@ def verify(
 def report(
     photos: PhotosArgument,
     model: EncoderOption,
-    out: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="Where the page goes.")] = Path(
-        "archive.html"
-    ),
+    out: PageOption = Path("archive.html"),
     num_photos: Annotated[
         int, typer.Option("-n", "--num-photos", min=1, help="Photos to measure, evenly spread over the folder.")
     ] = 48,
-    target_psnr: Annotated[float, typer.Option(min=10, max=60, help="dB for which the sum is drawn in words.")] = 32,
+    target_psnr: Annotated[
+        float, typer.Option(min=10, max=60, help="dB for which the sum is drawn in words.", callback=finite)
+    ] = 32,
 ) -> None:
     """Say, before anything is archived, where latents take fewer bytes than JPEG, WebP and AVIF, and where not."""
     from vae_ldm.desk.archive.report import report as write_report

@@ -1,28 +1,23 @@
 """The verbs that make photos out of photos, and prove whether that was any use."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import typer
 from typer.core import TyperGroup
 
-from vae_ldm.cli.walk import DenoisingStepsOption, GuidanceOption, ModelOption
-
-
-class How(StrEnum):
-    """Ways to make a picture, as `vae_ldm.desk.augment.folder.How`."""
-
-    SAMPLE = "sample"
-    VARY = "vary"
-    POSTERIOR = "posterior"
-
-
-class Classifier(StrEnum):
-    """Judges, as `vae_ldm.evaluation.small_classifiers.ClassifierKind`."""
-
-    SMALL_CNN = "small-cnn"
-    PROBE = "probe"
+from vae_ldm.choices import ClassifierKind, How
+from vae_ldm.cli import paths
+from vae_ldm.cli.options import (
+    DenoisingStepsOption,
+    GuidanceOption,
+    PageOption,
+    PipelineOption,
+    SeedOption,
+    each_of,
+    finite,
+    strengths,
+)
 
 
 class _DrawUnlessTold(TyperGroup):
@@ -46,45 +41,53 @@ app = typer.Typer(
 PhotosArgument = Annotated[
     Path | None,
     typer.Argument(
-        metavar="PHOTOS", help="One folder of photos a class; by default the run's own.", show_default=False
+        metavar="PHOTOS",
+        help="One folder of photos a class; by default the run's own.",
+        show_default=False,
+        callback=paths.photos,
     ),
 ]
 
 
 @app.command()
 def draw(
-    model: ModelOption,
+    model: PipelineOption,
     photos: PhotosArgument = None,
     per_class: Annotated[int, typer.Option(min=1, help="Pictures of each class.")] = 50,
     how: Annotated[
-        list[How] | None, typer.Option(help="One way or several; by default all three.", show_default=False)
+        list[str] | None,
+        typer.Option(help="One way or several; by default all three.", show_default=False, **each_of(How)),
     ] = None,
     strength: Annotated[
         list[float] | None,
         typer.Option(
-            min=0, max=1, help="How far to noise a photo is varied; by default 0.3, 0.5 and 0.7.", show_default=False
+            help="How far to noise a photo is varied; by default 0.3, 0.5 and 0.7.",
+            show_default=False,
+            callback=strengths,
         ),
     ] = None,
     min_confidence: Annotated[
-        float, typer.Option(min=0, max=1, help="The probe's probability of the class, at least.")
+        float, typer.Option(min=0, max=1, help="The probe's probability of the class, at least.", callback=finite)
     ] = 0.0,
     max_tries: Annotated[int, typer.Option(min=1, help="Pictures drawn for each one wanted, at most.")] = 8,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: SeedOption = 0,
     denoising_steps: DenoisingStepsOption = None,
     guidance_scale: GuidanceOption = None,
     caption_template: Annotated[
         str | None,
         typer.Option(help="What to ask for: 'a photo of {label}'; by default the recipe's.", show_default=False),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder, or one to go on with.")] = Path("augmented"),
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="A new folder, or one to go on with.", callback=paths.output_folder)
+    ] = Path("augmented"),
 ) -> None:
     """Draw new photos of every class, less near copies and other classes."""
     from vae_ldm.desk.augment.folder import AugmentedFolder
-    from vae_ldm.desk.augment.request import Order
+    from vae_ldm.desk.augment.request import AugmentRequest
 
-    order = Order(
+    request = AugmentRequest(
         per_class=per_class,
-        how=tuple(one.value for one in how or How),
+        how=cast("tuple[How, ...]", tuple(how or get_args(How))),
         strengths=tuple(strength or (0.3, 0.5, 0.7)),
         seed=seed,
         min_confidence=min_confidence,
@@ -93,12 +96,14 @@ def draw(
         guidance_scale=guidance_scale,
         caption_template=caption_template,
     )
-    AugmentedFolder(out).check(order.settings)  # before libraries and weights are loaded, which takes seconds
+    AugmentedFolder(out).check(request.settings)  # before libraries and weights are loaded, which takes seconds
 
     from vae_ldm.desk.augment.augment import augment
 
-    augment(photos, model, out=out, order=order)
-    typer.echo(out)
+    augment(photos, model, out=out, request=request)
+    from vae_ldm.terminal import new_output
+
+    new_output().say(out)
 
 
 @app.command()
@@ -108,17 +113,15 @@ def prove(
     ],
     photos: PhotosArgument = None,
     classifier: Annotated[
-        Classifier, typer.Option(help="From scratch, or linear on frozen features.")
-    ] = Classifier.SMALL_CNN,
+        ClassifierKind, typer.Option(help="From scratch, or linear on frozen features.")
+    ] = "small-cnn",
     shots: Annotated[
         list[int] | None,
         typer.Option(min=1, help="Real photos a class, beside all; by default 10, 20 and 50.", show_default=False),
     ] = None,
     seeds: Annotated[int, typer.Option(min=2)] = 5,
     steps: Annotated[int, typer.Option(min=1, help="Of training, in every cell of the table.")] = 300,
-    out: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="Where the page goes.")] = Path(
-        "proof.html"
-    ),
+    out: PageOption = Path("proof.html"),
 ) -> None:
     """Say whether a classifier of real photos gains from them. It can say no."""
     from vae_ldm.desk.augment.proof import prove_augmentation
@@ -127,7 +130,7 @@ def prove(
         photos,
         synthetic,
         out=out,
-        classifier=classifier.value,
+        classifier=classifier,
         shots=tuple(shots or (10, 20, 50)),
         num_seeds=seeds,
         num_steps=steps,

@@ -5,29 +5,33 @@ from typing import Annotated
 
 import typer
 
-from vae_ldm.cli.desk_options import (
+from vae_ldm.cli import paths
+from vae_ldm.cli.options import (
     BackboneOption,
     EncoderOption,
     FalseAlarmRateOption,
-    Features,
     FeaturesOption,
     MovedModelOption,
+    OnlyClassOption,
+    PageOption,
+    SeedOption,
 )
 
-DeskArgument = Annotated[Path, typer.Argument(metavar="DESK", help="A folder: an index and a detector.")]
+DeskArgument = Annotated[
+    Path, typer.Argument(metavar="DESK", help="A folder: an index and a detector.", callback=paths.output_folder)
+]
 
 
 def desk(
     desk: DeskArgument,
-    photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="A folder of past claims, of any layout.")],
+    photos: Annotated[
+        Path, typer.Argument(metavar="PHOTOS", help="A folder of past claims, of any layout.", callback=paths.photos)
+    ],
     model: EncoderOption,
-    features: FeaturesOption = Features.BOTH,
+    features: FeaturesOption = "both",
     backbone: BackboneOption = None,
     false_alarm_rate: FalseAlarmRateOption = 0.05,
-    only_class: Annotated[
-        list[str] | None,
-        typer.Option(metavar="CLASS", help="Only photos of this class count as usual; may be repeated."),
-    ] = None,
+    only_class: OnlyClassOption = None,
 ) -> None:
     """Make a claims desk of past photos: an index to search and a detector of what was never seen."""
     from vae_ldm.desk.claim.claim import build_desk
@@ -36,7 +40,7 @@ def desk(
         desk,
         photos,
         model=model,
-        features=features.value,
+        features=features,
         backbone=backbone,
         false_alarm_rate=false_alarm_rate,
         only_classes=only_class or (),
@@ -44,15 +48,15 @@ def desk(
 
 
 def claim(
-    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="The photo of a new claim.")],
-    desk: Annotated[Path, typer.Option(metavar="DESK", help="A folder that vae-ldm desk has made.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", dir_okay=False, help="Where the page goes.")] = Path(
-        "claim.html"
-    ),
+    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="The photo of a new claim.", callback=paths.photos)],
+    desk: Annotated[
+        Path, typer.Option(metavar="DESK", help="A folder that vae-ldm desk has made.", callback=paths.desk)
+    ],
+    out: PageOption = Path("claim.html"),
     model: MovedModelOption = None,
     num_similar: Annotated[int, typer.Option("-k", "--num-similar", min=1, help="Past photos to show.")] = 5,
     num_variations: Annotated[int, typer.Option(min=0, help="Variations to draw at each strength.")] = 6,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: SeedOption = 0,
 ) -> None:
     """Say whether a photo was seen before, what it is like, and write a page about it."""
     from vae_ldm.desk.claim.claim import claim as put_before

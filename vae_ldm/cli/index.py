@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from vae_ldm.cli.desk_options import (
+from vae_ldm.cli import paths
+from vae_ldm.cli.options import (
     BackboneOption,
     EncoderOption,
-    Features,
     FeaturesOption,
     MovedModelOption,
     PhotosArgument,
@@ -35,21 +35,24 @@ def build(
     index: IndexArgument,
     photos: PhotosArgument,
     model: EncoderOption,
-    features: FeaturesOption = Features.BOTH,
+    features: FeaturesOption = "both",
     backbone: BackboneOption = None,
     store: StoreOption = None,
     caption_column: CaptionColumnOption = None,
 ) -> None:
     """Make an index of photos, or go on with one that was stopped."""
+    if _checked_store(store) is None:
+        paths.output_folder(Path(index))
+
     from vae_ldm.desk.search.build import build_index
 
     build_index(
         index,
         photos,
         model=model,
-        kind=features.value,
+        kind=features,
         backbone=backbone,
-        store=_checked_store(store),
+        store=store,
         caption_column=caption_column,
     )
 
@@ -63,9 +66,12 @@ def add(
     caption_column: CaptionColumnOption = None,
 ) -> None:
     """Add the photos that an index lacks."""
+    if _checked_store(store) is None:
+        paths.index(index)
+
     from vae_ldm.desk.search.build import add_photos
 
-    add_photos(index, photos, store=_checked_store(store), model=model, caption_column=caption_column)
+    add_photos(index, photos, store=store, model=model, caption_column=caption_column)
 
 
 @app.command()
@@ -74,16 +80,20 @@ def query(
     photos: PhotosArgument,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Photos to find for each.")] = 10,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Draw what was found on a sheet (.png).")
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw what was found on a sheet (.png).", callback=paths.sheet),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
     store: StoreOption = None,
     model: MovedModelOption = None,
 ) -> None:
     """Find the photos most like a photo, or like each of a folder."""
+    if _checked_store(store) is None:
+        paths.index(index)
+
     from vae_ldm.desk.search.query import query_index
 
-    query_index(index, photos, k=k, out=out, as_json=as_json, store=_checked_store(store), model=model)
+    query_index(index, photos, k=k, out=out, as_json=as_json, store=store, model=model)
 
 
 def _checked_store(store: str | None) -> str | None:

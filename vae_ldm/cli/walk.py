@@ -5,29 +5,41 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vae_ldm.choices import MIN_STRENGTH
+from vae_ldm.cli import paths
+from vae_ldm.cli.options import (
+    DenoisingStepsOption,
+    GuidanceOption,
+    PhotoArgument,
+    PipelineOption,
+    SeedOption,
+    finite,
+)
+
 if TYPE_CHECKING:
     from vae_ldm.desk.walk.walk import Drawing
 
-ModelOption = Annotated[
-    str, typer.Option("--model", metavar="RUN", help="A run folder, a pipeline folder or ORG/NAME of the Hub.")
+OutOption = Annotated[
+    Path, typer.Option(metavar="DIR", help="A new folder for the pictures.", callback=paths.new_folder)
 ]
-PhotoArgument = Annotated[Path, typer.Argument(metavar="PHOTO")]
-OutOption = Annotated[Path, typer.Option(metavar="DIR", help="A new folder for the pictures.")]
-StepsOption = Annotated[int, typer.Option(min=2, help="Pictures of the strip.")]
-SmoothOption = Annotated[int, typer.Option(min=1, help="Frames of the film for each picture of the strip.")]
+StepsOption = Annotated[int, typer.Option(min=2, max=1000, help="Pictures of the strip.")]
+SmoothOption = Annotated[int, typer.Option(min=1, max=1000, help="Frames of the film for each picture of the strip.")]
 StrengthOption = Annotated[
-    float, typer.Option(min=0, max=1, help="How far to noise the model goes with each frame before it draws it anew.")
+    float,
+    typer.Option(
+        min=MIN_STRENGTH,
+        max=1,
+        help="How far to noise the model goes with each frame before it draws it anew.",
+        callback=finite,
+    ),
 ]
 PromptOption = Annotated[str, typer.Option(help="What the model is told to draw.")]
-SeedOption = Annotated[int, typer.Option(min=0)]
-DenoisingStepsOption = Annotated[
-    int | None, typer.Option("--denoising-steps", min=1, help="By default the recipe's.", show_default=False)
-]
-GuidanceOption = Annotated[float | None, typer.Option(min=0, help="By default the recipe's.", show_default=False)]
 LikeOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="PHOTOS", help="A folder of photos whose differences are the directions; by default the run's."
+        metavar="PHOTOS",
+        help="A folder of photos whose differences are the directions; by default the run's.",
+        callback=paths.photos,
     ),
 ]
 
@@ -41,7 +53,7 @@ def _drawing(strength: float, prompt: str, seed: int, steps: int | None, guidanc
 def morph(
     a: PhotoArgument,
     b: PhotoArgument,
-    model: ModelOption,
+    model: PipelineOption,
     steps: StepsOption = 8,
     smooth: SmoothOption = 3,
     strength: StrengthOption = 0.5,
@@ -60,9 +72,9 @@ def morph(
 
 def walk(
     photo: PhotoArgument,
-    model: ModelOption,
+    model: PipelineOption,
     radius: Annotated[
-        float, typer.Option(min=0, help="Distance from the photo, in standard deviations of a latent.")
+        float, typer.Option(min=0, help="Distance from the photo, in standard deviations of a latent.", callback=finite)
     ] = 0.6,
     steps: StepsOption = 8,
     smooth: SmoothOption = 3,
@@ -83,13 +95,19 @@ def walk(
 
 def grid(
     photo: PhotoArgument,
-    model: ModelOption,
+    model: PipelineOption,
     toward: Annotated[
         list[Path] | None,
-        typer.Option(metavar="PHOTO", help="Twice: photos at the right and at the bottom, instead of axes."),
+        typer.Option(
+            metavar="PHOTO",
+            help="Twice: photos at the right and at the bottom, instead of axes.",
+            callback=paths.some_photos,
+        ),
     ] = None,
-    reach: Annotated[float, typer.Option(min=0, help="Length of an axis to either side, in standard deviations.")] = 2,
-    side: Annotated[int, typer.Option(min=2, help="Pictures a row, and rows.")] = 5,
+    reach: Annotated[
+        float, typer.Option(min=0, help="Length of an axis to either side, in standard deviations.", callback=finite)
+    ] = 2,
+    side: Annotated[int, typer.Option(min=2, max=100, help="Pictures a row, and rows.")] = 5,
     like: LikeOption = None,
     strength: StrengthOption = 0.5,
     prompt: PromptOption = "",
@@ -106,5 +124,8 @@ def grid(
 
 
 def _print(files: list[Path]) -> None:
+    from vae_ldm.terminal import new_output
+
+    output = new_output()
     for file in files:
-        typer.echo(file)
+        output.say(file)

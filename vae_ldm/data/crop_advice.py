@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vae_ldm.data.decoding import Resize, UnreadablePictureError, Unusable, pillow_limit_lifted, upright_size
+from vae_ldm.choices import Resize
+from vae_ldm.data.decoding import UnreadablePictureError, Unusable, pillow_limit_lifted, upright_size
 from vae_ldm.data.sources import PictureSource, Record
 
 _NUM_PICTURES = 32

@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
+from vae_ldm.choices import Resize
 from vae_ldm.models.image_input import to_eight_bits
 
-Resize = Literal["crop", "pad"]
 Remark = Literal["profile", "levels"]
 """What decoding passes over: a colour profile other than sRGB; the levels that are left of a 16-bit picture."""
 
@@ -28,11 +28,6 @@ class Unusable:
 
 Picture = Path | bytes | Image.Image | Unusable
 
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".jp2"}
-    | {".pbm", ".pgm", ".pnm", ".ppm", ".tga"}
-)
-"""File names that are taken for pictures in a folder."""
 
 # Only formats that Pillow decodes itself: it would hand an EPS file, whatever its name, to Ghostscript.
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "JPEG2000", "PPM", "TGA")

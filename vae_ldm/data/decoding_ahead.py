@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from vae_ldm.data.decoding import Picture, Remark, Resize, UnreadablePictureError, decode_picture
+from vae_ldm.choices import Resize
+from vae_ldm.data.decoding import Picture, Remark, UnreadablePictureError, decode_picture
 from vae_ldm.data.sources import Record, Split
 
 

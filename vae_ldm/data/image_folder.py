@@ -12,10 +12,10 @@ from typing import Any
 
 from vae_ldm.data.listing import existing_folder, find_photos, fingerprint
 from vae_ldm.data.metadata import CAPTION_COLUMNS, read_metadata
-from vae_ldm.data.names import as_text, shown
+from vae_ldm.data.names import as_text
 from vae_ldm.data.sources import Record, Split, sort_class_names
 from vae_ldm.errors import DataError
-from vae_ldm.text import counted
+from vae_ldm.text import counted, shown
 
 _TRAIN_NAMES = ("train", "training")
 _VALIDATION_NAMES = ("validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation")

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vae_ldm.data.decoding import SUFFIXES
-from vae_ldm.data.names import as_text, shown
+from vae_ldm.data.names import as_text
 from vae_ldm.errors import DataError
+from vae_ldm.text import shown
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
@@ -25,6 +25,11 @@ _UNTOLD = frozenset({HIDDEN, NOT_A_PHOTO})
 _SYSTEM_FOLDERS = frozenset(
     {"@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "lost+found", "System Volume Information"}
 )
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".jp2"}
+    | {".pbm", ".pgm", ".pnm", ".ppm", ".tga"}
+)
+"""File names that are taken for pictures in a folder."""
 _FOREIGN_SUFFIXES = frozenset(
     {".heic", ".heif", ".hif", ".jxl", ".psd", ".xcf", ".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".srw"}
     | {".orf", ".rw2", ".raf", ".pef", ".raw", ".3fr", ".iiq"}

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from vae_ldm.data.decoding import Picture, Unusable
-from vae_ldm.data.names import as_text, shown
+from vae_ldm.data.names import as_text
 from vae_ldm.data.sources import Record
 from vae_ldm.errors import DataError, first_line
+from vae_ldm.text import shown
 
 CAPTION_COLUMNS = ("caption", "text")
 """Where captions are looked for unless a column is named."""

@@ -27,10 +27,3 @@ def as_bytes(text: str) -> bytes:
     if not _ESCAPED.search(text):
         return raw
     return _ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()) if match[1] else b"\\", raw)
-
-
-def shown(text: str) -> str:
-    r"""The text in one line that a terminal takes: what cannot be printed is escaped, a line feed as `\n`."""
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

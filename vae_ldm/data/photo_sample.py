@@ -9,7 +9,7 @@ from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow
 from vae_ldm.data.listing import existing_folder, find_photos, tell_left_out
 from vae_ldm.data.names import as_text
 from vae_ldm.errors import DataError
-from vae_ldm.text import counted
+from vae_ldm.text import counted, shown
 
 MAX_DEFAULT_SIDE = 512
 
@@ -22,8 +22,14 @@ class PhotoSample:
     """uint8 [N, side, side, C]."""
     ids: list[str]
     """N file names relative to the folder."""
-    num_unreadable: int
+    unreadable: list[tuple[str, str]]
+    """Id and reason of each of those chosen that cannot be read."""
     num_in_folder: int
+
+    @property
+    def num_unreadable(self) -> int:
+        """How many of those chosen cannot be read."""
+        return len(self.unreadable)
 
 
 def sample_photos(
@@ -46,15 +52,16 @@ def sample_photos(
         if side is None:
             shorter = np.median([_shorter_side(place / name) for name in chosen])
             side = max(multiple_of, int(min(shorter, MAX_DEFAULT_SIDE)) // multiple_of * multiple_of)
-        found = {}
+        found, unreadable = {}, []
         for name in chosen:
             try:
                 found[as_text(name)] = decode_picture(place / name, image_size=(side, side), channels=channels)
             except UnreadablePictureError as error:
-                reason = str(error)
+                unreadable.append((as_text(name), str(error)))
     if not found:
-        raise DataError(f"none of {counted(len(chosen), 'picture')} in {folder} can be read ({chosen[-1]}: {reason})")
-    return PhotoSample(np.stack(list(found.values())), list(found), len(chosen) - len(found), len(names))
+        last = ": ".join(map(shown, unreadable[-1]))
+        raise DataError(f"none of {counted(len(chosen), 'picture')} in {folder} can be read ({last})")
+    return PhotoSample(np.stack(list(found.values())), list(found), unreadable, len(names))
 
 
 def _shorter_side(file: Path) -> int:

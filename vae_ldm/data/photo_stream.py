@@ -7,15 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vae_ldm.data.decoding import Resize, UnreadablePictureError, decode_picture, pillow_limit_lifted
+from vae_ldm.choices import Resize
+from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted
 from vae_ldm.data.image_folder import SPLIT_NAMES
 from vae_ldm.data.listing import existing_folder, find_photos, tell_left_out
 from vae_ldm.data.metadata import CAPTION_COLUMNS, read_metadata
 from vae_ldm.data.names import as_text
 from vae_ldm.data.sources import Record
-from vae_ldm.data.unreadable import MAX_UNREADABLE_SHARE
-from vae_ldm.errors import ManyUnreadableError
-from vae_ldm.text import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +26,6 @@ class PhotoBatch:
 
     def __len__(self) -> int:
         return len(self.records)
-
-
-def check_unreadable(num_unreadable: int, num_photos: int, done: str) -> None:
-    """Raise ManyUnreadableError where more than one in a hundred cannot be read; `done` is what became of all."""
-    if num_unreadable > MAX_UNREADABLE_SHARE * num_photos:
-        raise ManyUnreadableError(f"{num_unreadable:,} of {counted(num_photos, 'photo')} cannot be read; {done}")
 
 
 def photo_records(photos: Path | str, *, caption_column: str | None = None) -> list[Record]:

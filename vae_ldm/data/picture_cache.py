@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from vae_ldm.data.decoding import Resize, pillow_limit_lifted
+from vae_ldm.choices import Resize
+from vae_ldm.data.decoding import pillow_limit_lifted
 from vae_ldm.data.decoding_ahead import Transform, decode_all
 from vae_ldm.data.held_out import is_held_out, misplaced
 from vae_ldm.data.listing import tell

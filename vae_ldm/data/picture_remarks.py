@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from vae_ldm.data.decoding import Remark
-from vae_ldm.data.names import shown
 from vae_ldm.data.pictures import PictureSplits
-from vae_ldm.text import counted
+from vae_ldm.text import counted, shown
 
 _FEW_LEVELS = 64
 

@@ -7,6 +7,7 @@ are kept (Kingma & Welling 2013, eq. 9 for the posterior).
 import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from vae_ldm.data.pictures import Pictures
 from vae_ldm.data.sampling import Batch, EndlessBatches, FixedBatches, batch_generator, place_of
 from vae_ldm.files import write_whole
+from vae_ldm.models.batches import batch_size_for, in_batches
 from vae_ldm.models.pixels import as_images
 
 Encode = Callable[[Tensor], DiagonalGaussianDistribution]
@@ -48,7 +50,8 @@ def cache_posteriors(
 
     `views` is 2 with `flips` (the picture and its mirror image), else 1. `key` stands for everything the numbers follow
     from (weights, transform, data): shards of another key are deleted, whole ones of this key are kept, so that an
-    interrupted call goes on where it stopped. The index is written last and makes the cache valid.
+    interrupted call goes on where it stopped. The index is written last and makes the cache valid. `batch_size` is of
+    pictures up to 256 px; larger ones are encoded fewer at once.
 
     Of several processes that call it, on one disk, replica r of R writes every R-th shard, beginning with r, and the
     first one the index. `wait` comes back when all have called it.
@@ -69,12 +72,17 @@ def cache_posteriors(
         if _is_whole(folder / name, _read_digest(folder / name)):
             continue
         parts: dict[str, list[Tensor]] = {"mean": [], "logvar": []}
-        for first in range(start, stop, batch_size):
-            posterior = _encode_views(encode, pictures.images[first : min(first + batch_size, stop)], flips=flips)
+        encoded = 0
+        for posterior in in_batches(
+            partial(_encode_views, encode, flips=flips),
+            pictures.images[start:stop],
+            batch_size_for(pictures.images.shape[1:3], most=batch_size),
+        ):
             for part, values in parts.items():
                 values.append(posterior[part])
             if progress is not None:
-                done = (number - rank) * shard_size + num_replicas * (min(first + batch_size, stop) - start)
+                encoded += len(posterior["mean"])
+                done = (number - rank) * shard_size + num_replicas * encoded
                 progress(min(done, len(pictures.ids)), len(pictures.ids))
         part_file = folder / (name + ".part")
         # Contiguous: stacked views of one latent channel keep strides that safetensors refuses.
@@ -92,7 +100,7 @@ def cache_posteriors(
 
 
 @torch.no_grad()
-def _encode_views(encode: Encode, images: Any, *, flips: bool) -> dict[str, Tensor]:
+def _encode_views(encode: Encode, images: np.ndarray, *, flips: bool) -> dict[str, Tensor]:
     batch = as_images(images)
     views = [batch, batch.flip(-1)] if flips else [batch]
     posteriors = [encode(view) for view in views]

@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from vae_ldm.data.names import shown
 from vae_ldm.errors import ManyUnreadableError
 from vae_ldm.files import write_whole
-from vae_ldm.text import counted
+from vae_ldm.text import counted, shown
 
 MAX_UNREADABLE_SHARE = 0.01
 MAX_SHOWN = 5
@@ -24,8 +23,9 @@ class Unreadable:
     ['left out dent/3.jpg: the file does not exist']
     """
 
-    def __init__(self, *, max_share: float = MAX_UNREADABLE_SHARE) -> None:
-        self._max_share = max_share
+    def __init__(self, *, max_share: float | None = None) -> None:
+        """`max_share` None is MAX_UNREADABLE_SHARE."""
+        self._max_share = MAX_UNREADABLE_SHARE if max_share is None else max_share
         self.photos: list[tuple[str, str]] = []
         """Id and reason of each photo, in the order of adding."""
 

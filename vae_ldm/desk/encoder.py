@@ -1,20 +1,30 @@
 """What sees photos for the claims desk: a run's autoencoder and a vision backbone, at the sizes each was made for."""
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers.utils import cached_file
 
 from vae_ldm import loading
-from vae_ldm.data.decoding import Resize
+from vae_ldm.choices import FeatureKind, Resize
 from vae_ldm.data.photo_stream import PhotoBatch, decoded_batches
 from vae_ldm.data.sources import Record
-from vae_ldm.latent_space.features import FeatureKind, Part, parts_of, pool_latents
+from vae_ldm.errors import WeightsError
+from vae_ldm.latent_space.features import Part, parts_of, pool_latents
 from vae_ldm.models.pixels import as_images
-from vae_ldm.models.vision_features import VisionFeatures, load_efficientnet_lite, load_transformers_backbone
+from vae_ldm.models.vision_features import (
+    EfficientNetLiteFeatures,
+    VisionFeatures,
+    load_efficientnet_lite,
+    load_transformers_backbone,
+)
 from vae_ldm.models.weights_digest import weights_digest
 from vae_ldm.opening import settings_of
+from vae_ldm.paths import HUB_PREFIX
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
+from vae_ldm.weights import is_of_the_hub
 
 BACKBONE_SIDE = 192
 """The shorter side in px at which the backbone sees a photo, where the run's own size is smaller."""
@@ -29,18 +39,25 @@ class PhotoEncoder:
         *,
         kind: FeatureKind = "both",
         backbone: str | None = None,
+        backbone_downloads: bool = True,
         device: torch.device | None = None,
     ) -> None:
         """`backbone` None is EfficientNet-Lite0, else a transformers vision model: a folder or ORG/NAME.
 
-        Raises WeightsError where either cannot be opened.
+        Without `backbone_downloads` one of the Hub is taken from its cache on this machine alone: its name is a stored
+        one. Raises WeightsError where either cannot be opened.
         """
         self.source, self.kind = source, kind
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.autoencoder: ImageAutoencoder = loading.load_autoencoder(source, device=self.device)
         self.backbone: VisionFeatures | None = None
+        self.backbone_digest: str | None = None
+        """Of the backbone's weights, as they were trained."""
         if "backbone" in parts_of(kind):
-            loaded = load_efficientnet_lite() if backbone is None else load_transformers_backbone(backbone)
+            loaded = load_efficientnet_lite() if backbone is None else _backbone(backbone, backbone_downloads)
+            self.backbone_digest = weights_digest(loaded.network)
+            if isinstance(loaded, EfficientNetLiteFeatures):
+                loaded = loaded.folded()
             self.backbone = loaded.to(self.device)
         settings = settings_of(source)
         self.image_size: tuple[int, int] = settings.image_size or self._native_size()
@@ -48,6 +65,12 @@ class PhotoEncoder:
         self.channels = self.autoencoder.channels
         self.digest = weights_digest(self.autoencoder.autoencoder)
         """Of the autoencoder's weights: what was encoded by another cannot be compared."""
+
+    @property
+    def works_in_tiles(self) -> bool:
+        """Whether photos are so large that the autoencoder looks at them piece by piece."""
+        tile_size = self.autoencoder.tile_size
+        return tile_size is not None and max(self.image_size) > tile_size
 
     @property
     def features_name(self) -> str:
@@ -101,3 +124,33 @@ class PhotoEncoder:
         side = min(int(config.sample_size or 256), 256)
         side -= side % self.autoencoder.downsample_factor
         return side, side
+
+
+def stored_model(name: str, stored_in: Path | str) -> str:
+    """The model that an index, a detector or an archive names, where it is a folder or file of this machine.
+
+    Raises WeightsError where it is none: a stored name never makes a download, since the file that holds it may come
+    from somebody else.
+    """
+    if Path(name).expanduser().exists() and not name.startswith(HUB_PREFIX):
+        return name
+    if not is_of_the_hub(name):
+        raise WeightsError(f"{stored_in}: its model {name} is gone; say with --model where it lies now")
+    raise WeightsError(
+        f"{stored_in}: its model {name} is no folder of this machine, and nothing is downloaded unasked; say with "
+        f"--model where it lies now, or --model {name} for the one on the Hub"
+    )
+
+
+def _backbone(name: str, downloads: bool) -> VisionFeatures:
+    if downloads or not is_of_the_hub(name):
+        return load_transformers_backbone(name)
+    try:
+        config = cached_file(name, "config.json", local_files_only=True)
+    except OSError as error:
+        raise WeightsError(
+            f"the backbone {name} is not on this machine, and nothing is downloaded unasked; run hf download {name} once"
+        ) from error
+    loaded = load_transformers_backbone(str(Path(str(config)).parent))
+    loaded.name = Path(name).name
+    return loaded

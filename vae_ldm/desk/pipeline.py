@@ -1,17 +1,18 @@
 """What draws from photos for the claims desk: a pipeline, with the size and the settings it was made for."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from vae_ldm.data.decoding import Resize
+from vae_ldm.choices import Resize
 from vae_ldm.data.photo_stream import decoded_batches
 from vae_ldm.data.sources import Record
 from vae_ldm.errors import DataError
+from vae_ldm.models.batches import batch_size_for
 from vae_ldm.models.weights_digest import weights_digest
 from vae_ldm.opening import RunPaths, open_pipeline, settings_of
 
@@ -48,8 +49,7 @@ class PhotoPipeline:
     @property
     def batch_size(self) -> int:
         """Pictures drawn at once: 16 up to 128 px, fewer larger ones, so that memory stays bounded."""
-        height, width = self.image_size
-        return max(1, min(16, 2**18 // (height * width)))
+        return batch_size_for(self.image_size, most=16, up_to=128)
 
     @property
     def run(self) -> RunPaths | None:
@@ -62,16 +62,26 @@ class PhotoPipeline:
         networks = (self.pipeline.vae, self.pipeline.unet, self.pipeline.text_encoder)
         return hashlib.sha256("".join(map(weights_digest, networks)).encode()).hexdigest()
 
-    def photos(self, records: Sequence[Record]) -> np.ndarray:
-        """uint8 [N, H, W, C] of all of them, at the pipeline's size. Raises DataError where one cannot be read."""
+    def photos(
+        self, records: Sequence[Record], *, on_unreadable: Callable[[Record, str], None] | None = None
+    ) -> np.ndarray:
+        """uint8 [N, H, W, C] of those that can be read, at the pipeline's size.
+
+        Raises DataError for one that cannot be read where nothing is to be told of it by `on_unreadable`.
+        """
 
         def refuse(record: Record, reason: str) -> None:
             raise DataError(f"{record.picture if isinstance(record.picture, Path) else record.id}: {reason}")
 
         batches = decoded_batches(
-            records, [self.image_size], channels=self.channels, resize=self.resize, on_unreadable=refuse
+            records,
+            [self.image_size],
+            channels=self.channels,
+            resize=self.resize,
+            on_unreadable=on_unreadable or refuse,
         )
-        return np.concatenate([batch.images[0] for batch in batches])
+        nothing = np.empty((0, *self.image_size, self.channels), np.uint8)
+        return np.concatenate([nothing, *(batch.images[0] for batch in batches)])
 
     def photo(self, file: Path) -> np.ndarray:
         """uint8 [1, H, W, C] of one file. Raises DataError where it is none, or cannot be read."""

@@ -10,13 +10,29 @@ from torch import Tensor
 
 from vae_ldm.evaluation.distribution import MIN_IMAGES
 from vae_ldm.evaluation.embedding import embed_pictures
+from vae_ldm.evaluation.interval import share_interval
 from vae_ldm.evaluation.linear_floor import LinearCode
-from vae_ldm.evaluation.measurement import Measurement, measured_mean, measured_share
-from vae_ldm.evaluation.memorisation import copies, nearest_in_features, nearest_in_pixels, too_near
+from vae_ldm.evaluation.measurement import (
+    Measurement,
+    Reference,
+    measured_mean,
+    measured_share,
+    percent,
+    share_beside,
+)
+from vae_ldm.evaluation.memorisation import (
+    HELD_OUT_QUANTILE,
+    Neighbours,
+    copies,
+    nearest_in_features,
+    nearest_in_pixels,
+    too_near,
+)
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
 from vae_ldm.evaluation.reconstruction import reconstruction_metrics
 from vae_ldm.evaluation.set_comparison import FrechetAxes, compare_sets
-from vae_ldm.models.pixels import as_images, as_pictures, image_batches
+from vae_ldm.models.batches import batch_size_for, in_batches
+from vae_ldm.models.pixels import as_images, as_pictures
 from vae_ldm.models.vision_features import VisionFeatures
 
 # 200 MB of float32: enough pictures for a linear code of at most 768 inputs.
@@ -84,21 +100,26 @@ def evaluate_autoencoder(
         latent_channels=latent_channels,
     )
     scores, floors, at_rest = [], [], []
+
+    def both(pictures: np.ndarray) -> tuple[Tensor, Tensor]:
+        originals = as_images(pictures)
+        return originals, encode_decode(originals).float().cpu()
+
+    at_once = batch_size_for(validation.images.shape[1:3], most=batch_size)
     with torch.no_grad():
-        for originals in image_batches(validation.images, batch_size):
-            reconstructions = encode_decode(originals).float().cpu()
+        for originals, reconstructions in in_batches(both, validation.images, at_once):
             scores.append(reconstruction_metrics(originals, reconstructions))
             floors.append(reconstruction_metrics(originals, code.reconstruct(originals)))
             at_rest.append(as_pictures(reconstructions))
     reconstructed = np.concatenate(at_rest)
     psnr = torch.cat([score.psnr for score in scores])
     ssim = torch.cat([score.ssim for score in scores])
-    psnr_floor = torch.cat([floor.psnr for floor in floors]).mean().item()
-    ssim_floor = torch.cat([floor.ssim for floor in floors]).mean().item()
+    psnr_floors = torch.cat([floor.psnr for floor in floors])
+    ssim_floors = torch.cat([floor.ssim for floor in floors])
     floor_name = f"PCA floor (f{downsample_factor}c{latent_channels})"
     measurements = [
-        measured_mean("psnr", psnr, unit="dB", reference=psnr_floor, reference_name=floor_name),
-        measured_mean("ssim", ssim, unit="", reference=ssim_floor, reference_name=floor_name),
+        measured_mean("psnr", psnr, unit="dB", floors=psnr_floors, floor_name=floor_name),
+        measured_mean("ssim", ssim, unit="", floors=ssim_floors, floor_name=floor_name),
     ]
 
     if min(len(train.images), len(validation.images)) >= MIN_IMAGES:
@@ -112,16 +133,27 @@ def evaluate_autoencoder(
                 made,
                 split="validation",
                 stage="autoencoder",
-                reference=axes.distance(seen, held_out),
-                reference_name="training against validation pictures",
+                reference=axes.reference(seen, held_out, "training against validation pictures"),
+                paired=True,
             )
         )
 
-    labels = torch.from_numpy(np.asarray(validation.labels)).long()
-    if probe is not None and bool((labels >= 0).any()):
-        with_class = np.flatnonzero(labels >= 0)
-        kept = probe.agrees(as_images(reconstructed[with_class]), labels[with_class])
-        measurements.append(
+    judged = np.flatnonzero(np.isin(validation.labels, trained_classes(train.labels)))
+    if probe is not None and len(judged):
+        labels = torch.from_numpy(np.asarray(validation.labels)[judged]).long()
+        told = probe.agrees(validation.images[judged], labels)
+        kept = probe.agrees(reconstructed[judged], labels)
+        commonest = int(labels.bincount().max())
+        measurements += [
+            measured_share(
+                "probe_accuracy",
+                told,
+                split="validation",
+                stage="autoencoder",
+                better="higher",
+                features=f"{features.name} probe on the originals",
+                reference=Reference(100 * commonest / len(labels), "the commonest class, a floor", "floor"),
+            ),
             measured_share(
                 "reconstruction_agreement",
                 kept,
@@ -129,10 +161,9 @@ def evaluate_autoencoder(
                 stage="autoencoder",
                 better="higher",
                 features=f"{features.name} probe",
-                reference=100 * probe.agreement(as_images(validation.images[with_class]), labels[with_class]),
-                reference_name="ceiling on the originals",
-            )
-        )
+                reference=share_beside(kept, told, "the originals", "limit"),
+            ),
+        ]
     return AutoencoderEvaluation(measurements, reconstructed, psnr.numpy(), psnr.argsort().tolist())
 
 
@@ -143,16 +174,21 @@ def evaluate_samples(
     validation: LabelledPictures,
     *,
     features: VisionFeatures,
+    as_in_training: np.ndarray | None = None,
+    balanced: np.ndarray | None = None,
     probe: ProbeClassifier | None = None,
-    agreement_ceiling: float | None = None,
+    reconstruction_agreement: float | None = None,
     batch_size: int = 64,
     train_embeddings: Tensor | None = None,
     seed: int = 0,
 ) -> SampleEvaluation:
     """Generated pictures uint8 [N, H, W, C] against training pictures, beside what held-out real pictures reach.
 
-    `sample_labels`: the class each sample was asked to show; None where there were no classes. `agreement_ceiling`:
-    the value, in percent, of "reconstruction_agreement". `train_embeddings` as in `evaluate_autoencoder`.
+    `sample_labels`: the class each sample was asked to show; None where there were no classes. Rows `as_in_training`
+    have the classes as often as training pictures do: Fréchet distance, KID, precision and recall are of these. Rows
+    `balanced` have them equally often: agreement is of these. Both are all by default. Near copies are looked for in
+    all. `reconstruction_agreement` is the value, in percent, of the measurement of that name; `train_embeddings` as in
+    `evaluate_autoencoder`.
     """
     seen = embed_pictures(features, train.images, batch_size) if train_embeddings is None else train_embeddings
     held_out = embed_pictures(features, validation.images, batch_size)
@@ -162,22 +198,26 @@ def evaluate_samples(
 
     agrees = None
     if probe is not None and sample_labels is not None:
-        agrees = probe.agrees(as_images(samples), torch.from_numpy(np.asarray(sample_labels)).long())
+        agrees = probe.agrees(samples, torch.from_numpy(np.asarray(sample_labels)).long())
         measurements.append(
             measured_share(
                 "prompt_agreement",
-                agrees,
+                agrees if balanced is None else agrees[balanced],
                 split="generated",
                 stage="diffusion",
                 better="higher",
-                features=f"{features.name} probe",
-                reference=agreement_ceiling,
-                reference_name="ceiling on reconstructions",
+                features=f"{features.name} probe, classes equally often",
+                reference=_agreement_of_originals(
+                    probe, validation, np.unique(sample_labels), reconstruction_agreement
+                ),
             )
         )
 
-    if min(len(seen), len(made)) >= MIN_IMAGES:
-        measurements += compare_sets(features, seen, held_out if len(held_out) >= MIN_IMAGES else None, made, seed)
+    compared = made if as_in_training is None else made[as_in_training]
+    if min(len(seen), len(compared)) >= MIN_IMAGES:
+        composition = "" if sample_labels is None else ", classes as often as in training"
+        others = held_out if len(held_out) >= MIN_IMAGES else None
+        measurements += compare_sets(features, seen, others, compared, seed, composition)
 
     if len(held_out) >= MIN_IMAGES:
         held_out_near = nearest_in_features(held_out, seen)
@@ -188,9 +228,8 @@ def evaluate_samples(
                 split="generated",
                 stage="diffusion",
                 better="lower",
-                features=features.name,
-                reference=100 * too_near(held_out_near, held_out_near).float().mean().item(),
-                reference_name="validation pictures",
+                features=features.name + _duplicates_in_words(held_out_near),
+                reference=Reference(100 * HELD_OUT_QUANTILE, "what new pictures come to by construction", "limit"),
             )
         )
     held_out_in_pixels = nearest_in_pixels(validation.images, train.images) if len(held_out) else None
@@ -201,8 +240,8 @@ def evaluate_samples(
             split="generated",
             stage="diffusion",
             better="lower",
-            reference=None if held_out_in_pixels is None else 100 * copies(held_out_in_pixels).float().mean().item(),
-            reference_name="validation pictures",
+            features="pixels" + ("" if held_out_in_pixels is None else _duplicates_in_words(held_out_in_pixels)),
+            reference=None if held_out_in_pixels is None else _copies_among_new(held_out_in_pixels),
         )
     )
     return SampleEvaluation(
@@ -212,6 +251,47 @@ def evaluate_samples(
         near.distances.argsort().tolist(),
         None if agrees is None else agrees.numpy(),
     )
+
+
+def trained_classes(labels: np.ndarray) -> np.ndarray:
+    """The classes among labels [N], in order; -1 stands for none."""
+    return np.unique(labels[labels >= 0])
+
+
+def _agreement_of_originals(
+    probe: ProbeClassifier, validation: LabelledPictures, asked: np.ndarray, reconstructed: float | None
+) -> Reference | None:
+    """What the probe says of held-out pictures of the classes `asked`, each weighing the same; None without any.
+
+    It is no ceiling: samples may show their class more plainly than photos do. `reconstructed`, in percent, stands
+    beside it.
+    """
+    rows = np.flatnonzero(np.isin(validation.labels, asked))
+    if not len(rows):
+        return None
+    labels = np.asarray(validation.labels)[rows]
+    told = probe.agrees(validation.images[rows], torch.from_numpy(labels).long()).numpy()
+    shares = [told[labels == label].mean() for label in np.unique(labels)]
+    name = "the probe on held-out pictures"
+    if reconstructed is not None:
+        name += f" (on their reconstructions {reconstructed:.1f} %)"
+    return Reference(100 * float(np.mean(shares)), name, "comparison")
+
+
+def _copies_among_new(held_out: Neighbours) -> Reference | None:
+    """The share of copies among held-out pictures that are not training pictures; None where all are."""
+    found = copies(held_out)[~held_out.duplicates]
+    if not len(found):
+        return None
+    interval = percent(share_interval(int(found.sum()), len(found)))
+    return Reference(100 * found.float().mean().item(), "validation pictures", "limit", interval)
+
+
+def _duplicates_in_words(held_out: Neighbours) -> str:
+    count = int(held_out.duplicates.sum())
+    if not count:
+        return ""
+    return f"; {count} of {len(held_out.distances)} validation pictures are training pictures as well and set no bar"
 
 
 def evenly_chosen(pictures: np.ndarray, max_values: int) -> np.ndarray:

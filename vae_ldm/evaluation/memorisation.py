@@ -7,17 +7,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vae_ldm.models.batches import batch_size_for
 from vae_ldm.models.pixels import image_batches
 
 COPY_RATIO = 1 / 3
 HELD_OUT_QUANTILE = 0.01
 PIXEL_SIDE = 32
 """The shorter side in px at which pixels are compared."""
+SAME = 1e-3
+"""Pictures at most this far apart are one and the same: rounding, an eighth of a grey level in the mean."""
 
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """For each of N pictures: its nearest training picture, its distance, and that of the second nearest, [N] each."""
+    """For each of N pictures: its nearest training picture and its distance, [N] each, and what lies behind that one.
+
+    `second_distances` [N] are those of the nearest training picture that differs from `indices`; where all are the same
+    picture, the distance to that one.
+    """
 
     indices: Tensor
     distances: Tensor
@@ -27,16 +34,34 @@ class Neighbours:
         """Indices of the pictures nearest to a training picture: where a copy would show first."""
         return self.distances.argsort()[:count].tolist()
 
+    @property
+    def duplicates(self) -> Tensor:
+        """[N] booleans: the picture is itself among the training pictures."""
+        return self.distances <= SAME
+
 
 def nearest_neighbours(queries: Tensor, references: Tensor, chunk_size: int = 256) -> Neighbours:
-    """The two nearest rows of `references` [M, D] to each of `queries` [N, D], by Euclidean distance."""
-    if len(references) == 1:
-        references = references.expand(2, -1)
-    rows = torch.cat([torch.cdist(q, references).topk(2, largest=False).indices for q in queries.split(chunk_size)])
-    # cdist multiplies matrices, which blurs the distance of a copy; the two that matter are computed again.
-    exact = torch.stack([(queries - references[rows[:, i]]).norm(dim=1) for i in range(2)], dim=1)
-    exact, order = exact.sort(dim=1)
-    return Neighbours(rows.gather(1, order)[:, 0], exact[:, 0], exact[:, 1])
+    """The two nearest rows of `references` [M, D] that differ, to each of `queries` [N, D], by Euclidean distance."""
+    found = [_nearest_two(chunk, references) for chunk in queries.split(chunk_size)]
+    return Neighbours(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+
+def _nearest_two(queries: Tensor, references: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of the nearest reference, the distance to it, and to the nearest one that differs from it: [N] each."""
+    between = torch.cdist(queries, references)
+    count = min(4, len(references))
+    while True:
+        rows = between.topk(count, largest=False).indices
+        # cdist multiplies matrices, which blurs the distance of a copy; the few that matter are computed again.
+        exact = (queries[:, None] - references[rows]).norm(dim=2)
+        exact, order = exact.sort(dim=1)
+        rows = rows.gather(1, order)
+        differs = (references[rows] - references[rows[:, :1]]).norm(dim=2) > SAME
+        if differs.any(dim=1).all() or count == len(references):
+            break
+        count = min(4 * count, len(references))  # a picture that is there more than `count` times
+    second = torch.where(differs, exact, torch.inf).amin(dim=1)
+    return rows[:, 0], exact[:, 0], torch.where(differs.any(dim=1), second, exact[:, 0])
 
 
 def nearest_in_features(queries: Tensor, references: Tensor) -> Neighbours:
@@ -72,25 +97,31 @@ def flat_pixels(pictures: np.ndarray, side: int = PIXEL_SIDE) -> Tensor:
 
 def shrink(pictures: np.ndarray, side: int) -> Tensor:
     """Images [N, C, h, w] in [-1, 1] whose shorter side is `side` px, or less where it was less."""
-    scale = side / min(pictures.shape[1:3])
+    height, width = pictures.shape[1:3]
+    at_once = batch_size_for((height, width), most=256)
+    scale = side / min(height, width)
     if scale >= 1:
-        return torch.cat(list(image_batches(pictures, 256)))
-    size = tuple(round(length * scale) for length in pictures.shape[1:3])
-    return torch.cat([F.interpolate(b, size, mode="bilinear", antialias=True) for b in image_batches(pictures, 256)])
+        return torch.cat(list(image_batches(pictures, at_once)))
+    size = (round(height * scale), round(width * scale))
+    batches = image_batches(pictures, at_once)
+    return torch.cat([F.interpolate(batch, size, mode="bilinear", antialias=True) for batch in batches])
 
 
 def too_near(samples: Neighbours, held_out: Neighbours) -> Tensor:
-    """[N] booleans: nearer to a training picture than 99 in 100 held-out pictures are (after Meehan 2020).
+    """[N] booleans: as near to a training picture as the nearest 1 in 100 held-out pictures are (after Meehan 2020).
 
-    Samples that only resemble the training set, as held-out pictures do, give 1 in 100. Blind where held-out
-    pictures are near copies of training pictures themselves.
+    Samples that only resemble the training set, as held-out pictures do, give 1 in 100. Held-out pictures that are
+    training pictures themselves set no bar. Blind where held-out pictures are near copies that are not quite the same.
     """
-    return samples.distances < held_out.distances.quantile(HELD_OUT_QUANTILE)
+    apart = held_out.distances[~held_out.duplicates]
+    bar = apart.quantile(HELD_OUT_QUANTILE).clamp(min=SAME) if len(apart) else torch.tensor(SAME)
+    return samples.distances <= bar
 
 
 def copies(samples: Neighbours) -> Tensor:
-    """[N] booleans: the nearest training picture is over three times nearer than the second (Yoon 2023).
+    """[N] booleans: at most a third as far from the nearest training picture as from the next other one (Yoon 2023).
 
-    Needs no held-out pictures; blind where the copied picture is in the training set twice.
+    Needs no held-out pictures. A training picture that is there twice counts once; blind where it is there again
+    with a difference.
     """
-    return samples.distances < COPY_RATIO * samples.second_distances
+    return samples.distances <= COPY_RATIO * samples.second_distances

@@ -9,8 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_ldm.models.pixels import image_batches
+from vae_ldm.models.batches import batch_size_for, in_batches
+from vae_ldm.models.pixels import as_images
 from vae_ldm.models.vision_features import VisionFeatures, enlarge
+
+_BATCH_SIZE = 64
+"""Pictures looked at at once up to 256 px."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +60,10 @@ class ProbeClassifier:
         order = torch.randperm(len(labelled), generator=generator)[:max_images].sort().values.numpy()
         chosen = labelled[order]
         pooled = []
-        for rows in np.array_split(chosen, -(-len(chosen) // 64)):
-            pooled += [
-                pool_stages(features, degrade(images, generator, flips)) for images in image_batches(pictures[rows], 64)
-            ]
+        at_once = batch_size_for((pictures.shape[1], pictures.shape[2]), most=_BATCH_SIZE)
+        for rows in np.array_split(chosen, -(-len(chosen) // at_once)):
+            degraded = degrade(as_images(pictures[rows]), generator, flips)
+            pooled += list(in_batches(lambda images: pool_stages(features, images), degraded, at_once))
             if progress is not None:
                 progress(sum(map(len, pooled)), len(chosen))
         inputs, targets = torch.cat(pooled), torch.from_numpy(np.asarray(labels)[chosen]).long()
@@ -71,22 +75,18 @@ class ProbeClassifier:
         return cls(features, mean, std, head)
 
     @torch.no_grad()
-    def probabilities(self, images: Tensor, batch_size: int = 64) -> Tensor:
-        """How sure it is of each class, [N, num_classes] that sum to 1, of images [N, C, H, W] in [-1, 1]."""
-        pooled = torch.cat([pool_stages(self.features, batch) for batch in images.split(batch_size)])
-        return self.head((pooled - self.mean) / self.std).softmax(dim=1)
+    def probabilities(self, pictures: np.ndarray) -> Tensor:
+        """How sure it is of each class, [N, num_classes] that sum to 1, of uint8 pictures [N, H, W, C].
 
-    def predict(self, images: Tensor, batch_size: int = 64) -> Tensor:
-        """Classes [N] of images [N, C, H, W] in [-1, 1]."""
-        return self.probabilities(images, batch_size).argmax(dim=1)
+        64 at once up to 256 px, fewer of larger ones.
+        """
+        at_once = batch_size_for((pictures.shape[1], pictures.shape[2]), most=_BATCH_SIZE)
+        pooled = in_batches(lambda some: pool_stages(self.features, as_images(some)), pictures, at_once)
+        return self.head((torch.cat(list(pooled)) - self.mean) / self.std).softmax(dim=1)
 
-    def agrees(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Whether each picture shows its class: booleans [N]."""
-        return self.predict(images) == labels
-
-    def agreement(self, images: Tensor, labels: Tensor) -> float:
-        """Share of pictures, in [0, 1], that show their class."""
-        return self.agrees(images, labels).float().mean().item()
+    def agrees(self, pictures: np.ndarray, labels: Tensor) -> Tensor:
+        """Whether each of the uint8 pictures [N, H, W, C] shows its class: booleans [N]."""
+        return self.probabilities(pictures).argmax(dim=1) == labels
 
 
 @torch.no_grad()

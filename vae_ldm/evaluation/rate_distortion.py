@@ -29,7 +29,7 @@ class Curve:
     psnr: np.ndarray
 
 
-class Crop(NamedTuple):
+class ComparedCrop(NamedTuple):
     """A place that suffered, as it was and as each way keeps it, uint8 [side, side, C]."""
 
     id: str
@@ -62,12 +62,15 @@ class RateDistortion:
     codecs: list[Curve]
     """At the lowest quality, and at the lowest one that reaches each of TARGETS."""
     equal: dict[str, np.ndarray]
-    """For each codec its bytes at the PSNR of each step, float [steps, N]; NaN where it never gets there."""
+    """For each codec its bytes at the PSNR of each step, float [steps, N]; NaN where it never gets there.
+
+    Between two of its qualities they are interpolated, or a codec would pay for up to a step of quality more.
+    """
     at_target: dict[str, np.ndarray]
     """For each way its bytes at each of TARGETS, float [targets, N]; NaN where it never gets there."""
     fits: dict[str, np.ndarray]
     """For each codec the share of photos that it gets into the bytes of each step, float [steps]."""
-    crops: list[Crop]
+    crops: list[ComparedCrop]
     crop_setting: str
     legibility: list[Legibility]
 
@@ -88,7 +91,7 @@ class RateDistortionJudge:
         self._equal: dict[str, list[list[float]]] = defaultdict(list)
         self._fits: dict[str, list[list[bool]]] = defaultdict(list)
         self._targets: dict[str, list[list[float]]] = defaultdict(list)
-        self._crops: list[Crop] = []
+        self._crops: list[ComparedCrop] = []
         self._kept: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
         self._wrong: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
         self._num_read: dict[str, int] = defaultdict(int)
@@ -122,7 +125,7 @@ class RateDistortionJudge:
             at_targets = _at_targets(ladder)
             self._points[codec].append([lowest, *at_targets])
             self._targets[codec].append([num_bytes for num_bytes, _ in at_targets])
-            self._equal[codec].append([_reaching(ladder, psnr)[0] for _, psnr in points])
+            self._equal[codec].append([_bytes_at(ladder, psnr) for _, psnr in points])
             self._fits[codec].append([lowest[0] <= size for size, _ in points])
             tell(_CODEC_PARTS)
         self._crops.append(self._worst_crop(name, latents.pixels, made[self.crop_step], ladders))
@@ -158,11 +161,11 @@ class RateDistortionJudge:
 
     def _worst_crop(
         self, name: str, original: np.ndarray, made: Compressed, ladders: Mapping[str, CodecLadder]
-    ) -> Crop:
+    ) -> ComparedCrop:
         (crop,) = worst_crops(original[None], made.pixels[None], 1)
         pictures = {ORIGINAL: original, LATENTS: made.pixels}
         pictures |= {codec: ladder[ladder.within(made.num_bytes)].pixels for codec, ladder in ladders.items()}
-        return Crop(name, crop.psnr, {way: crop.of(pixels[None]) for way, pixels in pictures.items()})
+        return ComparedCrop(name, crop.psnr, {way: crop.of(pixels[None]) for way, pixels in pictures.items()})
 
     def _read(
         self,
@@ -193,6 +196,21 @@ def _reaching(ladder: Ladder, psnr: float) -> tuple[float, float]:
     """Bytes and dB at the lowest quality that keeps `psnr` dB; NaN where none does."""
     quality = ladder.reaching(psnr)
     return (np.nan, np.nan) if quality is None else (ladder.num_bytes(quality), ladder.psnr(quality))
+
+
+def _bytes_at(ladder: Ladder, psnr: float) -> float:
+    """Bytes at `psnr` dB, log bytes interpolated between the two qualities around it; NaN where none reaches it.
+
+    The lowest quality's own bytes where even that keeps more.
+    """
+    quality = ladder.reaching(psnr)
+    if quality is None:
+        return np.nan
+    above = ladder.num_bytes(quality)
+    if quality == ladder.min_quality:
+        return above
+    places = (ladder.psnr(quality - 1), ladder.psnr(quality))
+    return float(np.exp(np.interp(psnr, places, np.log([ladder.num_bytes(quality - 1), above]))))
 
 
 def _at_targets(ladder: Ladder) -> list[tuple[float, float]]:

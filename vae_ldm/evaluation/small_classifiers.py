@@ -1,18 +1,18 @@
 """Two classifiers small enough to be trained a hundred times: on frozen features, and from scratch."""
 
 from itertools import pairwise
-from typing import Literal, Protocol, get_args
+from typing import Protocol, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae_ldm.choices import ClassifierKind
 from vae_ldm.evaluation.probe_classifier import pool_stages, train_head
 from vae_ldm.models.pixels import image_batches, to_unit_range
 from vae_ldm.models.vision_features import VisionFeatures
 
-ClassifierKind = Literal["small-cnn", "probe"]
 CLASSIFIER_KINDS: tuple[ClassifierKind, ...] = get_args(ClassifierKind)
 
 

@@ -1,17 +1,24 @@
 """A measurement beside its reference: in words, as a grade, and as places on an axis."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vae_ldm.evaluation.measurement import Measurement
-from vae_ldm.pages.environment import image_size, quantity
+from vae_ldm.evaluation.interval import Interval, difference_interval
+from vae_ldm.evaluation.measurement import Measurement, ReferenceKind
+from vae_ldm.pages.environment import image_size, number, quantity
+
+_CLOSE = 0.1
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a measurement stands to its reference; `grade` colours it, `word` says the same without colour."""
+    """How a measurement stands to its reference; `grade` colours it, `word` says the same without colour.
 
-    grade: Literal["good", "fair", "bad"]
+    "open" has no colour: the pictures are too few to tell.
+    """
+
+    grade: Literal["good", "fair", "bad", "open"]
     word: str
 
 
@@ -26,33 +33,76 @@ class Strip:
 
 
 def verdict(measurement: Measurement) -> Verdict | None:
-    """Whether `measurement` clears its reference, or None where there is nothing to judge.
+    """How `measurement` stands to its reference as far as the 95 % interval of their difference tells.
 
-    A floor of something that should be high is there to be cleared; so is a ceiling of something that should be
-    low. Any other reference is a limit nobody is blamed for not passing: within a tenth of it is close.
+    A floor is cleared where the whole interval is on the better side of it. A limit, which nobody is blamed for not
+    passing, is reached where the whole interval is better, or no worse than by a tenth of it. None where there is
+    nothing to judge, a mere comparison for instance.
     """
     reference, better = measurement.reference, measurement.better
-    if reference is None or better is None:
+    kind = _kind(measurement)
+    if reference is None or better is None or kind == "comparison":
         return None
-    bar, limit = ("floor", "ceiling") if better == "higher" else ("ceiling", "floor")
-    ahead = measurement.value - reference if better == "higher" else reference - measurement.value
+    difference = _difference(measurement)
+    low, high = difference if better == "higher" else (-difference.high, -difference.low)
+    if kind == "floor":
+        if low > 0:
+            return Verdict("good", "clears the floor")
+        return Verdict("bad", "misses the floor") if high < 0 else Verdict("fair", "not told apart from the floor")
+    if low > 0:
+        return Verdict("good", "reached")
+    if low >= -_CLOSE * abs(reference):
+        return Verdict("good", "close")
+    return Verdict("fair", "falls short") if high < 0 else Verdict("open", "not told apart")
+
+
+def _kind(measurement: Measurement) -> ReferenceKind:
+    """The kind of the reference; of a metrics.json of 0.1.0, which has none, by the name."""
+    if measurement.reference_kind is not None:
+        return measurement.reference_kind
     name = str(measurement.reference_name).lower()
-    if bar in name:
-        return Verdict("good", f"clears the {bar}") if ahead > 0 else Verdict("bad", f"misses the {bar}")
-    mark = limit if limit in name else "reference"
-    if ahead >= 0:
-        return Verdict("good", f"reaches the {mark}")
-    is_close = ahead >= -0.1 * abs(reference)
-    return Verdict("good", f"close to the {mark}") if is_close else Verdict("fair", f"far from the {mark}")
+    if name == "ceiling on reconstructions":
+        return "comparison"  # samples can be easier to tell than photos: it was called a ceiling and is none
+    bar = "floor" if measurement.better == "higher" else "ceiling"
+    return "floor" if bar in name else "limit"
+
+
+def _difference(measurement: Measurement) -> Interval:
+    """The 95 % interval of value minus reference.
+
+    Paired by picture where that was measured, else from the intervals of the two. What has no interval, as all of
+    0.1.0 but the value, counts as known exactly.
+    """
+    assert measurement.reference is not None
+    if measurement.difference_low is not None and measurement.difference_high is not None:
+        return Interval(measurement.difference_low, measurement.difference_high)
+    value = measurement.value
+    ends = Interval(
+        value if measurement.low is None else measurement.low, value if measurement.high is None else measurement.high
+    )
+    known = measurement.reference_low is not None and measurement.reference_high is not None
+    other = Interval(measurement.reference_low, measurement.reference_high) if known else None  # type: ignore[arg-type]
+    return difference_interval(value, ends, measurement.reference, other)
 
 
 def comparison(measurement: Measurement) -> str:
-    """`measurement` against its reference in words: "1.87 dB above the PCA floor, 23.90 dB"."""
+    """`measurement` against its reference in words, with what is known of the difference.
+
+    "1.87 dB [1.72, 2.02] above PCA floor, 23.90 dB" has in brackets the 95 % interval of the difference by picture.
+    """
     assert measurement.reference is not None
     difference = measurement.value - measurement.reference
-    gap = quantity(abs(difference), "points" if measurement.unit == "%" else measurement.unit)
+    sign = math.copysign(1, difference)
+    unit = "points" if measurement.unit == "%" else measurement.unit
+    gap = quantity(abs(difference), unit)
+    if measurement.difference_low is not None and measurement.difference_high is not None:
+        ends = sorted(sign * end for end in (measurement.difference_low, measurement.difference_high))
+        gap += f" [{', '.join(number(end) for end in ends)}]"
     stands = f"{gap} {'above' if difference > 0 else 'below'}" if difference else "equal to"
-    return f"{stands} {measurement.reference_name}, {quantity(measurement.reference, measurement.unit)}"
+    said = f"{stands} {measurement.reference_name}, {quantity(measurement.reference, measurement.unit)}"
+    if measurement.reference_low is not None and measurement.reference_high is not None:
+        said += f" [{number(measurement.reference_low)}, {number(measurement.reference_high)}]"
+    return f"for comparison: {said}" if _kind(measurement) == "comparison" else said
 
 
 def strip(measurement: Measurement) -> Strip | None:

@@ -1,7 +1,7 @@
 """From the Hub into the client's cache: only what is expected, never a pickle, and offline after the first time."""
 
-import json
 import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from huggingface_hub.errors import (
     RemoteEntryNotFoundError,
 )
 
-from vae_ldm.errors import HubError
+from vae_ldm.errors import HubError, WeightsError
+from vae_ldm.files import finish_swap, whole_folder
 from vae_ldm.hub.failures import in_plain_words
 from vae_ldm.hub.files import EXPECTED, NETWORKS, choose
 from vae_ldm.hub.names import parse_name
+from vae_ldm.models.stored_config import read_config
 
 _ANSWER_WITHIN_SECONDS = 10
 _LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
@@ -77,15 +79,23 @@ def pull(
     `download`; HubError too where `output_dir` exists already.
     """
     target = None if output_dir is None else Path(output_dir)
-    if target is not None and target.exists():
-        raise HubError(f"{target}: exists already; name another folder, or delete it")
+    if target is not None:
+        finish_swap(target)
+        if os.path.lexists(target):
+            raise _exists_already(target)
     folder = download(name, revision=revision, token=token, cache_dir=cache_dir)
     if target is None:
         return folder
-    unfinished = target.with_name(f"{target.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    shutil.copytree(folder, unfinished)  # links into the cache become files
-    return unfinished.rename(target)
+    try:
+        with whole_folder(target, replaces=False) as unfinished:
+            shutil.copytree(folder, unfinished, dirs_exist_ok=True)  # links into the cache become files
+    except FileExistsError:  # another process has pulled to it meanwhile
+        raise _exists_already(target) from None
+    return target
+
+
+def _exists_already(target: Path) -> HubError:
+    return HubError(f"{target}: exists already; name another folder, or delete it")
 
 
 def download_recipe(
@@ -143,8 +153,8 @@ def _has_all_weights(folder: Path, subfolder: str | None) -> bool:
     if subfolder is not None:
         networks = [subfolder]
     elif (folder / "model_index.json").is_file():
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        networks = [name for name in NETWORKS if isinstance(index.get(name), list) and index[name][0] is not None]
+        index = read_config(folder / "model_index.json")
+        networks = [name for name in NETWORKS if index.get(name) not in (None, [None, None])]
     else:
         networks = [""]
     return all(_has_weights(folder / network) for network in networks)
@@ -152,8 +162,8 @@ def _has_all_weights(folder: Path, subfolder: str | None) -> bool:
 
 def _has_weights(network: Path) -> bool:
     for index in network.glob("*.safetensors.index.json"):
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return all((network / shard).is_file() for shard in shards)
+        shards = read_config(index).get("weight_map")
+        return isinstance(shards, dict) and all((network / str(shard)).is_file() for shard in shards.values())
     return any(network.glob("*.safetensors"))
 
 
@@ -163,8 +173,8 @@ def _check_classes(repository: str, folder: Path) -> None:
     if not index.is_file():
         return
     try:
-        components = json.loads(index.read_text(encoding="utf-8"))
-    except ValueError as error:
+        components = read_config(index)
+    except WeightsError as error:
         raise HubError(f"{repository}: its model_index.json is not JSON ({error})") from error
     for component, entry in components.items():
         library = entry[0] if isinstance(entry, list) and entry else None

@@ -1,13 +1,15 @@
-"""Quantised latents as few bytes, and back without loss: a range coder, and zstd where there is none.
+"""Quantised latents as few bytes, and back without loss, by a range coder.
 
 A message describes itself: one byte of version and method, then channels, height and width as numbers of variable
-length, then the symbols.
+length, then the symbols. Version 0.1.0 also wrote messages of zstd, where there was no range coder or it took more
+bytes; they are still read.
 """
 
+import functools
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Any
 
+import constriction
 import numpy as np
 import pyarrow as pa
 
@@ -15,7 +17,7 @@ from vae_ldm.latent_space.quantization import LARGEST_SYMBOL
 from vae_ldm.latent_space.symbol_model import PASSES, SymbolModel, frequencies
 
 _VERSION = 1
-_RANGE, _ZSTD = 1, 2  # ... and 3, 4: zstd of whole numbers of 1, 2 and 4 bytes
+_RANGE, _ZSTD = 1, 2  # 2, 3 and 4: zstd of whole numbers of 1, 2 and 4 bytes
 _TYPES = (np.dtype("<i1"), np.dtype("<i2"), np.dtype("<i4"))
 _MOST_SYMBOLS = 2**28
 _HALF = 2**16
@@ -26,14 +28,10 @@ class DamagedMessageError(ValueError):
 
 
 def encode_symbols(symbols: np.ndarray, model: SymbolModel) -> bytes:
-    """A message of symbols int32 [C, h, w], below 2^20 each: the shorter of range coder and zstd."""
+    """A message of symbols int32 [C, h, w], below 2^20 each."""
     assert symbols.ndim == 3, f"one picture's symbols are [C, h, w], not {symbols.shape}"
     assert len(symbols) == model.num_channels, f"{len(symbols)} channels, the model has {model.num_channels}"
-    messages = [_with_zstd(symbols)]
-    if _constriction() is not None and symbols.size:
-        messages.append((_RANGE, _with_range_coder(symbols, model)))
-    method, body = min(messages, key=lambda message: len(message[1]))
-    return bytes([_VERSION << 4 | method]) + b"".join(map(_varint, symbols.shape)) + body
+    return bytes([_VERSION << 4 | _RANGE]) + b"".join(map(_varint, symbols.shape)) + _with_range_coder(symbols, model)
 
 
 def decode_symbols(message: bytes, model: SymbolModel) -> np.ndarray:
@@ -86,13 +84,6 @@ def _varint(number: int) -> bytes:
     return bytes(found)
 
 
-def _with_zstd(symbols: np.ndarray) -> tuple[int, bytes]:
-    reach = int(np.abs(symbols).max(initial=0))
-    number = 0 if reach < 2**7 else 1 if reach < 2**15 else 2
-    raw = np.ascontiguousarray(symbols, _TYPES[number]).tobytes()
-    return _ZSTD + number, pa.Codec("zstd", compression_level=9).compress(raw, asbytes=True)
-
-
 def _from_zstd(body: bytes, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> np.ndarray:
     size = int(np.prod(shape)) * dtype.itemsize
     try:
@@ -104,13 +95,11 @@ def _from_zstd(body: bytes, shape: tuple[int, int, int], dtype: np.dtype[Any]) -
     return np.frombuffer(raw, dtype).reshape(shape).astype(np.int32)
 
 
-def _constriction() -> ModuleType | None:
-    """The range coder, or None where it is not installed."""
-    try:
-        import constriction
-    except ImportError:
-        return None
-    return constriction
+@functools.lru_cache(maxsize=2**14)
+def _categorical(distribution: int) -> tuple[Any, int]:
+    """What the coder needs of a distribution, and how many symbols it has beside the escape."""
+    weights = frequencies(distribution)
+    return constriction.stream.model.Categorical(weights / weights.sum(), perfect=False), len(weights) - 1
 
 
 def _groups(distribution: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -122,9 +111,7 @@ def _groups(distribution: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _with_range_coder(symbols: np.ndarray, model: SymbolModel) -> bytes:
-    coder = _constriction()
-    assert coder is not None
-    stream = coder.stream
+    stream = constriction.stream
     encoder = stream.queue.RangeEncoder()
     uniform = stream.model.Uniform(_HALF)
     for place in PASSES:
@@ -134,12 +121,11 @@ def _with_range_coder(symbols: np.ndarray, model: SymbolModel) -> bytes:
         expected = model.expect(symbols, place)
         residual = (actual - expected.base).ravel()
         for number, places in _groups(expected.distribution):
-            weights = frequencies(number)
-            escape = len(weights) - 1
+            categorical, escape = _categorical(number)
             values = residual[places] + escape // 2
             outside = (values < 0) | (values >= escape)
             coded = np.where(outside, escape, values).astype(np.int32)
-            encoder.encode(coded, stream.model.Categorical(weights / weights.sum(), perfect=False))
+            encoder.encode(coded, categorical)
             if outside.any():
                 zigzag = _zigzag(residual[places][outside])
                 halves = np.stack([zigzag // _HALF, zigzag % _HALF], axis=1).ravel()
@@ -148,10 +134,7 @@ def _with_range_coder(symbols: np.ndarray, model: SymbolModel) -> bytes:
 
 
 def _from_range_coder(body: bytes, shape: tuple[int, int, int], model: SymbolModel) -> np.ndarray:
-    coder = _constriction()
-    if coder is None:
-        raise DamagedMessageError("it was written by a range coder; install constriction to read it")
-    stream = coder.stream
+    stream = constriction.stream
     # Zeros at the end are left off, and the coder takes words of four bytes.
     words = np.frombuffer(body + bytes(-len(body) % 4), "<u4").astype(np.uint32)
     decoder = stream.queue.RangeDecoder(words)
@@ -165,9 +148,7 @@ def _from_range_coder(body: bytes, shape: tuple[int, int, int], model: SymbolMod
             expected = model.expect(symbols, place)
             residual = np.empty(target.size, np.int64)
             for number, places in _groups(expected.distribution):
-                weights = frequencies(number)
-                escape = len(weights) - 1
-                categorical = stream.model.Categorical(weights / weights.sum(), perfect=False)
+                categorical, escape = _categorical(number)
                 values = decoder.decode(categorical, len(places)).astype(np.int64)
                 outside = values == escape
                 values -= escape // 2

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FeatureKind = Literal["latents", "backbone", "both"]
+from vae_ldm.choices import FeatureKind
+
 FEATURE_KINDS: tuple[FeatureKind, ...] = get_args(FeatureKind)
 Part = Literal["latents", "backbone"]
 

@@ -2,10 +2,8 @@
 
 import math
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -20,20 +18,36 @@ _COLORS = ((255, 221, 64), (255, 128, 16), (214, 16, 32))
 
 @dataclass(frozen=True)
 class HeatScale:
-    """What a map's numbers mean: `usual` is the calibration photos' mean, few of their maxima exceed `strange`."""
+    """What a map's numbers mean: `usual` is the calibration photos' mean, and at `strange` the heat is 1."""
 
     usual: float
     strange: float
 
-    @classmethod
-    def fit(cls, means: Tensor, maxima: Tensor, false_alarm_rate: float) -> Self:
-        """Of the mean [n] and the maximum [n] of each calibration photo's map."""
-        usual = means.double().mean().item()
-        return cls(usual, max(threshold(maxima.double(), false_alarm_rate), usual + 1e-12))
-
     def __call__(self, maps: Tensor) -> Tensor:
-        """Heat of maps of any shape: 0 where usual, and above 1 in one calibration photo of 1 / false_alarm_rate."""
+        """Heat of maps of any shape: 0 where usual, 1 where as strange as `strange`."""
         return (maps - self.usual) / (self.strange - self.usual)
+
+
+def fit_scales(means: Tensor, maxima: Tensor, false_alarm_rate: float) -> list[HeatScale]:
+    """A scale for each of k maps that are shown as one, the highest heat at each place.
+
+    Of the mean [n, k] and the maximum [n, k] of each calibration photo's maps, at the size at which they are shown.
+    What is shown has a place above 1 in a share of `false_alarm_rate` of usual photos. The higher of several maps
+    exceeds a level more often than each of them, so each takes the level that as few photos exceed as leaves the share
+    for all of them together. That takes k / `false_alarm_rate` calibration photos; fewer give up to k times the share.
+
+    Raises ValueError where there are fewer calibration photos than `photos_needed`.
+    """
+    usual, maxima = means.double().mean(dim=0), maxima.double()
+    threshold(maxima[:, 0], false_alarm_rate)  # where photos are too few, it says so
+    alarms = math.floor(false_alarm_rate * (len(maxima) + 1) + 1e-9)
+    falling = maxima.sort(dim=0, descending=True).values
+    # A photo alarms beside the n - 1 others where one of its maxima is among the highest `number` of that map.
+    number = next(
+        (each for each in range(alarms, 1, -1) if (maxima >= falling[each - 1]).any(dim=1).sum() <= alarms), 1
+    )
+    pairs = zip(usual.tolist(), falling[number - 1].tolist(), strict=True)
+    return [HeatScale(low, max(high, low + 1e-12)) for low, high in pairs]
 
 
 def own_scale(heat: Tensor) -> Tensor:
@@ -61,7 +75,6 @@ def overlay(picture: np.ndarray, heat: Tensor) -> np.ndarray:
     return np.round((rgb + (grey - rgb) * opacity) * (1 - opacity) + color * opacity).clip(0, 255).astype(np.uint8)
 
 
-def hottest(maps: list[Tensor], size: tuple[int, int]) -> Tensor:
-    """The highest heat at each place: [B, h, w] of several maps [B, h_i, w_i], all brought to `size`."""
-    resized = [F.interpolate(each[:, None].float(), size, mode="bilinear", antialias=True)[:, 0] for each in maps]
-    return torch.stack(resized).amax(dim=0)
+def at_size(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps [B, h, w] brought to `size`, each number the mean of those that it stands for."""
+    return F.interpolate(maps[:, None].float(), size, mode="bilinear", antialias=True)[:, 0]

@@ -3,17 +3,17 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Self, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vae_ldm.choices import FeatureKind, ScoreName
 from vae_ldm.latent_space.distances import Mahalanobis, PixelNeighbours, mean_nearest
-from vae_ldm.latent_space.features import FeatureKind, Part, Whitening, parts_of
+from vae_ldm.latent_space.features import Part, Whitening, parts_of
 from vae_ldm.latent_space.patch_memory import PatchMemory
 
-ScoreName = Literal["combination", "knn", "mahalanobis", "patch", "pixels", "reconstruction", "elbo"]
 SCORE_NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
 SINGLE_SCORES = SCORE_NAMES[1:]
 NUM_COMBINED = 4

@@ -120,7 +120,20 @@ class SymbolModel:
 
     @property
     def num_channels(self) -> int:
+        """Of the latents."""
         return len(self.weights)
+
+    @staticmethod
+    def shapes(num_channels: int) -> tuple[tuple[int, int], tuple[int, int, int]]:
+        """Of `weights` and of `forms`."""
+        return (num_channels, len(PASSES)), (num_channels, len(PASSES), _NUM_SPREADS)
+
+    @classmethod
+    def stored(cls, weights: np.ndarray, forms: np.ndarray) -> Self:
+        """The model of stored numbers. Raises ValueError where one of them is none that `fit` gives."""
+        if weights.max(initial=0) > _GRID or forms.max(initial=0) >= _NUM_FORMS:
+            raise ValueError("a model of symbols holds numbers that none has")
+        return cls(weights, forms)
 
     @classmethod
     def fit(cls, pictures: Sequence[np.ndarray]) -> Self:

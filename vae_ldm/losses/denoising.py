@@ -1,13 +1,14 @@
-"""What the UNet learns and how it is sampled, in one place, so that training and export cannot disagree."""
+"""What the UNet learns: noisy latents, targets and weights."""
 
 from typing import Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
-from diffusers import DPMSolverMultistepScheduler, SchedulerMixin
+from diffusers import SchedulerMixin
 from torch import Tensor
 
 from vae_ldm.errors import VaeLdmError
+from vae_ldm.models import noise_schedule
 
 PredictionType = Literal["epsilon", "v_prediction", "flow_prediction"]
 TimestepSampling = Literal["uniform", "logit_normal"]
@@ -17,7 +18,7 @@ _ZERO_TERMINAL_SNR = 1e-6
 
 
 class DenoisingObjective:
-    """Noisy latents x_t = alpha_t x_0 + sigma_t noise, what is predicted from them, and the matching scheduler.
+    """Noisy latents x_t = alpha_t x_0 + sigma_t noise, and what is predicted from them.
 
     flow_prediction: alpha = 1 - sigma, and t = num_train_timesteps * sigma is continuous (Lipman 2022; Liu 2022).
     epsilon and v_prediction: variance preserving, t is whole, betas as in Stable Diffusion (Rombach 2022).
@@ -52,7 +53,11 @@ class DenoisingObjective:
         self.min_snr_gamma = min_snr_gamma
         self.zero_terminal_snr = zero_terminal_snr
         self.num_train_timesteps = num_train_timesteps
-        self._alphas_cumprod: Tensor = self.scheduler().alphas_cumprod if alphas_cumprod is None else alphas_cumprod
+        if alphas_cumprod is None:
+            alphas_cumprod = noise_schedule.alphas_cumprod(
+                num_train_timesteps=num_train_timesteps, zero_terminal_snr=zero_terminal_snr
+            )
+        self._alphas_cumprod: Tensor = alphas_cumprod
 
     @classmethod
     def of_scheduler(
@@ -101,25 +106,6 @@ class DenoisingObjective:
     @property
     def is_flow(self) -> bool:
         return self.prediction_type == "flow_prediction"
-
-    def scheduler(self) -> DPMSolverMultistepScheduler:
-        """A new DPM-Solver++ (Lu 2022, order 2) that samples what this objective trains, well in 10 to 20 steps."""
-        return DPMSolverMultistepScheduler(
-            num_train_timesteps=self.num_train_timesteps,
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            prediction_type=self.prediction_type,
-            use_flow_sigmas=self.is_flow,
-            rescale_betas_zero_snr=self.zero_terminal_snr,
-            # Evenly spaced timesteps end with a jump that blurs: an exact network gives .07 for a standard deviation
-            # of .15 in 12 steps, with Karras' spacing .15. Where sigma has no upper end that spacing cannot be used.
-            use_karras_sigmas=not self.is_flow and not self.zero_terminal_snr,
-            # For zero terminal SNR: sampling starts at the very last timestep, as it must (Lin 2023, section 3.3).
-            timestep_spacing="trailing",
-            # Without effect on this spacing; some versions of StableDiffusionPipeline warn unless it is 1.
-            steps_offset=1,
-        )
 
     def sample_timesteps(
         self, batch_size: int, *, generator: torch.Generator | None = None, device: torch.device | str | None = None

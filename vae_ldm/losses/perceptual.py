@@ -1,5 +1,6 @@
 """How far a reconstruction is from its picture in the eyes of a network."""
 
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
@@ -57,18 +58,29 @@ def _rgb(images: Tensor) -> Tensor:
     return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images[:, :3]
 
 
-def load_lpips(net: Literal["alex", "vgg", "squeeze"]) -> LpipsDistance:
-    """LPIPS on this backbone; torchvision downloads the backbone's weights when they are not cached.
+_BACKBONES = {"alex": "AlexNet_Weights", "vgg": "VGG16_Weights", "squeeze": "SqueezeNet1_1_Weights"}
 
-    Raises WeightsError where the package, or the torchvision it needs, cannot be imported.
+
+def load_lpips(net: Literal["alex", "vgg", "squeeze"]) -> LpipsDistance:
+    """LPIPS on this backbone, whose weights must lie in torchvision's cache: nothing is downloaded.
+
+    Raises WeightsError where they do not, or the package, or the torchvision it needs, cannot be imported.
     """
     try:
         # A torchvision built for another torch fails with RuntimeError rather than ImportError.
         import lpips
+        from torchvision import models
     except (ImportError, RuntimeError, OSError) as error:
         cause = str(error).strip().splitlines()[0]
         raise WeightsError(
             f"perceptual network lpips cannot be imported ({cause}): pip install lpips, with the torchvision that "
             "belongs to the installed torch, or use efficientnet_lite"
         ) from error
+    url = getattr(models, _BACKBONES[net]).IMAGENET1K_V1.url
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if not file.is_file():
+        raise WeightsError(
+            f"perceptual network lpips: {file} is missing, and a recipe may download from the Hub only; fetch it from "
+            f"{url} yourself, or use efficientnet_lite or a backbone of transformers"
+        )
     return LpipsDistance(lpips.LPIPS(net=net, verbose=False))

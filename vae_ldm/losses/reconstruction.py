@@ -1,6 +1,9 @@
 """How far a reconstruction is from its picture, pixel by pixel and window by window; images [B, C, H, W] in [-1, 1]."""
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,10 +43,43 @@ def ssim_error(reconstruction: Tensor, images: Tensor) -> Tensor:
     with torch.autocast(images.device.type, enabled=False):
         x, y = (reconstruction.float() + 1) / 2, (images.float() + 1) / 2
         down, across = _window(x.shape[-2], x.device), _window(x.shape[-1], x.device)
-        mean_x, mean_y, mean_xx, mean_yy, mean_xy = down @ torch.stack((x, y, x * x, y * y, x * y)) @ across.T
+        mean_x, mean_y, mean_xx, mean_yy, mean_xy = _products(down, torch.stack((x, y, x * x, y * y, x * y)), across)
         xx, yy, xy = mean_x * mean_x, mean_y * mean_y, mean_x * mean_y
         contrast = (2 * (mean_xy - xy) + _C2) / ((mean_xx - xx).clamp(min=0) + (mean_yy - yy).clamp(min=0) + _C2)
         return 1 - ((2 * xy + _C1) / (xx + yy + _C1) * contrast).flatten(1).mean(1)
+
+
+def _products(down: Tensor, values: Tensor, across: Tensor) -> Tensor:
+    """down @ values @ across.T in full float32, there and back: TF32 keeps three digits of what SSIM subtracts."""
+    if torch.get_float32_matmul_precision() == "highest":
+        return down @ values @ across.T
+    return _FullPrecision.apply(down, values, across)
+
+
+class _FullPrecision(torch.autograd.Function):
+    """The products where the process allows TF32, as accelerate does with a compiling backend."""
+
+    @staticmethod
+    def forward(ctx: Any, down: Tensor, values: Tensor, across: Tensor) -> Tensor:
+        ctx.save_for_backward(down, across)
+        with _no_tf32():
+            return down @ values @ across.T
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
+        down, across = ctx.saved_tensors
+        with _no_tf32():
+            return None, down.T @ gradient @ across, None
+
+
+@contextmanager
+def _no_tf32() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @functools.cache

@@ -9,10 +9,13 @@ from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
+from vae_ldm.models.batches import batch_size_for, in_batches
+
 # Where DiagonalGaussianDistribution clamps: a standard deviation of 3e-7, as near to none as it goes.
 MIN_LOGVAR = -30.0
 # Far under what rounding alone costs an autoencoder that is fit for half precision (it keeps 60 dB).
 MIN_HALF_PSNR = 40.0
+_NUM_AT_ONCE = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,9 +151,17 @@ def _identity_conv(channels: int, *, like: AutoencoderKL) -> nn.Conv2d:
 
 @torch.no_grad()
 def reconstruct(autoencoder: AutoencoderKL, images: Tensor) -> Tensor:
-    """The images through the autoencoder and back without noise, in its precision: [B, C, H, W], about [-1, 1]."""
-    latents = autoencoder.encode(images.to(autoencoder.device, autoencoder.dtype)).latent_dist.mean
-    return autoencoder.decode(latents).sample
+    """The images through the autoencoder and back without noise, in its precision: [B, C, H, W], about [-1, 1].
+
+    At most 16 at once, fewer of more than 256 px.
+    """
+
+    def there_and_back(batch: Tensor) -> Tensor:
+        latents = autoencoder.encode(batch.to(autoencoder.device, autoencoder.dtype)).latent_dist.mean
+        return autoencoder.decode(latents).sample
+
+    size = batch_size_for((images.shape[2], images.shape[3]), most=_NUM_AT_ONCE)
+    return torch.cat(list(in_batches(there_and_back, images, size)))
 
 
 def check_fold(before: AutoencoderKL, after: AutoencoderKL, images: Tensor) -> float:

@@ -60,16 +60,26 @@ def add_lora(
 
 
 def save_lora(unet: UNet2DConditionModel, folder: Path) -> Path:
-    """The file written: `load_lora_weights(folder)` of any Stable Diffusion pipeline of diffusers opens it."""
+    """The file written: `load_lora_weights(folder)` of any Stable Diffusion pipeline of diffusers opens it.
+
+    Each up matrix is multiplied by alpha / rank, and alpha is noted as equal to the rank: a program that does not read
+    diffusers' notes would take the scale for 1 and draw another picture.
+    """
     from peft.utils import get_peft_model_state_dict
 
     # No more than is needed: an older peft refuses settings that it does not know. In order, because a set's order
     # differs from process to process.
     config = unet.peft_config[_ADAPTER].to_dict()
     metadata = {key: config[key] for key in _NOTED} | {"target_modules": sorted(config["target_modules"])}
+    scale = metadata["lora_alpha"] / metadata["r"]
+    metadata["lora_alpha"] = metadata["r"]
+    updates = {
+        name: matrix * scale if "lora_B" in name else matrix
+        for name, matrix in get_peft_model_state_dict(unet, adapter_name=_ADAPTER).items()
+    }
     StableDiffusionPipeline.save_lora_weights(
         folder,
-        unet_lora_layers=convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name=_ADAPTER)),
+        unet_lora_layers=convert_state_dict_to_diffusers(updates),
         unet_lora_adapter_metadata=metadata,
         safe_serialization=True,
     )
@@ -81,12 +91,14 @@ def lora_base(file: Path) -> LoraBase:
     try:
         with safe_open(file, "pt") as opened:
             notes = json.loads((opened.metadata() or {}).get("lora_adapter_metadata", "{}"))
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise WeightsError(f"{file}: cannot be read as a LoRA: {first_line(error)}") from error
+    notes = notes if isinstance(notes, dict) else {}
     source = notes.get("unet.base_model_name_or_path")
-    if not source:
+    if not source or not isinstance(source, str):
         raise WeightsError(f"{file}: does not say which pipeline it belongs to; load it with load_lora_weights")
-    return LoraBase(source, notes.get("unet.revision"))
+    revision = notes.get("unet.revision")
+    return LoraBase(source, revision if isinstance(revision, str) else None)
 
 
 def has_lora(unet: UNet2DConditionModel) -> bool:

@@ -1,6 +1,5 @@
 """Opening other people's weights: safetensors only, nothing missing, nothing mis-shaped, one clear line otherwise."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +9,17 @@ import diffusers
 import torch
 import transformers
 
-from vae_ldm.errors import WeightsError, first_line
+from vae_ldm.errors import VaeLdmError, WeightsError, first_line
+from vae_ldm.models.stored_config import Kind, check_size, checked_config
+from vae_ldm.paths import is_local
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
+_KINDS: dict[str, Kind] = {
+    "AutoencoderKL": "autoencoder",
+    "UNet2DConditionModel": "unet",
+    "CLIPTextModel": "text_encoder",
+}
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -26,23 +32,24 @@ def load_pretrained(
     (diffusers itself only warns about a missing one and leaves it random).
     """
     folder = Path(source) / (subfolder or "")
+    what = f"{folder}: cannot be opened as {model_class.__name__}"
     if is_local(source):
         _check_folder(folder)
+        checked_config(folder / "config.json", _KINDS[model_class.__name__])
+        with _libraries_silent(), errors_of_libraries(what):
+            check_size(model_class, folder)
     load: Callable[..., Any] = model_class.from_pretrained  # type: ignore[attr-defined]
-    try:
-        with _libraries_silent():
-            model, info = load(
-                source,
-                revision=revision,
-                subfolder=subfolder or "",
-                torch_dtype=torch.float32,
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are in the info, by name; the error would name none
-                **({"low_cpu_mem_usage": False} if model_class.__module__.startswith("diffusers") else {}),
-            )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise WeightsError(f"{folder}: cannot be opened as {model_class.__name__}: {first_line(error)}") from error
+    with _libraries_silent(), errors_of_libraries(what):
+        model, info = load(
+            source,
+            revision=revision,
+            subfolder=subfolder or "",
+            torch_dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the info, by name; the error would name none
+            **({"low_cpu_mem_usage": False} if model_class.__module__.startswith("diffusers") else {}),
+        )
     missing = sorted(info["missing_keys"])
     mismatched = [key[0] if isinstance(key, tuple) else key for key in info.get("mismatched_keys", ())]
     for keys, what in ((missing, "missing"), (mismatched, "mis-shaped")):
@@ -52,6 +59,18 @@ def load_pretrained(
                 "save the model again with save_pretrained"
             )
     return model.eval()
+
+
+@contextmanager
+def errors_of_libraries(what: str) -> Iterator[None]:
+    """Raise WeightsError, beginning with `what`, for whatever a library stumbles over in somebody else's files."""
+    try:
+        yield
+    except VaeLdmError:
+        raise
+    except Exception as error:
+        kind = "" if isinstance(error, (OSError, ValueError, RuntimeError)) else f"{type(error).__name__}: "
+        raise WeightsError(f"{what}: {kind}{first_line(error)}") from error
 
 
 @contextmanager
@@ -75,20 +94,19 @@ def first_of(names: Sequence[str]) -> str:
 
 def load_scheduler(folder: Path) -> Any:
     """The scheduler of the pipeline in `folder`, in the class it was saved as; WeightsError where there is none."""
-    try:
-        name = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))["_class_name"]
-        found = getattr(diffusers, name, None)
-        if not (isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)):
+    config = checked_config(folder / "scheduler" / "scheduler_config.json", "scheduler")
+    with errors_of_libraries(f"{folder}: its scheduler cannot be opened"):
+        name = config.get("_class_name")
+        if not is_scheduler(name):
             raise ValueError(f"diffusers has no scheduler {name}")
-        load: Callable[..., Any] = found.from_pretrained  # type: ignore[attr-defined]
+        load: Callable[..., Any] = getattr(diffusers, name).from_pretrained  # type: ignore[arg-type]
         return load(str(folder), subfolder="scheduler")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{folder}: its scheduler cannot be opened: {first_line(error)}") from error
 
 
-def is_local(source: str) -> bool:
-    """A path, and not ORG/NAME of the Hub: it or the folder it would lie in exists, or it is written as a path."""
-    return Path(source).parent.is_dir() or source.startswith((".", "/", "~")) or source.count("/") != 1
+def is_scheduler(name: Any) -> bool:
+    """Whether diffusers has a scheduler of this name."""
+    found = getattr(diffusers, name, None) if isinstance(name, str) else None
+    return isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)
 
 
 def _check_folder(folder: Path) -> None:

@@ -1,10 +1,11 @@
 """An autoencoder in one .safetensors file with the key names of CompVis' latent-diffusion, as diffusers opens it."""
 
 import json
+import math
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL
@@ -17,24 +18,58 @@ from vae_ldm.models.pretrained import first_of
 
 _PREFIXES = ("first_stage_model.", "vae.")
 """Of the autoencoder's keys in a file that holds a whole model."""
-_SCALING = {
-    True: {"scaling_factor": 0.18215},
-    False: {"scaling_factor": 0.3611, "shift_factor": 0.1159},
+
+
+class KnownScaling(NamedTuple):
+    """What a published autoencoder's config says that its single file does not."""
+
+    name: str
+    scaling_factor: float
+    shift_factor: float | None = None
+
+
+_KNOWN = {
+    True: (KnownScaling("Stable Diffusion", 0.18215), KnownScaling("SDXL", 0.13025)),
+    False: (KnownScaling("FLUX", 0.3611, 0.1159), KnownScaling("Stable Diffusion 3", 1.5305, 0.0609)),
 }
-"""By whether there are quant convs: Stable Diffusion's factor (Rombach 2022, appendix G), and FLUX's."""
+"""By whether there are quant convs; the first of each is assumed where nothing can be measured."""
+_LARGEST_RATIO = 1.5
+"""Between 1 and the standard deviation that a known factor leaves; those of SD and SDXL differ by 1.4."""
+
+
+def known_scalings(autoencoder: AutoencoderKL) -> tuple[KnownScaling, ...]:
+    """The published factors of autoencoders with these layers, which nothing in the weights tells apart."""
+    return _KNOWN[autoencoder.quant_conv is not None]
+
+
+def measured_scaling(autoencoder: AutoencoderKL, mean: float, std: float) -> KnownScaling:
+    """The published scaling that brings latents of this mean and standard deviation nearest to unit variance.
+
+    Where none comes within a factor of 1.5, the one that does so exactly.
+    """
+
+    def ratio(known: KnownScaling) -> float:
+        return abs(math.log(std * known.scaling_factor))
+
+    nearest = min(known_scalings(autoencoder), key=ratio)
+    if ratio(nearest) <= math.log(_LARGEST_RATIO):
+        return nearest
+    return KnownScaling("none that is known", 1 / std, mean if autoencoder.config.shift_factor else None)
 
 
 def load_single_file(file: Path) -> AutoencoderKL:
     """The AutoencoderKL in a file of Stable Diffusion, SDXL or FLUX's original layout, in float32 and eval mode.
 
     The file holds no configuration: it follows from the shapes of the weights, but for the scaling factor, which is
-    that of Stable Diffusion, or FLUX's where there are no quant convs. Nothing is downloaded. Raises WeightsError
-    where the file is no such autoencoder, or lacks a weight.
+    assumed to be that of Stable Diffusion, or FLUX's where there are no quant convs (`measured_scaling` tells by
+    photos). Nothing is downloaded. Raises WeightsError where the file is no such autoencoder, or lacks a weight.
     """
     tensors = _without_values(file)
+    if any(".down_blocks." in name for name in tensors):
+        raise WeightsError(f"{file}: is the weights file of a diffusers folder; give the folder that it lies in")
     try:
         config = _config(tensors)
-    except KeyError as error:
+    except (KeyError, IndexError) as error:
         raise WeightsError(
             f"{file}: is no autoencoder with the key names of latent-diffusion (it has no {error.args[0]}); "
             "give a folder made by save_pretrained"
@@ -47,7 +82,7 @@ def load_single_file(file: Path) -> AutoencoderKL:
         except NotImplementedError as error:  # a weight that the file lacks is still on the meta device
             missing = sorted(AutoencoderKL(**config).state_dict().keys() - convert_ldm_vae_checkpoint(tensors, config))
             raise WeightsError(f"{file}: weights of AutoencoderKL are missing ({first_of(missing)})") from error
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except Exception as error:  # whatever the library stumbles over
             raise WeightsError(f"{file}: cannot be opened as AutoencoderKL: {first_line(error)}") from error
     return autoencoder.float().eval()
 
@@ -74,6 +109,7 @@ def _config(tensors: dict[str, Tensor]) -> dict[str, Any]:
     num_levels = _count(tensors, r"encoder\.down\.(\d+)\.")
     widths = [tensors[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in range(num_levels)]
     has_quant_convs = "quant_conv.weight" in tensors
+    assumed = _KNOWN[has_quant_convs][0]
     return {
         "in_channels": in_channels,
         "out_channels": tensors["decoder.conv_out.weight"].shape[0],
@@ -86,7 +122,8 @@ def _config(tensors: dict[str, Tensor]) -> dict[str, Any]:
         "mid_block_add_attention": "encoder.mid.attn_1.q.weight" in tensors,
         "use_quant_conv": has_quant_convs,
         "use_post_quant_conv": has_quant_convs,
-        **_SCALING[has_quant_convs],
+        "scaling_factor": assumed.scaling_factor,
+        "shift_factor": assumed.shift_factor,
     }
 
 

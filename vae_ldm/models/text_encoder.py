@@ -7,8 +7,8 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from vae_ldm.errors import WeightsError, first_line
-from vae_ldm.models.pretrained import load_pretrained
+from vae_ldm.errors import WeightsError
+from vae_ldm.models.pretrained import errors_of_libraries, load_pretrained
 
 _PAD, _BEGIN, _END, _UNKNOWN = "<pad>", "<begin>", "<end>", "<unknown>"
 
@@ -76,12 +76,23 @@ def load_text_encoder(source: str, *, revision: str | None = None) -> tuple[PreT
         except WeightsError as error:
             errors.append(error)
             continue
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, subfolder=tokenizer_folder)
-        except (OSError, ValueError) as error:
-            raise WeightsError(f"{source}: no tokenizer beside the text encoder ({first_line(error)})") from error
+        with errors_of_libraries(f"{source}: no tokenizer beside the text encoder"):
+            tokenizer = AutoTokenizer.from_pretrained(
+                source, revision=revision, subfolder=tokenizer_folder, trust_remote_code=False
+            )
+        check_prompt_length(source, tokenizer, encoder)
         return tokenizer, encoder.requires_grad_(False)
     raise WeightsError(f"{source}: no CLIP text encoder found ({errors[0]})")
+
+
+def check_prompt_length(source: object, tokenizer: PreTrainedTokenizerBase, encoder: CLIPTextModel) -> None:
+    """Raise WeightsError where the tokenizer gives more tokens a prompt than the text encoder takes."""
+    longest = encoder.config.max_position_embeddings
+    if not 2 <= tokenizer.model_max_length <= longest:
+        raise WeightsError(
+            f"{source}: its text encoder takes prompts of {longest} tokens, its tokenizer does not say so; "
+            f'set "model_max_length": {longest} in tokenizer_config.json'
+        )
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """A StableDiffusionPipeline that can also vary, morph and reconstruct photos, and saves as a plain one."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,6 +40,11 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
     `.images` is a list of Pillow images, or with `output_type` "np" or "pt" floats in [0, 1], [B, H, W, C] or
     [B, C, H, W]. No safety checker looks at them.
     """
+
+    @functools.wraps(StableDiffusionPipeline.__call__)
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        check_guidance(options.get("guidance_scale", 0.0))
+        return super().__call__(*args, **options)
 
     @property
     def autoencoder(self) -> ImageAutoencoder:
@@ -80,7 +86,7 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
         if n < 1:
             raise VaeLdmError(f"n is {n}; at least 1 variation is asked for")
         size, latents = self._encoded(images)
-        varied = self._denoised(
+        return self.vary_latents(
             latents,
             strength,
             n,
@@ -88,7 +94,37 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             generator=generator,
+            size=size,
+            output_type=output_type,
             callback_on_step_end=callback_on_step_end,
+            **options,
+        )
+
+    @torch.no_grad()
+    def vary_latents(
+        self,
+        latents: Tensor,
+        strength: float = 0.5,
+        n: int = 4,
+        *,
+        size: tuple[int, int] | None = None,
+        output_type: str = "pil",
+        prompt: str | Sequence[str] = "",
+        num_inference_steps: int = 20,
+        guidance_scale: float = 2.0,
+        **options: Any,
+    ) -> StableDiffusionPipelineOutput:
+        """`vary` of images whose latents [B, c, h, w], those of `autoencoder.encode`, are known already.
+
+        Arguments and errors are those of `vary` and of `autoencoder.decode`.
+        """
+        varied = self._denoised(
+            latents.to(self.vae.device, self.vae.dtype),
+            strength,
+            n,
+            prompt=prompt,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
             **options,
         )
         return _output(self.autoencoder.decode(varied, size=size, output_type=output_type))
@@ -197,6 +233,17 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
         prompts = [prompt] * len(latents) if isinstance(prompt, str) else list(prompt)
         if len(prompts) != len(latents):
             raise VaeLdmError(f"{len(prompts)} prompts for {len(latents)} images; give one for all, or one an image")
+        check_guidance(options.get("guidance_scale", 0.0))
+        if isinstance(negative := options.get("negative_prompt"), str):
+            options["negative_prompt"] = [negative] * len(latents)  # diffusers wants the kind that the prompt has
+        # At least one step, however small the share.
+        num_steps = max(num_inference_steps, math.floor(1 / strength) + 1) if strength else 0
+        if num_steps > self.scheduler.config.num_train_timesteps:
+            least = 1 / self.scheduler.config.num_train_timesteps
+            raise VaeLdmError(
+                f"strength is {strength:g} and steps are {num_inference_steps}: at most "
+                f"{self.scheduler.config.num_train_timesteps} steps can be taken; give 0, or from {least:g} on"
+            )
         if strength == 0:
             return latents.repeat_interleave(n, dim=0)
         if not any(prompts) and not options.get("negative_prompt"):
@@ -209,12 +256,17 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
             prompts,
             image=latents,
             strength=strength,
-            # At least one step, however small the share.
-            num_inference_steps=max(num_inference_steps, math.floor(1 / strength) + 1),
+            num_inference_steps=num_steps,
             num_images_per_prompt=n,
             output_type="latent",
             **options,
         ).images
+
+
+def check_guidance(guidance_scale: float) -> None:
+    """Raise VaeLdmError for a guidance that is no finite number from 0 on: the pictures would be black."""
+    if not 0 <= guidance_scale < math.inf:
+        raise VaeLdmError(f"guidance_scale is {guidance_scale:g}; give a number from 0 on")
 
 
 class _LatentToLatent(StableDiffusionImg2ImgPipeline):

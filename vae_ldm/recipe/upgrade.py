@@ -94,9 +94,9 @@ def _steps_from(number: int) -> list["Step"]:
 
 
 def _from_1_to_2(recipe: Any) -> Iterator[Change]:
-    """Format 2 weighs the KL per latent number and chooses the timesteps' distribution by what is predicted.
+    """Format 2 weighs the KL per latent number, chooses timesteps by what is predicted and trains the unknown word.
 
-    Both change a default, so the old default is written out where the recipe leaves it to the schema.
+    Each changes a default, so the old default is written out where the recipe leaves it to the schema.
     """
     autoencoder = recipe.get("autoencoder")
     loss = autoencoder.get("loss", {}) if isinstance(autoencoder, dict) else None
@@ -111,6 +111,13 @@ def _from_1_to_2(recipe: Any) -> Iterator[Change]:
     if isinstance(diffusion, dict) and "timestep_sampling" not in diffusion:
         because = "the default of format 1; later formats choose by prediction_type"
         yield Change(("diffusion", "timestep_sampling"), "logit_normal", because)
+    if isinstance(diffusion, dict) and diffusion.get("conditioning") == "caption":
+        because, place = "format 1 trained no unknown word", ("diffusion", "text_encoder")
+        encoder = diffusion.get("text_encoder")
+        if encoder is None:
+            yield Change((*place, "type"), "trained", "the default of format 1")
+        if encoder is None or (isinstance(encoder, dict) and encoder.get("type") == "trained"):
+            yield Change((*place, "word_dropout"), 0.0, because)
 
 
 Step = Callable[[Any], Iterator[Change]]

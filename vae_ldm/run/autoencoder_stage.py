@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from vae_ldm.data.datamodule import ImageDataModule
 from vae_ldm.data.pictures import Pictures
 from vae_ldm.files import let_others_read
 from vae_ldm.models.autoencoder import load_autoencoder
+from vae_ldm.models.batches import batch_size_for, in_batches
+from vae_ldm.models.half_precision import make_fit_for_half
 from vae_ldm.models.latent_scaling import (
     LatentStatistics,
     check_fold,
@@ -23,15 +26,19 @@ from vae_ldm.models.latent_scaling import (
     silence_posterior,
     stored_statistics,
 )
-from vae_ldm.models.pixels import as_images, as_pictures, image_batches
+from vae_ldm.models.pixels import as_images, as_pictures
+from vae_ldm.models.single_file import measured_scaling
+from vae_ldm.models.stored_config import checked_config
 from vae_ldm.pages.image_grid import image_grid
 from vae_ldm.run.fitting import fit_stage
 from vae_ldm.run.seal import seal_autoencoder
 from vae_ldm.run.session import Session
 from vae_ldm.training.callbacks import BestCheckpoint, PictureEachValidation
 from vae_ldm.training.lit_autoencoder import LitAutoencoder
+from vae_ldm.weights import local_folder, pipeline_folder
 
 _BATCH_SIZE = 64
+"""Pictures encoded at once up to 256 px."""
 _NUM_CHECK_IMAGES = 16
 _NUM_GRID_IMAGES = 8
 
@@ -118,7 +125,11 @@ def finish_autoencoder(session: Session, autoencoder: AutoencoderKL) -> dict[str
         statistics = latent_statistics(_posteriors(session, autoencoder), total=session.processes.total)
     elif recipe.diffusion is not None and recipe.diffusion.from_pretrained is None:
         statistics = stored_statistics(autoencoder)
-    images = as_images(evenly_spaced(train, _NUM_CHECK_IMAGES)).to(session.device)
+    if stage.train != "all" and Path(stage.from_pretrained or "").expanduser().is_file():
+        facts |= _settle_scaling(session, autoencoder)
+        if statistics is not None:
+            statistics = stored_statistics(autoencoder)
+    images = as_images(evenly_spaced(train, _NUM_CHECK_IMAGES))
     if statistics is not None:
         before = copy.deepcopy(autoencoder)
         fold_latent_scaling(autoencoder, statistics)
@@ -132,9 +143,45 @@ def finish_autoencoder(session: Session, autoencoder: AutoencoderKL) -> dict[str
         facts["fold_difference"] = difference
         facts["latent_mean"], facts["latent_std"] = statistics.mean.tolist(), statistics.std.tolist()
     upcast = decide_force_upcast(autoencoder, images)
+    if upcast and stage.train != "nothing":  # of weights that stay as they came, nothing is changed
+        parts = ("decoder", "encoder") if stage.train == "all" else ("decoder",)
+        halvings = make_fit_for_half(autoencoder, images, parts=parts)
+        if halvings is not None:
+            upcast = False
+            facts["residuals_halved"] = halvings
+            session.say(f"autoencoder: a residual stream of it is scaled by 2^-{halvings}, so that it survives float16")
+    if upcast:
+        session.say("autoencoder: unfit for float16 (pictures may come out black); use bfloat16 or float32")
     autoencoder.register_to_config(force_upcast=upcast)
     facts["force_upcast"] = upcast
     return facts
+
+
+def _settle_scaling(session: Session, autoencoder: AutoencoderKL) -> dict[str, object]:
+    """Give an autoencoder of a single file, which says nothing of it, its scaling factor, and say which and why.
+
+    That of the pipeline whose UNet is trained on, or else the published one that fits the photos.
+    """
+    recipe = session.recipe
+    if recipe.diffusion is not None and recipe.diffusion.from_pretrained is not None:
+        unet = recipe.diffusion
+        folder = pipeline_folder(local_folder(str(unet.from_pretrained), revision=unet.revision))
+        config = checked_config(folder / "vae" / "config.json", "autoencoder")
+        name, factor, shift = str(unet.from_pretrained), config.get("scaling_factor"), config.get("shift_factor")
+        autoencoder.register_to_config(scaling_factor=factor or autoencoder.config.scaling_factor, shift_factor=shift)
+        session.say(f"autoencoder: the file does not say its scaling factor; {factor:g} is that of {name}")
+        return {"scaling_factor": factor}
+    statistics = latent_statistics(_posteriors(session, autoencoder), total=session.processes.total)
+    mean = statistics.mean.mean().item()
+    std = (statistics.std.square() + (statistics.mean - mean).square()).mean().sqrt().item()
+    found = measured_scaling(autoencoder, mean, std)
+    autoencoder.register_to_config(scaling_factor=found.scaling_factor, shift_factor=found.shift_factor)
+    session.say(
+        "autoencoder: the file does not say its scaling factor; on these photos its latents have a standard deviation "
+        f"of {std:.3g}, so {found.scaling_factor:.5g} is taken, that of {found.name}; a folder with a config.json "
+        "would say it"
+    )
+    return {"scaling_factor": found.scaling_factor, "measured_latent_std": std}
 
 
 def _posteriors(session: Session, autoencoder: AutoencoderKL) -> Iterator[DiagonalGaussianDistribution]:
@@ -142,8 +189,11 @@ def _posteriors(session: Session, autoencoder: AutoencoderKL) -> Iterator[Diagon
     rank, count = session.processes.rank, session.processes.count
     images = session.pictures.train.images
     bounds = [len(images) * place // count for place in (rank, rank + 1)]
-    for batch in image_batches(images[slice(*bounds)], _BATCH_SIZE):
-        yield autoencoder.encode(batch.to(autoencoder.device)).latent_dist
+    yield from in_batches(
+        lambda pictures: autoencoder.encode(as_images(pictures).to(autoencoder.device)).latent_dist,
+        images[slice(*bounds)],
+        batch_size_for(images.shape[1:3], most=_BATCH_SIZE),
+    )
 
 
 def evenly_spaced(pictures: Pictures, count: int) -> np.ndarray:

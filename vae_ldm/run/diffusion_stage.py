@@ -1,7 +1,8 @@
 """Stages two and three: cached posteriors, and a UNet on them that leaves as a pipeline folder."""
 
 import hashlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from pytorch_lightning import Callback
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from vae_ldm.assembly import (
     DiffusionParts,
@@ -47,6 +49,10 @@ def run_diffusion_stage(session: Session, autoencoder: AutoencoderKL, make_pushe
 
     torch.manual_seed(recipe.seed)
     diffusion = build_diffusion(recipe, autoencoder, vocabulary(session, prompts["train"]))
+    if recipe.diffusion.from_pretrained is not None and (dropout := diffusion.unet.config.dropout):
+        session.say(f"diffusion: the dropout of {dropout:g} that the UNet comes with acts in training")
+    if said := cut_captions(diffusion.tokenizer, prompts["train"]):
+        session.say(f"diffusion: {said}")
     datasets = {
         split: PosteriorDataset(
             folder, prompt_ids(diffusion, prompts[split]), seed=recipe.seed, augment=split == "train"
@@ -66,7 +72,7 @@ def run_diffusion_stage(session: Session, autoencoder: AutoencoderKL, make_pushe
     callbacks: list[Callback] = [BestCheckpoint(run.checkpoints("diffusion"), monitor="val/loss", mode="min")]
     if recipe.hub is not None and recipe.hub.push_every_n_steps is not None:
         pusher = make_pusher(session, diffusion, autoencoder)
-        callbacks.append(EachNSteps(recipe.hub.push_every_n_steps, pusher))
+        callbacks.append(EachNSteps(recipe.hub.push_every_n_steps, pusher, wait=session.processes.wait))
     facts = fit_stage(session, "diffusion", "unet", module, data, part, ema=recipe.diffusion.ema, callbacks=callbacks)
     trained = recipe.diffusion
 
@@ -80,6 +86,16 @@ def run_diffusion_stage(session: Session, autoencoder: AutoencoderKL, make_pushe
         run.finish("diffusion", **facts)
 
     session.processes.first(leave)
+
+
+def cut_captions(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> str | None:
+    """How many prompts are longer than the tokenizer's length, and what is done about it; None where none is."""
+    limit, counts = tokenizer.model_max_length, Counter(prompts)
+    lengths = [len(ids) for ids in tokenizer(list(counts), truncation=False, verbose=False).input_ids]
+    cut = sum(count for count, length in zip(counts.values(), lengths, strict=True) if length > limit)
+    if not cut:
+        return None
+    return f"{cut:,} of {len(prompts):,} captions are cut at {limit} tokens; the longest has {max(lengths)}"
 
 
 def check_prompts(session: Session) -> None:

@@ -1,10 +1,7 @@
 """`vae-ldm train --dry-run`: everything is built and tried on eight pictures; nothing is trained or written."""
 
-import time
-from collections.abc import Callable
-
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vae_ldm.assembly import (
     build_autoencoder,
@@ -13,18 +10,21 @@ from vae_ldm.assembly import (
     build_lit_latent_diffusion,
     build_source,
     class_prompts,
+    expected_precision,
     picture_prompts,
+    place_channels_last,
     prompt_ids,
 )
 from vae_ldm.data.crop_advice import crop_advice
 from vae_ldm.data.picture_cache import Preview, examples, inspect_pictures
-from vae_ldm.hardware import Network, fastest_precision
 from vae_ldm.models.pixels import as_images
 from vae_ldm.recipe import parts
 from vae_ldm.run.session import Session
+from vae_ldm.run.step_time import Update, seconds_a_step
+from vae_ldm.training.lit_autoencoder import LitAutoencoder
+from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
 from vae_ldm.training.progress import format_seconds
 
-_NUM_TIMED_STEPS = 3
 _CHANNELS = {1: "grey", 3: "RGB", 4: "RGBA"}
 
 
@@ -54,18 +54,14 @@ def describe_run(session: Session) -> None:
         say(f"data: of the first {num_read}, {len(preview.unreadable)} cannot be used: {examples(preview.unreadable)}")
 
     torch.manual_seed(recipe.seed)
-    autoencoder = build_autoencoder(recipe, image_channels=channels)
-    part = recipe.autoencoder.trainer
+    autoencoder = build_autoencoder(recipe, image_channels=channels).to(session.device)
+    examples_at_hand = as_images(images).to(session.device)
+    with torch.no_grad():
+        posterior = autoencoder.encode(examples_at_hand).latent_dist
     if recipe.autoencoder.train == "nothing":
         say(f"autoencoder: {_millions(autoencoder)} parameters, kept as they are")
     else:
-        module = build_lit_autoencoder(recipe, autoencoder)
-        batch = as_images(images)[torch.arange(part.batch_size) % len(images)]
-
-        def autoencoder_step() -> torch.Tensor:
-            return module.generator_loss(batch)[1]
-
-        _describe_stage(session, "autoencoder", "autoencoder", module, autoencoder_step, part)
+        _describe_autoencoder(session, build_lit_autoencoder(recipe, autoencoder), examples_at_hand)
     if recipe.diffusion is None:
         say("then: evaluation on all validation pictures, and the report")
         return
@@ -76,32 +72,63 @@ def describe_run(session: Session) -> None:
         autoencoder,
         [*prompts, *class_prompts(recipe, preview.pictures.class_names), *preview.pictures.captions],
     )
-    part = recipe.diffusion.trainer
-    rows = torch.arange(part.batch_size) % len(images)
-    with torch.no_grad():
-        posterior = autoencoder.encode(as_images(images)).latent_dist
+    rows = torch.arange(recipe.diffusion.trainer.batch_size) % len(images)
     latents = {
         "mean": posterior.mean[rows],
         "std": posterior.std[rows],
-        "prompt_ids": prompt_ids(diffusion, prompts)[rows],
+        "prompt_ids": prompt_ids(diffusion, prompts)[rows].to(session.device),
     }
-    lit = build_lit_latent_diffusion(recipe, diffusion)
-    _describe_stage(
-        session, "diffusion", "unet", lit, lambda: lit.denoising_loss(latents, latents["prompt_ids"]).mean(), part
-    )
+    _describe_unet(session, build_lit_latent_diffusion(recipe, diffusion), latents)
     say(f"then: evaluation on all validation pictures and {recipe.evaluation.num_samples} samples, and the report")
 
 
+def _describe_autoencoder(session: Session, module: LitAutoencoder, examples_at_hand: Tensor) -> None:
+    stage = session.recipe.autoencoder
+    part, precision = stage.trainer, expected_precision(stage.trainer, "autoencoder")
+    place_channels_last(part, module, "autoencoder")
+    module.to(session.device)
+    batch = examples_at_hand[torch.arange(part.batch_size) % len(examples_at_hand)]
+    if stage.crop_size is not None:
+        height, width = (stage.crop_size,) * 2 if isinstance(stage.crop_size, int) else stage.crop_size
+        batch = batch[..., :height, :width].contiguous()
+    update = Update(module.autoencoder, clip_norm=part.gradient_clip_norm, averaged=stage.ema is not None)
+
+    def seconds(*, adversarial: bool) -> float:
+        losses = [(lambda: module.generator_loss(batch, adversarial=adversarial)[1], update)]
+        if adversarial:
+            assert module.discriminator is not None
+            fake = module.generator_loss(batch)[0].detach()
+            critic = Update(module.discriminator, clip_norm=part.gradient_clip_norm)
+            losses.append((lambda: module.discriminator_loss(batch, fake), critic))
+        return seconds_a_step(losses, device=session.device, precision=precision, batches=part.accumulate_grad_batches)
+
+    alone = part.max_steps if module.adversarial is None else min(module.adversarial.start_step, part.max_steps)
+    total = alone * seconds(adversarial=False) if alone else 0.0
+    if alone < part.max_steps:
+        total += (part.max_steps - alone) * seconds(adversarial=True)
+    _describe_stage(session, "autoencoder", module, part, precision, total)
+
+
+def _describe_unet(session: Session, module: LitLatentDiffusion, latents: dict[str, Tensor]) -> None:
+    stage = session.recipe.diffusion
+    assert stage is not None
+    part, precision = stage.trainer, expected_precision(stage.trainer, "unet")
+    place_channels_last(part, module, "unet")
+    module.to(session.device)
+    update = Update(module, clip_norm=part.gradient_clip_norm, averaged=stage.ema is not None)
+    seconds = seconds_a_step(
+        [(lambda: module.denoising_loss(latents, latents["prompt_ids"]).mean(), update)],
+        device=session.device,
+        precision=precision,
+        batches=part.accumulate_grad_batches,
+    )
+    _describe_stage(session, "diffusion", module, part, precision, part.max_steps * seconds)
+
+
 def _describe_stage(
-    session: Session,
-    stage: str,
-    network: Network,
-    module: nn.Module,
-    loss: Callable[[], torch.Tensor],
-    part: parts.Trainer,
+    session: Session, stage: str, module: nn.Module, part: parts.Trainer, precision: str, seconds: float
 ) -> None:
-    precision, count = part.precision or fastest_precision(network), session.processes.count
-    seconds = _seconds_a_step(loss, bfloat16=precision == "bf16-mixed") * part.accumulate_grad_batches
+    count, device = session.processes.count, session.device.type
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     # Weights, gradients and AdamW's two moments in float32; activations come on top and grow with the batch.
     megabytes = 16 * trained / 2**20
@@ -109,20 +136,8 @@ def _describe_stage(
         f"{stage}: {_millions(module)} parameters, {megabytes:.0f} MiB for weights, gradients and optimizer; "
         f"{part.max_steps} steps of {'' if count == 1 else f'{count} x '}"
         f"{part.batch_size * part.accumulate_grad_batches} in {precision}, "
-        f"about {format_seconds(seconds * part.max_steps)} on this {'GPU' if torch.cuda.is_available() else 'CPU'}"
+        f"about {format_seconds(seconds)} on this {'GPU' if device == 'cuda' else device.upper()}"
     )
-
-
-def _seconds_a_step(loss: Callable[[], torch.Tensor], *, bfloat16: bool) -> float:
-    """Forward and backward, the fastest of a few: the optimizer's own part is small."""
-    seconds = []
-    for _ in range(_NUM_TIMED_STEPS):
-        start = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            value = loss()
-        value.backward()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 def _count(preview: Preview) -> str:

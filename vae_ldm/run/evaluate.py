@@ -1,4 +1,4 @@
-"""Stage three: every number of the run beside its floor or ceiling, the grids, and one page with all of it."""
+"""Stage three: every number of the run beside its reference, the grids, and one page with all of it."""
 
 import importlib.metadata
 import platform
@@ -12,22 +12,28 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from torch import Tensor
 
-from vae_ldm.assembly import build_features, class_prompts
+from vae_ldm.assembly import build_features
 from vae_ldm.evaluation.embedding import embed_pictures
-from vae_ldm.evaluation.evaluator import evaluate_autoencoder, evaluate_samples
-from vae_ldm.evaluation.measurement import Measurement
+from vae_ldm.evaluation.evaluator import evaluate_autoencoder, evaluate_samples, trained_classes
+from vae_ldm.evaluation.measurement import Measurement, measured_share
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
+from vae_ldm.evaluation.verdict import comparison, verdict
 from vae_ldm.files import write_json
 from vae_ldm.hardware import device_name
 from vae_ldm.models.autoencoder import downsample_factor, load_autoencoder
+from vae_ldm.models.batches import batch_size_for, in_batches
 from vae_ldm.opening import open_pipeline
-from vae_ldm.pipelines.sampling import sample_images
+from vae_ldm.pages.environment import number, quantity
+from vae_ldm.pipelines.sampling import sample_images, unknown_words
 from vae_ldm.recipe import parts
 from vae_ldm.run.report import write_report
 from vae_ldm.run.sample_grids import draw_reconstructions, draw_samples, row_names
+from vae_ldm.run.sample_prompts import left_out_classes, sample_prompts
 from vae_ldm.run.session import Session
+from vae_ldm.text import counted
 
 _PACKAGES = ("vae_ldm", "torch", "pytorch-lightning", "diffusers", "transformers", "accelerate", "datasets")
+_MAX_NAMED_WORDS = 5
 
 
 def evaluate_run(run_dir: Path, *, num_samples: int | None = None) -> None:
@@ -64,7 +70,11 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
     start = time.perf_counter()
     features = build_features(settings.features).to(session.device)
     probe = None
-    if len(train.class_names) > 1:
+    if untrained := left_out_classes(train.class_names, train):
+        session.say(
+            f"evaluation: no training pictures of {', '.join(untrained)}: they are neither asked for nor scored"
+        )
+    if len(trained_classes(train.labels)) > 1:
         with session.progress("fitting the probe classifier") as report:
             probe = ProbeClassifier.fit(
                 train.images,
@@ -106,27 +116,33 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
             **shared,
         )
     draw_reconstructions(session, first)
+    num_drawn = 0
     measurements, timings = first.measurements, [_timing(session, "autoencoder")]
     parameters = {"autoencoder": _count(autoencoder)}
 
     if recipe.diffusion is not None:
         pipeline = open_pipeline(run.path)
-        prompts, labels = _prompts(session, settings.num_samples)
-        session.say(f"evaluation: {len(prompts)} generated pictures")
+        asked = sample_prompts(recipe, train, validation, settings.num_samples)
+        session.say(f"evaluation: {counted(len(asked.prompts), 'generated picture')}")
+        if recipe.diffusion.conditioning == "caption":
+            measurements = [*measurements, _unknown_words(session, pipeline, asked.prompts)]
         sampling_start = time.perf_counter()
-        samples = _sample(session, pipeline, prompts, settings)
+        samples = _sample(session, pipeline, asked.prompts, settings)
         sampling = {"stage": "sampling", "seconds": round(time.perf_counter() - sampling_start, 1)}
-        ceilings = [m.value for m in measurements if m.name == "reconstruction_agreement"]
+        agreements = [m.value for m in measurements if m.name == "reconstruction_agreement"]
         second = evaluate_samples(
             samples,
-            labels,
+            asked.labels,
             train,
             validation,
-            agreement_ceiling=ceilings[0] if ceilings else None,
+            as_in_training=asked.as_in_training,
+            balanced=asked.balanced,
+            reconstruction_agreement=agreements[0] if agreements else None,
             seed=recipe.seed,
             **shared,
         )
-        draw_samples(session, samples, row_names(session, prompts, labels), second)
+        num_drawn = len(samples)
+        draw_samples(session, samples, row_names(session, asked), second)
         measurements = [*measurements, *second.measurements]
         timings += [_timing(session, "diffusion"), {**sampling, "num_images": len(samples)}]
         parameters |= {"unet": _count(pipeline.unet), "text_encoder": _count(pipeline.text_encoder)}
@@ -134,7 +150,7 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
         {
             "stage": "evaluation",
             "seconds": round(time.perf_counter() - start, 1),
-            "num_images": len(validation) + (settings.num_samples if recipe.diffusion is not None else 0),
+            "num_images": len(validation) + num_drawn,
         }
     )
     write_json(run.metrics, _metrics(session, measurements, timings, parameters))
@@ -143,29 +159,25 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
         session.say(f"  {_in_words(measurement)}")
 
 
-def _prompts(session: Session, count: int) -> tuple[list[str], np.ndarray | None]:
-    """`count` prompts, class after class in turn, and the class each asks for; None where there are none.
-
-    A model of captions is asked with those of held-out pictures, and an unconditional one with the empty prompt.
-    """
-    assert session.recipe.diffusion is not None
-    conditioning, pictures = session.recipe.diffusion.conditioning, session.pictures.validation
-    if conditioning == "none":
-        return [""] * count, None
-    if conditioning == "class":
-        prompts = class_prompts(session.recipe, pictures.class_names)
-        labels = np.arange(count) % len(prompts)
-        return [prompts[label] for label in labels], labels
-    rows = _class_by_class(pictures.labels, count)
-    labels = pictures.labels[rows]
-    return [pictures.captions[row] for row in rows], None if (labels < 0).any() else labels
-
-
-def _class_by_class(labels: np.ndarray, count: int) -> list[int]:
-    """`count` rows: one of each class in turn, a class's own rows in turn as well."""
-    classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    turns = (divmod(number, len(classes)) for number in range(count))
-    return [int(classes[label][turn % len(classes[label])]) for turn, label in turns]
+def _unknown_words(session: Session, pipeline: StableDiffusionPipeline, prompts: list[str]) -> Measurement:
+    """The share of prompts with a word that the model does not know, said aloud."""
+    unknown = [unknown_words(pipeline, prompt) for prompt in prompts]
+    words = list(dict.fromkeys(word for of_prompt in unknown for word in of_prompt))
+    if words:
+        examples = ", ".join(f'"{word}"' for word in words[:_MAX_NAMED_WORDS])
+        session.say(
+            f"evaluation: {sum(map(bool, unknown))} of {counted(len(prompts), 'prompt')} have words that the model does "
+            f"not know ({examples}{', ...' if len(words) > _MAX_NAMED_WORDS else ''}); samples and agreement suffer"
+        )
+    return measured_share(
+        "prompts_with_unknown_words",
+        torch.tensor([bool(of_prompt) for of_prompt in unknown]),
+        split="generated",
+        stage="diffusion",
+        better="lower",
+        features="the words of their prompts",
+        reference=None,
+    )
 
 
 def _sample(
@@ -173,15 +185,19 @@ def _sample(
 ) -> np.ndarray:
     images: list[np.ndarray] = []
     with session.progress("drawing samples") as report:
-        for first in range(0, len(prompts), settings.batch_size):
-            batch = prompts[first : first + settings.batch_size]
-            images += sample_images(
+
+        def draw(seeds: range) -> list[np.ndarray]:
+            return sample_images(
                 pipeline,
-                batch,
-                seeds=range(first, first + len(batch)),
+                [prompts[seed] for seed in seeds],
+                seeds=seeds,
                 num_inference_steps=settings.num_inference_steps,
                 guidance_scale=settings.guidance_scale,
             )
+
+        at_once = batch_size_for(session.recipe.image_size, most=settings.batch_size)
+        for drawn in in_batches(draw, range(len(prompts)), at_once):
+            images += drawn
             report(len(images), len(prompts))
     return np.stack(images)
 
@@ -203,6 +219,7 @@ def _metrics(
             "image_size": [height, width],
             "channels": channels,
             "class_names": pictures.train.class_names,
+            "untrained_classes": left_out_classes(pictures.train.class_names, pictures.train),
             "unreadable": len(pictures.unreadable),
         },
         "device": device_name(session.device),
@@ -233,12 +250,15 @@ def _count(module: torch.nn.Module) -> int:
 
 
 def _in_words(measurement: Measurement) -> str:
-    unit = f" {measurement.unit}" if measurement.unit else ""
     features = f" by {measurement.features}" if measurement.features else ""
+    interval = ""
+    if measurement.low is not None and measurement.high is not None:
+        interval = f" [{number(measurement.low)}, {number(measurement.high)}]"
     beside = ""
     if measurement.reference is not None:
-        beside = f"; {measurement.reference_name}: {measurement.reference:.4g}{unit}"
+        judged = verdict(measurement)
+        beside = f"; {f'{judged.word}: ' if judged else ''}{comparison(measurement)}"
     return (
-        f"{measurement.name} {measurement.value:.4g}{unit} "
+        f"{measurement.name} {quantity(measurement.value, measurement.unit)}{interval} "
         f"({measurement.num_images} {measurement.split} pictures{features}{beside})"
     )

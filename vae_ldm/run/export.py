@@ -1,14 +1,19 @@
 """`vae-ldm export`: any checkpoint of a run as a folder that plain diffusers opens."""
 
+import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 from diffusers import AutoencoderKL
+from safetensors import SafetensorError
 from torch import nn
 
 from vae_ldm.assembly import DiffusionParts, build_autoencoder, build_diffusion
-from vae_ldm.errors import VaeLdmError, WeightsError
+from vae_ldm.errors import RunError, VaeLdmError, WeightsError, first_line
 from vae_ldm.files import whole_folder
+from vae_ldm.loading import pipeline
 from vae_ldm.models.autoencoder import load_autoencoder
+from vae_ldm.pipelines.plain_folder import save_plain_pipeline
 from vae_ldm.run.autoencoder_stage import finish_autoencoder
 from vae_ldm.run.diffusion_stage import picture_prompts, save_pipeline, vocabulary
 from vae_ldm.run.fitting import module_weights
@@ -20,39 +25,73 @@ from vae_ldm.training.callbacks import checkpoint_step, run_checkpoints
 def export_checkpoint(run_dir: Path, *, checkpoint: str | None = None, output_dir: Path | None = None) -> Path:
     """The folder written: a StableDiffusionPipeline, or an AutoencoderKL for a checkpoint of the first stage.
 
-    `checkpoint` is a path or a step of the diffusion stage; None takes the newest of the furthest stage. Raises
-    VaeLdmError where there is no such checkpoint, or the output folder exists already.
+    `checkpoint` is a path or a step of the diffusion stage; None takes the newest weights of the furthest stage. Raises
+    VaeLdmError where there is no such checkpoint, or the output folder exists already, WeightsError where a checkpoint
+    is damaged, and RunError where the disk is full.
     """
     session = Session.opened(run_dir)
-    stage, path = _find_checkpoint(session.run, checkpoint)
-    target = output_dir or session.run.path / f"{'pipeline' if stage == 'diffusion' else stage}-{path.stem}"
+    run = session.run
+    source = _newest_weights(run) if checkpoint is None else _find_checkpoint(run, checkpoint)
+    kind = "pipeline" if source.stage == "diffusion" else source.stage
+    target = output_dir or run.path / f"{kind}-{source.name}"
     if target.exists():
         raise VaeLdmError(f"{target}: exists already; name another folder with --out, or delete it")
-    if stage == "autoencoder":
-        autoencoder = _autoencoder_at(session, path)
-        with whole_folder(target) as part:
-            autoencoder.save_pretrained(part)
-    else:
-        save_pipeline(_diffusion_at(session, path), load_autoencoder(str(session.run.autoencoder)), target)
-    session.say(f"{path.stem} of the stage {stage} is exported to {target}")
+    try:
+        _write(session, source, target)
+    except SafetensorError as error:  # its name for a full disk, which is no OSError
+        raise RunError(f"{target}: weights cannot be written: {first_line(error)}") from error
+    session.say(f"{source.name} of the stage {source.stage} is exported to {target}")
     return target
 
 
-def _find_checkpoint(run: RunFolder, wanted: str | None) -> tuple[Stage, Path]:
+class _Weights(NamedTuple):
+    """Weights of a run to export: a checkpoint, or what a finished stage left."""
+
+    stage: Stage
+    name: str
+    path: Path
+
+
+def _write(session: Session, source: _Weights, target: Path) -> None:
+    run = session.run
+    if source.path == run.lora:
+        with whole_folder(target) as part:
+            save_plain_pipeline(pipeline(run.path), part)
+    elif source.path == run.pipeline:
+        with whole_folder(target) as part:
+            shutil.copytree(source.path, part, dirs_exist_ok=True)
+    elif source.stage == "autoencoder":
+        finished = source.path == run.autoencoder
+        autoencoder = load_autoencoder(str(source.path)) if finished else _autoencoder_at(session, source.path)
+        with whole_folder(target) as part:
+            autoencoder.save_pretrained(part)
+    else:
+        save_pipeline(_diffusion_at(session, source.path), load_autoencoder(str(run.autoencoder)), target)
+
+
+def _newest_weights(run: RunFolder) -> _Weights:
+    """Those of the furthest stage: what it left where it is finished, whatever its last checkpoint is, else that."""
+    left: dict[Stage, tuple[Path, ...]] = {"diffusion": (run.pipeline, run.lora), "autoencoder": (run.autoencoder,)}
+    for stage, folders in left.items():
+        facts = run.finished(stage)
+        if facts is not None:
+            name = f"step={facts['num_steps']}" if "num_steps" in facts else "as-it-was"
+            return _Weights(stage, name, next(folder for folder in folders if folder.is_dir()))
+        for path in run_checkpoints(run.checkpoints(stage)):
+            return _Weights(stage, path.stem, path)
+    raise VaeLdmError(f"{run.path}: has no checkpoint yet")
+
+
+def _find_checkpoint(run: RunFolder, wanted: str) -> _Weights:
     stages: tuple[Stage, ...] = ("diffusion", "autoencoder")
     found = {stage: run_checkpoints(run.checkpoints(stage)) for stage in stages}
-    if wanted is None:
-        for stage, paths in found.items():
-            if paths:
-                return stage, paths[0]
-        raise VaeLdmError(f"{run.path}: has no checkpoint yet")
     for stage, paths in found.items():
         named = Path(wanted).resolve()
         if named.is_file() and named.parent == run.checkpoints(stage).resolve():
-            return stage, named
+            return _Weights(stage, named.stem, named)
         for path in paths:
             if wanted == str(checkpoint_step(path)):
-                return stage, path
+                return _Weights(stage, path.stem, path)
     there = ", ".join(f"{stage} {checkpoint_step(path)}" for stage, paths in found.items() for path in paths)
     raise VaeLdmError(f"{run.path}: has no checkpoint {wanted}; there are: {there or 'none'}")
 

@@ -1,6 +1,5 @@
 """Running one training stage to its end, from wherever it was stopped."""
 
-import pickle
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,16 +9,16 @@ import torch
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 
 from vae_ldm.assembly import build_trainer, place_channels_last
-from vae_ldm.errors import WeightsError
+from vae_ldm.errors import StoppedError
 from vae_ldm.hardware import Network
 from vae_ldm.recipe import parts
 from vae_ldm.run.folder import Stage
 from vae_ldm.run.loggers import build_loggers
 from vae_ldm.run.session import Session
-from vae_ldm.training.callbacks import BEST_CHECKPOINT, BatchesTaken, checkpoint_step, run_checkpoints
+from vae_ldm.training.callbacks import BEST_CHECKPOINT, BatchesTaken, asked_to_stop, checkpoint_step, run_checkpoints
 from vae_ldm.training.csv_log import CsvLog
 from vae_ldm.training.progress import StageProgress
-from vae_ldm.training.sealed_checkpoint import is_whole
+from vae_ldm.training.sealed_checkpoint import is_whole, read_checkpoint
 from vae_ldm.training.trace import TraceSteps
 
 
@@ -113,6 +112,11 @@ def fit_stage(
         if trainer.interrupted:  # Lightning turns Ctrl-C into exit(1); the command line has words for it
             raise KeyboardInterrupt from None
         raise
+    except Exception as error:
+        # A time limit's SIGTERM ends compilers and loading processes as well, and the step that waits for them fails.
+        if asked_to_stop(trainer):
+            raise StoppedError("stopped by SIGTERM in mid-step; repeat the command to go on") from error
+        raise
     finally:
         progress.stop()  # whatever ends it: Lightning tells no callback of an error that another one raises
     # As files have it: safetensors takes nothing else, and sums over another layout come out with other last digits.
@@ -144,7 +148,4 @@ def module_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
 
     Raises WeightsError where it is damaged.
     """
-    try:
-        return torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise WeightsError(f"{checkpoint}: is damaged; take another checkpoint") from error
+    return read_checkpoint(checkpoint)["state_dict"]

@@ -1,22 +1,26 @@
 """A run folder: where everything lies, which stages are finished, and that one process at a time writes to it."""
 
 import errno
-import fcntl
-import json
-import os
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vae_ldm.errors import RecipeError, RunError, VaeLdmError
-from vae_ldm.files import remove, write_json
+from vae_ldm.choices import Stage
+from vae_ldm.errors import RecipeError, VaeLdmError
+from vae_ldm.files import finish_swap, locked, remove, remove_abandoned
 from vae_ldm.opening import RunPaths
 from vae_ldm.recipe import Recipe, keys_free_under_way, read_recipe, recipe_differences, write_recipe
-from vae_ldm.recipe.stages import STAGES, StageName, from_stage_on, stage_named
+from vae_ldm.recipe.stages import STAGES, from_stage_on, stage_named
+from vae_ldm.stored_json import StoredKind, content_of
 
-Stage = StageName
+_STATE = StoredKind(
+    newest=2,
+    sealed_from=2,
+    unnumbered=1,
+    cure="restore it, or train the run afresh with --restart autoencoder",
+)
+"""state.json: the facts about each finished stage, under its name."""
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -38,15 +42,16 @@ class RunFolder(RunPaths):
 
     def finish(self, stage: Stage, **facts: Any) -> None:
         """Mark the stage as finished, with facts about it (seconds, num_images, ...)."""
-        write_json(self.state, {**self._read_state(), stage: facts})
+        _STATE.write(self.state, {**self._read_state(), stage: facts})
 
     def restart(self, stages: Sequence[Stage]) -> None:
         """Delete what the named stages and all that follow from them have written."""
         afresh = from_stage_on(stages)
-        state = self._read_state()
+        # Where nothing is kept, nothing needs to be read: that is the way out of a damaged state.json.
+        state = self._read_state() if len(afresh) < len(STAGES) else {}
         for stage in afresh:
             state.pop(stage.name, None)
-        write_json(self.state, state)
+        _STATE.write(self.state, state)
         for stage in afresh:
             for name in stage.writes:
                 remove(self.path / name)
@@ -98,18 +103,14 @@ class RunFolder(RunPaths):
             raise VaeLdmError(
                 f"{self.path}: the run folder cannot be written ({error.strerror}); set output_dir to another folder"
             ) from error
-        with (self.path / "lock").open("r+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = f" ({known})" if (known := file.read().strip()) else ""
-                raise RunError(
-                    f"{self.path}: another process is running here{holder}; wait for it, or stop it"
-                ) from None
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
+        with locked(self.path / "lock", f"{self.path}: another process is running here"):
+            for folder in (self.path, *(path for path in self.path.rglob("*") if path.is_dir())):
+                remove_abandoned(folder)
+            for folder in (self.autoencoder, self.pipeline, self.lora):
+                finish_swap(folder)
             yield
 
     def _read_state(self) -> dict[str, Any]:
-        return json.loads(self.state.read_text()) if self.state.exists() else {}
+        if not self.state.exists():
+            return {}
+        return _STATE.typed(self.state, dict[str, dict[str, Any]], content_of(_STATE.read(self.state)))

@@ -12,8 +12,8 @@ from vae_ldm.files import remove
 from vae_ldm.hub import Pushed, check_access, license_of, upload
 from vae_ldm.hub.model_card import CardFacts, Licence, model_card
 from vae_ldm.hub.names import parse_name
-from vae_ldm.models.pretrained import is_local
 from vae_ldm.opening import read_metrics
+from vae_ldm.paths import is_local
 from vae_ldm.recipe import Recipe, dump_recipe, parts
 from vae_ldm.recipe.portable import portable
 from vae_ldm.run.diffusion_stage import save_pipeline

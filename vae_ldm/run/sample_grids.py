@@ -5,6 +5,7 @@ import numpy as np
 from vae_ldm.evaluation.evaluator import AutoencoderEvaluation, SampleEvaluation
 from vae_ldm.files import write_picture
 from vae_ldm.pages.image_grid import image_grid, pair_grid
+from vae_ldm.run.sample_prompts import SamplePrompts
 from vae_ldm.run.session import Session
 
 _NUM_PAIRS = 12
@@ -26,16 +27,16 @@ def draw_reconstructions(session: Session, evaluation: AutoencoderEvaluation) ->
         write_picture(samples / f"{name}.png", grid)
 
 
-def row_names(session: Session, prompts: list[str], labels: np.ndarray | None) -> list[str]:
-    """The row of the sample grid that each sample belongs to: its class where captions differ, else its prompt."""
+def row_names(session: Session, asked: SamplePrompts) -> list[str]:
+    """The row of the sample grid of each balanced sample: its class where captions differ, else its prompt."""
     assert session.recipe.diffusion is not None
-    if session.recipe.diffusion.conditioning == "caption" and labels is not None:
-        return [session.pictures.validation.class_names[label] for label in labels]
-    return prompts
+    if session.recipe.diffusion.conditioning == "caption" and asked.labels is not None:
+        return [session.pictures.validation.class_names[label] for label in asked.labels[asked.balanced]]
+    return [asked.prompts[row] for row in asked.balanced]
 
 
 def draw_samples(session: Session, samples: np.ndarray, row_names: list[str], evaluation: SampleEvaluation) -> None:
-    """A grid with one row a name, and the samples closest to a training picture beside it."""
+    """A grid of the first samples, one row a name, and of all the closest to a training picture beside it."""
     distinct = list(dict.fromkeys(row_names))
     rows_of = {name: [i for i, other in enumerate(row_names) if other == name] for name in distinct[:_MAX_ROWS]}
     columns = min(_SAMPLES_A_ROW, *map(len, rows_of.values()))
@@ -43,7 +44,8 @@ def draw_samples(session: Session, samples: np.ndarray, row_names: list[str], ev
         chosen = [row for rows in rows_of.values() for row in rows[:columns]]
         grid = image_grid(samples[chosen], num_columns=columns, row_labels=list(rows_of))
     else:
-        grid = image_grid(samples[: _SAMPLES_A_ROW**2], num_columns=_SAMPLES_A_ROW)
+        shown = samples[: min(_SAMPLES_A_ROW**2, len(row_names))]
+        grid = image_grid(shown, num_columns=_SAMPLES_A_ROW)
     write_picture(session.run.samples / "samples.png", grid)
     closest = evaluation.closest[:_NUM_PAIRS]
     pairs = samples[closest], session.pictures.train.images[evaluation.nearest[closest]]

@@ -39,7 +39,7 @@ def seal_autoencoder(autoencoder: AutoencoderKL) -> dict[str, Any]:
 def check_pipeline(folder: Path, sealed: Mapping[str, str], picture: Path) -> None:
     """Raise WeightsError where plain diffusers opens anything else in the folder than what was sealed."""
     try:
-        pipeline = DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
+        pipeline = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
     except Exception as error:  # whatever a damaged folder makes diffusers stumble over
         raise WeightsError(f"{folder}: plain diffusers cannot open it ({first_line(error)})") from error
     if type(pipeline) is not StableDiffusionPipeline:

@@ -1,5 +1,6 @@
 """What a run needs beside the step: exact resume, an averaged copy of the weights, checkpoints, grids on the way."""
 
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -13,8 +14,10 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, WeightAvera
 from torch import Tensor
 
 from vae_ldm.errors import StoppedError
+from vae_ldm.training.sealed_checkpoint import read_checkpoint
 
 BEST_CHECKPOINT = "best.ckpt"
+_OF_A_STEP = re.compile(r"step=[0-9]+\.ckpt", re.ASCII)
 
 
 class SeedEachStep(Callback):
@@ -58,7 +61,7 @@ class BatchesTaken(Callback):
     @classmethod
     def in_checkpoint(cls, path: Path) -> tuple[int, int, str | None]:
         """Batches taken until the checkpoint was written, by how many processes at last, and of which pictures."""
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["callbacks"][cls.__name__]
+        state = read_checkpoint(path, mmap=True)["callbacks"][cls.__name__]
         return state["count"], state["num_processes"], state.get("pictures")
 
 
@@ -72,6 +75,33 @@ class WarmedEma(WeightAveraging):
     def __init__(self, decay: float) -> None:
         super().__init__(use_buffers=False, multi_avg_fn=self._average)
         self.decay = decay
+        self._listed: list[list[Any]] = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """As the base class, but parameters and buffers are listed once: walking over all modules takes its time."""
+        if self._latest_update_step == 0 or self._average_model is None:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)  # the first copies them
+            return
+        if trainer.global_step <= self._latest_update_step:
+            return
+        if not self._listed:
+            modules = (self._average_model.module, pl_module)
+            self._listed = [
+                *(list(module.parameters()) for module in modules),
+                *(list(module.buffers()) for module in modules),
+            ]
+        averaged, current, old_buffers, buffers = self._listed
+        with torch.no_grad():
+            self._average(averaged, current, self._latest_update_step)
+            for old, new in zip(old_buffers, buffers, strict=True):
+                old.copy_(new)
+            self._average_model.n_averaged += 1
+        self._latest_update_step = trainer.global_step
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._listed = []
 
     def _average(self, averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
         # Our own count of updates: reading the tensor would wait for the GPU each step.
@@ -109,7 +139,7 @@ def _take_buffers_of_first_process(trainer: Trainer, pl_module: LightningModule)
 
 
 class RunCheckpoint(Checkpoint):
-    """Keeps the newest few checkpoints, named by step, to go on from.
+    """Keeps the newest few checkpoints, named by step, to go on from; the last step of a stage is always among them.
 
     ModelCheckpoint saves before the validation of the same step, which a resumed run then never makes up for, and
     keeps each file that a run was resumed from for ever.
@@ -151,12 +181,18 @@ class RunCheckpoint(Checkpoint):
         stops = self._asked_to_stop
         if trainer.world_size > 1:  # all must stop after the same step
             stops = trainer.strategy.reduce_boolean_decision(stops, all=False)
-        if step != self._last_saved and (stops or step % self.every_n_steps == 0):
+        due = step % self.every_n_steps == 0 or step == trainer.max_steps
+        if step != self._last_saved and (stops or due):
             if log_first:  # Lightning does so after this hook; a resumed run would have a gap
                 trainer._logger_connector.update_train_step_metrics()
             self._save(trainer, step)
         if stops:
             raise StoppedError(f"stopped by SIGTERM after step {step}, which is saved; repeat the command to go on")
+
+    @property
+    def asked_to_stop(self) -> bool:
+        """SIGTERM has come."""
+        return self._asked_to_stop
 
     def _on_sigterm(self, signum: int, frame: Any) -> None:
         self._asked_to_stop = True
@@ -171,15 +207,24 @@ class RunCheckpoint(Checkpoint):
                 path.unlink()
 
 
+def asked_to_stop(trainer: Trainer) -> bool:
+    """SIGTERM has come to this process while the trainer's RunCheckpoint had the signal."""
+    return any(callback.asked_to_stop for callback in trainer.callbacks if isinstance(callback, RunCheckpoint))  # type: ignore[attr-defined]
+
+
 def run_checkpoints(checkpoint_dir: Path) -> list[Path]:
-    """What RunCheckpoint has left, the newest first."""
-    return sorted(checkpoint_dir.glob("step=*.ckpt"), key=checkpoint_step, reverse=True)
+    """What RunCheckpoint has left, the newest first; a copy that a file manager made is not among them."""
+    found = (path for path in checkpoint_dir.glob("step=*.ckpt") if _OF_A_STEP.fullmatch(path.name))
+    return sorted(found, key=checkpoint_step, reverse=True)
 
 
 def checkpoint_step(path: Path) -> int:
-    """The step in the name of a checkpoint, `step=1200.ckpt`, or in the best one itself."""
+    """The step in the name of a checkpoint, `step=1200.ckpt`, or in the best one itself.
+
+    Raises WeightsError where that is damaged.
+    """
     if path.name == BEST_CHECKPOINT:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+        return read_checkpoint(path, mmap=True)["global_step"]
     return int(path.stem.removeprefix("step="))
 
 
@@ -221,9 +266,16 @@ class EachNSteps(Checkpoint):
     Lightning calls those last, after the average has taken the step.
     """
 
-    def __init__(self, every_n_steps: int, act: Callable[[Any, int], None]) -> None:
+    def __init__(
+        self, every_n_steps: int, act: Callable[[Any, int], None], *, wait: Callable[[], None] = lambda: None
+    ) -> None:
+        """`wait` comes back when all processes have called it, however long that takes.
+
+        The others would go on into the next step's exchange of gradients, where NCCL gives up after ten minutes.
+        """
         self.every_n_steps = every_n_steps
         self.act = act
+        self.wait = wait
         self._last_step = 0
 
     def on_train_batch_end(
@@ -233,8 +285,11 @@ class EachNSteps(Checkpoint):
         if step % self.every_n_steps or step in (0, self._last_step, trainer.max_steps):
             return
         self._last_step = step  # a step may take several batches
-        if not trainer.is_global_zero:
-            return
+        if trainer.is_global_zero:
+            self._act(trainer, pl_module, step)
+        self.wait()
+
+    def _act(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         average = next((each for each in trainer.callbacks if isinstance(each, WarmedEma)), None)  # type: ignore[attr-defined]
         modes = [(module, module.training) for module in pl_module.modules()]
         with torch.random.fork_rng(), average.averaged(pl_module) if average is not None else nullcontext():

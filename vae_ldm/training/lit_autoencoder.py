@@ -1,8 +1,9 @@
 """Training an autoencoder: LitAutoencoder wraps the network for the Lightning Trainer and can be thrown away after."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL
@@ -20,73 +21,83 @@ from vae_ldm.training.optimizers import OptimizerSettings, new_optimizer
 ImageLoss = Callable[[Tensor, Tensor], Tensor]
 
 
+class ImageTerm(NamedTuple):
+    """A loss that compares reconstructions with their images, and how much it weighs."""
+
+    weight: float
+    loss: ImageLoss
+
+
+@dataclass(frozen=True, eq=False)
+class Adversarial:
+    """The discriminator, its learning rate, and how and from which step on the autoencoder plays against it."""
+
+    discriminator: nn.Module
+    learning_rate: float
+    weight: float
+    start_step: int
+    use_adaptive_weight: bool
+
+
 class LitAutoencoder(LightningModule):
-    """Two optimizers on one autoencoder pass: reconstruction, SSIM, perceptual, KL and, late, adversarial.
+    """Two optimizers on one autoencoder pass: image terms, KL and, late, adversarial.
 
     Batches hold `images`, uint8 [B, C, H, W]. Losses come per image and are averaged here. Optimisation is manual:
     the discriminator's step sees detached reconstructions, so its gradients never reach the autoencoder, and nothing
-    of it is computed before `adversarial_start_step`.
+    of it is computed before its start step.
     """
 
     def __init__(
         self,
         autoencoder: AutoencoderKL,
         *,
-        reconstruction: ImageLoss,
+        image_terms: Mapping[str, ImageTerm],
         optimizer: OptimizerSettings,
         max_steps: int,
-        ssim_weight: float = 0.0,
-        kl_weight_per_latent: float = 0.0,
-        kl_weight: float = 0.0,
-        kl_warmup_steps: int = 0,
-        variational: bool = True,
-        perceptual: ImageLoss | None = None,
-        perceptual_weight: float = 0.0,
-        discriminator: nn.Module | None = None,
-        discriminator_learning_rate: float = 1e-4,
-        adversarial_weight: float = 0.0,
-        adversarial_start_step: int = 0,
-        use_adaptive_weight: bool = True,
-        accumulate_grad_batches: int = 1,
-        gradient_clip_norm: float | None = None,
-        log_every_n_steps: int = 25,
+        kl_weight_per_latent: float,
+        kl_weight: float,
+        kl_warmup_steps: int,
+        variational: bool,
+        adversarial: Adversarial | None,
+        accumulate_grad_batches: int,
+        gradient_clip_norm: float | None,
+        log_every_n_steps: int,
     ) -> None:
+        """`image_terms` are summed in their order and logged by their names; `reconstruction` is among them."""
         super().__init__()
         self.automatic_optimization = False
         self.autoencoder = autoencoder
-        self.discriminator = discriminator
-        self.reconstruction = reconstruction
-        self.perceptual = perceptual
+        self.adversarial = adversarial
+        self.discriminator = None if adversarial is None else adversarial.discriminator
+        self.image_terms = dict(image_terms)
+        # Networks among them follow the module from device to device.
+        losses = (term.loss for term in image_terms.values())
+        self.image_networks = nn.ModuleList(loss for loss in losses if isinstance(loss, nn.Module))
         self.optimizer_settings = optimizer
         self.max_steps = max_steps
-        self.ssim_weight = ssim_weight
         self.kl_weight_per_latent = kl_weight_per_latent
         self.kl_weight = kl_weight
         self.kl_warmup_steps = kl_warmup_steps
         self.variational = variational
-        self.perceptual_weight = perceptual_weight
-        self.discriminator_learning_rate = discriminator_learning_rate
-        self.adversarial_weight = adversarial_weight
-        self.adversarial_start_step = adversarial_start_step
-        self.use_adaptive_weight = use_adaptive_weight
         self.accumulate_grad_batches = accumulate_grad_batches
         self.gradient_clip_norm = gradient_clip_norm
         self.log_every_n_steps = log_every_n_steps
+        self._to_clip: dict[nn.Module, list[nn.Parameter]] = {}
 
     def configure_optimizers(self) -> Any:
         trained = [parameter for parameter in self.autoencoder.parameters() if parameter.requires_grad]
         optimizer, lr_scheduler = new_optimizer(trained, self.optimizer_settings, max_steps=self.max_steps)
-        if self.discriminator is None:
+        if self.adversarial is None:
             return [optimizer], [lr_scheduler]
         critic = torch.optim.Adam(
-            self.discriminator.parameters(), lr=self.discriminator_learning_rate, betas=(0.5, 0.9)
+            self.adversarial.discriminator.parameters(), lr=self.adversarial.learning_rate, betas=(0.5, 0.9)
         )
         return [optimizer, critic], [lr_scheduler]
 
     @property
     def discriminator_is_active(self) -> bool:
         """The adversarial part of the run has begun."""
-        return self.discriminator is not None and self.global_step >= self.adversarial_start_step
+        return self.adversarial is not None and self.global_step >= self.adversarial.start_step
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         images = to_unit_range(batch["images"])
@@ -112,9 +123,7 @@ class LitAutoencoder(LightningModule):
             self._step(optimizer, self.autoencoder)
             if active:
                 assert self.discriminator is not None
-                # Lightning counts every optimizer's step in global_step; only the autoencoder's is a step of the run.
                 (critic,) = others
-                critic._on_before_step = critic._on_after_step = _nothing
                 self._step(critic, self.discriminator)
             lr_scheduler: Any = self.lr_schedulers()
             lr_scheduler.step()
@@ -122,32 +131,34 @@ class LitAutoencoder(LightningModule):
             self.log_dict({f"train/{name}": value for name, value in terms.items()}, sync_dist=True)
         return loss.detach()
 
-    def generator_loss(self, images: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Reconstructions [B, C, H, W], the autoencoder's scalar loss, and its terms, detached, by name."""
+    def generator_loss(
+        self, images: Tensor, *, adversarial: bool | None = None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Reconstructions [B, C, H, W], the autoencoder's scalar loss, and its terms, detached, by name.
+
+        `adversarial` None: with the discriminator once its part of the run has begun.
+        """
         posterior = self.autoencoder.encode(images).latent_dist
         latents = posterior.sample() if self.variational else posterior.mode()
         reconstructions = self.autoencoder.decode(latents).sample.float()
 
-        terms = {"reconstruction": self.reconstruction(reconstructions, images).mean()}
-        loss = terms["reconstruction"]
-        if self.ssim_weight:
-            terms["ssim_error"] = ssim_error(reconstructions, images).mean()
-            loss = loss + self.ssim_weight * terms["ssim_error"]
-        if self.perceptual is not None:
-            terms["perceptual"] = self.perceptual(reconstructions, images).mean()
-            loss = loss + self.perceptual_weight * terms["perceptual"]
+        terms = {name: term.loss(reconstructions, images).mean() for name, term in self.image_terms.items()}
+        # As one sum from left to right, so that it stays the same to the bit.
+        first, *others = (self.image_terms[name].weight * value for name, value in terms.items())
+        loss = sum(others, start=first)
         reconstruction_loss = loss
         if self.variational:
             terms["kl"] = kl_divergence(posterior).mean()
             weight_per_nat = self.kl_weight + self.kl_weight_per_latent / latents[0].numel()
             loss = loss + weight_per_nat * self._kl_share() * terms["kl"]
-        if self.discriminator_is_active:
-            assert self.discriminator is not None
-            terms["adversarial"] = hinge_generator_loss(self.discriminator(reconstructions)).mean()
-            weight: Tensor | float = self.adversarial_weight
-            if self.use_adaptive_weight:
+        if self.discriminator_is_active if adversarial is None else adversarial:
+            game = self.adversarial
+            assert game is not None
+            terms["adversarial"] = hinge_generator_loss(game.discriminator(reconstructions)).mean()
+            weight: Tensor | float = game.weight
+            if game.use_adaptive_weight:
                 last_layer = self.autoencoder.decoder.conv_out.weight
-                weight = self.adversarial_weight * adaptive_weight(
+                weight = game.weight * adaptive_weight(
                     reconstruction_loss, terms["adversarial"], last_layer, average=self._mean_over_processes
                 )
                 terms["adaptive_weight"] = weight
@@ -171,7 +182,7 @@ class LitAutoencoder(LightningModule):
         terms = {
             "psnr": psnr,
             "ssim": 1 - ssim_error(reconstructions, images),
-            "reconstruction": self.reconstruction(reconstructions, images),
+            "reconstruction": self.image_terms["reconstruction"].loss(reconstructions, images),
         }
         self.log_dict(
             {f"val/{name}": term.mean() for name, term in terms.items()}, batch_size=len(images), sync_dist=True
@@ -191,10 +202,16 @@ class LitAutoencoder(LightningModule):
 
     def _step(self, optimizer: Any, network: nn.Module) -> None:
         if self.gradient_clip_norm is not None:
-            nn.utils.clip_grad_norm_(network.parameters(), self.gradient_clip_norm)
-        optimizer.step()
+            # Listed once: walking over all modules at each step takes a percent of it.
+            if network not in self._to_clip:
+                self._to_clip[network] = list(network.parameters())
+            nn.utils.clip_grad_norm_(self._to_clip[network], self.gradient_clip_norm)
+        if network is self.autoencoder:
+            optimizer.step()
+        else:  # what that does, but for adding to global_step: only the autoencoder's is a step of the run
+            self.trainer.strategy.optimizer_step(optimizer.optimizer, _nothing)
         optimizer.zero_grad(set_to_none=True)
 
 
 def _nothing() -> None:
-    """In place of Lightning's step counter."""
+    """The closure of a step whose gradients are there already."""

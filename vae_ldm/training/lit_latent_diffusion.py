@@ -22,7 +22,7 @@ class LitLatentDiffusion(LightningModule):
 
     Batches hold `mean` and `std`, float [B, c, h, w], `prompt_ids`, int64 [B, L], and for validation `index`, [B].
     A share `caption_dropout` of the prompts is replaced by the empty one, for classifier-free guidance (Ho & Salimans
-    2022, algorithm 1).
+    2022, algorithm 1), and a share `word_dropout` of all words by the token `unknown_id`, so that it is trained.
     """
 
     empty_prompt_ids: Tensor
@@ -36,8 +36,10 @@ class LitLatentDiffusion(LightningModule):
         empty_prompt_ids: Tensor,
         optimizer: OptimizerSettings,
         max_steps: int,
-        caption_dropout: float = 0.1,
-        log_every_n_steps: int = 25,
+        caption_dropout: float,
+        word_dropout: float,
+        unknown_id: int | None,
+        log_every_n_steps: int,
     ) -> None:
         super().__init__()
         self.unet = unet
@@ -47,7 +49,10 @@ class LitLatentDiffusion(LightningModule):
         self.optimizer_settings = optimizer
         self.max_steps = max_steps
         self.caption_dropout = caption_dropout
+        self.word_dropout = word_dropout
+        self.unknown_id = unknown_id
         self.log_every_n_steps = log_every_n_steps
+        self._to_clip: list[nn.Parameter] = []
 
     def configure_optimizers(self) -> Any:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -61,16 +66,32 @@ class LitLatentDiffusion(LightningModule):
     ) -> None:
         """Clip by norm; Lightning refuses to for a fused optimizer under autocast, even where nothing is scaled."""
         if gradient_clip_val is not None:
-            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            # Listed once: walking over all modules at each step takes a percent of it. And at the first step, because
+            # sharding puts others in their place before.
+            self._to_clip = self._to_clip or list(self.parameters())
+            nn.utils.clip_grad_norm_(self._to_clip, gradient_clip_val)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        prompt_ids = batch["prompt_ids"]
+        prompt_ids = self._with_unknown_words(batch["prompt_ids"])
         dropped = torch.rand(len(prompt_ids), 1, device=self.device) < self.caption_dropout
         prompt_ids = torch.where(dropped, self.empty_prompt_ids, prompt_ids)
         loss = self.denoising_loss(batch, prompt_ids).mean()
         if (batch_idx + 1) % self.log_every_n_steps == 0:
             self.log("train/loss", loss, sync_dist=True)
         return loss
+
+    def _with_unknown_words(self, prompt_ids: Tensor) -> Tensor:
+        """The prompts [B, L], a share of their words replaced by `<unknown>`.
+
+        Every word of a training caption has a token of its own, so that one would keep its random embedding, and a new
+        word in a prompt would move the picture at random.
+        """
+        if not self.word_dropout or self.unknown_id is None:
+            return prompt_ids
+        # The empty prompt holds all tokens that are no words, and padding does.
+        is_word = ~torch.isin(prompt_ids, self.empty_prompt_ids)
+        chosen = torch.rand(prompt_ids.shape, device=prompt_ids.device) < self.word_dropout
+        return torch.where(chosen & is_word, self.unknown_id, prompt_ids)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Logs `val/loss` on fixed noise and timesteps, so that it falls only when the network is better."""

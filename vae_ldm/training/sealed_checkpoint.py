@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 
-from vae_ldm.files import naming
+from vae_ldm.errors import WeightsError
+from vae_ldm.files import written_whole
 
 # A checkpoint is a zip archive, which ends with a comment and, before it, the comment's length in two bytes.
 _SEAL = b"sha256:"
@@ -32,19 +32,31 @@ class SealedCheckpointIO(TorchCheckpointIO):
         torch.save(checkpoint, buffer)
         content = buffer.getbuffer()
         assert content[-2:] == _NO_COMMENT
-        part = path.with_name(path.name + ".part")
-        with naming(path, part):
-            try:
-                with part.open("wb") as file:
-                    file.write(content[:-2])
-                    file.write(_SEAL_BYTES.to_bytes(2, "little"))
-                    file.write(_SEAL + hashlib.sha256(content[:-2]).hexdigest().encode())
-                    file.flush()
-                    os.fsync(file.fileno())
-                part.replace(path)
-            except BaseException:
-                part.unlink(missing_ok=True)
-                raise
+        with written_whole(path, synced=True) as file:
+            file.write(content[:-2])
+            file.write(_SEAL_BYTES.to_bytes(2, "little"))
+            file.write(_SEAL + hashlib.sha256(content[:-2]).hexdigest().encode())
+
+    def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
+        """The checkpoint as Lightning reads it. Raises WeightsError where the file is not what was written."""
+        check_whole(Path(path))
+        return super().load_checkpoint(path, *args, **options)
+
+
+def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    """What SealedCheckpointIO wrote to `path`, on the CPU; nothing but tensors and plain values is unpickled.
+
+    With `mmap` tensors stay on the disk until they are used. Raises WeightsError where the file is not what was
+    written.
+    """
+    check_whole(path)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def check_whole(path: Path) -> None:
+    """Raise WeightsError where the file differs in any bit from what SealedCheckpointIO wrote, or is not there."""
+    if not is_whole(path):
+        raise WeightsError(f"{path}: is damaged; take another checkpoint")
 
 
 def is_whole(path: Path) -> bool:

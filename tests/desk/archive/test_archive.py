@@ -1,10 +1,12 @@
 """Photos into an archive and out of it, by a tiny real model; stopped, damaged, refused."""
 
+import dataclasses
 import io
 import os
 import re
 import shutil
 import signal
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -14,17 +16,20 @@ from typer.testing import CliRunner
 from tests.processes import two_processes
 from tests.run.conftest import finish, start, wait_for
 from tests.run.start_points import SD, save_autoencoder
+from vae_ldm import weights
 from vae_ldm.cli import app
-from vae_ldm.data import photo_stream
+from vae_ldm.data import unreadable as unreadable_photos
 from vae_ldm.data.decoding import decode_whole
 from vae_ldm.desk.archive import add as archive_module
-from vae_ldm.desk.archive import photo_coder
+from vae_ldm.desk.archive import photo_coder, reading
 from vae_ldm.desk.archive.add import add
 from vae_ldm.desk.archive.listing import list_entries
 from vae_ldm.desk.archive.photo_coder import PhotoCoder
 from vae_ldm.desk.archive.reading import extract, verify
 from vae_ldm.desk.archive.store import Archive, locked
+from vae_ldm.errors import RunError
 from vae_ldm.evaluation.codec import picture_psnr
+from vae_ldm.latent_space.entropy_coding import _varint
 
 EASY = 14.0
 """dB that even a network of a few weights reaches on a picture of one colour."""
@@ -211,7 +216,8 @@ def unreadable(photos):
 
 def test_truncated_photos_and_bombs_are_skipped_listed_and_end_in_an_error(photos, tmp_path, model, unreadable):
     result = command("add", tmp_path / "archive", photos, "--model", model)
-    one_line_error(result, 2, "3 of 10 photos cannot be read", "unreadable.txt", *unreadable)
+    one_line_error(result, 2, "3 of 10 photos cannot be read", "unreadable.txt")
+    assert all(f"left out {name}: " in result.output for name in unreadable)
     assert len(entries(tmp_path / "archive")) == 7
     listed = (tmp_path / "archive" / "unreadable.txt").read_text().splitlines()
     assert [line.partition(":")[0] for line in listed] == unreadable
@@ -222,10 +228,10 @@ def test_truncated_photos_and_bombs_are_skipped_listed_and_end_in_an_error(photo
 
 
 def test_a_few_unreadable_photos_are_no_error(photos, tmp_path, model, unreadable, monkeypatch):
-    monkeypatch.setattr(photo_stream, "MAX_UNREADABLE_SHARE", 0.5)
+    monkeypatch.setattr(unreadable_photos, "MAX_UNREADABLE_SHARE", 0.5)
     result = command("add", tmp_path / "archive", photos, "--model", model)
     assert result.exit_code == 0, result.output
-    assert "3 of 10 photos cannot be read" in result.output
+    assert all(f"left out {name}: " in result.output for name in unreadable)
 
 
 def test_photos_of_which_none_can_be_read_make_no_archive(tmp_path, model):
@@ -435,7 +441,7 @@ def archived_in_two(photos, path, model, per_part):
 def test_two_processes_make_the_archive_of_one(photos, tmp_path, model, per_part):
     (photos / "text.jpg").write_text("no picture")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(photo_stream, "MAX_UNREADABLE_SHARE", 0.5)
+        patch.setattr(unreadable_photos, "MAX_UNREADABLE_SHARE", 0.5)
         add(tmp_path / "one", photos, model=model, photos_per_part=per_part)
     (photos / "text.jpg").unlink()
     with two_processes() as two:
@@ -487,3 +493,163 @@ def test_ctrl_c_and_sigterm_say_how_to_go_on(photos, tmp_path, model, monkeypatc
     assert "repeat the command" in result.output
     monkeypatch.undo()
     assert len(entries(tmp_path / "archive")) == 0
+
+
+def shown_lines(result):
+    return [line for line in result.output.splitlines() if line]
+
+
+@pytest.mark.parametrize(("pixels_high", "pixels_wide"), [(2, 16_384), (32_769, 1)])
+def test_a_photo_too_long_for_a_codec_is_kept_another_way(tmp_path, model, pixels_high, pixels_wide):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (pixels_wide, pixels_high), (90, 80, 70)).save(tmp_path / "photos" / "long.png")
+    path = tmp_path / "archive"
+    assert add(path, tmp_path / "photos", model=model).num_added == 1
+    assert verify(path, tmp_path / "photos") == 1
+
+
+def test_a_photo_that_cannot_be_kept_is_its_own_line_and_the_others_are_archived(photos, tmp_path, model, monkeypatch):
+    from tests.support.odd_photos import png_header
+
+    monkeypatch.setattr(unreadable_photos, "MAX_UNREADABLE_SHARE", 0.9)
+    (photos / "bomb.png").write_bytes(png_header(70_000_000, 1))
+    (photos / "metadata.jsonl").write_text(
+        '{"file_name": "rust/0.png", "text": 5}\n{"file_name": "dent/1.png", "text": "a dent"}\n'
+        '{"file_name": "rust/2.png", "label": "a\\ud800b"}\n'
+    )
+    encode = PhotoCoder.encode
+
+    def failing(self, pixels, file):
+        if pixels.shape[1] == 23:
+            raise SystemError("encoder returned NULL")
+        return encode(self, pixels, file)
+
+    monkeypatch.setattr(PhotoCoder, "encode", failing)
+    result = command("add", tmp_path / "archive", photos, "--model", model)
+    assert result.exit_code == 0, result.output
+    listed = (tmp_path / "archive" / "unreadable.txt").read_text().splitlines()
+    names = sorted(line.partition(":")[0] for line in listed)
+    assert names == ["bomb.png", "dent/3.png", "rust/0.png", "rust/2.png"]
+    assert "dent/3.png: cannot be archived (encoder returned NULL)" in listed
+    assert {entry.id for entry in entries(tmp_path / "archive")} == {
+        "dent/1.png",
+        "dent/5.png",
+        "rust/4.png",
+        "rust/6.png",
+    }
+
+
+LONG = "n" * 246 + ".png"
+
+
+def test_every_archived_photo_comes_back_whatever_its_name(tmp_path, model):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    names = [
+        "1.jpg",
+        "1.jpg.png",
+        "1.jpg.webp",
+        "1.jpg.png.png",
+        LONG,
+        "m" * 250 + ".png",
+        "m" * 251 + ".png",
+        "zz.png",
+    ]
+    originals = {}
+    for number, name in enumerate(names):
+        photo(number).save(folder / name, "PNG")
+        originals[name] = decode_whole((folder / name).read_bytes())
+    for prefer, target in (("latents", 5.0), ("smallest", 30.0)):
+        path = tmp_path / prefer
+        add(path, folder, model=model, target_psnr=target, prefer=prefer)
+        assert verify(path) == len(names)
+        for file_format in ("own", "png", "webp"):
+            out = tmp_path / f"{prefer}-{file_format}"
+            assert extract(path, out=out, file_format=file_format) == len(names)
+            assert len(list(out.iterdir())) == len(names)
+            if prefer == "smallest":
+                for name, pixels in originals.items():
+                    assert any(
+                        made.shape == pixels.shape and picture_psnr(made, pixels) >= target
+                        for made in map(decode_whole, out.iterdir())
+                    ), name
+            assert extract(path, out=out, file_format=file_format) == 0
+
+
+def test_a_photo_that_cannot_be_written_is_its_own_line_and_the_others_come_out(photos, tmp_path, model):
+    add(tmp_path / "archive", photos, model=model)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "rust").write_text("a file in the place of a folder")
+    result = command("extract", tmp_path / "archive", "--out", out)
+    one_line_error(result, 1, "4 things are wrong", "rust/0.png: cannot be written")
+    assert "3 of 7 pictures written" in result.output
+    assert (out / "rust").read_text() == "a file in the place of a folder"
+
+
+def test_a_disk_that_takes_two_names_for_one_keeps_the_first_and_tells_of_the_second(
+    photos, tmp_path, model, monkeypatch
+):
+    add(tmp_path / "archive", photos, model=model)
+    monkeypatch.setattr(reading, "_place", lambda file: (0, hash(file.name.casefold().replace("6", "4"))))
+    (tmp_path / "out" / "rust").mkdir(parents=True)
+    (tmp_path / "out" / "rust" / "6.png.webp").touch()
+    for name in ("6.png", "6.png.avif"):
+        (tmp_path / "out" / "rust" / name).touch()
+    with pytest.raises(RunError, match="rust/6.png: has the name of another photo on this disk"):
+        extract(tmp_path / "archive", out=tmp_path / "out", overwrite=True)
+
+
+def of_other_size(archive, entry, height, width):
+    """A payload of a few bytes that says that it holds latents of this size."""
+    channels = archive.settings.coder.models[0].num_channels
+    shape = b"".join(map(_varint, (channels, height, width)))
+    return dataclasses.replace(entry, payload=bytes([0, 1 << 4 | 1]) + shape + b"\0\0\0\0")
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_latents_of_another_size_than_their_row_says_are_told_before_they_take_memory(photos, tmp_path, model, is_old):
+    path = tmp_path / "archive"
+    add(path, photos, model=model, target_psnr=5.0, prefer="latents")
+    archive = Archive.open(path)
+    if is_old:
+        archive.settings = dataclasses.replace(archive.settings, downsample_factor=None)
+    first = entries(path)[0]
+    for number, (height, width) in enumerate(((2**13, 2**11), (first.height + 1, first.width), (0, 0))):
+        archive.append([dataclasses.replace(of_other_size(archive, first, height, width), id=f"{number}.png")])
+    tracemalloc.start()
+    result = command("verify", path)
+    assert tracemalloc.get_traced_memory()[1] < 2**26
+    tracemalloc.stop()
+    one_line_error(result, 1, "7 pictures are whole", "3 things are wrong", "latents are not those of a picture")
+    one_line_error(command("extract", path, "--out", tmp_path / "out"), 1, "3 things are wrong")
+
+
+def test_a_codecs_file_of_another_size_than_its_row_says_is_told(photos, tmp_path, model):
+    path = tmp_path / "archive"
+    add(path, photos, model=model)
+    stream = io.BytesIO()
+    Image.new("RGB", (2000, 2000)).save(stream, "WebP")
+    first = entries(path)[0]
+    Archive.open(path).append(
+        [
+            dataclasses.replace(first, id=f"{method}.png", method=method, payload=stream.getvalue())
+            for method in ("webp", "file")
+        ]
+    )
+    result = command("verify", path)
+    one_line_error(result, 1, "7 pictures are whole", "2 things are wrong", "2000x2000 pixels instead of the")
+
+
+def test_a_stored_name_is_never_looked_for_on_the_hub(photos, tmp_path, model, monkeypatch):
+    path = tmp_path / "archive"
+    add(path, photos, model=model, target_psnr=5.0, prefer="latents")
+    archive = Archive.open(path)
+    archive.settings = dataclasses.replace(archive.settings, model="evil/tracker")
+    archive.append([dataclasses.replace(entries(path)[0], id="one more.png")])
+    asked = []
+    monkeypatch.setattr(weights, "download", lambda name, **_: asked.append(name))
+    result = command("extract", path, "--out", tmp_path / "out")
+    one_line_error(result, 2, "evil/tracker is no folder of this machine", "--model evil/tracker")
+    assert not asked
+    assert extract(path, out=tmp_path / "out", model=model) == 8

@@ -1,14 +1,19 @@
 """The file set: appended to, read back, and honest about every byte that has changed."""
 
+import base64
 import dataclasses
+import hashlib
 import json
+import tracemalloc
+import zlib
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from vae_ldm import stored_json
 from vae_ldm.desk.archive import store as archive_module
-from vae_ldm.desk.archive.store import Archive, Entry, Settings, locked
+from vae_ldm.desk.archive.store import Archive, Entry, Part, Settings, locked
 from vae_ldm.errors import DataError, RunError
 from vae_ldm.latent_space.latent_coder import LatentCoder
 
@@ -139,14 +144,10 @@ def test_a_part_that_was_not_finished_is_written_over(archive, tmp_path):
 
 
 def test_an_index_that_cannot_be_written_leaves_the_archive_as_it_was(archive, tmp_path, monkeypatch):
-    write = archive_module.write_whole
-
     def full(file, content, **options):
-        if file.name == "archive.json":
-            raise OSError(28, "No space left on device", str(file))
-        write(file, content, **options)
+        raise OSError(28, "No space left on device", str(file))
 
-    monkeypatch.setattr(archive_module, "write_whole", full)
+    monkeypatch.setattr(stored_json, "write_whole", full)  # archive.json alone is written by it
     with pytest.raises(OSError, match="No space"):
         archive.append([entry("e.jpg")])
     assert len(archive) == 4
@@ -171,7 +172,8 @@ def test_what_is_no_archive_is_said(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{}", "[1]", '{"format": "another"}', '{"format": "vae_ldm archive", "version": 9}']
+    "content",
+    ["", "{}", "[1]", '{"format": "another"}', '{"format": "vae_ldm archive", "version": 9}', '{"format": 9}'],
 )
 def test_an_index_that_is_none_is_one_line(archive, tmp_path, content):
     (tmp_path / "archive.json").write_text(content)
@@ -184,7 +186,7 @@ def test_an_index_that_somebody_has_edited_is_refused(archive, tmp_path):
     stored = json.loads((tmp_path / "archive.json").read_text())
     stored["settings"]["digest"] = "cd" * 32
     (tmp_path / "archive.json").write_text(json.dumps(stored))
-    with pytest.raises(DataError, match="checksum"):
+    with pytest.raises(DataError, match="digest"):
         Archive.open(tmp_path)
 
 
@@ -208,3 +210,79 @@ def test_the_checksum_is_of_every_field(field):
         },
     )
     assert one.checksum() != other.checksum()
+
+
+def index_of_0_1_0(archive):
+    """What version 0.1.0 would have written in the place of archive.json."""
+    settings = {name: value for name, value in archive.settings.as_json().items() if name != "downsample_factor"}
+    content = {"settings": settings, "parts": [list(part) for part in archive.parts]}
+    checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return {"format": "vae_ldm archive", "version": 1, "checksum": checksum, **content}
+
+
+def test_an_archive_of_0_1_0_is_read_and_becomes_one_of_the_newest_format_when_it_grows(archive, tmp_path):
+    before, _ = read(tmp_path)
+    (tmp_path / "archive.json").write_text(json.dumps(index_of_0_1_0(archive), indent=1))
+    found, damages = read(tmp_path)
+    assert (found, damages) == (before, [])
+    old = Archive.open(tmp_path)
+    assert old.settings.downsample_factor is None
+    old.append([entry("e.jpg")])
+    assert json.loads((tmp_path / "archive.json").read_text())["format"] == 2
+    assert [one.id for one in read(tmp_path)[0]] == ["a.jpg", "b.jpg", "c/ü.jpg", "d.jpg", "e.jpg"]
+    (tmp_path / "archive.json").write_text(json.dumps({**index_of_0_1_0(old), "checksum": "0"}))
+    with pytest.raises(DataError, match="checksum"):
+        Archive.open(tmp_path)
+
+
+def sealed(archive, **changes):
+    """archive.json as a stranger would make it: its digest is right."""
+    content = {"settings": archive.settings.as_json(), "parts": [list(part) for part in archive.parts], **changes}
+    return json.dumps(archive_module._KIND.sealed(content))
+
+
+@pytest.mark.parametrize("name", ["../victim.txt", "/tmp/victim.txt", "victim.txt", "part-1.parquet", "", 3, "lock"])
+@pytest.mark.parametrize("of_0_1_0", [False, True])
+def test_a_part_is_never_a_file_of_somebody_else(archive, tmp_path, name, of_0_1_0):
+    victim = tmp_path / "victim.txt"
+    victim.write_text("precious")
+    archive.parts.append(Part(name, 1, 8, "0" * 64))
+    (tmp_path / "archive.json").write_text(json.dumps(index_of_0_1_0(archive)) if of_0_1_0 else sealed(archive))
+    with pytest.raises(DataError, match=r"archive\.json") as caught:
+        Archive.open(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prefer": "fastest"}, {"target_psnr": "32"}, {"model": 3}, {"digest": None}, {"coder": {}}, {"coder": []},
+        {"coder": {"steps": [1.0], "shapes": [[2, 10], [2, 10, 8]], "models": "no base85 \u00e9"}},
+        {"coder": {**CODER.as_json(), "steps": [0.0, 1.0]}}, {"coder": {**CODER.as_json(), "shapes": [[2, 9], [2, 9, 8]]}},
+        {"coder": {**CODER.as_json(), "steps": [1.0]}}, {"downsample_factor": "8"},
+    ],
+)  # fmt: skip
+def test_settings_that_are_none_are_one_line(archive, tmp_path, changes):
+    (tmp_path / "archive.json").write_text(sealed(archive, settings={**SETTINGS.as_json(), **changes}))
+    with pytest.raises(DataError, match=r"archive\.json: is damaged") as caught:
+        Archive.open(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_coder_that_unpacks_to_more_than_it_says_takes_no_memory(archive, tmp_path):
+    bomb = base64.b85encode(zlib.compress(bytes(2**26), 9)).decode()
+    settings = {**SETTINGS.as_json(), "coder": {**CODER.as_json(), "models": bomb}}
+    (tmp_path / "archive.json").write_text(sealed(archive, settings=settings))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="is damaged"):
+        Archive.open(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
+def test_a_row_of_more_pixels_than_a_photo_has_is_told(archive, tmp_path):
+    archive.append([entry("huge.jpg", width=2**30, height=2**30), entry("none.jpg", width=0)])
+    found, damages = read(tmp_path)
+    assert [one.id for one in found] == ["a.jpg", "b.jpg", "c/ü.jpg", "d.jpg"]
+    assert [damage.where for damage in damages] == ["huge.jpg", "none.jpg"]

@@ -5,7 +5,7 @@ import logging
 import shutil
 import struct
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,13 +21,14 @@ from vae_ldm.cli import app
 from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.rendered_claims import CLASS_NAMES, render_claim
 from vae_ldm.desk.augment import augment as augmenting
+from vae_ldm.desk.augment import drawing
 from vae_ldm.desk.augment import folder as augmented_folder
 from vae_ldm.desk.augment.augment import augment
 from vae_ldm.desk.augment.candidate_filter import CandidateFilter
-from vae_ldm.desk.augment.drawing import Draughtsman
+from vae_ldm.desk.augment.drawing import PictureDrawer
 from vae_ldm.desk.augment.folder import AugmentedFolder, Method, picture_name, slugs
 from vae_ldm.desk.augment.proof import prove_augmentation
-from vae_ldm.desk.augment.request import Order
+from vae_ldm.desk.augment.request import AugmentRequest
 from vae_ldm.errors import DataError, RunError, VaeLdmError, WeightsError
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
 from vae_ldm.opening import open_run
@@ -87,7 +88,7 @@ def drawn(photos, trained_once, tmp_path_factory, quick_probe):
     """Six pictures of each of two classes. Copy it before changing anything in it."""
     out = tmp_path_factory.mktemp("drawn") / "augmented"
     with lenience():
-        augment(photos, str(trained_once.path), out=out, order=Order(per_class=6, **QUICK))
+        augment(photos, str(trained_once.path), out=out, request=AugmentRequest(per_class=6, **QUICK))
     return out
 
 
@@ -116,25 +117,25 @@ def test_every_class_gets_as_many_as_asked_for_by_every_method(drawn):
 
 
 @pytest.mark.parametrize(("per_class", "num_classes"), [(1, 5), (2, 5), (3, 10), (5, 1), (7, 5), (13, 5)])
-def test_every_method_is_dealt_as_many_pictures_over_all_classes(per_class, num_classes):
-    deals = [Order(per_class=per_class).deal(turn) for turn in range(num_classes)]
-    assert [sum(deal) for deal in deals] == [per_class] * num_classes
-    assert max(max(deal) - min(deal) for deal in deals) <= 1
-    assert {sum(of_method) for of_method in zip(*deals, strict=True)} == {per_class * num_classes // 5}
-    assert Order(per_class=per_class).undealt(num_classes) == []
+def test_every_method_has_the_same_share_over_all_classes(per_class, num_classes):
+    shares = [AugmentRequest(per_class=per_class).shares(turn) for turn in range(num_classes)]
+    assert [sum(share) for share in shares] == [per_class] * num_classes
+    assert max(max(share) - min(share) for share in shares) <= 1
+    assert {sum(of_method) for of_method in zip(*shares, strict=True)} == {per_class * num_classes // 5}
+    assert AugmentRequest(per_class=per_class).methods_without_share(num_classes) == []
 
 
 def test_methods_that_so_few_pictures_do_not_reach_are_named():
-    assert Order(per_class=2).undealt(2) == ["sample"]
-    assert Order(per_class=2).undealt(3) == []
-    assert Order(per_class=1, how=("sample",)).undealt(1) == []
+    assert AugmentRequest(per_class=2).methods_without_share(2) == ["sample"]
+    assert AugmentRequest(per_class=2).methods_without_share(3) == []
+    assert AugmentRequest(per_class=1, how=("sample",)).methods_without_share(1) == []
 
 
 def test_a_small_number_is_made_by_different_methods_from_class_to_class(
     photos, trained_run, tmp_path, lenient, capsys
 ):
     out = tmp_path / "out"
-    augment(photos, str(trained_run.path), out=out, order=Order(per_class=2, **QUICK))
+    augment(photos, str(trained_run.path), out=out, request=AugmentRequest(per_class=2, **QUICK))
     methods = [(row["how"], row["strength"]) for row in rows_of(out)]
     assert methods == [("posterior", None), ("vary", 0.3), ("vary", 0.5), ("vary", 0.7)]
     printed = capsys.readouterr()
@@ -150,18 +151,18 @@ def test_what_one_method_misses_the_next_ones_make(photos, trained_run, tmp_path
         near_copy = torch.full((len(pictures),), copied[-1])
         return replace(judge(self, pictures, labels), near_copy=near_copy, off_class=torch.zeros_like(near_copy))
 
-    pictures = Draughtsman._pictures
+    pictures = PictureDrawer._pictures
 
     def noting(self, prompt, method, sources, seeds):
         copied.append(method.how == "posterior")
         return pictures(self, prompt, method, sources, seeds)
 
     monkeypatch.setattr(CandidateFilter, "__call__", no_posterior)
-    monkeypatch.setattr(Draughtsman, "_pictures", noting)
-    augment(photos, str(trained_run.path), out=tmp_path / "out", order=Order(per_class=7, **QUICK))
+    monkeypatch.setattr(PictureDrawer, "_pictures", noting)
+    augment(photos, str(trained_run.path), out=tmp_path / "out", request=AugmentRequest(per_class=7, **QUICK))
     rows = rows_of(tmp_path / "out")
     counts = {label: [row["strength"] for row in rows if row["label"] == label] for label in CLASSES}
-    # Dealt 2 2 1 1 1, then 1 1 2 2 1: the two or one that are missing go to those that come next.
+    # Shares 2 2 1 1 1, then 1 1 2 2 1: the two or one that are missing go to those that come next.
     assert counts["dented parcel"] == [0.3] * 3 + [0.5] * 2 + [0.7, None]
     assert counts["good tin"] == [0.3] * 2 + [0.5] * 2 + [0.7] * 2 + [None]
 
@@ -246,9 +247,9 @@ def test_a_killed_call_goes_on_and_equals_one_that_was_not(
         raise Stop
 
     monkeypatch.setattr(AugmentedFolder, "add", stopping)
-    order = Order(per_class=6, **QUICK)
+    request = AugmentRequest(per_class=6, **QUICK)
     with pytest.raises(Stop):
-        augment(photos, str(trained_run.path), out=out, order=order)
+        augment(photos, str(trained_run.path), out=out, request=request)
     monkeypatch.setattr("vae_ldm.desk.augment.folder.write_json", write_json)
     again = []
 
@@ -259,7 +260,7 @@ def test_a_killed_call_goes_on_and_equals_one_that_was_not(
     monkeypatch.setattr(AugmentedFolder, "add", counting)
     with pytest.raises(VaeLdmError, match="is not finished; repeat the augment command"):
         prove_augmentation(photos, out, out=tmp_path / "proof.html")
-    augment(photos, str(trained_run.path), out=out, order=order)
+    augment(photos, str(trained_run.path), out=out, request=request)
     kept = rounds + (where == "after the notes")
     assert len(again) == 10 - kept  # five methods, two classes: what was drawn before is not drawn again
     assert contents(out) == contents(drawn)
@@ -290,7 +291,7 @@ def test_a_full_disk_is_one_line_and_room_made_the_call_goes_on(drawn, photos, t
 def test_a_finished_folder_is_left_as_it_is(drawn, photos, trained_run, capsys, monkeypatch):
     before = {file: file.stat().st_mtime_ns for file in drawn.rglob("*.png")}
     monkeypatch.setattr(augmenting, "_filter", None)  # nothing is measured anew
-    rounds = augment(photos, str(trained_run.path), out=drawn, order=Order(per_class=6, **QUICK))
+    rounds = augment(photos, str(trained_run.path), out=drawn, request=AugmentRequest(per_class=6, **QUICK))
     printed = capsys.readouterr()
     assert "finished already" in printed.err
     assert "near copies" in printed.out
@@ -316,9 +317,11 @@ def test_copies_and_other_classes_are_left_out_and_counted(photos, trained_run, 
             pictures.append(np.asarray(image.crop((0, 2, 20, 22)).resize(model_size, Image.Resampling.LANCZOS)))
         return np.stack(pictures)
 
-    monkeypatch.setattr(Draughtsman, "_pictures", fed)
+    monkeypatch.setattr(PictureDrawer, "_pictures", fed)
     out = tmp_path / "out"
-    rounds = augment(photos, str(trained_run.path), out=out, order=Order(per_class=8, how=("sample",), max_tries=4))
+    rounds = augment(
+        photos, str(trained_run.path), out=out, request=AugmentRequest(per_class=8, how=("sample",), max_tries=4)
+    )
     drawn, near, off = (sum(getattr(done, name) for done in rounds) for name in ("drawn", "near_copies", "off_class"))
     assert near >= drawn / 4
     assert off >= drawn / 5
@@ -333,18 +336,90 @@ def test_a_model_that_draws_copies_only_is_told_and_the_search_ends(photos, trai
     def copying(self, prompt, method, sources, seeds):
         return np.asarray(self.train.images[: len(seeds)])
 
-    monkeypatch.setattr(Draughtsman, "_pictures", copying)
+    monkeypatch.setattr(PictureDrawer, "_pictures", copying)
     with pytest.raises(RunError, match="nothing drawn was kept"):
-        augment(photos, str(trained_run.path), out=tmp_path / "out", order=Order(per_class=4))
+        augment(photos, str(trained_run.path), out=tmp_path / "out", request=AugmentRequest(per_class=4))
     said = capsys.readouterr().err.splitlines()
     # Four rounds of 4 by each of 5 methods, then it is given up; a method asked for one picture draws its 8.
     assert "good tin: 0 of 4 after 72 drawn; the rest were near copies or seen as another class" in said
 
 
+def test_a_way_that_gives_near_copies_only_is_given_up_for_all_classes(
+    photos, trained_run, tmp_path, monkeypatch, capsys
+):
+    """Posterior samples of four classes are copies: three classes are enough to see it, and the others miss nothing."""
+    several = Path(shutil.copytree(photos, tmp_path / "photos"))
+    for label in CLASS_NAMES[-2:]:
+        for seed in range(12):
+            render(several / "train" / label, 300 + seed, label)
+    monkeypatch.setattr(drawing, "_HOPELESS_DRAWN", 8)
+    judge, methods = CandidateFilter.__call__, []
+
+    def by_method(self, pictures, labels):
+        near_copy = torch.full((len(pictures),), methods[-1] == "posterior")
+        return replace(judge(self, pictures, labels), near_copy=near_copy, off_class=torch.zeros_like(near_copy))
+
+    pictures = PictureDrawer._pictures
+
+    def noting(self, prompt, method, sources, seeds):
+        methods.append(method.name)
+        return pictures(self, prompt, method, sources, seeds)
+
+    monkeypatch.setattr(CandidateFilter, "__call__", by_method)
+    monkeypatch.setattr(PictureDrawer, "_pictures", noting)
+    request = AugmentRequest(per_class=2, how=("posterior", "sample"), **QUICK)
+    rounds = augment(several, str(trained_run.path), out=tmp_path / "out", request=request)
+    classes = dict.fromkeys(done.label for done in rounds if done.method == "posterior")
+    drawn = sum(done.drawn for done in rounds if done.method == "posterior")
+    assert len(classes) == 3
+    assert [
+        sum(len(done.rows) for done in rounds if done.label == label) for label in {*CLASSES, *CLASS_NAMES[-2:]}
+    ] == [2] * 4
+    said = capsys.readouterr().err
+    reason = f"nothing kept of {drawn} pictures of 3 classes, {drawn} of them near copies"
+    assert f"posterior: {reason}; given up for the other classes" in said
+    unjudged = " and ".join(f'"{label}"' for label in sorted(CLASS_NAMES[-2:])).replace(" and ", ", ")
+    assert f"there are no held-out photos of {unjudged}: augment prove will not judge what is drawn of these" in said
+    assert said.index("The probe that looks for other classes is right on ") < said.index("posterior: nothing kept")
+
+
+def test_classes_that_cannot_be_judged_are_named_and_the_others_are(drawn, photos, tmp_path, capsys):
+    """A class without held-out photos, and synthetic photos of a class of which there are no photos at all."""
+    judged, synthetic = (Path(shutil.copytree(one, tmp_path / one.name)) for one in (photos, drawn))
+    for seed in range(4):
+        render(judged / "train" / CLASS_NAMES[-1], 300 + seed, CLASS_NAMES[-1])
+        render(synthetic / CLASS_NAMES[-1], 400 + seed, CLASS_NAMES[-1])
+        render(synthetic / "zebra", 500 + seed, CLASS_NAMES[-1])
+    proof = prove_augmentation(judged, synthetic, out=tmp_path / "p.html", shots=(), num_seeds=2, num_steps=2)
+    assert proof.judged.num_real == 24
+    assert proof.judged.num_added["+100 % synthetic"] == 12
+    assert proof.labels.unique().tolist() == [0, 1]
+    said = capsys.readouterr()
+    note = f"2 classes are judged; there are no held-out photos of {CLASS_NAMES[-1]}."
+    assert note in said.err
+    assert note in said.out
+    assert f"8 photos of classes that are not judged left out: {CLASS_NAMES[-1]}, zebra" in said.err
+
+    shutil.rmtree(judged / "validation" / CLASSES[0])
+    with pytest.raises(DataError, match=f"are there of {CLASSES[1]} alone; at least two classes are needed"):
+        prove_augmentation(judged, synthetic, out=tmp_path / "p.html")
+
+
+def test_what_an_older_version_has_finished_stays_and_what_it_has_begun_is_refused(tmp_path):
+    folder = AugmentedFolder(tmp_path / "out")
+    with folder.opened({"seed": 0}):
+        pass
+    facts = json.loads(folder.facts.read_text())
+    for finished, refused in ((True, False), (False, True)):
+        folder.facts.write_text(json.dumps(facts | {"format": 2, "finished": finished}))
+        with pytest.raises(VaeLdmError, match="another version") if refused else nullcontext():
+            folder.check({"seed": 0})
+
+
 def test_the_runs_own_pictures_are_taken_where_no_photos_are_named(trained_run, tmp_path, lenient):
     run = tmp_path / "nano"
     shutil.copytree(trained_run.path, run)
-    augment(None, str(run), out=tmp_path / "out", order=Order(per_class=1, how=("sample",), **QUICK))
+    augment(None, str(run), out=tmp_path / "out", request=AugmentRequest(per_class=1, how=("sample",), **QUICK))
     rows = rows_of(tmp_path / "out")
     assert {row["label"] for row in rows} == set(CLASS_NAMES)
     assert json.loads((tmp_path / "out" / "augment.json").read_text())["num_generator_photos"] == 24
@@ -359,7 +434,7 @@ def test_unreadable_photos_are_named_and_left_out(photos, trained_run, tmp_path,
     bomb = b"\x89PNG\r\n\x1a\n" + chunk + whole[33:]
     (photos / "train" / CLASSES[1] / "bomb.png").write_bytes(bomb)
     out = tmp_path / "out"
-    augment(photos, str(trained_run.path), out=out, order=Order(per_class=1, how=("sample",), **QUICK))
+    augment(photos, str(trained_run.path), out=out, request=AugmentRequest(per_class=1, how=("sample",), **QUICK))
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out, ")]
     assert len(said) == 2
     assert any("bomb.png: 60000x60000 pixels" in line for line in said)
@@ -395,7 +470,7 @@ def test_wrong_calls_are_one_line_and_lose_nothing(photos, trained_run, tmp_path
             'not trained on the class "plains zebra"; it knows the classes',
         ),
         (
-            lambda: augment(zoo, str(exported), out=out, order=Order(caption_template="a photo of {label}")),
+            lambda: augment(zoo, str(exported), out=out, request=AugmentRequest(caption_template="a photo of {label}")),
             DataError,
             'not trained on the class "plains zebra"; it knows the words "a", "an", "backdrop", ',
         ),
@@ -403,12 +478,12 @@ def test_wrong_calls_are_one_line_and_lose_nothing(photos, trained_run, tmp_path
         (lambda: augment(photos, run, out=taken), VaeLdmError, "was not made by augment"),
         (lambda: augment(photos, run, out=taken / "mine.txt"), VaeLdmError, "was not made by augment"),
         (
-            lambda: augment(photos, run, out=drawn, order=Order(per_class=7, **QUICK)),
+            lambda: augment(photos, run, out=drawn, request=AugmentRequest(per_class=7, **QUICK)),
             VaeLdmError,
             "per_class was 6, not 7",
         ),
-        (lambda: Order(per_class=0), VaeLdmError, "per_class is 0"),
-        (lambda: Order(strengths=(1.5,)), VaeLdmError, "strength is 1.5"),
+        (lambda: AugmentRequest(per_class=0), VaeLdmError, "per_class is 0"),
+        (lambda: AugmentRequest(strengths=(1.5,)), VaeLdmError, "strength is 1.5"),
     ]
     for call, error, message in cases:
         with pytest.raises(error, match=message) as caught:
@@ -437,9 +512,9 @@ def test_an_unknown_class_is_told_with_the_classes_that_the_model_knows(photos, 
 
 def test_settings_that_contradict_the_folder_are_told_before_the_model_is_opened(drawn, photos, monkeypatch):
     monkeypatch.setattr(augmenting, "PhotoPipeline", None)
-    for other in (Order(per_class=6, seed=1, **QUICK), Order(per_class=6, num_inference_steps=3)):
+    for other in (AugmentRequest(per_class=6, seed=1, **QUICK), AugmentRequest(per_class=6, num_inference_steps=3)):
         with pytest.raises(VaeLdmError, match="begun with other settings"):
-            augment(photos, "absent", out=drawn, order=other)
+            augment(photos, "absent", out=drawn, request=other)
 
 
 def test_another_model_is_told_before_the_photos_are_read(drawn, photos, trained_run, tmp_path, monkeypatch):
@@ -449,7 +524,7 @@ def test_another_model_is_told_before_the_photos_are_read(drawn, photos, trained
     save_file({name: 2 * tensor for name, tensor in load_file(weights).items()}, weights)
     monkeypatch.setattr(augmenting, "real_photos", None)
     with pytest.raises(VaeLdmError, match=r"begun with other settings \(model_digest was "):
-        augment(photos, str(other), out=drawn, order=Order(per_class=6, **QUICK))
+        augment(photos, str(other), out=drawn, request=AugmentRequest(per_class=6, **QUICK))
 
 
 def test_two_calls_never_fill_one_folder(tmp_path):
@@ -533,7 +608,10 @@ def test_one_picture_a_class_is_tried_for_more_than_twice(photos, trained_run, t
 
     monkeypatch.setattr(CandidateFilter, "__call__", the_fifth_passes)
     rounds = augment(
-        photos, str(trained_run.path), out=tmp_path / "out", order=Order(per_class=1, how=("sample",), **QUICK)
+        photos,
+        str(trained_run.path),
+        out=tmp_path / "out",
+        request=AugmentRequest(per_class=1, how=("sample",), **QUICK),
     )
     assert [len(done.rows) for done in rounds] == [0, 0, 0, 0, 1] * 2
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vae_ldm.desk.augment.candidate_filter import CandidateFilter
+from vae_ldm.desk.augment.candidate_filter import CandidateFilter, probe_facts, probe_in_words
 from vae_ldm.evaluation.embedding import embed_pictures
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
 
@@ -62,3 +62,23 @@ def test_a_confidence_may_be_asked_for(make_filter, make_pictures):
     strict = make_filter(min_confidence=least)(pictures, torch.from_numpy(labels))
     assert strict.off_class.sum() > easy.off_class.sum()
     assert (strict.confidence[~strict.off_class] >= least).all()
+
+
+def test_held_out_photos_that_are_training_photos_set_no_bar_and_are_counted(train, features, make_pictures):
+    """As do photos that are there twice, they hid every copy before."""
+    images, labels = (np.concatenate([part, part]) for part in train)
+    held_out, held_out_labels = make_pictures(60, seed=1)
+    held_out[:3] = images[:3]
+    probe = ProbeClassifier.fit(images, labels, 4, features=features, seed=0, max_steps=60)
+    passes = CandidateFilter.fit(
+        images, held_out, features=features, probe=probe, train_embeddings=embed_pictures(features, images)
+    )
+    assert passes.num_duplicates == 3
+    assert passes(images[10:30], torch.from_numpy(labels[10:30])).near_copy.all()
+    fresh, fresh_labels = make_pictures(40, seed=2)
+    assert passes(fresh, torch.from_numpy(fresh_labels)).near_copy.float().mean() < 0.1
+    found = probe_facts(probe, held_out, held_out_labels)
+    assert found["num_photos"] == 60
+    assert f"is right on {100 * found['accuracy']:.1f} % of 60 real photos" in probe_in_words(found)
+    assert probe_facts(probe, held_out[:0], held_out_labels[:0]) is None
+    assert probe_in_words(None) == ""

@@ -1,10 +1,15 @@
 """A desk made of past photos, and a new one put before it: what is said, and the page."""
 
+import functools
 import shutil
+import subprocess
+import sys
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from diffusers import AutoencoderKL
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -12,7 +17,8 @@ from tests.desk.novelty.test_novelty import save_photos
 from tests.run.start_points import SD, save_autoencoder
 from vae_ldm.cli import app
 from vae_ldm.data.photo_stream import photo_records
-from vae_ldm.desk.claim.claim import _thumbnail, build_desk, claim
+from vae_ldm.desk.claim import claim as claim_module
+from vae_ldm.desk.claim.claim import STRENGTHS, _thumbnail, build_desk, claim, open_desk
 from vae_ldm.desk.novelty.detector import open_detector
 from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError
 from vae_ldm.latent_space.heat_map import HeatScale
@@ -178,7 +184,7 @@ def test_the_verbs(photos, trained_run, tmp_path, monkeypatch):
     assert "None were asked for." in (tmp_path / "claim.html").read_text()
     wrong = CliRunner().invoke(app, ["claim", photo, "--desk", "tin"])
     assert wrong.exit_code == 2
-    assert "is no desk" in wrong.output
+    assert "tin: no such folder, so no desk" in wrong.output
 
 
 def test_a_photo_whose_file_is_gone_is_still_named(photos, desk, trained_run, tmp_path):
@@ -213,3 +219,61 @@ def test_the_thumbnail_of_a_photo_that_is_stored_turned_is_whole_and_upright(tmp
     assert np.array_equal(seen, expected)
     assert seen.shape[0] > seen.shape[1]
     assert _thumbnail(str(tmp_path / "gone.png")) is None
+
+
+def test_the_work_is_done_once_and_the_verdict_comes_before_the_pipeline(photos, desk, tmp_path, monkeypatch, capsys):
+    calls, before, said = Counter(), Counter(), []
+    for name in ("encode", "decode", "from_pretrained"):
+        original = getattr(AutoencoderKL, name)
+        monkeypatch.setattr(AutoencoderKL, name, _counting(original, name, calls))
+    open_pipeline = claim_module.open_pipeline
+
+    def opening(*arguments, **options):
+        said.append(capsys.readouterr().out)
+        before.update(calls)
+        return open_pipeline(*arguments, **options)
+
+    monkeypatch.setattr(claim_module, "open_pipeline", opening)
+    put_before(photos / "new" / "good" / "001.png", desk, tmp_path / "claim.html")
+    assert said[0].startswith("Looks like what was seen before: p = ")
+    assert (before["encode"], before["decode"]) == (1, 1)
+    assert calls["encode"] == 1
+    assert calls["decode"] == 1 + len(STRENGTHS)
+    assert calls["from_pretrained"] == 1
+
+
+def _counting(method, name, calls):
+    function = getattr(method, "__func__", method)
+
+    @functools.wraps(function)
+    def counted(*arguments, **options):
+        calls[name] += 1
+        return function(*arguments, **options)
+
+    return classmethod(counted) if name == "from_pretrained" else counted
+
+
+def test_verdict_and_neighbours_are_those_of_detector_and_index(photos, desk, tmp_path):
+    photo = photos / "new" / "good" / "001.png"
+    verdict, page = put_before(photo, desk, tmp_path / "claim.html", num_similar=3)
+    detector, index = open_desk(desk)
+    (judged,) = detector.judge(photo_records(photo))
+    assert (verdict.p_value, verdict.scores, verdict.max_heat) == (judged.p_value, judged.scores, judged.max_heat)
+    assert np.array_equal(verdict.heat_map, judged.heat_map)
+    (hits,) = index.query(photo_records(photo), k=3)
+    batch = next(index.encoder.batches(photo_records(photo)))
+    (found,) = index.nearest(batch.records, detector.observer(batch).observations.vectors, 3)
+    assert found == hits
+    assert [page.index(hit.photo.id) for hit in hits] == sorted(page.index(hit.photo.id) for hit in hits)
+
+
+def test_a_claim_meets_neither_lightning_nor_torchmetrics(photos, desk, tmp_path):
+    command = ["claim", str(photos / "new" / "good" / "001.png"), "--desk", str(desk), "--num-variations", "0"]
+    script = (
+        f"import sys\nfrom vae_ldm.cli import app\ntry:\n    app({command})\nfinally:\n    print(sorted(sys.modules))"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert (tmp_path / "claim.html").exists(), ended.stderr
+    assert "'vae_ldm.desk.claim.claim'" in ended.stdout
+    assert "'torchmetrics'" not in ended.stdout
+    assert "'pytorch_lightning'" not in ended.stdout

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import struct
 import zlib
@@ -14,8 +15,8 @@ from typer.testing import CliRunner
 
 from tests.processes import two_processes
 from tests.run.start_points import SD, save_autoencoder
+from vae_ldm import weights
 from vae_ldm.cli import app
-from vae_ldm.cli.novelty import Score
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.desk.novelty.detector import open_detector
 from vae_ldm.desk.novelty.novelty import fit, score
@@ -150,7 +151,7 @@ def test_photos_that_cannot_be_read_are_told_and_have_a_line(by_latents, photos,
     assert len(rows) == 62
     assert (rows["good/cut.png"], rows["good/bomb.png"]) == ("unreadable", "unreadable")
     said = capfd.readouterr().err
-    assert said.count("passed over") == 2
+    assert said.count("left out ") == 2
     assert "more than max_pixels" in said
 
 
@@ -176,10 +177,6 @@ def test_two_processes_find_what_one_finds(photos, trained_run, tmp_path):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
     one, two = (sorted(path.name for path in (tmp_path / name / "heat").rglob("*.png")) for name in ("one", "two"))
     assert one == two
-
-
-def test_every_score_can_decide():
-    assert [one.value for one in Score] == list(SCORE_NAMES)
 
 
 def test_a_detector_that_takes_the_place_of_another_says_so(by_latents, tmp_path, capfd):
@@ -234,9 +231,15 @@ def test_another_model_a_moved_one_and_damage_are_one_line_each(by_latents, phot
     for file, change, message in (
         ("detector.safetensors", lambda content: content[:-1] + b"\x07", "checksum is another"),
         ("detector.safetensors", lambda content: content[:100], "checksum is another"),
-        ("detector.json", lambda content: content[:100], "cannot be read"),
-        ("detector.json", lambda content: content.replace(b'"format": 2', b'"format": 9'), "not of a format"),
-        ("detector.json", lambda content: content.replace(b'"score"', b'"scor"'), "is damaged"),
+        ("detector.json", lambda content: content[:100], "it is no JSON"),
+        ("detector.json", lambda content: content.replace(b'"format": 3', b'"format": 9'), "a newer vae_ldm .format 9"),
+        ("detector.json", lambda content: content.replace(b'"format": 3', b'"format": 1'), "its digest is another"),
+        (
+            "detector.json",
+            lambda content: content.replace(b'"threshold": ', b'"threshold": -'),
+            "its digest is another",
+        ),
+        ("detector.json", lambda content: content.replace(b'"score"', b'"scor"'), "its digest is another"),
     ):
         damaged = shutil.copytree(detector, tmp_path / "damaged", dirs_exist_ok=True)
         (damaged / file).write_bytes(change((damaged / file).read_bytes()))
@@ -252,10 +255,10 @@ def test_fitting_again_replaces_a_detector_whole_and_a_failure_leaves_it(by_late
     detector = by_latents(tmp_path / "detector", score="knn")
     before = (detector / "detector.json").read_bytes()
 
-    def no_space_left(*_):
+    def no_space_left(*_, **__):
         raise OSError(28, "No space")
 
-    monkeypatch.setattr("vae_ldm.desk.novelty.detector.write_json", no_space_left)
+    monkeypatch.setattr("vae_ldm.stored_json.write_whole", no_space_left)
     with pytest.raises(OSError, match="No space"):
         by_latents(tmp_path / "detector", score="patch")
     assert (detector / "detector.json").read_bytes() == before
@@ -304,3 +307,74 @@ def test_the_command_line(photos, trained_run, tmp_path):
         errors = [line for line in result.output.splitlines() if line.startswith("error: ")]
         assert len(errors) == 1
         assert message in errors[0]
+
+
+def content_of_0_1_0(detector):
+    """detector.json as version 0.1.0 would have written it."""
+    stored = json.loads((detector / "detector.json").read_text())
+    content = {name: value for name, value in stored.items() if name not in ("format", "written_by", "digest")}
+    return {"format": 2, **content}
+
+
+def test_a_detector_of_0_1_0_judges_as_it_did(by_latents, photos, tmp_path):
+    detector = by_latents(tmp_path / "detector")
+    records = photo_records(photos / "validation")
+    before = open_detector(detector).judge(records)
+    (detector / "detector.json").write_text(json.dumps(content_of_0_1_0(detector)))
+    after = open_detector(detector).judge(records)
+    assert [(v.novel, v.scores, v.max_heat) for v in before] == [(v.novel, v.scores, v.max_heat) for v in after]
+    assert all(np.array_equal(one.heat_map, other.heat_map) for one, other in zip(before, after, strict=True))
+    (detector / "detector.json").write_text(json.dumps({**content_of_0_1_0(detector), "format": 1}))
+    with pytest.raises(WeightsError, match="is of format 1, which this version does not read; fit the detector again"):
+        open_detector(detector)
+
+
+@pytest.mark.parametrize("change", [
+    {"threshold": "4"}, {"score": "smell"}, {"image_size": [64]}, {"patch_heat": None}, {"num_pixels": 1.5},
+    {"residual_heat": {"usual": 1}}, {"only_classes": "good"}, {"model": None},
+])  # fmt: skip
+def test_facts_that_are_none_are_one_line_even_in_a_detector_without_a_digest(by_latents, tmp_path, change):
+    detector = by_latents(tmp_path / "detector")
+    (detector / "detector.json").write_text(json.dumps({**content_of_0_1_0(detector), **change}))
+    with pytest.raises(WeightsError, match=r"detector\.json: is damaged .*; fit the detector again") as caught:
+        open_detector(detector)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_stored_name_is_never_looked_for_on_the_hub(by_latents, trained_run, tmp_path, monkeypatch):
+    detector = by_latents(tmp_path / "detector")
+    asked = []
+    monkeypatch.setattr(weights, "download", lambda name, **_: asked.append(name))
+    content = {**content_of_0_1_0(detector), "model": "evil/tracker"}
+    (detector / "detector.json").write_text(json.dumps(content))
+    with pytest.raises(WeightsError, match=r"evil/tracker is no folder of this machine.*--model evil/tracker"):
+        open_detector(detector)
+    assert not asked
+    open_detector(detector, model=str(trained_run.path))
+
+
+def test_names_that_are_no_utf_8_or_very_long_are_fitted_on_judged_and_drawn(photos, trained_run, tmp_path):
+    mixed = shutil.copytree(photos / "train", tmp_path / "mixed")
+    names = [os.fsdecode(b"caf\xe9.png"), "n" * 251 + ".png", "n" * 250 + "m.png"]
+    for number, name in enumerate(names):
+        (mixed / "good" / f"{number:03d}.png").rename(mixed / "good" / name)
+    fit(mixed, model=str(trained_run.path), out=tmp_path / "detector", features="latents")
+    verdicts = score(mixed, tmp_path / "detector", out=tmp_path / "scores.csv", heat_maps=tmp_path / "heat")
+    assert (
+        len(verdicts) == len(read_table(tmp_path / "scores.csv")) == len(list((tmp_path / "heat").rglob("*.png"))) == 60
+    )
+
+
+def test_heat_reaches_one_in_as_many_usual_photos_as_the_rate_says(trained_run, tmp_path):
+    save_photos(tmp_path / "photos" / "good", 120, seed=3)
+    save_photos(tmp_path / "new" / "good", 150, seed=4)
+    fit(
+        tmp_path / "photos",
+        model=str(trained_run.path),
+        out=tmp_path / "detector",
+        features="latents",
+        false_alarm_rate=0.1,
+        calibration=0.8,
+    )
+    judged = open_detector(tmp_path / "detector").judge(photo_records(tmp_path / "new"))
+    assert np.mean([verdict.max_heat >= 1 for verdict in judged]) == pytest.approx(0.1, abs=0.06)

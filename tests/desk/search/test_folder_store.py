@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from vae_ldm import files
 from vae_ldm.desk.search import folder_store
 from vae_ldm.desk.search.folder_store import IndexFolder
+from vae_ldm.desk.search.store import KIND
 from vae_ldm.errors import DataError, RunError, VaeLdmError
 
 
@@ -75,7 +77,8 @@ def test_an_interrupted_addition_leaves_the_index_as_it_was(filled, photos, vect
     def failing(path, content):
         calls.append(path)
         if len(calls) > interrupted:
-            path.with_name(path.name + ".part").write_bytes(content[:20])  # as a killed process would
+            left = path.with_name(f".vae_ldm-{files._machine()}-{2**31 - 1}-{len(calls)}.part")
+            left.write_bytes(content[:20])  # as a killed process would, whose number is nobody's now
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         return write(path, content)
 
@@ -90,7 +93,7 @@ def test_an_interrupted_addition_leaves_the_index_as_it_was(filled, photos, vect
     with again.writing():
         again.add(more, vectors)
     assert len(IndexFolder(filled.path)) == 120
-    assert not list(filled.path.glob("*.part"))
+    assert not list(filled.path.glob(".*"))
     assert len(parts(filled.path)) == 2
 
 
@@ -125,9 +128,57 @@ def test_a_damaged_file_is_named_in_one_line(filled, name, how):
 def test_an_index_json_that_is_none_is_one_line(filled, spoil):
     file = filled.path / "index.json"
     file.write_text(spoil(json.loads(file.read_text())))
-    with pytest.raises(DataError, match=r"index\.json: (is damaged|written by a newer|built by an older)") as caught:
+    with pytest.raises(DataError, match=r"index\.json: (is damaged|was written by a newer)") as caught:
         IndexFolder(filled.path)
     assert "\n" not in str(caught.value)
+
+
+def content_of(folder):
+    """What index.json holds, without its format and digest."""
+    stored = json.loads((folder.path / "index.json").read_text())
+    return {name: value for name, value in stored.items() if name not in ("format", "written_by", "digest")}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("parts", 3), ("parts", None), ("space", None), ("kind", "smell"), ("model", 5), ("backbone", 1), ("encoder", []),
+        ("features", None), ("neighbours", {"rows": "../x", "made_for": 1, "digest": ""}),
+        *(("parts", change) for change in (
+            {"number": "../../etc/passwd"}, {"number": -1}, {"number": 1.5}, {"rows": 0}, {"rows": 59}, {"rows": "60"},
+            {"photos": "0"}, {"vectors": None},
+        )),
+    ],
+)  # fmt: skip
+def test_facts_that_are_none_are_one_line_even_where_the_digest_is_right(filled, name, value):
+    content = content_of(filled)
+    content[name] = [{**content["parts"][0], **value}] if name == "parts" and isinstance(value, dict) else value
+    (filled.path / "index.json").write_text(json.dumps(KIND.sealed(content)))
+    with pytest.raises(DataError, match=r"is damaged .*build the index anew") as caught:
+        IndexFolder(filled.path)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_changed_fact_is_noticed(filled):
+    file = filled.path / "index.json"
+    file.write_text(file.read_text().replace('"abc"', '"abd"'))
+    with pytest.raises(DataError, match="digest"):
+        IndexFolder(filled.path)
+
+
+def test_an_index_of_0_1_0_is_read_and_becomes_one_of_the_newest_format_when_it_grows(filled, photos, vectors):
+    before = found(filled, vectors)
+    file = filled.path / "index.json"
+    file.write_text(json.dumps({"format": 2, **content_of(filled)}))
+    old = IndexFolder(filled.path)
+    assert (found(old, vectors), len(old), old.facts) == (before, 60, filled.facts)
+    with old.writing():
+        old.add([dataclasses.replace(photos[0], id="new")], vectors[:1])
+    assert json.loads(file.read_text())["format"] == 3
+    assert len(IndexFolder(filled.path)) == 61
+    file.write_text(json.dumps({"format": 1, **content_of(filled)}))
+    with pytest.raises(DataError, match="built by an older"):
+        IndexFolder(filled.path)
 
 
 def test_two_writers_at_once_are_refused_and_in_turn_both_are_kept(filled, photos, vectors):

@@ -1,6 +1,7 @@
 """Building, adding and asking by the verbs' own functions, on a real run's autoencoder."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -17,8 +18,10 @@ from typer.testing import CliRunner
 from tests.postgres import postgres_server
 from tests.processes import two_processes
 from tests.run.start_points import SD, save_autoencoder
+from vae_ldm import weights
 from vae_ldm.cli import app
 from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.desk import command
 from vae_ldm.desk.search import build
 from vae_ldm.desk.search.build import add_photos, build_index
 from vae_ldm.desk.search.folder_store import IndexFolder
@@ -60,7 +63,7 @@ def index(tmp_path, photos, model):
 @pytest.fixture
 def small_steps(monkeypatch):
     monkeypatch.setattr(build, "COMMIT_PHOTOS", 5)
-    monkeypatch.setattr(build, "_BATCH_SIZE", 2)
+    monkeypatch.setattr(command, "BATCH_SIZE", 2)
     monkeypatch.setattr(build, "FIT_PHOTOS", 8)
 
 
@@ -131,7 +134,7 @@ def build_on_two(index: str, photos: str, model: str) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "COMMIT_PHOTOS", 5)
-        patch.setattr(build, "_BATCH_SIZE", 2)
+        patch.setattr(command, "BATCH_SIZE", 2)
         patch.setattr(build, "FIT_PHOTOS", 8)
         build_index(index, Path(photos), model=model, kind="latents")
 
@@ -161,6 +164,7 @@ SLOW_BUILD = """
 import sys, time
 from pathlib import Path
 from vae_ldm.desk.search.folder_store import IndexFolder
+from vae_ldm.desk import command
 from vae_ldm.desk.search import build
 build.COMMIT_PHOTOS = 2
 add = IndexFolder.add
@@ -201,7 +205,7 @@ def test_bad_photos_are_told_and_the_good_ones_are_in(tmp_path, photos, model, c
     assert "left out red/broken.png: " in said
     with pytest.raises(DataError, match=r"bomb\.png: 20000x20000"):
         open_index(tmp_path / "index").query(photo_records(bomb))
-    with pytest.raises(DataError, match=r"cannot be read: bomb\.png"):
+    with pytest.raises(DataError, match=r"none of 1 photo can be read \(bomb\.png: 20000x20000"):
         query_index(tmp_path / "index", bomb)
     (tmp_path / "bad").mkdir()
     shutil.copy(broken, tmp_path / "bad")
@@ -222,9 +226,8 @@ def test_another_model_is_refused_and_one_that_has_moved_is_found_by_its_new_pla
     with pytest.raises(VaeLdmError, match=r"other features \(latents\)"):
         build_index(index, photos, model=model, kind="backbone")
     shutil.copytree(model, tmp_path / "moved")
-    facts = json.loads((index / "index.json").read_text())
-    (index / "index.json").write_text(json.dumps({**facts, "model": str(tmp_path / "gone")}))
-    with pytest.raises(WeightsError, match="--model says where it lies now"):
+    IndexFolder(index)._replace_index(model=str(tmp_path / "gone"))
+    with pytest.raises(WeightsError, match="is gone; say with --model where it lies now"):
         open_index(index)
     assert len(open_index(index, model=str(tmp_path / "moved"))) == 24
 
@@ -254,7 +257,7 @@ def test_captions_of_strangers_cannot_steer_the_terminal(tmp_path, photos, model
     build_index(tmp_path / "index", photos, model=model, kind="latents")
     query_index(tmp_path / "index", photos / "red" / "000.png", k=1)
     printed = capsys.readouterr().out
-    assert "[bold]\ufffd[31m'; DROP TABLE x; --" in printed
+    assert r"[bold]\x1b[31m'; DROP TABLE x; --" in printed
     assert "\x1b" not in printed
 
 
@@ -331,3 +334,31 @@ def test_the_digest_is_that_of_the_file(tmp_path, photos):
     assert content_digest(record) == content_digest(type(record)("x", record.picture.read_bytes()))
     assert content_digest(type(record)("x", tmp_path / "absent")) is None
     assert content_digest(type(record)("x", Image.new("L", (9, 9)))) is None
+
+
+def test_a_stored_name_is_never_looked_for_on_the_hub(index, photos, model, monkeypatch):
+    asked = []
+    monkeypatch.setattr(weights, "download", lambda name, **_: asked.append(name))
+    store = IndexFolder(index)
+    facts = store._index
+    store._replace_index(model="evil/tracker")
+    with pytest.raises(WeightsError, match=r"evil/tracker is no folder of this machine.*--model evil/tracker"):
+        open_index(index)
+    store._replace_index(model=facts["model"], kind="backbone", backbone="evil/eye")
+    with pytest.raises(WeightsError, match="backbone evil/eye is not on this machine.*hf download evil/eye"):
+        open_index(index, model=model)
+    assert not asked
+
+
+def test_names_that_are_no_utf_8_are_indexed_and_found(tmp_path, photos, model):
+    odd = photos / os.fsdecode(b"besch\xe4digt")
+    (photos / "red").rename(odd)
+    (odd / "000.png").rename(odd / os.fsdecode(b"caf\xe9.png"))
+    opened = build_index(tmp_path / "index", photos, model=model, kind="latents")
+    record = next(record for record in photo_records(photos) if "caf" in record.id)
+    (hits,) = opened.query([record], k=1)
+    assert (hits[0].photo.id, hits[0].photo.label) == (r"besch\xe4digt/caf\xe9.png", r"besch\xe4digt")
+    assert hits[0].same_photo
+    query_index(tmp_path / "index", photos, k=1, model=model, out=tmp_path / "sheet.png")
+    add_photos(tmp_path / "index", photos)
+    assert len(open_index(tmp_path / "index")) == 24

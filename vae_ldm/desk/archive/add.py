@@ -4,31 +4,28 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import ceil
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from torch import Tensor
 
 from vae_ldm import loading
-from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, encoded_bytes, pillow_limit_lifted
+from vae_ldm.choices import Preference
+from vae_ldm.data.decoding import UnreadablePictureError, Unusable, decode_whole, pillow_limit_lifted
 from vae_ldm.data.names import as_text
-from vae_ldm.data.photo_stream import check_unreadable, photo_records
+from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.data.sources import Record
-from vae_ldm.desk.archive.photo_coder import PhotoCoder, Preference, middle
+from vae_ldm.desk.archive.photo_coder import PhotoCoder, middle
 from vae_ldm.desk.archive.store import Archive, Damage, Entry, Settings, check_place, locked
-from vae_ldm.errors import DataError, VaeLdmError, WeightsError
-from vae_ldm.files import write_whole
-from vae_ldm.hardware import prepare_cpu
+from vae_ldm.desk.command import DeskCommand
+from vae_ldm.errors import DataError, StoppedError, VaeLdmError, WeightsError, first_line
 from vae_ldm.latent_space.latent_coder import LatentCoder
 from vae_ldm.latent_space.quantization import UnquantizableError
 from vae_ldm.models.weights_digest import weights_digest
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
-from vae_ldm.processes import Processes
-from vae_ldm.terminal import StepReport, quieten_libraries
 from vae_ldm.text import counted
 
 DEFAULT_TARGET_PSNR = 32.0
@@ -50,7 +47,8 @@ class Added:
     payload_bytes: int = 0
     source_bytes: int = 0
     psnr: list[float] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    """Id and reason."""
 
     @property
     def num_added(self) -> int:
@@ -72,12 +70,11 @@ def add(
     `prefer` are those that the archive was made with. Of several processes each encodes its share, the first writes.
 
     Raises DataError, WeightsError and VaeLdmError for what cannot be opened or does not fit the archive, RunError
-    where another process writes to it, and DataError in the end where more than 1 % of the photos cannot be read.
+    where another process writes to it, and ManyUnreadableError in the end where more than 1 % of the photos cannot be
+    read; all of those are listed in the archive's `unreadable.txt`.
     """
-    processes = Processes.launched()
-    prepare_cpu()
-    quieten_libraries()
-    console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not processes.is_first)
+    command = DeskCommand(launched=True)
+    processes = command.processes
     check_place(path)
     records = photo_records(photos)
     autoencoder = loading.load_autoencoder(model, device=processes.device)
@@ -85,8 +82,11 @@ def add(
 
     def opened() -> Archive:
         if (path / "archive.json").is_file():
-            return _suitable(Archive.open(path), model, digest, target_psnr, prefer)
-        with StepReport("encoding photos to fit the coder on", console) as progress:
+            archive = _suitable(Archive.open(path), model, digest, target_psnr, prefer)
+            # An archive of format 1 does not say it.
+            archive.settings = replace(archive.settings, downsample_factor=autoencoder.downsample_factor)
+            return archive
+        with command.progress("encoding photos to fit the coder on") as progress:
             coder = fitted_coder(autoencoder, records, progress)
         settings = Settings(
             model=model,
@@ -94,11 +94,12 @@ def add(
             target_psnr=DEFAULT_TARGET_PSNR if target_psnr is None else target_psnr,
             prefer=prefer or "smallest",
             coder=coder,
+            downsample_factor=autoencoder.downsample_factor,
         )
         return Archive.create(path, settings)
 
     def tell(damage: Damage) -> None:
-        console.print(f"{damage.where}: {damage.what}; what is lost is archived again", markup=False)
+        command.say(f"{damage.where}: {damage.what}; what is lost is archived again")
 
     with ExitStack() as stack:
         processes.first(lambda: stack.enter_context(locked(path)))
@@ -111,27 +112,29 @@ def add(
             autoencoder,
             settings.coder,
             target_psnr=settings.target_psnr,
-            prefer="latents" if settings.prefer == "latents" else "smallest",
+            prefer=settings.prefer,
         )
         stack.enter_context(pillow_limit_lifted())
-        report = stack.enter_context(StepReport("archiving", console))
+        report = stack.enter_context(command.progress("archiving"))
         done = 0
         for chunk in _parts(records, photos_per_part):
-            mine = []
-            for number, record in enumerate(chunk[processes.rank :: processes.count], start=1):
-                mine.append(_archived(record, coder, present))
-                report(done + min(number * processes.count, len(chunk)), len(records))
-            shares = processes.gather(mine)
-            outcomes = [shares[place % processes.count][place // processes.count] for place in range(len(chunk))]
+            outcomes = command.share(
+                chunk,
+                partial(_archived, coder=coder, present=present),
+                report=partial(_report_after, report, done, len(records)),
+                everywhere=True,
+            )
             entries = [outcome for outcome in outcomes if isinstance(outcome, Entry)]
             if entries:
                 processes.first(partial(archive.append, entries))
             _count(added, chunk, outcomes)
             done += len(chunk)
-        processes.first(lambda: _list_unreadable(path / "unreadable.txt", added.unreadable))
+        command.unreadable.extend(added.unreadable)
+        processes.first(lambda: command.unreadable.write(path / "unreadable.txt"))
+    command.tell_left_out()
     for line in _summary(archive, added):
-        console.print(line, markup=False)
-    processes.first(lambda: _check_unreadable(path, added, console))
+        command.say(line)
+    command.check_left_out(len(records), f"they are listed in {path / 'unreadable.txt'}, and the others are archived")
     return added
 
 
@@ -211,21 +214,30 @@ def _parts(records: Sequence[Record], photos_per_part: int) -> Iterator[Sequence
 def _file_size(record: Record) -> int:
     try:
         return Path(str(record.picture)).stat().st_size
-    except OSError:
+    except (OSError, ValueError):
         return 0
 
 
-def _archived(record: Record, coder: PhotoCoder, present: dict[str, bytes]) -> Entry | str | None:
-    """The photo as a row; None where it is in the archive already; why not, where it cannot be read."""
+def _archived(record: Record, coder: PhotoCoder, present: dict[str, bytes]) -> Entry | tuple[str, str] | None:
+    """The photo as a row; None where it is in the archive already; id and reason where it cannot be read or kept."""
     try:
-        file = encoded_bytes(record.picture)
+        for what, text in (("name", record.id), ("class", record.label), ("caption", record.caption)):
+            if not _is_text(text):
+                return ascii(record.id), f"its {what} is no text"
+        file = _content_of(record)
         content = content_digest(file)
         if present.get(record.id) == content:
             return None
         pixels = decode_whole(file)
+        encoded = coder.encode(pixels, file)
     except UnreadablePictureError as error:
-        return f"{record.id}: {error}"
-    encoded = coder.encode(pixels, file)
+        return record.id, str(error)
+    except OSError as error:
+        return record.id, error.strerror or first_line(error)
+    except (StoppedError, VaeLdmError):
+        raise
+    except Exception as error:  # of codecs and networks, each of which fails in its own way
+        return record.id, f"cannot be archived ({first_line(error)})"
     return Entry(
         id=record.id,
         source=as_text(str(record.picture)),
@@ -241,16 +253,40 @@ def _archived(record: Record, coder: PhotoCoder, present: dict[str, bytes]) -> E
     )
 
 
+def _is_text(text: str | None) -> bool:
+    """Whether it is a text that a file can hold, or None."""
+    try:
+        if text is not None:
+            str.encode(text)
+    except (TypeError, UnicodeEncodeError):
+        return False
+    return True
+
+
+def _content_of(record: Record) -> bytes:
+    """The photo's own file. Raises UnreadablePictureError where there is none to be read, and OSError."""
+    if isinstance(record.picture, Unusable):
+        raise UnreadablePictureError(record.picture.reason)
+    file = Path(str(record.picture))
+    if file.exists() and not file.is_file():
+        raise UnreadablePictureError("not a regular file")
+    return file.read_bytes()
+
+
 def content_digest(file: bytes) -> bytes:
     """16 bytes by which a file is known again."""
     return hashlib.blake2b(file, digest_size=16).digest()
 
 
-def _count(added: Added, chunk: Sequence[Record], outcomes: Sequence[Entry | str | None]) -> None:
+def _report_after(report: Callable[[int, int], None], before: int, total: int, done: int, _: int) -> None:
+    report(before + done, total)
+
+
+def _count(added: Added, chunk: Sequence[Record], outcomes: Sequence[Entry | tuple[str, str] | None]) -> None:
     for record, outcome in zip(chunk, outcomes, strict=True):
         if outcome is None:
             added.num_present += 1
-        elif isinstance(outcome, str):
+        elif isinstance(outcome, tuple):
             added.unreadable.append(outcome)
         else:
             added.methods[outcome.method] += 1
@@ -271,21 +307,3 @@ def _summary(archive: Archive, added: Added) -> Iterator[str]:
             f"{np.mean(added.psnr):.2f} dB in the mean, {min(added.psnr):.2f} at worst"
         )
     yield f"  all files of the archive: {archive.num_bytes:,} bytes"
-
-
-def _list_unreadable(file: Path, unreadable: Sequence[str]) -> None:
-    if unreadable:
-        write_whole(file, "\n".join(unreadable) + "\n")
-    else:
-        file.unlink(missing_ok=True)
-
-
-def _check_unreadable(path: Path, added: Added, console: Console) -> None:
-    if not added.unreadable:
-        return
-    examples = "; ".join(added.unreadable[:3]) + ("; ..." if len(added.unreadable) > 3 else "")
-    listed = f"{examples}: not in the archive, and listed in {path / 'unreadable.txt'}"
-    check_unreadable(len(added.unreadable), added.num_photos, f"{listed}; the others are archived")
-    console.print(
-        f"{len(added.unreadable)} of {counted(added.num_photos, 'photo')} cannot be read; {listed}", markup=False
-    )

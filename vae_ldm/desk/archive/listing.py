@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from vae_ldm.desk.archive.store import Archive, Damage
 from vae_ldm.errors import DataError, RunError
+from vae_ldm.terminal import PlainConsole, new_console
 from vae_ldm.text import counted
 
 
@@ -53,13 +52,13 @@ def no_picture(path: Path, patterns: Sequence[str], names: Sequence[str]) -> Dat
 class Problems:
     """Tells each as it is found, and fails in the end."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+    def __init__(self, console: PlainConsole | None = None) -> None:
+        self._console = console or new_console()
         self._found: list[Damage] = []
 
     def __call__(self, damage: Damage) -> None:
         self._found.append(damage)
-        self._console.print(_one_line(damage), markup=False)
+        self._console.say(_one_line(damage))
 
     def __bool__(self) -> bool:
         return bool(self._found)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vae_ldm.evaluation.rate_distortion import Crop, Curve, RateDistortion, step_rows, target_rows
+from vae_ldm.evaluation.rate_distortion import ComparedCrop, Curve, RateDistortion, step_rows, target_rows
 from vae_ldm.files import write_whole
 from vae_ldm.pages.curves import BOTTOM, LEFT, RIGHT, TOP, Axis, point, svg_path
 from vae_ldm.pages.environment import environment
@@ -98,7 +98,7 @@ def _chart(latents: Curve, codecs: Sequence[Curve], target_psnr: float) -> _Char
     return _Chart(x.ticks(), y.ticks(), round(float(y(np.array(target_psnr))), 1), lines)
 
 
-def _shown(crop: Crop) -> _ShownCrop:
+def _shown(crop: ComparedCrop) -> _ShownCrop:
     return _ShownCrop(crop.id, crop.psnr, {way: _data_url(pixels) for way, pixels in crop.pictures.items()})
 
 

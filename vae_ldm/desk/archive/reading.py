@@ -1,37 +1,42 @@
 """`vae-ldm archive extract` and `verify`: archived photos as files again, and whether the archive is whole."""
 
+import errno
 import fnmatch
 import io
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path, PurePosixPath
-from typing import Literal, get_args
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 
 from vae_ldm import loading
+from vae_ldm.choices import FileFormat
 from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, pillow_limit_lifted
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.desk.archive.add import check_model, content_digest
 from vae_ldm.desk.archive.listing import Problems, no_picture
-from vae_ldm.desk.archive.photo_coder import PhotoCoder
+from vae_ldm.desk.archive.photo_coder import PhotoCoder, decode_payload
 from vae_ldm.desk.archive.store import Archive, Damage, Entry
+from vae_ldm.desk.archive.targets import target_file, target_names
+from vae_ldm.desk.command import DeskCommand
+from vae_ldm.desk.encoder import stored_model
 from vae_ldm.errors import DataError, VaeLdmError, WeightsError
-from vae_ldm.evaluation.codec import decode_file, picture_psnr
+from vae_ldm.evaluation.codec import picture_psnr
 from vae_ldm.files import write_whole
-from vae_ldm.hardware import prepare_cpu
 from vae_ldm.latent_space.entropy_coding import DamagedMessageError
 from vae_ldm.models.image_input import to_eight_bits
 from vae_ldm.models.weights_digest import weights_digest
-from vae_ldm.terminal import StepReport, quieten_libraries
+from vae_ldm.paths import check_output_folder
 from vae_ldm.text import counted
 
-Format = Literal["own", "png", "webp", "jpeg"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 _OTHER_MACHINE = 0.05
 """dB by which another machine's rounding may change a picture."""
+_OF_ONE_NAME = {
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.EINVAL, errno.EILSEQ),
+    *(errno.ELOOP, errno.EACCES, errno.EPERM),
+}
+"""Errors of the system that concern one file, and not the disk as a whole."""
 
 
 def extract(
@@ -40,81 +45,94 @@ def extract(
     *,
     out: Path,
     model: str | None = None,
-    file_format: Format = "own",
+    file_format: FileFormat = "own",
     overwrite: bool = False,
 ) -> int:
     """How many photos were written below `out`, by their ids: latents as PNG, what a codec keeps as its own file.
 
     A file that exists is left alone and counted, unless `overwrite`. `model` is by default the one that the archive
-    names. What is damaged, or would lie outside `out`, is told, and the others are written.
+    names, if that lies on this machine. What is damaged, or cannot be written, is told, and the others are written.
 
     Raises DataError where no id fits, VaeLdmError for another model, RunError in the end where something was left out.
     """
-    prepare_cpu()
-    quieten_libraries()
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    archive, problems = Archive.open(path), Problems(console)
+    command = DeskCommand()
+    check_output_folder(out)
+    archive, problems = Archive.open(path), Problems(command.console)
     if not len(archive):
         raise DataError(f"{path}: the archive is empty; archive photos with `vae-ldm archive add`")
     opened = _OpenedModel(archive, model)
+    targets = target_names(archive.methods(), file_format)
     num_written = num_existing = num_found = 0
     names: list[str] = []
-    with StepReport("extracting", console) as report, pillow_limit_lifted():
+    written: set[tuple[int, int]] = set()
+    with command.progress("extracting") as report, pillow_limit_lifted():
         for entry in archive.entries(problems):
             names.append(entry.id)
             if patterns and not any(fnmatch.fnmatchcase(entry.id, pattern) for pattern in patterns):
                 continue
             num_found += 1
-            target = _target(out, entry, file_format)
-            if target is None:
-                problems(Damage(entry.id, "would be written outside the folder, and is not"))
-                continue
-            if target.exists() and not overwrite:
-                num_existing += 1
-                continue
             if entry.method == "latents":
                 opened.coder  # noqa: B018 (another model is no fault of this picture)
             try:
+                target = target_file(out, targets[entry.id])
+                if target is None:
+                    raise VaeLdmError("would be written outside the folder, and is not")
+                if target.exists() and _place(target) in written:
+                    raise VaeLdmError(f"has the name of another photo on this disk, {target.name}, and is not written")
+                if target.exists() and not overwrite:
+                    num_existing += 1
+                    continue
                 content = _file_of(entry, opened, file_format)
-            except (DamagedMessageError, UnreadablePictureError, VaeLdmError) as error:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(target, content)
+                written.add(_place(target))
+            except (DamagedMessageError, UnreadablePictureError) as error:
                 problems(Damage(entry.id, f"cannot be decoded ({error})"))
                 continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(target, content)
+            except VaeLdmError as error:
+                problems(Damage(entry.id, str(error)))
+                continue
+            except OSError as error:
+                if error.errno not in _OF_ONE_NAME:
+                    raise
+                problems(Damage(entry.id, f"cannot be written ({error.strerror})"))
+                continue
             num_written += 1
             report(num_written + num_existing, len(archive))
     if patterns and not num_found and not problems:
         raise no_picture(path, patterns, names)
-    console.print(f"{counted(num_written, 'picture')} written to {out}", markup=False)
+    of = f"{num_written:,} of " if num_written < num_found else ""
+    command.say(f"{of}{counted(num_found, 'picture')} written to {out}")
     if num_existing:
         left = f"{counted(num_existing, 'file')} from before left as {'it is' if num_existing == 1 else 'they are'}"
-        console.print(f"{left}; --overwrite replaces what is there", markup=False)
+        command.say(f"{left}; --overwrite replaces what is there")
     problems.fail(f"{path}: ")
     return num_written
 
 
 def verify(path: Path, photos: Path | None = None, *, model: str | None = None) -> int:
-    """How many pictures were found whole: every file, row and message; nothing is decoded by a network.
+    """How many pictures were found whole: every file, row, message and name; nothing is decoded by a network.
 
     With `photos` each of them must be in the archive as it is now, and what the archive gives back is measured against
     it. Raises RunError where anything is wrong, after telling all of it.
     """
-    prepare_cpu()
-    quieten_libraries()
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    archive, problems = Archive.open(path), Problems(console)
+    command = DeskCommand()
+    archive, problems = Archive.open(path), Problems(command.console)
     opened = _OpenedModel(archive, model)
     if model is not None or photos is not None:
         opened.coder  # noqa: B018 (says at once that it is another)
     originals = {} if photos is None else {record.id: Path(str(record.picture)) for record in photo_records(photos)}
     for damage in archive.check_files():
         problems(damage)
+    targets = target_names(archive.methods(), "own")
     num_whole = 0
     seen = set()
-    with StepReport("verifying", console) as report, pillow_limit_lifted():
+    with command.progress("verifying") as report, pillow_limit_lifted():
         for done, entry in enumerate(archive.entries(problems), start=1):
             seen.add(entry.id)
             what = _what_is_wrong(entry, opened, originals.get(entry.id))
+            if what is None and targets[entry.id] is None:
+                what = "cannot be extracted: its name leads out of a folder"
             if what is None:
                 num_whole += 1
             else:
@@ -124,7 +142,7 @@ def verify(path: Path, photos: Path | None = None, *, model: str | None = None) 
         problems(Damage(missing, "is not in the archive"))
     problems.fail(f"{path}: {counted(num_whole, 'picture')} {'is' if num_whole == 1 else 'are'} whole, but ")
     measured = f", each within its target of the photo in {photos}" if photos is not None else ""
-    console.print(f"{path}: {counted(num_whole, 'picture')}, all whole{measured}", markup=False)
+    command.say(f"{path}: {counted(num_whole, 'picture')}, all whole{measured}")
     return num_whole
 
 
@@ -138,7 +156,7 @@ class _OpenedModel:
     def coder(self) -> PhotoCoder:
         """Raises WeightsError where the model cannot be opened, VaeLdmError where it is another."""
         settings = self.archive.settings
-        source = self.model or settings.model
+        source = self.model or stored_model(settings.model, self.archive.path)
         try:
             autoencoder = loading.load_autoencoder(source)
         except WeightsError as error:
@@ -153,12 +171,7 @@ def pixels_of(entry: Entry, opened: _OpenedModel) -> np.ndarray:
     """uint8 [H, W, C] of an archived picture. Raises DamagedMessageError, UnreadablePictureError, WeightsError."""
     if entry.method == "latents":
         return opened.coder.decode_latents(entry.payload, entry.height, entry.width, entry.channels)
-    if entry.method == "file":
-        return decode_whole(entry.payload)
-    try:
-        return decode_file(entry.payload, entry.channels)
-    except Exception as error:  # decoders fail in their own ways
-        raise UnreadablePictureError(str(error).splitlines()[0]) from error
+    return decode_payload(entry)
 
 
 def _what_is_wrong(entry: Entry, opened: _OpenedModel, original: Path | None) -> str | None:
@@ -171,7 +184,8 @@ def _what_is_wrong(entry: Entry, opened: _OpenedModel, original: Path | None) ->
             least = opened.archive.settings.target_psnr - _OTHER_MACHINE
             return None if psnr >= least else f"is {psnr:.2f} dB from its photo, below the target"
         if entry.method == "latents":
-            opened.archive.settings.coder.decode(entry.payload)
+            settings = opened.archive.settings
+            settings.coder.decode(entry.payload, (entry.height, entry.width), settings.downsample_factor)
         else:
             pixels_of(entry, opened)
     except (DamagedMessageError, UnreadablePictureError) as error:
@@ -181,27 +195,13 @@ def _what_is_wrong(entry: Entry, opened: _OpenedModel, original: Path | None) ->
     return None
 
 
-def _target(out: Path, entry: Entry, file_format: Format) -> Path | None:
-    """Where the picture goes: its id, with the suffix of its format after it where it has another.
-
-    None where that would lie outside `out`, by the id itself or through a link.
-    """
-    name = PurePosixPath(entry.id)
-    if name.is_absolute() or ".." in name.parts or not name.parts or "\0" in entry.id:
-        return None
-    suffix = name.suffix
-    if file_format != "own":
-        suffix = f".{file_format}"
-    elif entry.method != "file":
-        suffix = ".png" if entry.method == "latents" else f".{entry.method}"
-    same = {".jpg": ".jpeg"}
-    if same.get(name.suffix.lower(), name.suffix.lower()) != same.get(suffix.lower(), suffix.lower()):
-        name = name.with_name(name.name + suffix)
-    target = out / name
-    return target if target.parent.resolve().is_relative_to(out.resolve()) else None
+def _place(file: Path) -> tuple[int, int]:
+    """Which file it is on this disk, whatever its name."""
+    status = file.stat()
+    return status.st_dev, status.st_ino
 
 
-def _file_of(entry: Entry, opened: _OpenedModel, file_format: Format) -> bytes:
+def _file_of(entry: Entry, opened: _OpenedModel, file_format: FileFormat) -> bytes:
     if file_format == "own" and entry.method != "latents":
         return entry.payload
     pixels = pixels_of(entry, opened)

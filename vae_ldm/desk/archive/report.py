@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from vae_ldm import loading
@@ -16,12 +15,13 @@ from vae_ldm.data.sources import Record
 from vae_ldm.desk.archive.add import DEFAULT_TARGET_PSNR, fitted_coder
 from vae_ldm.desk.archive.page import ArchiveSetting, write_archive_page
 from vae_ldm.desk.archive.photo_coder import KEPT_CODECS, latent_ladder
-from vae_ldm.errors import DataError, VaeLdmError
+from vae_ldm.desk.command import DeskCommand
+from vae_ldm.errors import DataError
 from vae_ldm.evaluation.codec import codecs
 from vae_ldm.evaluation.legibility import READING_EXTRA, Reader, barcode_reader, text_reader
 from vae_ldm.evaluation.rate_distortion import LATENTS, RateDistortion, RateDistortionJudge, in_words, step_rows
-from vae_ldm.hardware import device_name, prepare_cpu
-from vae_ldm.terminal import StepReport, quieten_libraries
+from vae_ldm.hardware import device_name
+from vae_ldm.paths import PAGE_SUFFIXES, check_output_file
 from vae_ldm.text import counted
 
 _EVERY = 3
@@ -41,25 +41,23 @@ def report(
 
     The coder is fitted on other photos than are measured, where there are as many again.
 
-    Raises DataError, WeightsError and VaeLdmError for what cannot be opened or measured.
+    Raises DataError, WeightsError and VaeLdmError for what cannot be opened or measured, and at the end
+    ManyUnreadableError where more than 1 % of the photos cannot be read.
     """
-    prepare_cpu()
-    quieten_libraries()
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    if not out.parent.is_dir():
-        raise VaeLdmError(f"{out.parent}: no such folder; name a page in one that exists with --out")
+    command = DeskCommand(width=200)
+    check_output_file(out, "page", PAGE_SUFFIXES)
     records = photo_records(photos)
     autoencoder = loading.load_autoencoder(model)
     measured, others = _split(records, num_photos)
-    with StepReport("encoding photos to fit the coder on", console) as progress:
+    with command.progress("encoding photos to fit the coder on") as progress:
         coder = fitted_coder(autoencoder, others, progress)
     readers, advice = _readers()
     steps = [(number, coder.steps[number]) for number in range(0, len(coder.steps), _EVERY)]
     judge = RateDistortionJudge(steps, codecs(), readers, crop_step=_CROP_STEP)
     sizes: list[tuple[int, int]] = []
-    num_unreadable = num_other_colors = 0
+    num_other_colors = 0
     parts = judge.parts_a_photo
-    with StepReport(f"measuring {counted(len(measured), 'photo')}", console) as progress, pillow_limit_lifted():
+    with command.progress(f"measuring {counted(len(measured), 'photo')}") as progress, pillow_limit_lifted():
 
         def told(photo: int, part: int = 0) -> None:
             progress(photo * parts + part, len(measured) * parts)
@@ -69,8 +67,11 @@ def report(
             try:
                 pixels = decode_whole(record.picture)
             except UnreadablePictureError as error:
-                console.print(f"{record.id}: {error}", markup=False)
-                num_unreadable += 1
+                command.leave_out(record, str(error))
+                continue
+            longest = max(pixels.shape[:2])
+            if unfit := [name for name, side in KEPT_CODECS.items() if longest > side]:
+                command.leave_out(record, f"a side of {longest:,} px is more than {unfit[0]} can hold")
                 continue
             ladder = latent_ladder(autoencoder, coder, pixels)
             if ladder is None or pixels.shape[2] == 4:
@@ -78,32 +79,33 @@ def report(
                 continue
             judge.add(record.id, ladder, partial(told, number))
             sizes.append(pixels.shape[:2])
+    command.tell_left_out()
     if not sizes:
         channels = counted(autoencoder.channels, "channel")
         chosen = counted(len(measured), "photo")
         raise DataError(f"none of {chosen} of {photos} suits an autoencoder of {channels}")
     result = judge.result()
-    words = in_words(result, KEPT_CODECS, target_psnr)
+    words = in_words(result, tuple(KEPT_CODECS), target_psnr)
     setting = ArchiveSetting(
         title=str(photos),
         model=model,
         num_in_folder=len(records),
         num_fitted=len(others),
         fitted_on_others=others is not measured,
-        num_unreadable=num_unreadable,
+        num_unreadable=len(command.unreadable),
         num_other_colors=num_other_colors,
         median_size=tuple(int(side) for side in np.median(sizes, axis=0)),
         device=device_name(autoencoder.autoencoder.device),
         created=datetime.now(UTC).strftime("%Y-%m-%d"),
         target_psnr=target_psnr,
-        kept_codecs=KEPT_CODECS,
+        kept_codecs=tuple(KEPT_CODECS),
         advice=advice,
     )
     write_archive_page(out, result, words, setting)
-    output = Console(highlight=False, soft_wrap=True, width=200)
-    output.print(_table(result))
+    command.output.print(_table(result))
     for line in ("", *_said_of_lowest(result), *_said_of_text(result), *([advice] if advice else []), *words, str(out)):
-        output.print(line, markup=False)
+        command.hand_over(line)
+    command.check_left_out(len(measured), f"the others are measured in {out}")
     return result
 
 

@@ -2,30 +2,39 @@
 
 Parts are written once, as a whole, and never changed; archive.json names those that count, with a digest of each.
 A process that is killed leaves at most a part that is not named there, which the next one writes over.
+
+archive.json is of format 2. Version 0.1.0 wrote format 1, in which `format` is a text and `downsample_factor` is not
+stored; it is read as it was meant, and becomes format 2 when photos are added.
 """
 
-import fcntl
 import hashlib
 import io
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vae_ldm.errors import DataError, RunError
-from vae_ldm.files import write_whole
+from vae_ldm.errors import DataError
+from vae_ldm.files import locked as locked_file
+from vae_ldm.files import remove_abandoned, safe_name, write_whole
 from vae_ldm.latent_space.latent_coder import LatentCoder
+from vae_ldm.paths import expanded
+from vae_ldm.stored_json import StoredKind
 from vae_ldm.text import counted
 
-_FORMAT = "vae_ldm archive"
-_VERSION = 1
+_KIND = StoredKind(newest=2, sealed_from=2, cure="bring it back from a copy", error=DataError)
+_FORMAT_1 = "vae_ldm archive"
+_PART = re.compile(r"part-(\d{6,})\.parquet")
 _ROWS_AT_ONCE = 16
+_MOST_PIXELS = 89_478_485
+"""Of a photo that `archive add` takes; whoever writes that one has more wants memory for it."""
 
 
 @dataclass(frozen=True)
@@ -106,15 +115,43 @@ class Settings:
     digest: str
     """Of the model's weights."""
     target_psnr: float
-    prefer: str
+    prefer: Literal["smallest", "latents"]
     coder: LatentCoder
+    downsample_factor: int | None = None
+    """Pixels to a latent; None in an archive of format 1, which does not say."""
 
     def as_json(self) -> dict[str, Any]:
+        """All fields, as `from_json` reads them."""
         return {**vars(self), "coder": self.coder.as_json()}
 
     @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> Self:
-        return cls(**{**stored, "coder": LatentCoder.from_json(stored["coder"])})
+    def from_json(cls, where: Path, stored: dict[str, Any]) -> Self:
+        """The settings that `as_json` gave. Raises DataError, which begins with `where`, for any others."""
+        found = _KIND.typed(where, _StoredSettings, stored)
+        try:
+            coder = LatentCoder.from_json(found.coder)
+        except (ValueError, LookupError, TypeError, zlib.error) as error:
+            raise _KIND.damaged(where, f"its coder cannot be read: {error}") from None
+        return cls(**{**vars(found), "coder": coder})
+
+
+@dataclass(frozen=True)
+class _StoredSettings:
+    """Settings as archive.json holds them."""
+
+    model: str
+    digest: str
+    target_psnr: float
+    prefer: Literal["smallest", "latents"]
+    coder: dict[str, Any]
+    downsample_factor: int | None = None
+
+
+class _StoredArchive(NamedTuple):
+    """What archive.json holds."""
+
+    settings: dict[str, Any]
+    parts: list[Part]
 
 
 class Archive:
@@ -139,20 +176,16 @@ class Archive:
         if not file.is_file():
             what = "is no archive (it has no archive.json)" if path.is_dir() else "no such folder"
             raise DataError(f"{path}: {what}; make one with `vae-ldm archive add`")
-        try:
-            stored = json.loads(file.read_text(encoding="utf-8"))
-            if stored.pop("format") != _FORMAT:
-                raise DataError(f"{file}: is not the index of an archive")
-            version = stored.pop("version")
-            if version != _VERSION:
-                raise DataError(f"{file}: is of version {version}; this vae_ldm reads version {_VERSION}")
-            if stored.pop("checksum") != _checksum(stored):
-                raise DataError(f"{file}: is damaged (its checksum is another); bring it back from a copy")
-            return cls(path, Settings.from_json(stored["settings"]), [Part(*part) for part in stored["parts"]])
-        except DataError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{file}: is damaged ({error}); bring it back from a copy") from error
+        stored = _KIND.loaded(file)
+        if isinstance(stored, dict) and stored.get("format") == _FORMAT_1:
+            _check_format_1(file, stored)
+        else:
+            _KIND.checked(str(file), stored)
+        facts = _KIND.typed(file, _StoredArchive, [stored.get("settings"), stored.get("parts")])
+        for part in facts.parts:
+            if not _PART.fullmatch(safe_name(part.name, file)):
+                raise _KIND.damaged(file, f"{part.name} is no name of a part")
+        return cls(path, Settings.from_json(file, facts.settings), facts.parts)
 
     def __len__(self) -> int:
         """Rows, of which newer ones may stand for older."""
@@ -197,7 +230,7 @@ class Archive:
             row_group_size=len(entries),
         )
         content = stream.getvalue()
-        number = 1 + max((int(part.name[5:-8]) for part in self.parts), default=-1)
+        number = 1 + max((_number(part) for part in self.parts), default=-1)
         name = f"part-{number:06d}.parquet"
         write_whole(self.path / name, content, synced=True)
         return Part(name, len(entries), len(content), hashlib.sha256(content).hexdigest())
@@ -221,6 +254,10 @@ class Archive:
             for entry in self._checked(part, on_damage):
                 found[entry.id] = entry.content
         return found
+
+    def methods(self) -> dict[str, str]:
+        """How each picture is kept, by id, of its newest row as far as that can be read."""
+        return {row["id"]: row["method"] for part in self.parts for row in self._rows(part, _ignore, ["id", "method"])}
 
     def entries(self, on_damage: Callable[[Damage], None]) -> Iterator[Entry]:
         """Every picture's newest row, some at a time in memory; what is damaged is told and passed over."""
@@ -254,10 +291,12 @@ class Archive:
             entry = Entry(**row)
             if newest is not None and newest.get(entry.id, part) != part:
                 continue
-            if entry.checksum() == checksum:
-                yield entry
-            else:
+            if entry.checksum() != checksum:
                 on_damage(Damage(entry.id, f"is damaged in {part.name} (its checksum is another)"))
+            elif min(entry.width, entry.height) < 1 or entry.width * entry.height > _MOST_PIXELS:
+                on_damage(Damage(entry.id, f"cannot be of {entry.width}x{entry.height} pixels"))
+            else:
+                yield entry
 
     def _rows(
         self, part: Part, on_damage: Callable[[Damage], None], columns: list[str] | None = None
@@ -286,8 +325,17 @@ class Archive:
             "settings": self.settings.as_json(),
             "parts": [list(part) for part in self.parts],
         }
-        whole = {"format": _FORMAT, "version": _VERSION, "checksum": _checksum(stored), **stored}
-        write_whole(self.path / "archive.json", json.dumps(whole, indent=1), synced=True)
+        _KIND.write(self.path / "archive.json", stored)
+
+
+def open_archive(path: Path | str) -> Archive:
+    """The archive at `path`: its entries, settings and sizes. Raises DataError where there is none, or it is damaged.
+
+    >>> import vae_ldm
+    >>> archive = vae_ldm.open_archive("claims.archive")
+    >>> ids = [entry.id for entry in archive.entries(print)]
+    """
+    return Archive.open(expanded(path))
 
 
 def check_place(path: Path) -> None:
@@ -306,11 +354,8 @@ def locked(path: Path) -> Iterator[None]:
     Raises RunError where another process holds it.
     """
     path.mkdir(parents=True, exist_ok=True)
-    with (path / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{path}: another process is writing to this archive; wait for it, or stop it") from None
+    with locked_file(path / "lock", f"{path}: another process is writing to this archive"):
+        remove_abandoned(path)
         yield
 
 
@@ -333,5 +378,17 @@ def _may_be_left_over(name: str) -> bool:
     return name == "lock" or name.endswith(".part") or (name.startswith("part-") and name.endswith(".parquet"))
 
 
-def _checksum(stored: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
+def _number(part: Part) -> int:
+    """Of a part in the order of their writing."""
+    named = _PART.fullmatch(part.name)
+    assert named, part.name
+    return int(named[1])
+
+
+def _check_format_1(file: Path, stored: dict[str, Any]) -> None:
+    """Raise DataError where archive.json of version 0.1.0 is of another version than 1, or its checksum is another."""
+    if stored.get("version") != 1:
+        raise DataError(f"{file}: is of version {stored.get('version')}, which no vae_ldm has written")
+    content = {name: value for name, value in stored.items() if name not in ("format", "version", "checksum")}
+    if stored.get("checksum") != hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest():
+        raise _KIND.damaged(file, "its checksum is another")

@@ -5,64 +5,65 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.picture_cache import class_caption
 from vae_ldm.data.pictures import Pictures, PictureSplits, open_pictures
 from vae_ldm.data.sources import sort_class_names
-from vae_ldm.desk.augment.candidate_filter import CandidateFilter
-from vae_ldm.desk.augment.drawing import Draughtsman, finished_rounds
+from vae_ldm.desk.augment.candidate_filter import CandidateFilter, probe_facts, probe_in_words
+from vae_ldm.desk.augment.drawing import PictureDrawer, finished_rounds
 from vae_ldm.desk.augment.folder import AugmentedFolder, Round, read_facts
 from vae_ldm.desk.augment.real_photos import Preparation, is_run_data, real_photos
-from vae_ldm.desk.augment.request import Order
+from vae_ldm.desk.augment.request import AugmentRequest
+from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.pipeline import PhotoPipeline
 from vae_ldm.errors import DataError, RunError
 from vae_ldm.evaluation.embedding import embed_pictures
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
-from vae_ldm.hardware import prepare_cpu
 from vae_ldm.models.vision_features import load_efficientnet_lite
 from vae_ldm.opening import open_run
 from vae_ldm.pipelines.sampling import unknown_words
-from vae_ldm.terminal import StepReport, quieten_libraries
+from vae_ldm.terminal import PlainConsole, StepReport
 from vae_ldm.text import counted
 
 _MAX_NAMED = 15
 
 
-def augment(photos: Path | None, source: str, *, out: Path, order: Order | None = None) -> list[Round]:
-    """Draw `order.per_class` new pictures for every class of the photos into `out`, print what became of all drawn.
+def augment(photos: Path | None, source: str, *, out: Path, request: AugmentRequest | None = None) -> list[Round]:
+    """Draw `request.per_class` new pictures for every class of the photos into `out`, print what became of all drawn.
 
     Photos are a folder of one folder a class; None takes the run's own. What is held out of them is drawn from by
     nothing and sets only the bar for near copies. Repeated after a kill it goes on, and ends with the same files.
     Raises VaeLdmError where `out` holds anything else, DataError and WeightsError for photos and models that do not
-    serve, RunError where nothing at all was kept.
+    serve, RunError where nothing at all was kept, and at the end ManyUnreadableError where more than one in a hundred
+    of the photos cannot be read.
     """
-    order = order or Order()
-    prepare_cpu()
-    quieten_libraries()
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    request = request or AugmentRequest()
+    command = DeskCommand(width=200)
+    console = command.console
     folder = AugmentedFolder(out)
-    folder.check(order.settings)
+    folder.check(request.settings)
     model = PhotoPipeline(source)
     preparation = Preparation.of(model)
-    settings = _settings(order, model, preparation)
+    settings = _settings(request, model, preparation)
     folder.check(settings)
     if photos is not None:
         labels = {record.label for record in ImageFolderSource(photos).records("train")}
-        _refuse_unknown(model, sort_class_names(labels), order.caption_template)
+        _refuse_unknown(model, sort_class_names(labels), request.caption_template)
     run = model.run.path if model.run is not None else None
-    with real_photos(photos, run, preparation, console) as splits:
-        prompts = _prompts(model, splits.train, order.caption_template)
+    with real_photos(photos, run, preparation, command) as splits:
+        command.tell_left_out()
+        prompts = _prompts(model, splits.train, request.caption_template)
         settings |= {"photos_key": splits.key, "prompts": prompts}
         with folder.opened(settings):
             known = read_facts(out)
             if known is None or not known["finished"]:
+                _tell_what_cannot_be_judged(splits, command)
                 seen, num_generator_photos = _seen(photos, run, splits, console)
-                rounds = Draughtsman(order, model, splits.train, prompts, folder, console).draw(
-                    _filter(splits, seen, model, order, console), seen.ids
-                )
+                passes = _filter(splits, seen, model, request, console)
+                probe = _tell_how_good_the_filter_is(passes, splits, command)
+                rounds = PictureDrawer(request, model, splits.train, prompts, folder, console).draw(passes, seen.ids)
                 if not any(done.rows for done in rounds):
                     raise RunError(f"{out}: nothing drawn was kept; the model draws copies or other classes only")
                 folder.describe(rounds)
@@ -71,12 +72,16 @@ def augment(photos: Path | None, source: str, *, out: Path, order: Order | None 
                     photos=None if photos is None else str(photos),
                     model=model.source,
                     num_generator_photos=num_generator_photos,
+                    probe=probe,
                     counts=_counts(rounds),
                 )
             else:
-                rounds = finished_rounds(folder, order, list(prompts))
-                console.print(f"{out}: finished already", markup=False)
-    _print_tables(rounds, order, len(splits.train), len(splits.validation))
+                rounds = finished_rounds(folder, request, list(prompts))
+                command.say(f"{out}: finished already")
+    _print_tables(command.output, rounds, request, len(splits.train), len(splits.validation))
+    if command.unreadable:
+        num_photos = len(splits.train) + len(splits.validation) + len(command.unreadable)
+        command.check_left_out(num_photos, f"{out} is drawn from the others")
     return rounds
 
 
@@ -124,19 +129,19 @@ def _quoted(names: Sequence[str]) -> str:
     return shown if len(names) <= _MAX_NAMED else f"{shown} and {len(names) - _MAX_NAMED:,} more"
 
 
-def _settings(order: Order, model: PhotoPipeline, preparation: Preparation) -> dict[str, Any]:
+def _settings(request: AugmentRequest, model: PhotoPipeline, preparation: Preparation) -> dict[str, Any]:
     """All that the pictures follow from, less the photos."""
     return {
         "num_inference_steps": model.settings.num_inference_steps,
         "guidance_scale": model.settings.guidance_scale,
-        **order.settings,
+        **request.settings,
         "model_digest": model.digest,
         "preparation": preparation.as_dict(),
     }
 
 
 def _seen(
-    photos: Path | None, run: Path | None, splits: PictureSplits, console: Console
+    photos: Path | None, run: Path | None, splits: PictureSplits, console: PlainConsole
 ) -> tuple[Pictures, int | None]:
     """Every photo that a picture may be a copy of, and how many the run was trained on.
 
@@ -149,7 +154,7 @@ def _seen(
     try:
         own = open_run(run).learned
     except DataError as error:
-        console.print(f"near copies are looked for among {photos} alone ({error})", markup=False)
+        console.say(f"near copies are looked for among {photos} alone ({error})")
         return splits.train, None
     seen = Pictures(
         np.concatenate([splits.train.images, own.images]),
@@ -162,7 +167,7 @@ def _seen(
 
 
 def _filter(
-    splits: PictureSplits, seen: Pictures, model: PhotoPipeline, order: Order, console: Console
+    splits: PictureSplits, seen: Pictures, model: PhotoPipeline, request: AugmentRequest, console: PlainConsole
 ) -> CandidateFilter:
     features = load_efficientnet_lite().to(model.device)
     train = splits.train
@@ -172,7 +177,7 @@ def _filter(
             train.labels,
             len(train.class_names),
             features=features,
-            seed=order.seed,
+            seed=request.seed,
             flips=model.settings.horizontal_flip,
             progress=report,
         )
@@ -184,8 +189,34 @@ def _filter(
         features=features,
         probe=probe,
         train_embeddings=embeddings,
-        min_confidence=order.min_confidence,
+        min_confidence=request.min_confidence,
     )
+
+
+def _tell_what_cannot_be_judged(splits: PictureSplits, command: DeskCommand) -> None:
+    held_out = set(splits.validation.labels.tolist())
+    names = [splits.train.class_names[label] for label in splits.trained_classes if label not in held_out]
+    if names:
+        command.say(
+            f"there are no held-out photos of {_quoted(names)}: augment prove will not judge what is drawn of these"
+        )
+
+
+def _tell_how_good_the_filter_is(
+    passes: CandidateFilter, splits: PictureSplits, command: DeskCommand
+) -> dict[str, Any] | None:
+    """What is to be known before a picture is left out for its class or its likeness; the probe's part of it."""
+    held_out = splits.validation
+    rows = np.flatnonzero(np.isin(held_out.labels, splits.trained_classes))
+    probe = probe_facts(passes.probe, held_out.images[rows], held_out.labels[rows])
+    if probe is not None:
+        command.say(probe_in_words(probe))
+    if passes.num_duplicates:
+        command.say(
+            f"{passes.num_duplicates} of {counted(len(held_out), 'held-out photo')} are training photos as well and "
+            "set no bar for near copies"
+        )
+    return probe
 
 
 def _counts(rounds: Sequence[Round]) -> list[dict[str, Any]]:
@@ -203,14 +234,15 @@ def _counts(rounds: Sequence[Round]) -> list[dict[str, Any]]:
     return list(counts.values())
 
 
-def _print_tables(rounds: Sequence[Round], order: Order, num_train: int, num_held_out: int) -> None:
-    output = Console(highlight=False, soft_wrap=True, width=200)
+def _print_tables(
+    output: PlainConsole, rounds: Sequence[Round], request: AugmentRequest, num_train: int, num_held_out: int
+) -> None:
     for what in ("label", "method"):
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("class" if what == "label" else "method", no_wrap=True)
         for title in ("drawn", "near copies", "off class", "kept"):
             table.add_column(title, justify="right", no_wrap=True)
-        methods = [method.name for method in order.methods]
+        methods = [method.name for method in request.methods]
         names = methods if what == "method" else list(dict.fromkeys(done.label for done in rounds))
         columns = ("drawn", "near_copies", "off_class", "kept")
         for name in names:

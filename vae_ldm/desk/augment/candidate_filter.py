@@ -1,9 +1,10 @@
 """Which drawn pictures are worth training on: new ones, of the class that they were drawn for."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from vae_ldm.evaluation.embedding import embed_pictures
@@ -16,8 +17,8 @@ from vae_ldm.evaluation.memorisation import (
     too_near,
 )
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
-from vae_ldm.models.pixels import as_images
 from vae_ldm.models.vision_features import VisionFeatures
+from vae_ldm.text import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +83,11 @@ class CandidateFilter:
             min_confidence,
         )
 
+    @property
+    def num_duplicates(self) -> int:
+        """Held-out photos that are training photos as well, by features or by pixels: they set no bar."""
+        return int((self.held_out_in_features.duplicates | self.held_out_in_pixels.duplicates).sum())
+
     def __call__(self, pictures: np.ndarray, labels: Tensor) -> Judgement:
         """The judgement of uint8 pictures [N, H, W, C] that were drawn for classes [N]."""
         in_features = nearest_in_features(embed_pictures(self.features, pictures), self.train_embeddings)
@@ -92,9 +98,30 @@ class CandidateFilter:
             | too_near(in_pixels, self.held_out_in_pixels)
             | copies(in_pixels)
         )
-        probabilities = self.probe.probabilities(as_images(pictures))
+        probabilities = self.probe.probabilities(pictures)
         confidence = probabilities.gather(1, labels[:, None]).squeeze(1)
         off_class = (probabilities.argmax(dim=1) != labels) | (confidence < self.min_confidence)
         return Judgement(
             near_copy, off_class, in_features.indices, in_features.distances, in_pixels.distances, confidence
         )
+
+
+def probe_facts(probe: ProbeClassifier, pictures: np.ndarray, labels: np.ndarray) -> dict[str, Any] | None:
+    """How often the probe is right on uint8 pictures [N, H, W, C] of classes [N], which it has not seen; None for N 0.
+
+    For `probe_in_words`, and for a JSON file.
+    """
+    if not len(labels):
+        return None
+    agrees = probe.agrees(pictures, torch.from_numpy(labels).long())
+    return {"num_photos": len(labels), "accuracy": round(agrees.float().mean().item(), 4)}
+
+
+def probe_in_words(facts: dict[str, Any] | None) -> str:
+    """What `probe_facts` found, in a sentence; "" where nothing was measured."""
+    if facts is None:
+        return ""
+    return (
+        f"The probe that looks for other classes is right on {100 * facts['accuracy']:.1f} % of "
+        f"{counted(facts['num_photos'], 'real photo')} that it has not seen."
+    )

@@ -7,65 +7,71 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from vae_ldm.data.pictures import Pictures
 from vae_ldm.desk.augment.candidate_filter import CandidateFilter
 from vae_ldm.desk.augment.folder import AugmentedFolder, Method, Round, picture_name, slugs
-from vae_ldm.desk.augment.request import Order
+from vae_ldm.desk.augment.request import AugmentRequest
 from vae_ldm.desk.pipeline import PhotoPipeline
 from vae_ldm.models.pixels import as_images
 from vae_ldm.pipelines.sampling import sample_images
-from vae_ldm.terminal import StepReport
+from vae_ldm.terminal import PlainConsole, StepReport
 
 _FRUITLESS_ROUNDS, _FRUITLESS_DRAWN = 2, 16
 """A way that has kept nothing of so many rounds and so many pictures is given up for a class."""
+_HOPELESS_CLASSES, _HOPELESS_DRAWN, _HOPELESS_COPIES = 3, 64, 0.9
+"""One that has kept nothing of so many classes and pictures, this share of them near copies, is given up for all."""
 
 
 @dataclass(frozen=True)
-class Draughtsman:
+class PictureDrawer:
     """Draws round by round, class by class, and keeps what passes."""
 
-    order: Order
+    request: AugmentRequest
     model: PhotoPipeline
     train: Pictures
     prompts: dict[str, str]
     folder: AugmentedFolder
-    console: Console
+    console: PlainConsole
 
     def draw(self, passes: CandidateFilter, seen_ids: Sequence[str]) -> list[Round]:
         """Every round of every class, drawn now or before."""
         rounds: list[Round] = []
         folders = slugs(list(self.prompts))
-        wanted = self.order.per_class * len(self.prompts)
-        methods = self.order.methods
-        if undealt := self.order.undealt(len(self.prompts)):
-            self.console.print(
-                f"{wanted} pictures are too few for all ways: {', '.join(undealt)} only where another one misses",
-                markup=False,
+        wanted_of_class = self.request.per_class
+        wanted = wanted_of_class * len(self.prompts)
+        methods = self.request.methods
+        if idle := self.request.methods_without_share(len(self.prompts)):
+            self.console.say(
+                f"{wanted} pictures are too few for all ways: {', '.join(idle)} only where another one misses"
             )
+        given_up: set[str] = set()
         with StepReport("drawing", self.console) as report:
             for turn, label in enumerate(self.prompts):
                 missing, of_class = 0, 0
-                for place, (method, dealt) in enumerate(zip(methods, self.order.deal(turn), strict=True)):
-                    share = dealt + math.ceil(missing / (len(methods) - place))
-                    missing += dealt
-                    for number in range(_max_rounds(share, self.order)):
+                for place, (method, own_share) in enumerate(zip(methods, self.request.shares(turn), strict=True)):
+                    share = own_share + math.ceil(missing / (len(methods) - place))
+                    missing += own_share
+                    if method.name in given_up:
+                        continue
+                    for number in range(_max_rounds(share, self.request)):
                         done = self.folder.round(folders[label], method, number)
                         if done is None:
-                            report((turn + 1) * self.order.per_class - missing, wanted)
+                            report((turn + 1) * wanted_of_class - missing, wanted)
                             done = self._round(label, folders[label], method, number, share, passes, seen_ids)
                         rounds.append(done)
                         of_class += done.drawn
                         missing, share = missing - len(done.rows), share - len(done.rows)
                         if share == 0 or _is_fruitless(rounds[-number - 1 :]):
                             break
+                    if reason := _is_hopeless([done for done in rounds if done.method == method.name]):
+                        given_up.add(method.name)
+                        self.console.say(f"{method.name}: {reason}; given up for the other classes")
                 self.folder.describe(rounds)
                 if missing:
-                    self.console.print(
-                        f"{label}: {self.order.per_class - missing} of {self.order.per_class} after {of_class} drawn; "
-                        "the rest were near copies or seen as another class",
-                        markup=False,
+                    self.console.say(
+                        f"{label}: {wanted_of_class - missing} of {wanted_of_class} after {of_class} drawn; "
+                        "the rest were near copies or seen as another class"
                     )
             report(wanted, wanted)
         return rounds
@@ -80,8 +86,8 @@ class Draughtsman:
         passes: CandidateFilter,
         seen_ids: Sequence[str],
     ) -> Round:
-        size = self.order.round_size
-        seeds = [self.order.seed + number * size + place for place in range(size)]
+        size = self.request.round_size
+        seeds = [self.request.seed + number * size + place for place in range(size)]
         sources = self._sources(label, method, number * size, size)
         pictures = np.concatenate(
             [
@@ -123,16 +129,18 @@ class Draughtsman:
         if method.how == "sample":
             return None
         rows = np.flatnonzero(self.train.labels == self.train.class_names.index(label))
-        order = np.random.default_rng([self.order.seed, *method.name.encode()]).permutation(rows)
-        return order[np.arange(first, first + count) % len(order)]
+        shuffled = np.random.default_rng([self.request.seed, *method.name.encode()]).permutation(rows)
+        return shuffled[np.arange(first, first + count) % len(shuffled)]
 
     def _pictures(self, prompt: str, method: Method, sources: np.ndarray | None, seeds: Sequence[int]) -> np.ndarray:
         """uint8 [B, H, W, C], each from its own seed."""
         pipeline = self.model.pipeline
         settings: dict[str, Any] = {
-            "num_inference_steps": self.order.num_inference_steps or self.model.settings.num_inference_steps,
+            "num_inference_steps": self.request.num_inference_steps or self.model.settings.num_inference_steps,
             "guidance_scale": (
-                self.model.settings.guidance_scale if self.order.guidance_scale is None else self.order.guidance_scale
+                self.model.settings.guidance_scale
+                if self.request.guidance_scale is None
+                else self.request.guidance_scale
             ),
         }
         if sources is None:
@@ -154,8 +162,8 @@ def _parts(count: int, size: int) -> list[slice]:
     return [slice(first, first + size) for first in range(0, count, size)]
 
 
-def _max_rounds(share: int, order: Order) -> int:
-    return math.ceil(order.max_tries * share / order.round_size)
+def _max_rounds(share: int, request: AugmentRequest) -> int:
+    return math.ceil(request.max_tries * share / request.round_size)
 
 
 def _is_fruitless(rounds: Sequence[Round]) -> bool:
@@ -164,15 +172,29 @@ def _is_fruitless(rounds: Sequence[Round]) -> bool:
     return len(rounds) >= _FRUITLESS_ROUNDS and drawn >= _FRUITLESS_DRAWN and not any(done.rows for done in rounds)
 
 
+def _is_hopeless(rounds: Sequence[Round]) -> str | None:
+    """Why a way gives nothing in any class, judged by its rounds so far; None while it may.
+
+    Whether a picture is a near copy is a matter of the way; whether it shows another class, one of the class as well.
+    """
+    drawn, near_copies = sum(done.drawn for done in rounds), sum(done.near_copies for done in rounds)
+    num_classes = len({done.label for done in rounds})
+    if any(done.rows for done in rounds) or num_classes < _HOPELESS_CLASSES or drawn < _HOPELESS_DRAWN:
+        return None
+    if near_copies < _HOPELESS_COPIES * drawn:
+        return None
+    return f"nothing kept of {drawn} pictures of {num_classes} classes, {near_copies} of them near copies"
+
+
 def _at_rest(images: np.ndarray) -> np.ndarray:
     return np.round(images * 255).astype(np.uint8)
 
 
-def finished_rounds(folder: AugmentedFolder, order: Order, labels: Sequence[str]) -> list[Round]:
+def finished_rounds(folder: AugmentedFolder, request: AugmentRequest, labels: Sequence[str]) -> list[Round]:
     """Every round of a folder that is whole."""
     found = []
     for class_folder in slugs(labels).values():
-        for method in order.methods:
+        for method in request.methods:
             number = 0
             while (done := folder.round(class_folder, method, number)) is not None:
                 found.append(done)

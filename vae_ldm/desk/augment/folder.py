@@ -1,27 +1,31 @@
 """The folder that `augment` fills: pictures that say what they are, and notes by which a killed call goes on."""
 
-import fcntl
 import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from vae_ldm.choices import How
 from vae_ldm.data.image_folder import SPLIT_NAMES
-from vae_ldm.errors import RunError, VaeLdmError
-from vae_ldm.files import write_json, write_picture, write_whole
+from vae_ldm.errors import VaeLdmError
+from vae_ldm.files import locked, safe_name, write_json, write_picture, write_whole
 from vae_ldm.pages.image_grid import MODES
+from vae_ldm.stored_json import StoredKind
 
-How = Literal["sample", "vary", "posterior"]
 HOWS: tuple[How, ...] = get_args(How)
 _MAX_SLUG = 40
-_FORMAT = 2  # raise it when the same settings come to give other pictures
+_FORMAT = 3  # raise it when the same settings come to give other pictures
+_ROUND = StoredKind(
+    newest=2, sealed_from=2, unnumbered=1, cure="delete it, and its pictures are drawn again", error=VaeLdmError
+)
+"""Of the note of a round. Version 0.1.0 wrote format 1, without a number and without a digest."""
 
 
 class Method(NamedTuple):
@@ -72,11 +76,7 @@ class AugmentedFolder:
         """
         self.check(settings)
         self._rounds.mkdir(parents=True, exist_ok=True)
-        with (self._rounds / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(f"{self.path}: another process is filling it; wait for it, or stop it") from None
+        with locked(self._rounds / "lock", f"{self.path}: another process is filling it"):
             if not self.facts.exists():
                 write_json(self.facts, {"format": _FORMAT, "settings": settings, "finished": False})
             yield
@@ -95,20 +95,27 @@ class AugmentedFolder:
         before = known["settings"]
         asked = json.loads(json.dumps(settings))
         changed = [key for key in asked if before.get(key) != asked[key]]
-        if changed or known["format"] != _FORMAT:
+        # What is finished stays what it is; what an older version has begun would be neither its folder nor ours.
+        is_ours = known["format"] == _FORMAT or (known["format"] < _FORMAT and known.get("finished"))
+        if changed or not is_ours:
             shown = ", ".join(f"{key} was {before.get(key)}, not {asked[key]}" for key in changed) or "another version"
             raise VaeLdmError(f"{self.path}: begun with other settings ({shown}); name another folder with --out")
 
     def round(self, class_folder: str, method: Method, number: int) -> Round | None:
-        """A round that is done; None where it is still to be drawn."""
+        """A round that is done; None where it is still to be drawn. Raises VaeLdmError where its note is damaged."""
         file = self._file_of_round(class_folder, method, number)
-        return Round(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+        if not file.exists():
+            return None
+        done = _ROUND.typed(file, Round, _ROUND.read(file))
+        for row in done.rows:
+            safe_name(row.get("file_name"), file, has_folders=True)
+        return done
 
     def add(self, done: Round, class_folder: str, method: Method, pictures: Sequence[np.ndarray]) -> None:
         """Keep the pictures uint8 [H, W, C] of a round, its rows in the same order, and then the round itself."""
         for row, picture in zip(done.rows, pictures, strict=True):
             _save_picture(self.path / row["file_name"], picture, row)
-        write_json(self._file_of_round(class_folder, method, done.number), asdict(done))
+        _ROUND.write(self._file_of_round(class_folder, method, done.number), asdict(done))
 
     def describe(self, rounds: Sequence[Round]) -> None:
         """Write metadata.jsonl for the pictures of these rounds."""
@@ -130,9 +137,9 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
         facts = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise VaeLdmError(f"{file}: cannot be read ({error}); delete the folder, or name another") from None
-    if not isinstance(facts, dict) or not {"format", "settings"} <= facts.keys():
+    if not isinstance(facts, dict) or not isinstance(facts.get("settings"), dict) or "format" not in facts:
         raise VaeLdmError(f"{file}: was not written by augment; delete it, or name another folder")
     return facts
 

@@ -16,7 +16,7 @@ SHARES = (0.1, 0.3, 1.0)
 MARGIN = 0.01
 """A gain below one point of accuracy is no help worth having."""
 REAL, JITTERED = "real only", "+100 % flipped, jittered"
-Verdict = Literal["helped", "did not help", "cannot be told"]
+ProofVerdict = Literal["helped", "did not help", "cannot be told"]
 
 
 def arm_name(share: float) -> str:
@@ -110,22 +110,24 @@ class Proof:
         """Balanced accuracy in [0, 1] on the held-out photos, the mean over seeds."""
         return balanced_mean(row.correct[arm].float(), self.labels)
 
-    def counted(self, arm: str = LARGEST) -> list[Row]:
-        """The rows that say something of this arm: those in which it has added anything."""
-        return [row for row in self.rows if row.has_added(arm)]
+    @property
+    def judged(self) -> Row:
+        """The row of all real photos, the only one in which classifier and generator know the same."""
+        return self.rows[-1]
 
-    def gain(self, arm: str, floor: str, rows: Sequence[Row] | None = None) -> Difference:
-        """Of one arm over another, paired by seed and photo: the mean of these rows, by default `counted(arm)`."""
-        rows = self.counted(arm) if rows is None else rows
-        paired = torch.stack([row.correct[arm].float() - row.correct[floor].float() for row in rows]).mean(dim=0)
+    def gain(self, arm: str, floor: str, row: Row | None = None) -> Difference:
+        """Of one arm over another in a row, by default `judged`, paired by seed and photo."""
+        row = self.judged if row is None else row
+        paired = row.correct[arm].float() - row.correct[floor].float()
         return Difference(balanced_mean(paired, self.labels), crossed_interval(paired, self.labels))
 
     @property
-    def verdict(self) -> Verdict:
-        """By the largest share of synthetic photos over the rows that have any, against both floors.
+    def verdict(self) -> ProofVerdict:
+        """By the largest share of synthetic photos beside all real ones, against both floors.
 
         It helped where it beats real photos alone and as many flipped and jittered ones, both beyond chance. It did
-        not where a gain of MARGIN over either of them is ruled out. Else nobody can tell.
+        not where a gain of MARGIN over either of them is ruled out. Else nobody can tell. Rows of fewer photos say
+        nothing of that: the generator has seen the photos that the classifier has not.
         """
         gains = [self.gain(LARGEST, floor) for floor in (REAL, JITTERED)]
         if all(gain.interval.low > 0 for gain in gains):
@@ -142,13 +144,11 @@ class Proof:
             "did not help": "Synthetic photos did not help",
             "cannot be told": "Whether synthetic photos help cannot be told",
         }[self.verdict]
-        shots = ", ".join(row.name for row in self.counted())
-        short = any(row.num_added[LARGEST] < row.num_real for row in self.counted())
-        amount = "as many of them as real ones" + (", or as many as there are" if short else "")
+        added, real = self.judged.num_added[LARGEST], self.judged.num_real
         return (
-            f"{begin}: with {amount}, the balanced accuracy of {classifier} on {len(self.labels)} "
-            f"held-out real photos changes by {over_real} points against real photos alone and by {over_jittered} "
-            f"against as many flipped and jittered copies (mean of {shots}; {self.num_seeds} seeds; 95 % intervals)."
+            f"{begin}: with {added:,} of them beside all {real:,} real ones, the balanced accuracy of {classifier} on "
+            f"{len(self.labels):,} held-out real photos changes by {over_real} points against real photos alone and by "
+            f"{over_jittered} against as many flipped and jittered copies ({self.num_seeds} seeds; 95 % intervals)."
         )
 
 
@@ -176,7 +176,7 @@ def prove(
 
     A seed draws the real photos, the synthetic ones, the first weights and the batches, all the same in every arm. A
     number of shots that no class has more of than that is left out: it would be all of them. Raises DataError where
-    there is no line with a synthetic photo to add.
+    there is no synthetic photo to add to all real ones.
     """
     largest = int(pool.labels.bincount(minlength=pool.num_classes).max())
     lines = [*(number for number in sorted(set(shots)) if number < largest), None]
@@ -185,7 +185,7 @@ def prove(
         number: {arm: min(len(one[arm]) - len(one[REAL]) for one in of_line) for arm in ARMS}
         for number, of_line in mixtures.items()
     }
-    if not any(counts[LARGEST] for counts in added.values()):
+    if not added[None][LARGEST]:
         raise DataError(
             "not one synthetic photo could be added in any line of the table: each was made from a real photo that is "
             "not among those of its class; draw them from these photos"

@@ -7,23 +7,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 
+from vae_ldm.choices import ClassifierKind
 from vae_ldm.data.photo_sample import sample_photos
 from vae_ldm.data.photo_stream import decoded_batches, photo_records
 from vae_ldm.data.pictures import Pictures, PictureSplits
 from vae_ldm.data.random_views import jitter_colors
+from vae_ldm.desk.augment.candidate_filter import probe_in_words
 from vae_ldm.desk.augment.folder import read_facts, read_rows
 from vae_ldm.desk.augment.mixtures import Pool, Proof, prove
 from vae_ldm.desk.augment.proof_page import Examples, ProofSetting, as_dict, as_markdown, write_proof
 from vae_ldm.desk.augment.real_photos import Preparation, is_run_data, real_photos
+from vae_ldm.desk.command import DeskCommand
 from vae_ldm.errors import DataError, VaeLdmError
-from vae_ldm.evaluation.small_classifiers import ClassifierKind, Learner, ProbeLearner, SmallCNNLearner
+from vae_ldm.evaluation.small_classifiers import Learner, ProbeLearner, SmallCNNLearner
 from vae_ldm.files import write_json, write_whole
-from vae_ldm.hardware import device_name, prepare_cpu
+from vae_ldm.hardware import device_name
 from vae_ldm.models.vision_features import load_efficientnet_lite
 from vae_ldm.opening import open_run
-from vae_ldm.terminal import StepReport, quieten_libraries
+from vae_ldm.paths import PAGE_SUFFIXES, check_output_file
+from vae_ldm.text import counted
 
 _COLOR_JITTER = 0.2
 _SHIFT = 1 / 8  # of a side
@@ -45,24 +48,20 @@ def prove_augmentation(
     were in training. Beside the page `out` lie the table as Markdown and all numbers as JSON. Raises VaeLdmError where
     the synthetic folder is not finished or was made from held-out photos, DataError where photos do not serve.
     """
-    prepare_cpu()
-    quieten_libraries()
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    if not out.parent.is_dir():
-        raise VaeLdmError(f"{out.parent}: no such folder; name a page in one that exists with --out")
+    command = DeskCommand()
+    check_output_file(out, "page", PAGE_SUFFIXES)
     if num_seeds < 2:
         raise VaeLdmError(f"{num_seeds} seed says nothing of chance; at least 2 are needed")
     facts = read_facts(synthetic)
     if facts is not None and not facts["finished"]:
         raise VaeLdmError(f"{synthetic}: is not finished; repeat the augment command that began it")
     preparation = _preparation(synthetic, facts)
-    with real_photos(photos, _run_of(facts), preparation, console) as splits:
-        drawn = _synthetic_photos(synthetic, preparation, splits, console)
-        train, held_out = _labelled(splits.train), _labelled(splits.validation)
-        missing = set(train.labels.tolist()) - set(held_out.labels.tolist())
-        if missing:
-            names = ", ".join(train.class_names[label] for label in sorted(missing))
-            raise DataError(f"no held-out photos of {names}: what cannot be judged cannot be proved")
+    with real_photos(photos, _run_of(facts), preparation, command) as splits:
+        classes = judged_classes(splits)
+        if left_out := _left_out_note(splits, classes):
+            command.say(left_out)
+        train, held_out = of_classes(splits.train, classes), of_classes(splits.validation, classes)
+        drawn = _synthetic_photos(synthetic, preparation, train.class_names, command)
         pool = Pool(
             torch.from_numpy(train.labels),
             torch.from_numpy(drawn.labels),
@@ -71,11 +70,9 @@ def prove_augmentation(
         )
         jittered = _jittered(np.asarray(train.images), flips=preparation.horizontal_flip)
         pictures = np.concatenate([train.images, drawn.images, jittered])
-        console.print(
-            f"{len(train)} real and {len(drawn)} synthetic photos, {len(held_out)} held out, {classifier}", markup=False
-        )
+        command.say(f"{len(train)} real and {len(drawn)} synthetic photos, {len(held_out)} held out, {classifier}")
         learner = _learner(classifier, pictures, np.asarray(held_out.images), num_steps)
-        with StepReport("training classifiers", console) as report:
+        with command.progress("training classifiers") as report:
             proof = prove(
                 learner,
                 pool,
@@ -92,7 +89,9 @@ def prove_augmentation(
             num_synthetic=len(drawn),
             image_size=preparation.image_size,
             class_names=list(train.class_names),
-            generator_note=_generator_note(facts, shots, _of_held_out(photos, _run_of(facts), held_out)),
+            generator_note=_generator_note(facts, _of_held_out(photos, _run_of(facts), held_out)),
+            probe_note=probe_in_words((facts or {}).get("probe")),
+            left_out_note=left_out,
             device=device_name(_device()),
             created=datetime.now(UTC).strftime("%Y-%m-%d"),
         )
@@ -101,9 +100,11 @@ def prove_augmentation(
     markdown = as_markdown(proof, setting)
     write_whole(out.with_suffix(".md"), markdown)
     write_json(out.with_suffix(".json"), as_dict(proof, setting))
-    output = Console(highlight=False, soft_wrap=True)
-    output.print(markdown, markup=False)
-    output.print(str(out), markup=False)
+    command.output.print(markdown, markup=False)
+    command.hand_over(out)
+    if command.unreadable:
+        num_photos = len(train) + len(held_out) + len(drawn) + len(command.unreadable)
+        command.check_left_out(num_photos, f"the proof in {out} is of the others")
     return proof
 
 
@@ -121,42 +122,71 @@ def _run_of(facts: dict | None) -> Path | None:
     return run if (run / "recipe.yaml").is_file() else None
 
 
-def _synthetic_photos(folder: Path, preparation: Preparation, splits: PictureSplits, console: Console) -> Pictures:
-    """All photos of the folder, at the size of the real ones. Raises DataError for a class that these do not have."""
-    records = photo_records(folder)
-    names = splits.train.class_names
-    unknown = sorted({str(record.label) for record in records} - set(names))
-    if unknown:
-        raise DataError(f"{folder}: there are no real photos of its class {unknown[0]}; they are of {', '.join(names)}")
+def judged_classes(splits: PictureSplits) -> list[int]:
+    """The classes of which there are photos to learn from and others to judge by.
+
+    Raises DataError where that is less than two.
+    """
+    held_out = set(splits.validation.labels.tolist())
+    found = [label for label in splits.trained_classes if label in held_out]
+    if len(found) < 2:
+        names = ", ".join(splits.train.class_names[label] for label in found) or "no class"
+        raise DataError(
+            f"photos to learn from and others to judge by are there of {names} alone; at least two classes are needed: "
+            "put some photos of each in validation/"
+        )
+    return found
+
+
+def _left_out_note(splits: PictureSplits, judged: Sequence[int]) -> str:
+    """Which classes cannot be judged, in a sentence; "" where all can."""
+    names = [splits.train.class_names[label] for label in splits.trained_classes if label not in judged]
+    if not names:
+        return ""
+    return f"{len(judged)} classes are judged; there are no held-out photos of {', '.join(names)}."
+
+
+def of_classes(pictures: Pictures, classes: Sequence[int]) -> Pictures:
+    """The pictures of these classes, which are numbered in this order."""
+    rows = np.flatnonzero(np.isin(pictures.labels, classes))
+    return Pictures(
+        pictures.images[rows],
+        np.array([classes.index(label) for label in pictures.labels[rows]], np.int64),
+        [pictures.captions[row] for row in rows],
+        [pictures.ids[row] for row in rows],
+        [pictures.class_names[label] for label in classes],
+    )
+
+
+def _synthetic_photos(folder: Path, preparation: Preparation, names: Sequence[str], command: DeskCommand) -> Pictures:
+    """The photos of the folder that are of the classes `names`, at the size of the real ones.
+
+    Those of other classes are counted and left out. Raises DataError where there are no others.
+    """
+    found = photo_records(folder)
+    records = [record for record in found if record.label in names]
+    others = sorted({str(record.label) for record in found if record.label not in names})
+    if others and not records:
+        raise DataError(f"{folder}: there are no real photos of its class {others[0]}; they are of {', '.join(names)}")
+    if others:
+        left_out = counted(len(found) - len(records), "photo")
+        command.say(f"{folder}: {left_out} of classes that are not judged left out: {', '.join(others)}")
     batches = list(
         decoded_batches(
             records,
             [preparation.image_size],
             channels=preparation.channels,
             resize=preparation.resize,
-            on_unreadable=lambda record, reason: console.print(f"left out, {record.id}: {reason}", markup=False),
+            on_unreadable=command.leave_out,
         )
     )
     if not batches:
-        raise DataError(f"{folder}: none of its photos can be read")
+        command.refuse_all_left_out(f"{counted(len(records), 'photo')} of {folder}")
+    command.tell_left_out()
     kept = [record for batch in batches for record in batch.records]
     labels = np.array([names.index(str(record.label)) for record in kept], np.int64)
     images = np.concatenate([batch.images[0] for batch in batches])
-    return Pictures(images, labels, ["" for _ in kept], [record.id for record in kept], names)
-
-
-def _labelled(pictures: Pictures) -> Pictures:
-    """Those that have a class."""
-    rows = np.flatnonzero(pictures.labels >= 0)
-    if len(rows) == len(pictures):
-        return pictures
-    return Pictures(
-        pictures.images[rows],
-        pictures.labels[rows],
-        [pictures.captions[row] for row in rows],
-        [pictures.ids[row] for row in rows],
-        pictures.class_names,
-    )
+    return Pictures(images, labels, ["" for _ in kept], [record.id for record in kept], list(names))
 
 
 def _sources(folder: Path, drawn: Pictures, train: Pictures, held_out: Pictures) -> torch.Tensor:
@@ -218,12 +248,9 @@ def _of_held_out(photos: Path | None, run: Path | None, held_out: Pictures) -> s
     return f"on {count} of the {len(held_out)} held-out ones as well, so nothing of this is proved"
 
 
-def _generator_note(facts: dict | None, shots: Sequence[int], of_held_out: str) -> str:
+def _generator_note(facts: dict | None, of_held_out: str) -> str:
     if facts is None:
         return "How the synthetic photos were made, and from which real ones, is not known."
     count = facts.get("num_generator_photos")
     known = "all training photos" if count is None else f"all {count:,} training photos"
-    few = (
-        " also where the classifier sees only a few of them, which favours the synthetic photos there," if shots else ""
-    )
-    return f"The generator was trained on {known},{few} and {of_held_out}."
+    return f"The generator was trained on {known} and {of_held_out}."

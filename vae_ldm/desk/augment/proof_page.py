@@ -17,6 +17,10 @@ from vae_ldm.text import counted
 _COLUMNS = 4  # pictures of each kind a class
 _MAX_CLASSES = 16
 _NONE_ADDED = "none added"
+FEW_SHOTS = (
+    "Lines of fewer real photos are no part of the verdict: the generator, and the filter that chose its photos, have "
+    "learned from all real ones, those that the classifier is not shown among them."
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,10 @@ class ProofSetting:
     class_names: list[str]
     generator_note: str
     """What the model that drew them has seen."""
+    probe_note: str
+    """How good the probe is that chose them."""
+    left_out_note: str
+    """Classes that cannot be judged; "" where there are none."""
     device: str
     created: str
 
@@ -56,13 +64,13 @@ def write_proof(target: Path, proof: Proof, setting: ProofSetting, examples: Exa
             arms=ARMS,
             real_arm=REAL,
             sentence=proof.sentence(setting.classifier),
-            overall=[(arm, proof.gain(arm, REAL)) for arm in ARMS if arm != REAL],
             against_jittered=proof.gain(LARGEST, JITTERED),
             largest_arm=LARGEST,
             none_added=_NONE_ADDED,
             in_points=in_points,
-            gain_of=lambda row, arm: proof.gain(arm, REAL, [row]),
+            gain_of=lambda row, arm: proof.gain(arm, REAL, row),
             percent=lambda row, arm: f"{100 * proof.accuracy(row, arm):.1f}",
+            notes=_notes(proof, setting),
             figure=_figure(examples, setting.class_names),
             num_held_out=len(proof.labels),
             **vars(setting),
@@ -82,9 +90,10 @@ def as_markdown(proof: Proof, setting: ProofSetting) -> str:
         f"Balanced accuracy in % of {setting.classifier} ({proof.num_steps} steps in every cell) on "
         f"{counted(len(proof.labels), 'held-out photo')} of {setting.title} at {width}x{height} px, mean of "
         f"{proof.num_seeds} seeds; behind it the gain in points over real photos alone with its 95 % interval "
-        "(bootstrap over seeds and photos, paired)."
+        "(over seeds and photos, paired)."
     )
-    return "\n".join([*lines, "", measured, "", proof.sentence(setting.classifier), "", setting.generator_note, ""])
+    said = [proof.sentence(setting.classifier), *_notes(proof, setting)]
+    return "\n".join([*lines, "", measured, "", *(part for line in said for part in (line, ""))])
 
 
 def as_dict(proof: Proof, setting: ProofSetting) -> dict[str, Any]:
@@ -96,7 +105,7 @@ def as_dict(proof: Proof, setting: ProofSetting) -> dict[str, Any]:
         "num_held_out": len(proof.labels),
         "num_seeds": proof.num_seeds,
         "num_steps": proof.num_steps,
-        "mean_of": [row.name for row in proof.counted()],
+        "judged_by": proof.judged.name,
         "gain_over_real": _gain(proof, LARGEST, REAL),
         "gain_over_jittered": _gain(proof, LARGEST, JITTERED),
         "rows": [
@@ -110,24 +119,30 @@ def as_dict(proof: Proof, setting: ProofSetting) -> dict[str, Any]:
     }
 
 
+def _notes(proof: Proof, setting: ProofSetting) -> list[str]:
+    """What is to be known beside the sentence."""
+    notes = [setting.probe_note, *([FEW_SHOTS] if len(proof.rows) > 1 else []), setting.generator_note]
+    return [note for note in [*notes, setting.left_out_note] if note]
+
+
 def _cell(proof: Proof, row: Row, arm: str) -> str:
     if arm != REAL and not row.has_added(arm):
         return _NONE_ADDED
     accuracy = f"{100 * proof.accuracy(row, arm):.1f}"
     if arm == REAL:
         return accuracy
-    return f"{accuracy} ({in_points(proof.gain(arm, REAL, [row]))}; {row.num_added[arm]} added)"
+    return f"{accuracy} ({in_points(proof.gain(arm, REAL, row))}; {row.num_added[arm]} added)"
 
 
 def _arm(proof: Proof, row: Row, arm: str) -> dict[str, Any] | str:
     numbers = {"num_added": row.num_added[arm], "balanced_accuracy": proof.accuracy(row, arm)}
     if arm == REAL:
         return numbers
-    return {**numbers, "gain_over_real": _gain(proof, arm, REAL, [row])} if row.has_added(arm) else _NONE_ADDED
+    return {**numbers, "gain_over_real": _gain(proof, arm, REAL, row)} if row.has_added(arm) else _NONE_ADDED
 
 
-def _gain(proof: Proof, arm: str, floor: str, rows: list[Row] | None = None) -> dict[str, float]:
-    gain = proof.gain(arm, floor, rows)
+def _gain(proof: Proof, arm: str, floor: str, row: Row | None = None) -> dict[str, float]:
+    gain = proof.gain(arm, floor, row)
     return {"value": gain.value, "low": gain.interval.low, "high": gain.interval.high}
 
 

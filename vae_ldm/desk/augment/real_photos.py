@@ -1,26 +1,28 @@
 """Real photos beside a trained model: what may be learned from, and what is held out, by the rules of training."""
 
 import logging
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from rich.console import Console
+from filelock import FileLock, Timeout
 
-from vae_ldm.data.decoding import Resize
+from vae_ldm.choices import Resize
 from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.picture_cache import load_pictures
 from vae_ldm.data.pictures import PictureSplits
+from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.pipeline import PhotoPipeline
 from vae_ldm.errors import DataError
 from vae_ldm.opening import open_run, settings_of
-from vae_ldm.terminal import StepReport
 
-_NUM_EXAMPLES = 3
+_PREFIX, _LOCK = "vae-ldm-photos-", "lock"
+"""Of the folder that photos are decoded into."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,13 @@ class Preparation:
 
 @contextmanager
 def real_photos(
-    photos: Path | None, run: Path | None, preparation: Preparation, console: Console
+    photos: Path | None, run: Path | None, preparation: Preparation, command: DeskCommand
 ) -> Iterator[PictureSplits]:
     """Both splits of a folder of photos, or of the run's own pictures where `photos` is None or the run's own folder.
 
-    A folder is decoded into a place that is gone when the block ends. Photos that cannot be read are named and left
-    out. Raises DataError where nothing is left, where there are no classes, or where there is neither folder nor run.
+    A folder is decoded into a place that is gone when the block ends. Photos that cannot be read are left out and
+    noted in `command`. Raises DataError where nothing is left, where there are no classes, or where there is neither
+    folder nor run.
     """
     if photos is None and run is None:
         raise DataError("there is no run whose photos could be taken; name a folder of photos")
@@ -68,13 +71,13 @@ def real_photos(
         return
     assert photos is not None
     with (
-        tempfile.TemporaryDirectory(prefix="vae-ldm-photos-") as folder,
-        StepReport("reading photos", console) as report,
+        _temporary_folder() as folder,
+        command.progress("reading photos") as report,
     ):
         with _quiet("vae_ldm.data.picture_cache"):  # what it says is said below
             splits = load_pictures(
                 ImageFolderSource(photos),
-                Path(folder) / "pictures",
+                folder / "pictures",
                 image_size=preparation.image_size,
                 channels=preparation.channels,
                 resize=preparation.resize,
@@ -82,11 +85,33 @@ def real_photos(
                 max_unreadable_share=1.0,
                 progress=report,
             )
-        for line in splits.unreadable[:_NUM_EXAMPLES]:
-            console.print(f"left out, {line}", markup=False)
-        if len(splits.unreadable) > _NUM_EXAMPLES:
-            console.print(f"left out, {len(splits.unreadable) - _NUM_EXAMPLES} more", markup=False)
+        for line in splits.unreadable:
+            name, _, reason = line.partition(": ")
+            command.unreadable.add(name, reason)
         yield _with_classes(splits, str(photos))
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder that is gone when the block ends. One that a killed process has left is removed by the next call.
+
+    Whoever uses a folder holds a lock in it, which ends with the process.
+    """
+    _remove_abandoned()
+    new = Path(tempfile.mkdtemp(prefix="vae-ldm-new-"))
+    with FileLock(new / _LOCK):
+        # Only now may other calls find it: where the lock of a folder of this name is free, its process has ended.
+        folder = new.rename(new.with_name(new.name.replace("vae-ldm-new-", _PREFIX)))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned() -> None:
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError, Timeout), FileLock(folder / _LOCK, timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -3,14 +3,15 @@
 from dataclasses import dataclass
 from typing import Any
 
-from vae_ldm.desk.augment.folder import How, Method
+from vae_ldm.choices import MIN_STRENGTH, How
+from vae_ldm.desk.augment.folder import Method
 from vae_ldm.errors import VaeLdmError
 
 _LARGEST_ROUND = 16
 
 
 @dataclass(frozen=True)
-class Order:
+class AugmentRequest:
     """What is asked of `augment`."""
 
     per_class: int = 50
@@ -35,8 +36,8 @@ class Order:
         if self.caption_template is not None and "{label}" not in self.caption_template:
             raise VaeLdmError(f"caption template {self.caption_template!r} has no {{label}} in it")
         for strength in self.strengths:
-            if not 0 < strength <= 1:
-                raise VaeLdmError(f"strength is {strength:g}; it is above 0 and at most 1")
+            if not MIN_STRENGTH <= strength <= 1:
+                raise VaeLdmError(f"strength is {strength:g}; it is at least {MIN_STRENGTH:g} and at most 1")
 
     @property
     def methods(self) -> list[Method]:
@@ -62,20 +63,20 @@ class Order:
             **{key: value for key, value in left_to_recipe.items() if value is not None},
         }
 
-    def deal(self, turn: int) -> list[int]:
-        """How many pictures each method is to make of the class whose turn it is, from 0.
+    def shares(self, turn: int) -> list[int]:
+        """How many pictures each method is to make of the class with this number, from 0.
 
-        Dealt like cards, one to each method after the other; a class begins where the one before it stopped, so that
-        fewer pictures a class than there are methods still come from all of them.
+        Pictures are assigned to the methods in turn, and a class begins where the one before it stopped, so that fewer
+        pictures a class than there are methods still come from all of them.
         """
         whole, rest = divmod(self.per_class, len(self.methods))
-        extra = {(turn * self.per_class + card) % len(self.methods) for card in range(rest)}
+        extra = {(turn * self.per_class + number) % len(self.methods) for number in range(rest)}
         return [whole + (place in extra) for place in range(len(self.methods))]
 
-    def undealt(self, num_classes: int) -> list[str]:
-        """Methods that are dealt nothing of so many classes: they make only what others miss."""
-        deals = [self.deal(turn) for turn in range(num_classes)]
-        return [method.name for place, method in enumerate(self.methods) if not any(deal[place] for deal in deals)]
+    def methods_without_share(self, num_classes: int) -> list[str]:
+        """Methods that have no share in any of so many classes: they make only what others miss."""
+        shares = [self.shares(turn) for turn in range(num_classes)]
+        return [method.name for place, method in enumerate(self.methods) if not any(share[place] for share in shares)]
 
     @property
     def round_size(self) -> int:

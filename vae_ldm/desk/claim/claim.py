@@ -1,33 +1,36 @@
 """`vae-ldm desk` and `vae-ldm claim`: an index and a detector of the same photos, and all they say of a new one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
+from torch import Tensor
 
+from vae_ldm.choices import FeatureKind
 from vae_ldm.data.crop_advice import NEARLY_ALL, seen_share
 from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted, upright_size
-from vae_ldm.data.photo_stream import PhotoBatch, photo_records
+from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.desk.claim.page import ClaimPage, Departs, ScoreLine, SimilarPhoto, VariationRow, write_claim
+from vae_ldm.desk.command import DeskCommand
+from vae_ldm.desk.encoder import PhotoEncoder
 from vae_ldm.desk.novelty import novelty
-from vae_ldm.desk.novelty.detector import Detector, Verdict, open_detector
+from vae_ldm.desk.novelty.detector import Detector, NoveltyVerdict, open_detector
 from vae_ldm.desk.novelty.reference_photos import check_photos
 from vae_ldm.desk.pipeline import foreign_words
 from vae_ldm.desk.search.build import build_index
 from vae_ldm.desk.search.index import Hit, Index, check_encoder, open_store
 from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError
 from vae_ldm.evaluation.reconstruction import psnr_per_image
-from vae_ldm.hardware import device_name, prepare_cpu
+from vae_ldm.hardware import device_name
 from vae_ldm.latent_space.conformal import p_values, true_rates
-from vae_ldm.latent_space.features import FeatureKind
 from vae_ldm.latent_space.novelty import SCORE_NAMES
-from vae_ldm.models.image_input import as_image_batch
+from vae_ldm.models.pixels import as_images, as_pictures
 from vae_ldm.opening import open_pipeline, settings_of, usual_psnr
+from vae_ldm.paths import PAGE_SUFFIXES, check_output_file
 from vae_ldm.pipelines.sampling import unknown_words
-from vae_ldm.terminal import quieten_libraries
 
 INDEX, DETECTOR = "index", "novelty"
 """What lies in a desk's folder."""
@@ -51,22 +54,25 @@ def build_desk(
     `novelty.fit` raise, ManyUnreadableError when all is done.
     """
     check_photos(photos, false_alarm_rate=false_alarm_rate, only_classes=only_classes)
-    left_out = None
+    left_out = []
     try:
         build_index(desk / INDEX, photos, model=model, kind=features, backbone=backbone)
     except ManyUnreadableError as error:  # the index is there, of the others
-        left_out = error
-    novelty.fit(
-        photos,
-        model=model,
-        out=desk / DETECTOR,
-        features=features,
-        backbone=backbone,
-        false_alarm_rate=false_alarm_rate,
-        only_classes=only_classes,
-    )
-    if left_out is not None:
-        raise left_out
+        left_out.append(error)
+    try:
+        novelty.fit(
+            photos,
+            model=model,
+            out=desk / DETECTOR,
+            features=features,
+            backbone=backbone,
+            false_alarm_rate=false_alarm_rate,
+            only_classes=only_classes,
+        )
+    except ManyUnreadableError as error:  # so is the detector
+        left_out.append(error)
+    if left_out:
+        raise left_out[0]
 
 
 def claim(
@@ -79,27 +85,28 @@ def claim(
     num_variations: int = 6,
     strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,
-) -> Verdict:
+) -> NoveltyVerdict:
     """The verdict on one photo, printed with the photos most like it; the page `out` shows all of it.
 
     `model` says where the desk's run lies now, should it have moved. Raises VaeLdmError where the desk or the page's
     folder is none, DataError where the photo cannot be read, and what opening index, detector and model raises.
     """
-    prepare_cpu()
-    quieten_libraries()
-    if not out.parent.is_dir():
-        raise VaeLdmError(f"{out.parent}: no such folder; name a page in one that exists with --out")
+    command = DeskCommand()
+    check_output_file(out, "page", PAGE_SUFFIXES)
     records = photo_records(photo)
     if len(records) != 1:
         raise VaeLdmError(f"{photo}: holds {len(records)} photos, and a claim is about one; name one of them")
     detector, index = open_desk(desk, model=model)
-    (batch,) = list(detector.observer.encoder.batches(records, on_unreadable=_refuse))
-    (verdict,) = detector.judge(batch)
-    (hits,) = index.query(batch, num_similar)
+    encoder = detector.observer.encoder
+    (batch,) = list(encoder.batches(records, on_unreadable=_refuse))
+    seen = detector.observer(batch)
+    (verdict,) = detector.judge_seen(batch, seen)
+    # The index holds vectors of photos that were encoded in tiles where they are large; the observer encodes all whole.
+    raw = encoder.vectors(batch) if encoder.works_in_tiles else seen.observations.vectors
+    (hits,) = index.nearest(batch.records, raw, num_similar)
     source = model or detector.facts.model
     label = next((hit.photo.label for hit in hits if hit.photo.label is not None and not hit.same_photo), None)
-    reconstruction, psnr = _reconstruction(detector, batch)
-    variations, prompt, reason = _variations(source, batch, label, strengths, num_variations, seed)
+    psnr = psnr_per_image(seen.reconstruction.clamp(-1, 1).cpu(), as_images(batch.images[0])).item()
     whole, share = _whole_photo(photo, detector)
     heat_map, max_heat = verdict.heat_map, verdict.max_heat
     assert heat_map is not None, "a verdict on a page comes with its heat map"
@@ -115,7 +122,7 @@ def claim(
         photo=batch.images[-1][0],
         heat_map=heat_map,
         departs=_departs(verdict.novel, max_heat),
-        reconstruction=reconstruction,
+        reconstruction=as_pictures(seen.reconstruction)[0],
         whole=whole,
         seen_share=share,
         foreign=foreign_words(psnr, usual_psnr(source)),
@@ -123,19 +130,21 @@ def claim(
         scores=_score_lines(detector, verdict),
         similar=[_similar(hit) for hit in hits],
         num_indexed=len(index),
-        variations=variations,
-        prompt=prompt,
-        no_variations=reason,
+        variations=[],
+        prompt="",
+        no_variations="None were asked for.",
         novelty_features=verdict.features_name,
         search_features=index.features_name,
         model=source,
         device=device_name(detector.observer.encoder.device),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
+    for line in (f"{page.verdict}: {page.reason}", *_in_lines(page)):
+        command.hand_over(line)
+    if num_variations > 0:  # last, because opening the pipeline takes longer than all before
+        page = _with_variations(page, source, encoder, seen.latents, label, strengths, num_variations, seed)
     write_claim(out, page)
-    output = Console(highlight=False, soft_wrap=True)
-    for line in (f"{page.verdict}: {page.reason}", *_in_lines(page), str(out)):
-        output.print(line, markup=False)
+    command.hand_over(out)
     return verdict
 
 
@@ -160,31 +169,37 @@ def _prompt(source: str, label: str | None) -> str:
     return settings.class_prompts([label])[0]
 
 
-def _variations(
-    source: str, batch: PhotoBatch, label: str | None, strengths: Sequence[float], count: int, seed: int
-) -> tuple[list[VariationRow], str, str | None]:
-    """A row for each strength and the prompt they were asked for with, or why there is none."""
-    if count < 1:
-        return [], "", "None were asked for."
+def _with_variations(
+    page: ClaimPage,
+    source: str,
+    encoder: PhotoEncoder,
+    latents: Tensor,
+    label: str | None,
+    strengths: Sequence[float],
+    count: int,
+    seed: int,
+) -> ClaimPage:
+    """The page with a row of variations for each strength and their prompt, or with why there is none."""
     try:
-        pipeline = open_pipeline(source)
+        pipeline = open_pipeline(source, autoencoder=encoder.autoencoder.autoencoder)
     except WeightsError:
-        return [], "", f"{source} holds an autoencoder and no diffusion model to draw with."
+        return replace(page, no_variations=f"{source} holds an autoencoder and no diffusion model to draw with.")
     prompt = _prompt(source, label)
     if unknown_words(pipeline, prompt):
         prompt = ""  # the desk's classes are none that the model was trained on
     rows = []
     for strength in strengths:
-        drawn = pipeline.vary(
-            batch.images[0],
+        drawn = pipeline.vary_latents(
+            latents,
             strength,
             count,
+            size=encoder.image_size,
             prompt=prompt,
             generator=[torch.Generator().manual_seed(seed + number) for number in range(count)],
             output_type="np",
         ).images
         rows.append(VariationRow(strength, [np.round(image * 255).astype(np.uint8) for image in drawn]))
-    return rows, prompt, None
+    return replace(page, variations=rows, prompt=prompt, no_variations=None)
 
 
 def _departs(novel: bool, max_heat: float) -> Departs:
@@ -211,17 +226,7 @@ def _whole_photo(photo: Path, detector: Detector) -> tuple[np.ndarray | None, fl
     return pale, share
 
 
-def _reconstruction(detector: Detector, batch: PhotoBatch) -> tuple[np.ndarray, float]:
-    """What the autoencoder gives back, and at how many dB."""
-    autoencoder = detector.observer.encoder.autoencoder
-    images = as_image_batch(batch.images[0], channels=autoencoder.channels)
-    size = (images.shape[2], images.shape[3])
-    (picture,) = autoencoder.decode(autoencoder.encode_batch(images), size=size, output_type="np")
-    decoded = torch.from_numpy(picture).movedim(-1, 0)[None] * 2 - 1
-    return np.round(picture * 255).astype(np.uint8), psnr_per_image(decoded, images.cpu()).item()
-
-
-def _score_lines(detector: Detector, verdict: Verdict) -> list[ScoreLine]:
+def _score_lines(detector: Detector, verdict: NoveltyVerdict) -> list[ScoreLine]:
     lines = [
         ScoreLine(
             name,
@@ -250,10 +255,10 @@ def _similar(hit: Hit) -> SimilarPhoto:
 def _thumbnail(path: str) -> np.ndarray | None:
     try:
         with pillow_limit_lifted():
-            height, width = upright_size(Path(path))
-            scale = min(1.0, _SHOWN_SIDE / max(height, width))
-            size = (max(1, round(height * scale)), max(1, round(width * scale)))
-            return decode_picture(Path(path), image_size=size, channels=3)
+            sides = upright_size(Path(path))
+            scale = min(1.0, _SHOWN_SIDE / max(sides))
+            height, width = (max(1, round(side * scale)) for side in sides)
+            return decode_picture(Path(path), image_size=(height, width), channels=3)
     except UnreadablePictureError:
         return None
 

@@ -5,23 +5,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from vae_ldm import loading
 from vae_ldm.data.photo_sample import sample_photos
+from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.compare.comparison import AutoencoderResult, Candidate, Judge, in_a_sentence
 from vae_ldm.desk.compare.page import HalfPrecision, Setting, write_comparison
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.evaluation.codec import codecs
-from vae_ldm.hardware import device_name, prepare_cpu
+from vae_ldm.hardware import device_name
 from vae_ldm.losses.perceptual import PerceptualDistance
 from vae_ldm.models.latent_scaling import half_precision_psnr, latent_scale
 from vae_ldm.models.pixels import as_images
 from vae_ldm.models.vision_features import load_efficientnet_lite
+from vae_ldm.paths import PAGE_SUFFIXES, check_output_file
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
-from vae_ldm.terminal import StepReport, quieten_libraries
 
 _NUM_HALF_PRECISION_IMAGES = 8
 
@@ -38,15 +38,12 @@ def compare(
     """Measure the autoencoders of `sources` (runs, folders, names of the Hub) on photos, print a table, write the page.
 
     Raises VaeLdmError where a source is named twice, or they take different channels, WeightsError and DataError for
-    what cannot be opened.
+    what cannot be opened, and at the end ManyUnreadableError where more than 1 % of the photos cannot be read.
     """
-    prepare_cpu()
-    quieten_libraries()
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    command = DeskCommand(width=200)
     if len(set(sources)) < len(sources):
         raise VaeLdmError("an autoencoder is named twice; name each once")
-    if not out.parent.is_dir():
-        raise VaeLdmError(f"{out.parent}: no such folder; name a page in one that exists with --out")
+    check_output_file(out, "page", PAGE_SUFFIXES)
     opened = {source: loading.load_autoencoder(source) for source in sources}
     photo_sample = sample_photos(
         photos,
@@ -56,7 +53,9 @@ def compare(
         side=side,
     )
     images = photo_sample.images
-    console.print(f"{len(images)} photos of {images.shape[1]} px, {len(opened)} autoencoders", markup=False)
+    command.unreadable.extend(photo_sample.unreadable)
+    command.tell_left_out()
+    command.say(f"{len(images)} photos of {images.shape[1]} px, {len(opened)} autoencoders")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     features = load_efficientnet_lite().to(device)
     distance = PerceptualDistance(features)
@@ -68,9 +67,9 @@ def compare(
     )
     results, safety = [], {}
     for source, autoencoder in opened.items():
-        if not console.is_terminal:
-            console.print(f"measuring {source}", markup=False)
-        with StepReport(f"measuring {source}", console) as report:
+        if not command.console.is_terminal:
+            command.say(f"measuring {source}")
+        with command.progress(f"measuring {source}") as report:
             results.append(judge.autoencoder(_candidate(source, autoencoder), codecs(), report))
         first = as_images(images[:_NUM_HALF_PRECISION_IMAGES]).to(device)
         safety[source] = HalfPrecision(half_precision_psnr(autoencoder.autoencoder, first))
@@ -87,15 +86,15 @@ def compare(
         fd_name="FD" if judge.axes is None else judge.axes.name,
     )
     write_comparison(out, images, results, safety, setting)
-    output = Console(highlight=False, soft_wrap=True, width=200)
-    output.print(_table(results, safety))
+    command.output.print(_table(results, safety))
     for line in (
         "",
         f"measured with {setting.perceptual_name} and {setting.fd_name}",
         in_a_sentence(results),
         str(out),
     ):
-        output.print(line, markup=False)
+        command.hand_over(line)
+    command.check_left_out(len(images) + photo_sample.num_unreadable, f"the others are measured in {out}")
     return results
 
 

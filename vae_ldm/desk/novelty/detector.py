@@ -1,32 +1,35 @@
-"""A detector of novelty: what `novelty fit` leaves on disk, opened again to judge photos."""
+"""A detector of novelty: what `novelty fit` leaves on disk, opened again to judge photos.
+
+detector.json is of format 3. Version 0.1.0 wrote format 2, which holds no digest of the facts themselves and scales the
+residual's heat by its maxima at full size; it is read as it was meant, so its heat maps stay as they were.
+"""
 
 import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from vae_ldm.data.decoding import Resize
+from vae_ldm.choices import FeatureKind, Resize, ScoreName
 from vae_ldm.data.photo_stream import PhotoBatch
 from vae_ldm.data.sources import Record
-from vae_ldm.desk.encoder import PhotoEncoder
+from vae_ldm.desk.encoder import PhotoEncoder, stored_model
 from vae_ldm.desk.novelty.observer import PhotoObserver, Seen
-from vae_ldm.errors import DataError, WeightsError
-from vae_ldm.files import whole_folder, write_json
+from vae_ldm.errors import DataError, WeightsError, first_line
+from vae_ldm.files import whole_folder
 from vae_ldm.latent_space.conformal import p_values
-from vae_ldm.latent_space.features import FeatureKind
-from vae_ldm.latent_space.heat_map import HeatScale, hottest, overlay, own_scale
-from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, ScoreName, Scorers
-from vae_ldm.models.weights_digest import weights_digest
+from vae_ldm.latent_space.heat_map import HeatScale, at_size, overlay, own_scale
+from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, Scorers
+from vae_ldm.stored_json import StoredKind
 
 FACTS_FILE, TENSORS_FILE = "detector.json", "detector.safetensors"
-_FORMAT = 2
+_KIND = StoredKind(newest=3, sealed_from=3, cure="fit the detector again", error=WeightsError)
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,17 @@ class DetectorFacts:
     """Of `score`: a photo above it is novel."""
 
 
+@dataclass(frozen=True)
+class _Fitted:
+    """What else stands in detector.json."""
+
+    num_pixels: int
+    patch_heat: HeatScale
+    residual_heat: HeatScale
+
+
 @dataclass(frozen=True, eq=False)
-class Verdict:
+class NoveltyVerdict:
     """What a detector says of one photo."""
 
     record: Record
@@ -83,7 +95,7 @@ class Detector:
     patch_heat: HeatScale
     residual_heat: HeatScale
 
-    def judge(self, photos: Sequence[Record] | PhotoBatch, *, heat_maps: bool = True) -> list[Verdict]:
+    def judge(self, photos: Sequence[Record] | PhotoBatch, *, heat_maps: bool = True) -> list[NoveltyVerdict]:
         """A verdict on each photo, in order; photos of a batch are of `observer.encoder.batches`.
 
         Raises DataError for a record that cannot be read.
@@ -93,8 +105,11 @@ class Detector:
         batches = self.observer.encoder.batches(photos, on_unreadable=_refuse)
         return [verdict for batch in batches for verdict in self._judge_batch(batch, heat_maps=heat_maps)]
 
-    def _judge_batch(self, batch: PhotoBatch, *, heat_maps: bool) -> list[Verdict]:
-        seen = self.observer(batch)
+    def _judge_batch(self, batch: PhotoBatch, *, heat_maps: bool) -> list[NoveltyVerdict]:
+        return self.judge_seen(batch, self.observer(batch), heat_maps=heat_maps)
+
+    def judge_seen(self, batch: PhotoBatch, seen: Seen, *, heat_maps: bool = True) -> list[NoveltyVerdict]:
+        """A verdict on each photo of a batch that `observer` has looked at."""
         scores = all_scores(self.scorers, self.combination, seen.observations)
         column = SCORE_NAMES.index(self.facts.score)
         chosen = scores[:, column]
@@ -102,7 +117,7 @@ class Detector:
         novel = chosen > self.facts.threshold
         maps = self._heat_maps(batch, seen, novel) if heat_maps else [(None, None)] * len(batch)
         return [
-            Verdict(
+            NoveltyVerdict(
                 record,
                 bool(is_novel),
                 p_value.item(),
@@ -114,8 +129,8 @@ class Detector:
         ]
 
     def _heat_maps(self, batch: PhotoBatch, seen: Seen, novel: Tensor) -> list[tuple[np.ndarray, float]]:
-        patches = self.patch_heat(patch_map(self.scorers, seen))
-        heats = hottest([patches, self.residual_heat(seen.residual)], seen.patch_grid)
+        patches, residual = shown_maps(self.scorers, seen)
+        heats = torch.maximum(self.patch_heat(patches), self.residual_heat(residual))
         maps = []
         for picture, heat, is_novel in zip(batch.images[-1], heats, novel, strict=True):
             highest = heat.max().item()
@@ -137,7 +152,6 @@ class Detector:
         # Through bytes and not by safetensors' own writer, whose error for a full disk is no OSError.
         content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
         facts = {
-            "format": _FORMAT,
             **asdict(self.facts),
             "num_pixels": self.scorers.num_pixels,
             "patch_heat": asdict(self.patch_heat),
@@ -146,7 +160,7 @@ class Detector:
         }
         with whole_folder(folder) as part:
             (part / TENSORS_FILE).write_bytes(content)
-            write_json(part / FACTS_FILE, facts)
+            _KIND.write(part / FACTS_FILE, facts)
 
     @classmethod
     def open(cls, folder: Path | str, *, model: str | None = None, device: torch.device | None = None) -> Self:
@@ -156,16 +170,16 @@ class Detector:
         """
         folder = Path(folder).expanduser()
         stored, tensors = _read(folder)
+        file = folder / FACTS_FILE
+        facts, fitted = _KIND.typed(file, DetectorFacts, stored), _KIND.typed(file, _Fitted, stored)
         try:
-            facts = _facts(stored)
-            scorers = Scorers.from_tensors(facts.features, tensors, num_pixels=stored["num_pixels"])
+            scorers = Scorers.from_tensors(facts.features, tensors, num_pixels=fitted.num_pixels)
             combination = Combination(tensors["combination.center"], tensors["combination.deviation"])
-            heat = HeatScale(**stored["patch_heat"]), HeatScale(**stored["residual_heat"])
             calibration = tensors["calibration"]
-        except (KeyError, TypeError) as error:
-            raise WeightsError(f"{folder / FACTS_FILE}: is damaged ({error}); fit the detector again") from error
+        except KeyError as error:
+            raise _KIND.damaged(folder / TENSORS_FILE, f"it has no {error.args[0]}") from error
         observer = _observer(folder, facts, model, device)
-        return cls(facts, observer, scorers, combination, calibration, *heat)
+        return cls(facts, observer, scorers, combination, calibration, fitted.patch_heat, fitted.residual_heat)
 
 
 def open_detector(folder: Path | str, *, model: str | None = None, device: torch.device | None = None) -> Detector:
@@ -179,9 +193,13 @@ def all_scores(scorers: Scorers, combination: Combination, observations: Observa
     return torch.cat([combination(single)[:, None], single], dim=1)
 
 
-def patch_map(scorers: Scorers, seen: Seen) -> Tensor:
-    """How strange each place is, [B, h, w], in standard deviations of the patches."""
-    return scorers.memory(seen.observations.patches).unflatten(1, seen.patch_grid)
+def shown_maps(scorers: Scorers, seen: Seen) -> tuple[Tensor, Tensor]:
+    """The two maps that heat is shown by, [B, h, w] each, at the size at which it is shown: that of the patches.
+
+    How strange each place is, in standard deviations of the patches; and the reconstruction's error there.
+    """
+    patches = scorers.memory(seen.observations.patches).unflatten(1, seen.patch_grid)
+    return patches, at_size(seen.residual, seen.patch_grid)
 
 
 def check_target(folder: Path) -> None:
@@ -192,54 +210,49 @@ def check_target(folder: Path) -> None:
         raise DataError(f"{folder}: exists and is no detector, so it is left alone; name another folder with --out")
 
 
-def backbone_digest(encoder: PhotoEncoder) -> str | None:
-    """Of the weights of the encoder's backbone; None where it has none."""
-    return None if encoder.backbone is None else weights_digest(encoder.backbone.network)
-
-
 def stored_facts(folder: Path) -> DetectorFacts | None:
     """Of the detector in a folder; None where there is none that this version reads."""
     try:
         stored, _ = _read(folder)
-        return _facts(stored)
-    except (WeightsError, KeyError, TypeError):
+        return _KIND.typed(folder, DetectorFacts, stored)
+    except WeightsError:
         return None
-
-
-def _facts(stored: dict[str, Any]) -> DetectorFacts:
-    names = [field.name for field in fields(DetectorFacts)]
-    return DetectorFacts(**{name: stored[name] for name in names} | {"image_size": (*stored["image_size"],)})
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     file = folder / FACTS_FILE
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
+        stored = _KIND.read(file)
         content = (folder / TENSORS_FILE).read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         missing = Path(str(error.filename)).name
         raise WeightsError(
             f"{folder}: is no detector (it has no {missing}); give a folder that vae-ldm novelty fit has written"
         ) from error
-    except ValueError as error:
-        raise WeightsError(f"{file}: cannot be read ({error}); fit the detector again") from error
-    if not isinstance(stored, dict) or stored.get("format") != _FORMAT:
-        raise WeightsError(f"{file}: is not of a format that this version reads; fit the detector again")
+    if stored["format"] < 2:
+        raise WeightsError(f"{file}: is of format {stored['format']}, which this version does not read; {_KIND.cure}")
     if hashlib.sha256(content).hexdigest() != stored.get("sha256"):
-        raise WeightsError(f"{folder / TENSORS_FILE}: is damaged (its checksum is another); fit the detector again")
-    return stored, load(content)
+        raise WeightsError(f"{folder / TENSORS_FILE}: is damaged (its checksum is another); {_KIND.cure}")
+    try:
+        return stored, load(content)
+    except SafetensorError as error:
+        raise _KIND.damaged(folder / TENSORS_FILE, first_line(error)) from error
 
 
 def _observer(folder: Path, facts: DetectorFacts, model: str | None, device: torch.device | None) -> PhotoObserver:
-    if model is None and Path(facts.model).is_absolute() and not Path(facts.model).exists():
-        raise WeightsError(f"{folder}: its model {facts.model} is gone; say with --model where it lies now")
-    encoder = PhotoEncoder(model or facts.model, kind=facts.features, backbone=facts.backbone, device=device)
+    encoder = PhotoEncoder(
+        model or stored_model(facts.model, folder),
+        kind=facts.features,
+        backbone=facts.backbone,
+        backbone_downloads=False,
+        device=device,
+    )
     if encoder.digest != facts.model_digest:
         raise WeightsError(
             f"{encoder.source}: is not the model that {folder} was fitted with ({facts.model}); name that one with "
             "--model, or fit the detector again"
         )
-    if backbone_digest(encoder) != facts.backbone_digest:
+    if encoder.backbone_digest != facts.backbone_digest:
         raise WeightsError(
             f"{folder}: was fitted with other weights of {facts.features_name} than are found now; fit it again"
         )

@@ -3,47 +3,43 @@
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
 from torch import Tensor
 
+from vae_ldm.choices import FeatureKind, ScoreName
 from vae_ldm.data.crop_advice import unseen_advice
-from vae_ldm.data.photo_stream import PhotoBatch, check_unreadable, photo_records
+from vae_ldm.data.photo_stream import PhotoBatch, photo_records
 from vae_ldm.data.sources import Record
+from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.encoder import PhotoEncoder
+from vae_ldm.desk.file_names import lengthened
 from vae_ldm.desk.novelty.detector import (
     Detector,
     DetectorFacts,
-    Verdict,
+    NoveltyVerdict,
     all_scores,
-    backbone_digest,
     check_target,
-    patch_map,
+    shown_maps,
     stored_facts,
 )
 from vae_ldm.desk.novelty.observer import PhotoObserver, some_patches
 from vae_ldm.desk.novelty.reference_photos import MIN_REFERENCE_PHOTOS, check_counts, reference_and_calibration
-from vae_ldm.desk.sharing import Findings, over_photos
 from vae_ldm.errors import DataError, VaeLdmError
 from vae_ldm.files import write_picture, write_whole
-from vae_ldm.hardware import prepare_cpu
 from vae_ldm.latent_space.conformal import photos_needed, threshold, true_rates
-from vae_ldm.latent_space.features import FeatureKind
-from vae_ldm.latent_space.heat_map import HeatScale
-from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, ScoreName, Scorers, held_out_scores
-from vae_ldm.processes import Processes
-from vae_ldm.terminal import StepReport, quieten_libraries
+from vae_ldm.latent_space.heat_map import HeatScale, fit_scales
+from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, Scorers, held_out_scores
+from vae_ldm.paths import TABLE_SUFFIXES, check_output_file, check_output_folder
 from vae_ldm.text import counted
 
 PATCH_BUDGET = 20_000
 """Patches of reference photos to choose the memory from; each photo gives its share of them."""
-_SHOWN_UNREADABLE = 5
 _CERTAIN_ALARMS = 15
 """False alarms among the calibration photos that hold a rate to about half of it."""
 
@@ -64,18 +60,19 @@ def fit(
 
     `calibration` is the share of the photos that is held out for it, chosen by a hash of their names, or a folder of
     others. Of several processes each looks at its share, and the first one writes. Raises DataError where photos are
-    too few for the false-alarm rate, WeightsError for a model that cannot be opened.
+    too few for the false-alarm rate, WeightsError for a model that cannot be opened, and at the end ManyUnreadableError
+    where more than one in a hundred of the photos cannot be read.
     """
-    desk = _Desk.open()
+    command = DeskCommand(launched=True)
     if not 0 < false_alarm_rate < 1:
         raise VaeLdmError(f"a false-alarm rate is between 0 and 1, not {false_alarm_rate}")
     check_target(out)
     reference, held_out = reference_and_calibration(photos, calibration, only_classes)
     check_counts(len(reference), len(held_out), false_alarm_rate, calibration)
-    observer = PhotoObserver(PhotoEncoder(model, kind=features, backbone=backbone, device=desk.processes.device))
+    observer = PhotoObserver(PhotoEncoder(model, kind=features, backbone=backbone, device=command.processes.device))
 
-    scorers, combination, num_reference = _fit_scorers(desk, observer, reference)
-    scores, patch_heat, residual_heat = _calibrate(desk, observer, held_out, scorers, combination, false_alarm_rate)
+    scorers, combination, num_reference = _fit_scorers(command, observer, reference)
+    scores, patch_heat, residual_heat = _calibrate(command, observer, held_out, scorers, combination, false_alarm_rate)
     column = SCORE_NAMES.index(score)
     encoder = observer.encoder
     facts = DetectorFacts(
@@ -87,7 +84,7 @@ def fit(
         features=features,
         features_name=encoder.features_name,
         backbone=backbone,
-        backbone_digest=backbone_digest(encoder),
+        backbone_digest=encoder.backbone_digest,
         only_classes=list(only_classes),
         num_reference=num_reference,
         num_calibration=len(scores),
@@ -97,15 +94,17 @@ def fit(
     )
     detector = Detector(facts, observer, scorers, combination, scores, patch_heat, residual_heat)
     if (before := stored_facts(out)) is not None:
-        desk.say(f"{out}: takes the place of a detector of {_in_short(before)}")
-    desk.processes.first(lambda: detector.save(out))
-    desk.say(
+        command.say(f"{out}: takes the place of a detector of {_in_short(before)}")
+    command.processes.first(lambda: detector.save(out))
+    command.say(
         f"{facts.score} of {facts.features_name}: {counted(num_reference, 'reference photo')}, "
         f"{counted(len(scores), 'calibration photo')}; "
         f"novel is what scores above {facts.threshold:.4g}, at a false-alarm rate of {false_alarm_rate:g}"
     )
-    desk.say(_certainty(len(scores), false_alarm_rate))
-    desk.hand_over(out)
+    command.say(_certainty(len(scores), false_alarm_rate))
+    command.tell_left_out()
+    command.hand_over(out)
+    command.check_left_out(len(reference) + len(held_out), f"the detector in {out} is of the others")
     return facts
 
 
@@ -116,74 +115,44 @@ def score(
     out: Path = Path("scores.csv"),
     heat_maps: Path | None = None,
     model: str | None = None,
-) -> list[Verdict]:
+) -> list[NoveltyVerdict]:
     """Verdicts on photos, without their heat maps, written to the table `out` and the pictures to `heat_maps`.
 
     A photo that cannot be read has a line as well. Of several processes each looks at its share, and the first one
     writes the table and hears the verdicts. Raises DataError and WeightsError as `photo_records` and `open_detector`,
     and at the end ManyUnreadableError where more than one in a hundred cannot be read.
     """
-    desk = _Desk.open()
-    if not out.parent.is_dir():
-        raise VaeLdmError(f"{out.parent}: no such folder; name a table in one that exists with --out")
-    opened = Detector.open(detector, model=model, device=desk.processes.device)
+    command = DeskCommand(launched=True)
+    check_output_file(out, "table", TABLE_SUFFIXES)
+    if heat_maps is not None:
+        check_output_folder(heat_maps)
+    opened = Detector.open(detector, model=model, device=command.processes.device)
     records = photo_records(photos)
     if advice := unseen_advice(records, opened.facts.image_size, opened.facts.resize):
-        desk.say(advice)
+        command.say(advice)
 
-    def judge(batch: PhotoBatch) -> list[Verdict]:
+    def judge(batch: PhotoBatch) -> list[NoveltyVerdict]:
         verdicts = opened.judge(batch, heat_maps=heat_maps is not None)
         if heat_maps is not None:
             for verdict in verdicts:
-                _save_picture(heat_maps / f"{verdict.record.id}.png", verdict.heat_map)
+                _save_picture(_heat_map_file(heat_maps, verdict.record.id), verdict.heat_map)
         return [replace(verdict, heat_map=None) for verdict in verdicts]
 
-    with StepReport("judging photos", desk.console) as report:
-        found = over_photos(opened.observer.encoder, records, judge, processes=desk.processes, report=report)
-    verdicts = [verdict for batch in found.batches for verdict in batch]
-    desk.processes.first(lambda: _write_table(out, verdicts, found.unreadable))
-    desk.tell_unreadable(found.unreadable)
+    with command.progress("judging photos") as report:
+        found = command.over_photos(opened.observer.encoder, records, judge, report=report)
+    verdicts = [verdict for batch in found for verdict in batch]
+    command.processes.first(lambda: _write_table(out, verdicts, [name for name, _ in command.unreadable.photos]))
+    command.tell_left_out()
     facts, num_novel = opened.facts, sum(verdict.novel for verdict in verdicts)
-    desk.say(
+    command.say(
         f"{num_novel} of {counted(len(verdicts), 'photo')} {'is' if num_novel == 1 else 'are'} novel by {facts.score} "
         f"of {facts.features_name}, at a false-alarm rate of {facts.false_alarm_rate:g} on "
         f"{counted(facts.num_calibration, 'calibration photo')}"
         + (f"; known to the detector are photos of {', '.join(facts.only_classes)} alone" if facts.only_classes else "")
     )
-    desk.hand_over(out)
-    left_out, done = len(found.unreadable), f"the others are judged in {out}"
-    desk.processes.first(lambda: check_unreadable(left_out, len(records), done))
+    command.hand_over(out)
+    command.check_left_out(len(records), f"the others are judged in {out}")
     return verdicts
-
-
-@dataclass(frozen=True)
-class _Desk:
-    """Where this process stands and speaks."""
-
-    processes: Processes
-    console: Console
-
-    @classmethod
-    def open(cls) -> "_Desk":
-        prepare_cpu()
-        quieten_libraries()
-        processes = Processes.launched()
-        console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not processes.is_first)
-        return cls(processes, console)
-
-    def say(self, message: str) -> None:
-        self.console.print(message, markup=False)
-
-    def hand_over(self, path: Path) -> None:
-        if self.processes.is_first:
-            Console(highlight=False, soft_wrap=True).print(str(path), markup=False)
-
-    def tell_unreadable(self, unreadable: Sequence[tuple[Record, str]]) -> None:
-        for record, why in unreadable[:_SHOWN_UNREADABLE]:
-            self.say(f"{record.id}: passed over ({why})")
-        if len(unreadable) > _SHOWN_UNREADABLE:
-            more = len(unreadable) - _SHOWN_UNREADABLE
-            self.say(f"{counted(more, 'more photo')} {'was' if more == 1 else 'were'} passed over")
 
 
 def _in_short(facts: DetectorFacts) -> str:
@@ -206,7 +175,9 @@ def _certainty(num_calibration: int, rate: float) -> str:
     return said if num_calibration >= enough else f"{said}, with {enough} it would lie {within(enough)}"
 
 
-def _fit_scorers(desk: _Desk, observer: PhotoObserver, reference: Sequence[Record]) -> tuple[Scorers, Combination, int]:
+def _fit_scorers(
+    command: DeskCommand, observer: PhotoObserver, reference: Sequence[Record]
+) -> tuple[Scorers, Combination, int]:
     """In every process: the scorers and their combination, and how many photos could be read."""
     patches_a_photo = max(1, PATCH_BUDGET // len(reference))
 
@@ -214,21 +185,20 @@ def _fit_scorers(desk: _Desk, observer: PhotoObserver, reference: Sequence[Recor
         seen = observer(batch).observations
         return replace(seen, patches=some_patches(batch, seen.patches, patches_a_photo))
 
-    with StepReport("looking at reference photos", desk.console) as report:
-        found = over_photos(observer.encoder, reference, look, processes=desk.processes, report=report)
-    desk.tell_unreadable(found.unreadable)
+    with command.progress("looking at reference photos") as report:
+        found = command.over_photos(observer.encoder, reference, look, report=report)
 
     def fit_first() -> tuple[Scorers, Combination, int]:
-        _check_readable(found, len(reference), MIN_REFERENCE_PHOTOS, "reference")
-        seen = Observations.cat(found.batches)
+        _check_readable(command, sum(map(len, found)), len(reference), MIN_REFERENCE_PHOTOS, "reference")
+        seen = Observations.cat(found)
         combination = Combination.fit(held_out_scores(seen, num_pixels=observer.num_pixels))
         return Scorers.fit(seen, num_pixels=observer.num_pixels), combination, len(seen)
 
-    return desk.processes.first(fit_first)
+    return command.processes.first(fit_first)
 
 
 def _calibrate(
-    desk: _Desk,
+    command: DeskCommand,
     observer: PhotoObserver,
     held_out: Sequence[Record],
     scorers: Scorers,
@@ -239,27 +209,32 @@ def _calibrate(
 
     def look(batch: PhotoBatch) -> tuple[Tensor, Tensor]:
         seen = observer(batch)
-        maps = (patch_map(scorers, seen).flatten(1), seen.residual.flatten(1))
-        extent = [statistic for each in maps for statistic in (each.mean(dim=1), each.amax(dim=1))]
-        return all_scores(scorers, combination, seen.observations), torch.stack(extent, dim=1)
+        maps = torch.stack([each.flatten(1) for each in shown_maps(scorers, seen)], dim=1)
+        return all_scores(scorers, combination, seen.observations), torch.stack([maps.mean(dim=2), maps.amax(dim=2)])
 
-    with StepReport("calibrating", desk.console) as report:
-        found = over_photos(observer.encoder, held_out, look, processes=desk.processes, report=report)
-    desk.tell_unreadable(found.unreadable)
+    with command.progress("calibrating") as report:
+        found = command.over_photos(observer.encoder, held_out, look, report=report)
 
     def scale_first() -> tuple[Tensor, HeatScale, HeatScale]:
-        _check_readable(found, len(held_out), photos_needed(rate), "calibration")
-        extent = torch.cat([extent for _, extent in found.batches]).T
-        scores = torch.cat([scores for scores, _ in found.batches])
-        return scores, HeatScale.fit(extent[0], extent[1], rate), HeatScale.fit(extent[2], extent[3], rate)
+        num_readable = sum(len(scores) for scores, _ in found)
+        _check_readable(command, num_readable, len(held_out), photos_needed(rate), "calibration")
+        means, maxima = torch.cat([extent for _, extent in found], dim=1)
+        patches, residual = fit_scales(means, maxima, rate)
+        return torch.cat([scores for scores, _ in found]), patches, residual
 
-    return desk.processes.first(scale_first)
+    return command.processes.first(scale_first)
 
 
-def _check_readable(found: Findings, num_photos: int, needed: int, what: str) -> None:
-    readable = num_photos - len(found.unreadable)
+def _check_readable(command: DeskCommand, readable: int, num_photos: int, needed: int, what: str) -> None:
     if readable < needed:
+        command.tell_left_out()
         raise DataError(f"only {readable} of {counted(num_photos, f'{what} photo')} can be read, and it takes {needed}")
+
+
+def _heat_map_file(folder: Path, photo_id: str) -> Path:
+    """`<id>.png`, different for every id."""
+    *folders, name = PurePosixPath(photo_id).parts
+    return folder.joinpath(*map(lengthened, folders), lengthened(name, ".png"))
 
 
 def _save_picture(file: Path, picture: np.ndarray | None) -> None:
@@ -268,7 +243,7 @@ def _save_picture(file: Path, picture: np.ndarray | None) -> None:
     write_picture(file, Image.fromarray(picture))
 
 
-def _write_table(out: Path, verdicts: Sequence[Verdict], unreadable: Sequence[tuple[Record, str]]) -> None:
+def _write_table(out: Path, verdicts: Sequence[NoveltyVerdict], unreadable: Sequence[str]) -> None:
     """One line a photo, in the order of their names, whole or not at all."""
     rows = {
         verdict.record.id: [
@@ -279,7 +254,7 @@ def _write_table(out: Path, verdicts: Sequence[Verdict], unreadable: Sequence[tu
         ]
         for verdict in verdicts
     }
-    rows |= {record.id: ["unreadable", *[""] * (len(SCORE_NAMES) + 2)] for record, _ in unreadable}
+    rows |= {name: ["unreadable", *[""] * (len(SCORE_NAMES) + 2)] for name in unreadable}
     table = io.StringIO(newline="")
     writer = csv.writer(table)
     writer.writerow(["id", "verdict", "p_value", *SCORE_NAMES, "features"])

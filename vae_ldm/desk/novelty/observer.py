@@ -1,6 +1,7 @@
 """What novelty looks at in photos: features, places, and what the autoencoder does not give back."""
 
 import math
+import os
 import zlib
 from dataclasses import dataclass
 
@@ -24,9 +25,13 @@ THUMBNAIL_SIDE = 32
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """Observations of a batch, and what its heat maps are made of."""
+    """Observations of a batch, what its heat maps are made of, and what the autoencoder has made of it."""
 
     observations: Observations
+    latents: Tensor
+    """Posterior means of zero mean and unit variance, [B, c, h, w], where the networks are."""
+    reconstruction: Tensor
+    """What the autoencoder gives back, [B, C, H, W], about in [-1, 1], where the networks are."""
     patch_grid: tuple[int, int]
     """Height and width that the P patches of a photo lie in, row by row."""
     residual: Tensor
@@ -74,7 +79,7 @@ class PhotoObserver:
             squared.mean(dim=(1, 2)).cpu(),
             kl_divergence(posterior).cpu(),
         )
-        return Seen(observations, (patches.shape[2], patches.shape[3]), squared.sqrt().cpu())
+        return Seen(observations, latents, decoded, (patches.shape[2], patches.shape[3]), squared.sqrt().cpu())
 
 
 def some_patches(batch: PhotoBatch, patches: Tensor, count: int) -> Tensor:
@@ -83,7 +88,7 @@ def some_patches(batch: PhotoBatch, patches: Tensor, count: int) -> Tensor:
         return patches
     rows = []
     for record in batch.records:
-        generator = torch.Generator().manual_seed(zlib.crc32(record.id.encode()))
+        generator = torch.Generator().manual_seed(zlib.crc32(os.fsencode(record.id)))
         rows.append(torch.randperm(patches.shape[1], generator=generator)[:count])
     return patches[torch.arange(len(rows))[:, None], torch.stack(rows)]
 

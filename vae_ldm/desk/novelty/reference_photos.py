@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from math import ceil
 from pathlib import Path
@@ -46,7 +47,7 @@ def _of_classes(photos: Path, only_classes: Sequence[str]) -> list[Record]:
 
 
 def _by_hash(records: Iterable[Record]) -> list[Record]:
-    return sorted(records, key=lambda record: hashlib.sha256(record.id.encode()).digest())
+    return sorted(records, key=lambda record: hashlib.sha256(os.fsencode(record.id)).digest())
 
 
 def check_photos(

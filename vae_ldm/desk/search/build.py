@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import Tensor
 
+from vae_ldm.choices import FeatureKind
 from vae_ldm.data.crop_advice import unseen_advice
-from vae_ldm.data.photo_stream import check_unreadable, photo_records
+from vae_ldm.data.names import as_text
+from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.data.sources import Record
+from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.encoder import PhotoEncoder
 from vae_ldm.desk.search.index import (
     Index,
@@ -30,19 +32,14 @@ from vae_ldm.desk.search.index import (
     open_store,
 )
 from vae_ldm.desk.search.store import IndexedPhoto
-from vae_ldm.errors import DataError, VaeLdmError
-from vae_ldm.hardware import prepare_cpu
-from vae_ldm.latent_space.features import FeatureKind, FeatureSpace, Part, parts_of
-from vae_ldm.processes import Processes
-from vae_ldm.terminal import StepReport, quieten_libraries
+from vae_ldm.errors import VaeLdmError
+from vae_ldm.latent_space.features import FeatureSpace, Part, parts_of
 from vae_ldm.text import counted
 
 FIT_PHOTOS = 2048
 """Photos, evenly spread, on which the feature space of a new index is fitted."""
 COMMIT_PHOTOS = 512
 """Photos that are added at one stroke: what a killed command loses at most."""
-_BATCH_SIZE = 32
-_SHOWN_UNREADABLE = 10
 
 RawVectors = dict[Part, Tensor]
 
@@ -64,13 +61,13 @@ def build_index(
     """
     work = _Work()
     records = photo_records(photos, caption_column=caption_column)
-    encoder = PhotoEncoder(model, kind=kind, backbone=backbone, device=work.processes.device)
+    encoder = PhotoEncoder(model, kind=kind, backbone=backbone, device=work.command.processes.device)
     work.tell_unseen(encoder, records)
-    if not work.processes.first(lambda: has_store(index, store)):
+    if not work.command.processes.first(lambda: has_store(index, store)):
         chosen = np.linspace(0, len(records) - 1, min(FIT_PHOTOS, len(records))).astype(int)
         vectors = work.fit_vectors(encoder, [records[row] for row in chosen])
         facts = index_facts(encoder, backbone)
-        work.processes.first(lambda: create_store(index, store, facts, FeatureSpace.fit(kind, vectors)))
+        work.command.processes.first(lambda: create_store(index, store, facts, FeatureSpace.fit(kind, vectors)))
     opened = open_store(index, store)
     if opened.facts.kind != kind:
         raise VaeLdmError(f"{opened.name}: holds an index of other features ({opened.facts.features}); name another")
@@ -94,134 +91,106 @@ def add_photos(
     """
     work = _Work()
     records = photo_records(photos, caption_column=caption_column)
-    opened = open_index(index, store=store, model=model, device=work.processes.device)
+    opened = open_index(index, store=store, model=model, device=work.command.processes.device)
     work.tell_unseen(opened.encoder, records)
     work.add(opened, records)
     return opened
 
 
 class _Share(NamedTuple):
-    """What one process has made of its part of some photos."""
+    """What has been made of one batch of photos."""
 
-    photos: list[tuple[int, IndexedPhoto]]
-    """Each with its place among all records."""
+    photos: list[IndexedPhoto]
     vectors: list[Tensor]
     unreadable: dict[str, str]
     num_known: int
 
 
 class _Work:
-    """The processes that encode for one index; the first one speaks and writes."""
+    """Encodes photos for one index; of several processes the first one writes."""
 
     def __init__(self) -> None:
-        prepare_cpu()
-        quieten_libraries()
-        self.processes = Processes.launched()
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not self.processes.is_first)
+        self.command = DeskCommand(launched=True)
         self._raw: dict[str, RawVectors] = {}  # what was encoded for the fit is not encoded again
-        self._unreadable: dict[str, str] = {}
+        self._unreadable: dict[str, str] = {}  # told once, whether for the fit or for the index
 
     def tell_unseen(self, encoder: PhotoEncoder, records: Sequence[Record]) -> None:
         """Say so where the encoder does not see the whole of a typical photo."""
         if advice := unseen_advice(records, encoder.image_size, encoder.resize):
-            self._say(advice)
+            self.command.say(advice)
 
     def fit_vectors(self, encoder: PhotoEncoder, records: Sequence[Record]) -> RawVectors:
         """Raw vectors of those of the photos that can be read. Raises DataError where none can."""
-        found: dict[str, RawVectors] = {}
-        unreadable: dict[str, str] = {}
-        with StepReport("fitting the feature space", self._console) as report:
-            for start in self._starts(len(records)):
-                some = records[start : start + _BATCH_SIZE]
-                found |= _raw_vectors(encoder, some, unreadable)
-                report(min(start + self.processes.count * _BATCH_SIZE, len(records)), len(records))
-        for encoded, failed in self.processes.gather((found, unreadable)):
+        with self.command.progress("fitting the feature space") as report:
+            shares = self.command.share_batches(records, partial(_raw_vectors, encoder), report=report, everywhere=True)
+        for encoded, failed in shares:
             self._raw |= encoded
             self._unreadable |= failed
         if not self._raw:
-            self._tell_unreadable()
-            raise DataError(f"none of {counted(len(records), 'photo')} can be read, and an index is fitted on photos")
+            self.command.unreadable.extend(self._unreadable.items())
+            self.command.refuse_all_left_out(counted(len(records), "photo"))
         in_order = [self._raw[record.id] for record in records if record.id in self._raw]
         return {part: torch.stack([vectors[part] for vectors in in_order]) for part in parts_of(encoder.kind)}
 
     def add(self, index: Index, records: Sequence[Record]) -> None:
         """Encode what the index lacks, add it step by step, and say what became of the photos."""
         num_added = num_known = 0
-        with ExitStack() as stack, StepReport("adding photos", self._console) as report:
-            self.processes.first(lambda: stack.enter_context(index.store.writing()))
+        with ExitStack() as stack, self.command.progress("adding photos") as report:
+            self.command.processes.first(lambda: stack.enter_context(index.store.writing()))
             for first in range(0, len(records), COMMIT_PHOTOS):
                 some = records[first : first + COMMIT_PHOTOS]
-                shares = self.processes.gather(self._encoded(index, some))
-                rows = [row for share in shares for row in zip(share.photos, share.vectors, strict=True)]
-                rows.sort(key=lambda row: row[0][0])
-                photos, vectors = [photo for (_, photo), _ in rows], [vector for _, vector in rows]
-                if photos:
-                    self.processes.first(partial(index.store.add, photos, torch.stack(vectors)))
+                shares = self.command.share_batches(some, partial(self._encoded, index))
+                photos = [photo for share in shares for photo in share.photos]
+                vectors = [vector for share in shares for vector in share.vectors]
+                self.command.processes.first(partial(_add, index, photos, vectors))
                 num_added += len(photos)
                 num_known += sum(share.num_known for share in shares)
                 for share in shares:
                     self._unreadable |= share.unreadable
                 report(first + len(some), len(records))
-            self.processes.first(index.store.prepare)
-        self._tell_unreadable()
-        self._say(
+            self.command.processes.first(index.store.prepare)
+        self.command.unreadable.extend(self._unreadable.items())
+        self.command.tell_left_out()
+        self.command.say(
             f"{counted(num_added, 'photo')} added, {num_known:,} {'was' if num_known == 1 else 'were'} in already, "
             f"{len(self._unreadable):,} cannot be read; {index.store.name} holds {len(index):,}, features "
             f"{index.features_name}"
         )
         if index.store.advice is not None:
-            self._say(index.store.advice)
-        left_out, done = len(self._unreadable), "the others are in the index"
-        self.processes.first(lambda: check_unreadable(left_out, len(records), done))
+            self.command.say(index.store.advice)
+        self.command.check_left_out(len(records), "the others are in the index")
 
     def _encoded(self, index: Index, records: Sequence[Record]) -> _Share:
-        """This process's part of the photos, without those that are in."""
-        share = _Share([], [], {}, 0)
-        num_known = 0
-        for start in self._starts(len(records)):
-            lasting = [_lasting(record) for record in records[start : start + _BATCH_SIZE]]
-            known = index.store.known(lasting)
-            new = {
-                start + place: (record, photo)
-                for place, (record, photo) in enumerate(zip(records[start : start + _BATCH_SIZE], lasting, strict=True))
-                if photo.key not in known
-            }
-            num_known += len(lasting) - len(new)
-            missing = [record for record, _ in new.values() if record.id not in self._raw]
-            raw = self._raw | _raw_vectors(index.encoder, missing, share.unreadable)
-            readable = {place: one for place, one in new.items() if one[0].id in raw}
-            if readable:
-                vectors = _stacked([raw[record.id] for record, _ in readable.values()])
-                share.vectors.extend(index.store.space(vectors))
-                share.photos.extend((place, photo) for place, (_, photo) in readable.items())
-        return share._replace(num_known=num_known)
-
-    def _starts(self, count: int) -> range:
-        """Where this process's batches begin: the batches, and so the vectors, are those of one process alone."""
-        return range(self.processes.rank * _BATCH_SIZE, count, self.processes.count * _BATCH_SIZE)
-
-    def _tell_unreadable(self) -> None:
-        for name, reason in list(self._unreadable.items())[:_SHOWN_UNREADABLE]:
-            self._say(f"left out {name}: {reason}")
-        if len(self._unreadable) > _SHOWN_UNREADABLE:
-            self._say(f"left out {len(self._unreadable) - _SHOWN_UNREADABLE:,} more")
-
-    def _say(self, line: str) -> None:
-        self._console.print(line, markup=False)
+        """One batch of the photos, without those that are in."""
+        lasting = [_lasting(record) for record in records]
+        known = index.store.known(lasting)
+        new = [(record, photo) for record, photo in zip(records, lasting, strict=True) if photo.key not in known]
+        missing = [record for record, _ in new if record.id not in self._raw]
+        encoded, unreadable = _raw_vectors(index.encoder, missing)
+        raw = self._raw | encoded
+        readable = [(record, photo) for record, photo in new if record.id in raw]
+        vectors = [*index.store.space(_stacked([raw[record.id] for record, _ in readable]))] if readable else []
+        return _Share([photo for _, photo in readable], vectors, unreadable, len(lasting) - len(new))
 
 
-def _raw_vectors(encoder: PhotoEncoder, records: Sequence[Record], unreadable: dict[str, str]) -> dict[str, RawVectors]:
-    """Raw vectors by id; why a photo cannot be read goes to `unreadable`."""
+def _add(index: Index, photos: Sequence[IndexedPhoto], vectors: Sequence[Tensor]) -> None:
+    if photos:
+        index.store.add(photos, torch.stack(list(vectors)))
+
+
+def _raw_vectors(encoder: PhotoEncoder, records: Sequence[Record]) -> tuple[dict[str, RawVectors], dict[str, str]]:
+    """Raw vectors by id, and by id why a photo cannot be read."""
     found: dict[str, RawVectors] = {}
+    unreadable: dict[str, str] = {}
 
     def leave_out(record: Record, reason: str) -> None:
         unreadable[record.id] = reason
 
-    for batch in encoder.batches(records, batch_size=_BATCH_SIZE, on_unreadable=leave_out):
+    for batch in encoder.batches(records, on_unreadable=leave_out):
         vectors = encoder.vectors(batch)
         for row, record in enumerate(batch.records):
             found[record.id] = {part: values[row].clone() for part, values in vectors.items()}
-    return found
+    return found, unreadable
 
 
 def _stacked(vectors: Sequence[RawVectors]) -> RawVectors:
@@ -229,14 +198,7 @@ def _stacked(vectors: Sequence[RawVectors]) -> RawVectors:
 
 
 def _lasting(record: Record) -> IndexedPhoto:
-    """What the index keeps of a photo."""
-    path = str(record.picture.resolve()) if isinstance(record.picture, Path) else ""
+    """What the index keeps of a photo; `photo_records` gives ids and classes that are valid text."""
+    path = as_text(str(record.picture.resolve())) if isinstance(record.picture, Path) else ""
     content = content_digest(record) or ""
-    return IndexedPhoto(
-        _text(record.id), _text(path), record.label, None if record.caption is None else _text(record.caption), content
-    )
-
-
-def _text(text: Any) -> str:
-    """Any name or caption as characters that a file or a database takes: file names may be no UTF-8."""
-    return str(text).encode("utf-8", "replace").decode()
+    return IndexedPhoto(record.id, path, record.label, None if record.caption is None else str(record.caption), content)

@@ -1,16 +1,17 @@
 """An index in a folder: parts that never change, and index.json, which says which of them count.
 
 A part is written whole before index.json names it, and index.json is replaced at one stroke: whatever is interrupted
-leaves the index as it was before. Every file is checked against its SHA-256 when it is read.
+leaves the index as it was before. Every file is checked against its SHA-256 when it is read, index.json as well: it is
+of format 3. One of format 2, which holds no digest of itself, becomes one of format 3 when photos are added.
 """
 
-import fcntl
 import hashlib
 import io
 import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,9 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from vae_ldm.desk.search.store import FORMAT, IndexedPhoto, IndexFacts, Match
-from vae_ldm.errors import DataError, RunError, VaeLdmError
-from vae_ldm.files import write_whole
+from vae_ldm.desk.search.store import KIND, IndexedPhoto, IndexFacts, Match
+from vae_ldm.errors import DataError, VaeLdmError, first_line
+from vae_ldm.files import is_temporary, locked, remove_abandoned, write_whole
 from vae_ldm.latent_space.features import FeatureSpace
 from vae_ldm.latent_space.vector_index import FAISS_ABOVE, ExactIndex, FaissIndex, VectorIndex, has_faiss
 
@@ -37,6 +38,34 @@ _TRAIN_AGAIN = 4
 _ROWS_AT_ONCE = 65_536
 _FIELDS = tuple(IndexedPhoto.__dataclass_fields__)
 _SCHEMA = pa.schema([(name, pa.string()) for name in _FIELDS])
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some of the photos: part-NUMBER.parquet, and their vectors in part-NUMBER.npy, with a digest of each file."""
+
+    number: int
+    rows: int
+    photos: str
+    vectors: str
+
+
+@dataclass(frozen=True)
+class _Neighbours:
+    """neighbours-ROWS.faiss, whose lists were made for so many vectors."""
+
+    rows: int
+    made_for: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """The files that count, as index.json lists them."""
+
+    space: str
+    parts: list[_Part]
+    neighbours: _Neighbours | None
 
 
 class IndexFolder:
@@ -62,14 +91,15 @@ class IndexFolder:
             path.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
             raise VaeLdmError(f"{path}: is a file; name a folder for the index") from None
-        with _locked(path):
-            strange = [file.name for file in path.iterdir() if file.name not in (_LOCK, _SPACE, f"{_SPACE}.part")]
+        with _writing(path):
+            begun = (_LOCK, _SPACE, f"{_SPACE}.part")  # the last one is of version 0.1.0
+            strange = [file.name for file in path.iterdir() if not (file.name in begun or is_temporary(file))]
             if (path / _INDEX).exists():
                 raise VaeLdmError(f"{path}: holds an index already; name another folder")
             if strange:
                 raise VaeLdmError(f"{path}: is no index and not empty ({min(strange)}); name another folder")
             digest = _write(path / _SPACE, save(space.tensors()))
-            _write_json(path / _INDEX, {**facts.as_dict(), "space": digest, "parts": [], "neighbours": None})
+            _write_json(path / _INDEX, {**asdict(facts), "space": digest, "parts": [], "neighbours": None})
         return cls(path)
 
     @staticmethod
@@ -90,7 +120,7 @@ class IndexFolder:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Around `add`: nobody else writes meanwhile. RunError where another process does."""
-        with _locked(self.path):
+        with _writing(self.path):
             self._reload()  # what others have added since it was opened
             self._sweep()
             yield
@@ -199,27 +229,36 @@ class IndexFolder:
                 return
 
     def _read_index(self) -> dict[str, Any]:
+        file = self.path / _INDEX
         try:
-            return json.loads((self.path / _INDEX).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise _damaged(self.path / _INDEX) from None
+            return KIND.read(file)
+        except OSError as error:
+            raise DataError(f"{file}: cannot be read ({error.strerror}); {KIND.cure}") from None
 
     def _read(self, index: dict[str, Any]) -> None:
-        self._index = index
-        self.facts = IndexFacts.from_dict(str(self.path / _INDEX), index)
+        file = self.path / _INDEX
+        self.facts = IndexFacts.from_json(str(file), index)
+        listed = KIND.typed(file, _Listed, index)
+        if any(part.number < 0 or part.rows < 1 for part in listed.parts):
+            raise KIND.damaged(file, "it lists a part that is none")
+        self._index = {**asdict(self.facts), **asdict(listed)}
         try:
-            self.space = FeatureSpace.from_tensors(self.facts.kind, load(self._checked(_SPACE, index["space"])))
+            self.space = FeatureSpace.from_tensors(self.facts.kind, load(self._checked(_SPACE, listed.space)))
             tables, self._vectors = [_SCHEMA.empty_table()], _Rows(self.space.dim)
-            for part in index["parts"]:
-                stem = f"part-{int(part['number']):06d}"
-                tables.append(pq.read_table(pa.BufferReader(self._checked(f"{stem}.parquet", part["photos"]))))
-                self._checked(f"{stem}.npy", part["vectors"], give=False)
-                self._vectors.append(np.load(self.path / f"{stem}.npy", mmap_mode="r"))  # it may have gone since
+            for part in listed.parts:
+                stem = f"part-{part.number:06d}"
+                table = pq.read_table(pa.BufferReader(self._checked(f"{stem}.parquet", part.photos)))
+                self._checked(f"{stem}.npy", part.vectors, give=False)
+                vectors = np.load(self.path / f"{stem}.npy", mmap_mode="r")  # it may have gone since
+                if not len(table) == len(vectors) == part.rows:
+                    raise KIND.damaged(file, f"{stem} holds {len(table)} photos and {len(vectors)} vectors")
+                tables.append(table)
+                self._vectors.append(vectors)
             self._photos = pa.concat_tables(tables)
         except (KeyError, TypeError, ValueError, OSError, SafetensorError, pa.ArrowInvalid) as error:
             if isinstance(error, DataError):
                 raise
-            raise _damaged(self.path / _INDEX) from None
+            raise KIND.damaged(file, first_line(error)) from None
         self._known = None
         self._searched = None
 
@@ -230,13 +269,13 @@ class IndexFolder:
             content = file.read_bytes() if give else b""
             found = hashlib.sha256(content).hexdigest() if give else _digest_of(file)
         except OSError as error:
-            raise DataError(f"{file}: cannot be read ({error.strerror}); {_CURE}") from None
+            raise DataError(f"{file}: cannot be read ({error.strerror}); {KIND.cure}") from None
         if found != digest:
-            raise _damaged(file)
+            raise KIND.damaged(file, "its digest is another")
         return content
 
     def _replace_index(self, **changes: Any) -> None:
-        self._index = {**self._index, "format": FORMAT, **changes}
+        self._index = {**self._index, **changes}
         _write_json(self.path / _INDEX, self._index)
 
     def _sweep(self) -> None:
@@ -274,21 +313,11 @@ class _Rows:
         return found
 
 
-_CURE = "restore it, or delete the folder and build the index anew"
-
-
-def _damaged(file: Path) -> DataError:
-    return DataError(f"{file}: is damaged (it is not as it was written); {_CURE}")
-
-
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _writing(path: Path) -> Iterator[None]:
     """Hold the folder; RunError where another process does. The lock dies with the process."""
-    with (path / _LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{path}: another process is adding photos; wait for it, or stop it") from None
+    with locked(path / _LOCK, f"{path}: another process is adding photos"):
+        remove_abandoned(path)
         yield
 
 
@@ -305,7 +334,7 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    _write(path, json.dumps(content, indent=1).encode())
+    _write(path, json.dumps(KIND.sealed(content), indent=1).encode())
 
 
 def _write(path: Path, content: bytes) -> str:

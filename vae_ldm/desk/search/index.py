@@ -1,7 +1,7 @@
 """Photos that can be searched by photo: an index, in a folder or in PostgreSQL, with the encoder it was built with."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,13 @@ from torch import Tensor
 
 from vae_ldm.data.photo_stream import PhotoBatch
 from vae_ldm.data.sources import Record
-from vae_ldm.desk.encoder import PhotoEncoder
+from vae_ldm.desk.encoder import PhotoEncoder, stored_model
 from vae_ldm.desk.search.folder_store import IndexFolder
 from vae_ldm.desk.search.postgres_store import PostgresIndex
 from vae_ldm.desk.search.store import IndexedPhoto, IndexFacts, PhotoStore
 from vae_ldm.errors import DataError, WeightsError
-from vae_ldm.latent_space.features import FeatureSpace, parts_of
-from vae_ldm.models.weights_digest import weights_digest
-from vae_ldm.weights import is_of_the_hub
+from vae_ldm.latent_space.features import FeatureSpace, Part, parts_of
+from vae_ldm.paths import is_of_the_hub
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,12 @@ class Index:
         Raises DataError where a photo cannot be read, or the index is empty.
         """
         batches = [photos] if isinstance(photos, PhotoBatch) else self.encoder.batches(photos, on_unreadable=_refuse)
-        return [hits for batch in batches for hits in self._hits(batch, k)]
+        return [hits for batch in batches for hits in self.nearest(batch.records, self.encoder.vectors(batch), k)]
 
-    def _hits(self, batch: PhotoBatch, k: int) -> Iterator[list[Hit]]:
-        found = self.store.search(self.vectors(batch), k + 1)
-        for record, matches in zip(batch.records, found, strict=True):
+    def nearest(self, records: Sequence[Record], raw: Mapping[Part, Tensor], k: int = 10) -> Iterator[list[Hit]]:
+        """`query` of photos whose raw vectors, those of `encoder.vectors`, are known already."""
+        found = self.store.search(self.store.space(raw), k + 1)
+        for record, matches in zip(records, found, strict=True):
             content = content_digest(record)
             hits = [Hit(match.photo, match.similarity, match.photo.content == content) for match in matches]
             yield hits[: k + any(hit.same_photo for hit in hits)]
@@ -77,18 +77,21 @@ def open_index(
 ) -> Index:
     """The index in a folder, or of this name in the database `store`.
 
-    `model` says where its autoencoder lies now, by default where it lay when the index was built.
+    `model` says where its autoencoder lies now, by default where it lay when the index was built, if that is on this
+    machine: a stored name makes no download.
 
     Raises DataError where there is no index or it is damaged, WeightsError where the model cannot be opened or is
     another one, RunError where the database cannot be reached.
     """
     found = open_store(index, store)
     facts = found.facts
-    try:
-        encoder = PhotoEncoder(model or facts.model, kind=facts.kind, backbone=facts.backbone, device=device)
-    except WeightsError as error:
-        hint = "" if model else "; the index was built with it, and --model says where it lies now"
-        raise WeightsError(f"{error}{hint}") from error
+    encoder = PhotoEncoder(
+        model or stored_model(facts.model, found.name),
+        kind=facts.kind,
+        backbone=facts.backbone,
+        backbone_downloads=False,
+        device=device,
+    )
     check_encoder(found, encoder)
     return Index(found, encoder)
 
@@ -121,7 +124,7 @@ def index_facts(encoder: PhotoEncoder, backbone: str | None) -> IndexFacts:
         features=encoder.features_name,
         encoder={
             "autoencoder": encoder.digest if "latents" in parts else None,
-            "backbone": weights_digest(encoder.backbone.network) if encoder.backbone is not None else None,
+            "backbone": encoder.backbone_digest,
             "image_size": list(encoder.image_size),
             "backbone_size": list(encoder.backbone_size),
             "resize": encoder.resize,

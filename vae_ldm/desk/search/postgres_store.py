@@ -4,18 +4,21 @@ One table an index, and one table that says what each of them is. Values are alw
 statement; the name of a table is one of our own making.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from typing import Any, Self
-from urllib.parse import urlsplit
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from vae_ldm.desk.search.store import IndexedPhoto, IndexFacts, Match
-from vae_ldm.errors import DataError, RunError, VaeLdmError
+from vae_ldm.desk.search.address import Address, parse_address
+from vae_ldm.desk.search.store import KIND, IndexedPhoto, IndexFacts, Match
+from vae_ldm.errors import DataError, RunError, VaeLdmError, first_line
 from vae_ldm.latent_space.features import FeatureSpace
 
 HNSW_ABOVE = 10_000
@@ -36,21 +39,29 @@ class PostgresIndex:
 
     def __init__(self, url: str, name: str) -> None:
         """Raises DataError where there is no such index, VaeLdmError for a bad name, RunError without a server."""
-        self.name, self._table = f"{name} in {_without_password(url)}", _table(name)
-        self._connection = _connect(url)
-        with _plainly(self.name):
+        self._address, self._table = parse_address(url), _table(name)
+        self.name = f"{name} in {self._address}"
+        self._connection = _connect(self._address)
+        with _plainly(self._address, self.name):
             found = _catalogue_row(self._connection, name)
             if found is None:
                 raise DataError(f"{self.name}: no index of this name; make one with vae-ldm index build")
             self._register()
-        self.facts = IndexFacts.from_dict(self.name, found[0])
-        self.space = FeatureSpace.from_tensors(self.facts.kind, load(bytes(found[1])))
+        stored, space = KIND.checked(self.name, found[0]), bytes(found[1])
+        self.facts = IndexFacts.from_json(self.name, stored)
+        if "space" in stored and hashlib.sha256(space).hexdigest() != stored["space"]:
+            raise KIND.damaged(self.name, "the digest of its feature space is another")
+        try:
+            self.space = FeatureSpace.from_tensors(self.facts.kind, load(space))
+        except (KeyError, SafetensorError) as error:
+            raise KIND.damaged(self.name, first_line(error)) from None
 
     @staticmethod
     def exists(url: str, name: str) -> bool:
         """Whether the database holds an index of this name. Raises VaeLdmError for a name that is none."""
         _table(name)
-        with _plainly(_without_password(url)), _connect(url) as connection:
+        address = parse_address(url)
+        with _plainly(address), _connect(address) as connection:
             return _catalogue_row(connection, name) is not None
 
     @classmethod
@@ -58,12 +69,15 @@ class PostgresIndex:
         """A new, empty index. Raises VaeLdmError where there is one of this name."""
         from psycopg import sql
 
-        table, where = _table(name), f"{name} in {_without_password(url)}"
-        with _plainly(where), _connect(url) as connection, connection.transaction():
+        table, address = _table(name), parse_address(url)
+        where = f"{name} in {address}"
+        with _plainly(address, where), _connect(address) as connection, connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
             connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
             connection.execute(_CATALOGUE)
-            row = [name, json.dumps(facts.as_dict()), save(space.tensors())]
+            content = save(space.tensors())
+            stored = KIND.sealed({**asdict(facts), "space": hashlib.sha256(content).hexdigest()})
+            row = [name, json.dumps(stored), content]
             statement = "INSERT INTO vae_ldm_indexes (name, facts, space) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
             if connection.execute(statement, row).rowcount == 0:
                 raise VaeLdmError(f"{where}: exists already; take another name")
@@ -75,7 +89,7 @@ class PostgresIndex:
         return cls(url, name)
 
     def __len__(self) -> int:
-        with _plainly(self.name):
+        with _plainly(self._address, self.name):
             return self._run("SELECT count(*) FROM {table}").fetchone()[0]
 
     advice = None
@@ -92,12 +106,12 @@ class PostgresIndex:
             "SELECT k.id, k.content FROM unnest(%s::text[], %s::text[], %s::text[]) AS k (id, path, content) "
             "JOIN {table} AS t ON t.content = k.content AND (t.id = k.id OR (t.path = k.path AND k.path <> ''))"
         )
-        with _plainly(self.name):
+        with _plainly(self._address, self.name):
             return set(self._run(statement, columns).fetchall())
 
     def add(self, photos: Sequence[IndexedPhoto], vectors: Tensor) -> None:
         """Take in all of the photos with their vectors [N, dim], or none; those that are in stay as they are."""
-        with _plainly(self.name), self._connection.transaction():
+        with _plainly(self._address, self.name), self._connection.transaction():
             self._run("CREATE TEMPORARY TABLE incoming (LIKE {table}) ON COMMIT DROP")
             cursor = self._connection.cursor()
             with cursor.copy("COPY incoming FROM STDIN WITH (FORMAT BINARY)") as copy:
@@ -110,7 +124,7 @@ class PostgresIndex:
         """Have the server build a graph of neighbours (HNSW), once there are many photos."""
         if len(self) <= HNSW_ABOVE:
             return
-        with _plainly(self.name), self._connection.transaction():
+        with _plainly(self._address, self.name), self._connection.transaction():
             self._connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
             self._run("CREATE INDEX IF NOT EXISTS {neighbours} ON {table} USING hnsw (vector vector_cosine_ops)")
 
@@ -122,7 +136,7 @@ class PostgresIndex:
             "SELECT id, path, label, caption, content, 1 - (vector <=> %s) FROM {table} ORDER BY vector <=> %s LIMIT %s"
         )
         for query in queries.numpy():
-            with _plainly(self.name), self._connection.transaction():
+            with _plainly(self._address, self.name), self._connection.transaction():
                 # The graph offers no more than ef_search rows, 40 unless it is told; 1000 is the most it takes.
                 self._connection.execute(
                     "SELECT set_config('hnsw.ef_search', %s, true)", [str(min(max(100, 2 * k), 1000))]
@@ -160,38 +174,27 @@ def _table(name: str) -> str:
     return f"vae_ldm_index_{name}"
 
 
-def _connect(url: str) -> Any:
+def _connect(address: Address) -> Any:
     try:
         import pgvector.psycopg  # noqa: F401
         import psycopg
     except ImportError:
         raise VaeLdmError("an index in PostgreSQL needs two more packages: pip install 'vae_ldm[postgres]'") from None
-    with _plainly(_without_password(url)):
-        return psycopg.connect(url, autocommit=True, connect_timeout=20)
+    with _plainly(address):
+        given = {name: value for name, value in address.parameters.items() if value}
+        return psycopg.connect(**{"connect_timeout": "20", **given}, autocommit=True)
 
 
 @contextmanager
-def _plainly(where: str) -> Iterator[None]:
-    """What the server or the way to it has to object, as a RunError of one line."""
+def _plainly(address: Address, where: str | None = None) -> Iterator[None]:
+    """What the server or the way to it has to object, as a RunError of one line that holds no password."""
     import psycopg
 
     try:
         yield
     except psycopg.Error as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise RunError(f"{where}: {reason}") from error
-
-
-def _without_password(url: str) -> str:
-    """The address as messages show it."""
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return "the database"
-    user = f"{parts.username}@" if parts.username else ""
-    return f"{parts.scheme}://{user}{host}{port}{parts.path}"
+        reason = address.without_password(" ".join(str(error).split())) or type(error).__name__
+        raise RunError(f"{where or address}: {reason}") from None
 
 
 def _storable(text: str | None) -> str | None:

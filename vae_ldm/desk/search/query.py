@@ -1,26 +1,27 @@
 """`vae-ldm index query`: the photos most like a photo, as a table, as JSON and on a sheet."""
 
 import json
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted
+from vae_ldm.data.names import as_bytes
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.data.sources import Record
+from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.search.index import Hit, Index, open_index
-from vae_ldm.errors import DataError, VaeLdmError
 from vae_ldm.files import naming
-from vae_ldm.hardware import prepare_cpu
 from vae_ldm.pages.image_grid import image_grid
-from vae_ldm.terminal import quieten_libraries
-from vae_ldm.text import counted
+from vae_ldm.paths import SHEET_SUFFIXES, check_output_file
+from vae_ldm.text import counted, shown
 
 _SHEET_SIDE = 144
 _SHEET_ROWS = 24
@@ -41,47 +42,41 @@ def query_index(
 ) -> Answers:
     """Print the k photos most like each of `photos`, a file or a folder; draw them on the sheet `out`.
 
-    Raises what `open_index` does, DataError where no photo can be read, VaeLdmError where the sheet has no folder.
+    Raises what `open_index` does, DataError where no photo can be read, VaeLdmError where the sheet cannot be written,
+    and at the end ManyUnreadableError where more than one in a hundred cannot be read.
     """
-    prepare_cpu()
-    quieten_libraries()
-    if out is not None and not out.parent.is_dir():
-        raise VaeLdmError(f"{out.parent}: no such folder; name a sheet in one that exists with --out")
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    command = DeskCommand(width=None if sys.stdout.isatty() else 240)  # a file or a program wants whole lines
+    if out is not None:
+        check_output_file(out, "sheet", SHEET_SUFFIXES)
     records = photo_records(photos)
     opened = open_index(index, store=store, model=model)
-    unreadable: list[str] = []
     answers: Answers = []
-    for batch in opened.encoder.batches(records, on_unreadable=lambda one, why: unreadable.append(f"{one.id}: {why}")):
+    for batch in opened.encoder.batches(records, on_unreadable=command.leave_out):
         answers += zip(batch.records, opened.query(batch, k), strict=True)
     if not answers:
-        more = f", nor can {len(unreadable) - 1:,} more" if len(unreadable) > 1 else ""
-        raise DataError(f"the photo cannot be read: {unreadable[0]}{more}")
-    for line in unreadable:
-        console.print(f"left out {line}", markup=False)
+        command.refuse_all_left_out(counted(len(records), "photo"))
+    command.tell_left_out()
     if opened.store.advice is not None:
-        console.print(opened.store.advice, markup=False)
+        command.say(opened.store.advice)
     if as_json:
         print(json.dumps(_as_json(opened, answers), indent=1))  # noqa: T201
     else:
-        _print_tables(opened, answers)
+        _print_tables(opened, answers, command)
     if out is not None:
         with naming(out):
             _sheet(answers[:_SHEET_ROWS]).save(out)
-        shown = f", the first {_SHEET_ROWS} of {len(answers):,} photos" if len(answers) > _SHEET_ROWS else ""
-        console.print(f"{out}{shown}", markup=False)
+        only = f", the first {_SHEET_ROWS} of {len(answers):,} photos" if len(answers) > _SHEET_ROWS else ""
+        command.say(f"{out}{only}")
+    command.check_left_out(len(records), "the others are answered")
     return answers
 
 
-def _print_tables(index: Index, answers: Answers) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 240  # a file or another program wants whole lines
+def _print_tables(index: Index, answers: Answers, command: DeskCommand) -> None:
     for record, hits in answers:
-        console.print(_printable(record.id), style="bold", markup=False)
-        console.print(_table(hits))
+        command.output.print(shown(record.id), style="bold", markup=False)
+        command.output.print(_table(hits))
     among = f"among {counted(len(index), 'photo')} of {index.store.name}"
-    console.print(f"similarity: cosine of {index.features_name}, {among}", markup=False)
+    command.hand_over(f"similarity: cosine of {index.features_name}, {among}")
 
 
 def _table(hits: Sequence[Hit]) -> Table:
@@ -104,7 +99,7 @@ def _table(hits: Sequence[Hit]) -> Table:
         where = hit.photo.path or hit.photo.id
         texts.append(f"{where} ({_SAME})" if hit.same_photo else where)
         # Text of strangers: neither console markup nor what would steer the terminal.
-        table.add_row(*(Text(_printable(text)) for text in texts))
+        table.add_row(*(Text(shown(text)) for text in texts))
     return table
 
 
@@ -145,7 +140,7 @@ def _sheet(answers: Answers) -> Any:
         row = [_thumbnail(record.picture)]
         texts = ["asked for"]
         for rank, hit in _ranked(hits):
-            picture = _thumbnail(Path(hit.photo.path)) if hit.photo.path else None
+            picture = _thumbnail(Path(os.fsdecode(as_bytes(hit.photo.path)))) if hit.photo.path else None
             row.append(picture)
             what = _SAME if rank is None else hit.photo.label or ""
             texts.append(f"{hit.similarity:.2f} {what if picture is not None else 'gone'}")
@@ -165,7 +160,3 @@ def _thumbnail(picture: Any) -> np.ndarray | None:
             return decode_picture(picture, image_size=(_SHEET_SIDE, _SHEET_SIDE), channels=4, resize="pad")
     except UnreadablePictureError:
         return None
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)

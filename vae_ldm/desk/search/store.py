@@ -2,16 +2,18 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from torch import Tensor
 
+from vae_ldm.choices import FeatureKind
 from vae_ldm.errors import DataError
-from vae_ldm.latent_space.features import FEATURE_KINDS, FeatureKind, FeatureSpace
+from vae_ldm.latent_space.features import FeatureSpace
+from vae_ldm.stored_json import StoredKind
 
-FORMAT = 2
-"""Of what is stored; raised where an older program could not read it."""
+KIND = StoredKind(newest=3, sealed_from=3, cure="restore it, or delete it and build the index anew", error=DataError)
+"""Of the facts of an index. Version 0.1.0 wrote format 2, which holds no digest; it is read as it was meant."""
 
 
 @dataclass(frozen=True)
@@ -54,26 +56,12 @@ class IndexFacts:
     encoder: dict[str, Any]
     """All that raw vectors follow from, as JSON: only vectors of equal encoders can be compared."""
 
-    def as_dict(self) -> dict[str, Any]:
-        """All fields and the format, as JSON."""
-        return {"format": FORMAT, **asdict(self)}
-
     @classmethod
-    def from_dict(cls, where: str, found: Any) -> Self:
-        """The facts that `as_dict` gave. Raises DataError, which begins with `where`, for any others."""
-        if not isinstance(found, dict):
-            raise DataError(f"{where}: is damaged; build the index anew")
-        if found.get("format", FORMAT) > FORMAT:
-            raise DataError(f"{where}: written by a newer vae_ldm (format {found['format']}, this one reads {FORMAT})")
-        if found.get("format", FORMAT) < FORMAT:
+    def from_json(cls, where: str, stored: Any) -> Self:
+        """The facts among checked content of an index. Raises DataError, which begins with `where`, for any others."""
+        if stored["format"] < 2:
             raise DataError(f"{where}: built by an older vae_ldm, whose features were weighed otherwise; build it anew")
-        try:
-            facts = cls(**{name: found[name] for name in cls.__dataclass_fields__})
-        except KeyError as error:
-            raise DataError(f"{where}: is damaged ({error.args[0]} is missing); build the index anew") from None
-        if facts.kind not in FEATURE_KINDS:
-            raise DataError(f"{where}: is damaged (features {facts.kind!r}); build the index anew")
-        return facts
+        return KIND.typed(where, cls, stored)
 
 
 class PhotoStore(Protocol):

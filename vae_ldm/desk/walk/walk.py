@@ -8,21 +8,22 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
 from torch import Tensor
 
+from vae_ldm.choices import MIN_STRENGTH
 from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.pipeline import PhotoPipeline, foreign_words
 from vae_ldm.errors import DataError, VaeLdmError
 from vae_ldm.evaluation.reconstruction import psnr_per_image
 from vae_ldm.files import whole_folder
-from vae_ldm.hardware import prepare_cpu
 from vae_ldm.latent_space.walk import Variation, axes_grid, corners_grid, loop_around, rim
 from vae_ldm.models.pixels import image_batches
 from vae_ldm.opening import open_run, usual_psnr
 from vae_ldm.pages.image_grid import image_grid
+from vae_ldm.paths import check_new_folder
 from vae_ldm.pipelines.latent_diffusion import slerp
-from vae_ldm.terminal import quieten_libraries
+from vae_ldm.text import counted
 
 FRAME_MILLISECONDS = 90
 _MAX_LIKE = 256  # photos that directions are learned from
@@ -40,8 +41,8 @@ class Drawing:
     guidance_scale: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.strength <= 1:
-            raise VaeLdmError(f"strength is {self.strength:g}; it is above 0 and at most 1")
+        if not MIN_STRENGTH <= self.strength <= 1:
+            raise VaeLdmError(f"strength is {self.strength:g}; it is at least {MIN_STRENGTH:g} and at most 1")
 
 
 def morph(
@@ -54,8 +55,9 @@ def morph(
     holds something already, DataError and WeightsError for what cannot be opened.
     """
     drawing = drawing or Drawing()
+    command = DeskCommand()
     model = _open(source, out)
-    start, end = _encode_photos(model, [a, b]).split(1)
+    start, end = _encode_photos(command, model, [a, b]).split(1)
     num_frames = (steps - 1) * smooth + 1
     latents = torch.cat([slerp(start, end, frame / (num_frames - 1)) for frame in range(num_frames)])
     latent, drawn = _frames(model, latents, drawing)
@@ -86,10 +88,11 @@ def walk(
     training pictures. Errors are those of `morph`.
     """
     drawing = drawing or Drawing()
+    command = DeskCommand()
     model = _open(source, out)
-    center = _encode_photos(model, [photo])
+    center = _encode_photos(command, model, [photo])
     generator = torch.Generator().manual_seed(drawing.seed)
-    directions = _variation(model, like).draw(2, generator)
+    directions = _variation(command, model, like).draw(2, generator)
     latents = loop_around(center[0], directions, radius=radius, steps=steps * smooth)
     latent, drawn = _frames(model, latents, drawing)
     middle_latent, middle_drawn = _frames(model, center, drawing)
@@ -99,6 +102,7 @@ def walk(
         strip = np.concatenate([middle_latent, latent[shown]]), np.concatenate([middle_drawn, drawn[shown]])
         _strip(*strip, titles, drawing).save(folder / "strip.png")
         _save_film(folder / "walk.webp", latent, drawn, drawing)
+    _check_like(command, like, out)
     return [out / "strip.png", out / "walk.webp"]
 
 
@@ -123,8 +127,9 @@ def grid(
     drawing = drawing or Drawing()
     if len(toward) not in (0, 2):
         raise VaeLdmError(f"a grid has two directions: name two photos to go toward, not {len(toward)}")
+    command = DeskCommand()
     model = _open(source, out)
-    center, *corners = _encode_photos(model, [photo, *toward])
+    center, *corners = _encode_photos(command, model, [photo, *toward])
     if toward:
         places = torch.linspace(0, 1, side).tolist()
         right, bottom = corners
@@ -132,7 +137,7 @@ def grid(
         across, down = ([f"{place:.0%} {file.stem}" for place in places] for file in toward)
     else:
         places = torch.linspace(-reach, reach, side).tolist()
-        variation = _variation(model, like)
+        variation = _variation(command, model, like)
         first, second = variation.axes[:2] * variation.stds[:2, None, None, None]
         latents = axes_grid(center, first, second, places)
         across, down = ([f"axis {axis} {_deviations(place)}" for place in places] for axis in (1, 2))
@@ -152,15 +157,13 @@ def grid(
     with whole_folder(out) as folder:
         page.save(folder / "grid.png")
         _save_film(folder / "grid.webp", latent[border], drawn[border], drawing)
+    _check_like(command, like, out)
     return [out / "grid.png", out / "grid.webp"]
 
 
 def _open(source: str, out: Path) -> PhotoPipeline:
     """The model, after a look at where pictures are to go: nobody should wait for what cannot be written."""
-    prepare_cpu()
-    quieten_libraries()
-    if out.exists() and (out.name in ("", "..") or not out.is_dir() or any(out.iterdir())):
-        raise VaeLdmError(f"{out}: exists already; name another folder with --out")
+    check_new_folder(out)
     return PhotoPipeline(source)
 
 
@@ -170,7 +173,7 @@ def _encode(model: PhotoPipeline, photos: np.ndarray) -> Tensor:
     return torch.cat([model.pipeline.autoencoder.encode_batch(batch).float().cpu() for batch in batches])
 
 
-def _encode_photos(model: PhotoPipeline, files: Sequence[Path]) -> Tensor:
+def _encode_photos(command: DeskCommand, model: PhotoPipeline, files: Sequence[Path]) -> Tensor:
     """Latents [N, c, h, w] of photos, each of which is spoken of where the autoencoder hardly knows its kind."""
     photos = np.concatenate([model.photo(file) for file in files])
     latents = _encode(model, photos)
@@ -178,18 +181,22 @@ def _encode_photos(model: PhotoPipeline, files: Sequence[Path]) -> Tensor:
     if usual is not None:
         decoded = model.pipeline.autoencoder.decode(latents, size=model.image_size, output_type="pt").cpu() * 2 - 1
         found = psnr_per_image(decoded, torch.cat(list(image_batches(photos, len(photos)))))
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
         for file, psnr in zip(files, found.tolist(), strict=True):
             if words := foreign_words(psnr, usual):
-                console.print(f"{file}: {words}", markup=False)
+                command.say(f"{file}: {words}")
     return latents
 
 
-def _variation(model: PhotoPipeline, like: Path | None) -> Variation:
+def _variation(command: DeskCommand, model: PhotoPipeline, like: Path | None) -> Variation:
     """How photos differ: those below `like`, else the run's own. Raises VaeLdmError where there are neither."""
     if like is not None:
         records = photo_records(like)
-        return Variation.fit(_encode(model, model.photos([records[row] for row in _spread(len(records))])))
+        chosen = [records[row] for row in _spread(len(records))]
+        photos = model.photos(chosen, on_unreadable=command.leave_out)
+        if not len(photos):
+            command.refuse_all_left_out(f"{counted(len(chosen), 'photo')} of {like}")
+        command.tell_left_out()
+        return Variation.fit(_encode(model, photos))
     if model.run is None:
         raise VaeLdmError(f"{model.source} is no run folder; name photos whose differences are directions with --like")
     try:
@@ -197,6 +204,12 @@ def _variation(model: PhotoPipeline, like: Path | None) -> Variation:
     except DataError as error:
         raise DataError(f"{error}; name photos whose differences are directions with --like") from error
     return Variation.fit(_encode(model, pictures[_spread(len(pictures))]))
+
+
+def _check_like(command: DeskCommand, like: Path | None, out: Path) -> None:
+    """Raise ManyUnreadableError where more than 1 % of the photos that directions come from were left out."""
+    if like is not None:
+        command.check_left_out(min(_MAX_LIKE, len(photo_records(like))), f"{out} is drawn by the others")
 
 
 def _spread(count: int) -> np.ndarray:

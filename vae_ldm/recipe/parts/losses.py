@@ -43,7 +43,10 @@ class TransformersBackbone(Part):
 
 
 class Lpips(Part):
-    """Learned perceptual distance of the `lpips` package; needs `pip install lpips` and torchvision."""
+    """Learned perceptual distance of the `lpips` package; needs `pip install lpips` and torchvision.
+
+    The backbone's weights must lie in torch's cache: they are not downloaded.
+    """
 
     type: Literal["lpips"] = "lpips"
     net: Literal["alex", "vgg", "squeeze"] = "vgg"

@@ -54,6 +54,9 @@ class TrainedTextEncoder(Part):
     num_heads: Annotated[int, Field(gt=0, le=256)] = 4
     max_length: Annotated[int, Field(ge=4, le=77)] = 24
     """Tokens a caption, begin and end included; longer captions are cut."""
+    word_dropout: Share | None = None
+    """Share of words replaced by `<unknown>` in training, so that a prompt with a new word is not drawn at random;
+    null: 0.01 where conditioning is caption, else 0."""
 
 
 class PretrainedTextEncoder(Part):

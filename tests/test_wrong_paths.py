@@ -1,0 +1,129 @@
+"""A wrong path is told in one line, before a verb imports torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vae_ldm.cli import app
+
+WRONG = {
+    "train r.yaml": "absent does not exist",
+    "evaluate absent": "absent: is no run folder",
+    "export absent": "absent: is no run folder",
+    "export run --out full": "full: exists already",
+    "push absent acme/tins": "absent: is no run folder",
+    "generate ./absent prompt": "absent: no such folder",
+    "generate run prompt --out full": "full: exists already",
+    "generate run prompt --out a.jpg/there": "a.jpg: is a file",
+    "compare absent run": "absent does not exist",
+    "compare photos ./absent": "absent: no such folder",
+    "compare photos run --out absent/page.html": "absent: no such folder; name a page",
+    "compare photos run --out photos": "photos: is a folder",
+    "morph absent.jpg a.jpg --model run": "absent.jpg: no such photo",
+    "morph a.jpg photos --model run": "photos: is a folder; give one photo",
+    "morph a.jpg a.jpg --model ./absent": "absent: no such folder",
+    "walk a.jpg --model run --like absent": "absent does not exist",
+    "walk a.jpg --model run --out full": "full: exists already",
+    "grid a.jpg --model run --toward a.jpg --toward absent.jpg": "absent.jpg: no such photo",
+    "augment absent --model run": "absent does not exist",
+    "augment photos --model ./absent": "absent: no such folder",
+    "augment prove absent --synthetic photos": "absent does not exist",
+    "augment prove photos --synthetic photos --out page.png": "page.png: the name of a page ends in .html",
+    "index build i absent --model run": "absent does not exist",
+    "index build i photos --model ./absent": "absent: no such folder",
+    "index build i photos --model run --backbone ./absent": "absent: no such folder",
+    "index build a.jpg photos --model run": "a.jpg: is a file",
+    "index add absent photos": "absent: no such folder, so no index",
+    "index query absent photos": "absent: no such folder, so no index",
+    "index query photos photos": "photos: is no index (it has no index.json)",
+    "index query stored absent": "absent does not exist",
+    "index query stored photos --out sheet.xyz": "sheet.xyz: the name of a sheet ends in .png",
+    "novelty fit absent --model run --out d": "absent does not exist",
+    "novelty fit photos --model ./absent --out d": "absent: no such folder",
+    "novelty fit photos --model run --out d --calibration absent": "absent: is neither a share such as 0.3 nor",
+    "novelty score photos absent": "absent: no such folder, so no detector",
+    "novelty score absent stored": "absent does not exist",
+    "novelty score photos stored --out absent/t.csv": "absent: no such folder; name a table",
+    "archive add a absent --model run": "absent does not exist",
+    "archive add a photos --model ./absent": "absent: no such folder",
+    "archive list absent": "absent: no such folder, so no archive",
+    "archive extract absent": "absent: no such folder, so no archive",
+    "archive extract stored --out a.jpg": "a.jpg: is a file",
+    "archive verify absent": "absent: no such folder, so no archive",
+    "archive verify stored absent": "absent does not exist",
+    "archive report absent --model run": "absent does not exist",
+    "desk d absent --model run": "absent does not exist",
+    "claim absent.jpg --desk stored": "absent.jpg does not exist",
+    "claim a.jpg --desk absent": "absent: no such folder, so no desk",
+    "claim a.jpg --desk photos": "photos: is no desk (it has no novelty)",
+    "lesson --out a.jpg": "a.jpg: is a file",
+    "recipe check absent.yaml": "absent.yaml",
+}
+
+CALL_ALL = """
+import contextlib, io, json, sys
+from vae_ldm import cli
+answers = {}
+for command in json.load(sys.stdin):
+    said = io.StringIO()
+    sys.argv = ["vae-ldm", *command.split()]
+    with contextlib.redirect_stderr(said):
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+    answers[command] = [code, said.getvalue(), sorted({"torch", "diffusers", "transformers"} & set(sys.modules))]
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, list[str]]]:
+    """Exit code, standard error and heavy libraries imported so far, of each command in WRONG."""
+    folder = tmp_path_factory.mktemp("paths")
+    for name in ("photos/0.jpg", "a.jpg", "full/something", "run/recipe.yaml", "stored/novelty/x", "stored/index/x"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    for name in ("archive.json", "index.json", "detector.json"):
+        (folder / "stored" / name).touch()
+    recipe = "name: tiny\ndata: {type: image_folder, path: absent, image_size: 32}\nautoencoder: {}\n"
+    (folder / "r.yaml").write_text(recipe)
+    commands = [sys.executable, "-c", CALL_ALL]
+    ended = subprocess.run(commands, cwd=folder, input=json.dumps(list(WRONG)), capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    left = {file.name for file in folder.iterdir()}
+    assert left == {"photos", "a.jpg", "full", "run", "stored", "r.yaml"}, "a refused command leaves nothing"
+    return json.loads(ended.stdout)
+
+
+@pytest.mark.parametrize("command", WRONG)
+def test_a_wrong_path_is_told_in_one_line_before_torch_is_imported(answers, command: str) -> None:
+    code, said, heavy = answers[command]
+    assert code == 2
+    assert said.startswith("error: ")
+    assert WRONG[command] in said
+    assert len(said.splitlines()) == 1
+    assert heavy == []
+
+
+def test_every_verb_is_among_them() -> None:
+    told = {" ".join(command.split()[:2]) for command in WRONG} | {command.split()[0] for command in WRONG}
+    for command in app.registered_commands:
+        assert (command.name or command.callback.__name__) in told | {"pull"}
+    for group in app.registered_groups:
+        for command in group.typer_instance.registered_commands:
+            name = f"{group.name} {command.name or command.callback.__name__}"
+            assert name in told | {"augment draw", "recipe show", "recipe schema", "recipe list", "recipe copy"}
+
+
+def test_paths_of_another_user_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vae_ldm.paths import check_model, expanded
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run").mkdir()
+    check_model("~/run")
+    assert expanded("~/run") == tmp_path / "run"

@@ -1,0 +1,96 @@
+"""Arguments and options that several verbs have in common."""
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from vae_ldm.choices import MAX_DENOISING_STEPS, MAX_SEED, MIN_STRENGTH, FeatureKind
+from vae_ldm.cli import paths
+
+
+def finite(number: float | None) -> float | None:
+    """The number. Raises BadParameter for an infinite one and for nan, which no range refuses."""
+    if number is not None and not math.isfinite(number):
+        raise typer.BadParameter(f"{number} is not a finite number.")
+    return number
+
+
+def each_of(choices: Any) -> dict[str, Any]:
+    """For an option that may be repeated: each value is one of a Literal, which typer knows for single ones only."""
+    legal = get_args(choices)
+
+    def check(values: list[str] | None) -> list[str] | None:
+        for value in values or ():
+            if value not in legal:
+                raise typer.BadParameter(f"{value!r} is not one of {', '.join(map(repr, legal))}.")
+        return values
+
+    return {"metavar": f"[{'|'.join(legal)}]", "callback": check}
+
+
+def strengths(numbers: list[float] | None) -> list[float] | None:
+    """The numbers, each a strength."""
+    for number in numbers or ():
+        if not MIN_STRENGTH <= number <= 1:
+            raise typer.BadParameter(f"{number} is not in the range {MIN_STRENGTH}<=x<=1.")
+    return numbers
+
+
+PhotosArgument = Annotated[
+    Path,
+    typer.Argument(metavar="PHOTOS", help="A folder of photos, of any layout, or one.", callback=paths.photos),
+]
+PhotoArgument = Annotated[Path, typer.Argument(metavar="PHOTO", callback=paths.photo)]
+EncoderOption = Annotated[
+    str,
+    typer.Option(
+        "--model", metavar="RUN", help="A run, an autoencoder's folder or ORG/NAME of the Hub.", callback=paths.model
+    ),
+]
+PipelineOption = Annotated[
+    str,
+    typer.Option(
+        "--model", metavar="RUN", help="A run folder, a pipeline folder or ORG/NAME of the Hub.", callback=paths.model
+    ),
+]
+MovedModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model", metavar="RUN", help="Where the model lies now, if it has been moved.", callback=paths.model
+    ),
+]
+FeaturesOption = Annotated[FeatureKind, typer.Option(help="What photos are compared by.")]
+BackboneOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL", help="A vision model of transformers; by default EfficientNet-Lite0.", callback=paths.backbone
+    ),
+]
+FalseAlarmRateOption = Annotated[
+    float, typer.Option(metavar="RATE", help="Share of usual photos that may be called novel.", callback=finite)
+]
+OnlyClassOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="CLASS", help="Only photos of this class count as usual, such as good; may be repeated."),
+]
+PageOption = Annotated[
+    Path, typer.Option("--out", metavar="FILE", help="Where the page goes (.html).", callback=paths.page)
+]
+SeedOption = Annotated[int, typer.Option(min=0, max=MAX_SEED)]
+DenoisingStepsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--denoising-steps", min=1, max=MAX_DENOISING_STEPS, help="By default the recipe's.", show_default=False
+    ),
+]
+GuidanceOption = Annotated[
+    float | None, typer.Option(min=0, help="By default the recipe's.", show_default=False, callback=finite)
+]
+TargetPSNROption = Annotated[
+    float | None,
+    typer.Option(
+        min=10, max=60, help="dB that every photo keeps at least; by default 32, or the archive's own.", callback=finite
+    ),
+]

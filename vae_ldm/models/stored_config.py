@@ -1,0 +1,144 @@
+"""Configurations that somebody else wrote, checked before any library acts on them.
+
+A number in a config.json decides how much memory is taken and how often a loop runs, so each has a bound that no model
+in use comes near; what a config leaves out keeps the library's default.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from vae_ldm.errors import WeightsError, first_line
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Kind = Literal["autoencoder", "unet", "text_encoder", "scheduler"]
+
+_MAX_BYTES = 2**22
+"""Of a JSON file; Stable Diffusion's longest has two kilobytes."""
+
+_Count = Annotated[int, Field(ge=1, le=512)]
+"""Of layers or heads."""
+_Width = Annotated[int, Field(ge=1, le=2**16)]
+_Side = Annotated[int, Field(ge=1, le=2**14)]
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Levels = Annotated[list[_Width], Field(min_length=1, max_length=16)]
+_Blocks = Annotated[list[str], Field(min_length=1, max_length=16)]
+_CountALevel = _Count | Annotated[list[_Count | list[_Count]], Field(min_length=1, max_length=16)]
+_Sample = _Side | Annotated[list[_Side], Field(min_length=2, max_length=2)] | None
+
+
+_SCHEMAS: dict[Kind, dict[str, Any]] = {
+    "autoencoder": {
+        "in_channels": _Width,
+        "out_channels": _Width,
+        "latent_channels": _Width,
+        "down_block_types": _Blocks,
+        "up_block_types": _Blocks,
+        "block_out_channels": _Levels,
+        "layers_per_block": _Count,
+        "norm_num_groups": _Width,
+        "sample_size": _Sample,
+        "scaling_factor": _Positive,
+        "shift_factor": _Number | None,
+        "latents_mean": list[_Number] | None,
+        "latents_std": list[_Positive] | None,
+    },
+    "unet": {
+        "in_channels": _Width,
+        "out_channels": _Width,
+        "down_block_types": _Blocks,
+        "up_block_types": _Blocks,
+        "block_out_channels": _Levels,
+        "layers_per_block": _CountALevel,
+        "transformer_layers_per_block": _CountALevel,
+        "attention_head_dim": _CountALevel,
+        "num_attention_heads": _CountALevel | None,
+        "cross_attention_dim": _Width | Annotated[list[_Width], Field(min_length=1, max_length=16)],
+        "norm_num_groups": _Width | None,
+        "sample_size": _Sample,
+        "dropout": _Share,
+    },
+    "text_encoder": {
+        "hidden_size": _Width,
+        "intermediate_size": _Width,
+        "projection_dim": _Width,
+        "num_hidden_layers": _Count,
+        "num_attention_heads": _Count,
+        "vocab_size": Annotated[int, Field(ge=1, le=10**7)],
+        "max_position_embeddings": _Width,
+    },
+    "scheduler": {
+        "num_train_timesteps": Annotated[int, Field(ge=1, le=10_000)],
+        "beta_start": _Share,
+        "beta_end": _Share,
+        "trained_betas": Annotated[list[_Share], Field(max_length=10_000)] | None,
+    },
+}
+_ADAPTERS = {kind: {key: TypeAdapter(of) for key, of in schema.items()} for kind, schema in _SCHEMAS.items()}
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """The JSON object in a file of somebody else's. Raises WeightsError where it is none, or larger than 4 MB."""
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise WeightsError(f"{file}: is larger than {_MAX_BYTES:,} bytes; a configuration is not")
+        config = json.loads(content)
+    except FileNotFoundError:
+        raise WeightsError(f"{file}: is missing; save the model again with save_pretrained") from None
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(f"{file}: cannot be read as JSON ({first_line(error)})") from error
+    if not isinstance(config, dict):
+        raise WeightsError(f"{file}: holds no JSON object")
+    return config
+
+
+def checked_config(file: Path, kind: Kind) -> dict[str, Any]:
+    """The configuration in the file. Raises WeightsError where a value has another type, or is out of its bounds."""
+    config = read_config(file)
+    # A whole CLIP, of which the text encoder is a part, has that part's settings one level down.
+    within = config.get("text_config")
+    for part in (config, within if isinstance(within, dict) else {}):
+        for key, adapter in _ADAPTERS[kind].items():
+            if key in part:
+                try:
+                    adapter.validate_python(part[key], strict=True)
+                except ValidationError as error:
+                    raise WeightsError(f"{file}: {key}: {_mistake(error)}, not {part[key]!r:.60}") from error
+    return config
+
+
+def _mistake(error: ValidationError) -> str:
+    """What the first mistake is, in the words of pydantic."""
+    return error.errors()[0]["msg"][:1].lower() + error.errors()[0]["msg"][1:]
+
+
+def check_size(model_class: "type[nn.Module]", folder: Path) -> None:
+    """Raise WeightsError where the configuration wants more weights than the folder's files can hold.
+
+    The network is built without memory, on torch's meta device: a library would take the memory first and miss the
+    weights afterwards.
+    """
+    import torch
+
+    with torch.device("meta"):
+        if hasattr(model_class, "load_config"):  # diffusers
+            network = model_class.from_config(model_class.load_config(str(folder)))  # type: ignore[attr-defined]
+        else:
+            network = model_class(model_class.config_class.from_pretrained(str(folder)))  # type: ignore[attr-defined]
+    wanted = sum(parameter.numel() for parameter in network.parameters())
+    held = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    if wanted > held:  # a weight takes a byte at the least
+        raise WeightsError(
+            f"{folder}: its config.json wants {wanted:,} weights, its files have {held:,} bytes; "
+            "one of them belongs to another model"
+        )

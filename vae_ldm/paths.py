@@ -1,0 +1,86 @@
+"""Paths that a user names, looked at before anything slow is loaded: neither torch nor diffusers is imported."""
+
+import os
+from pathlib import Path
+
+from vae_ldm.errors import DataError, VaeLdmError, WeightsError
+
+HUB_PREFIX = "hf://"
+PAGE_SUFFIXES = (".html", ".htm")
+SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+TABLE_SUFFIXES = (".csv", ".txt")
+
+
+def expanded(path: Path | str) -> Path:
+    """The path with `~` and `~USER` replaced. Raises VaeLdmError where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise VaeLdmError(f"{path}: there is no user {Path(path).parts[0][1:]}") from None
+
+
+def is_local(source: str) -> bool:
+    """A path, and not ORG/NAME of the Hub: it or the folder it would lie in exists, or it is written as a path."""
+    return Path(source).parent.is_dir() or source.startswith((".", "/", "~")) or source.count("/") != 1
+
+
+def is_of_the_hub(source: Path | str) -> bool:
+    """Whether `source` is ORG/NAME or begins with hf://, and not a path."""
+    return str(source).startswith(HUB_PREFIX) or not is_local(str(source))
+
+
+def check_model(source: Path | str) -> None:
+    """Raise WeightsError where a model's `source` is neither a path that exists nor a repository of the Hub."""
+    if not is_of_the_hub(source) and not (is_folder_or_file(expanded(source))):
+        raise WeightsError(
+            f"{source}: no such folder; give a run folder, a folder made by save_pretrained or ORG/NAME of the Hub"
+        )
+
+
+def check_run(folder: Path) -> None:
+    """Raise VaeLdmError where `folder` is no run."""
+    if not (folder / "recipe.yaml").is_file():
+        raise VaeLdmError(f"{folder}: is no run folder (it has no recipe.yaml); give the folder that train made")
+
+
+def check_store(folder: Path, file: str, what: str, maker: str) -> None:
+    """Raise DataError where `folder` is no `what`, such as "archive": it lacks `file`, which `maker` writes."""
+    if not (folder / file).exists():
+        why = f"is no {what} (it has no {file})" if folder.is_dir() else f"no such folder, so no {what}"
+        raise DataError(f"{folder}: {why}; make one with `vae-ldm {maker}`")
+
+
+def is_folder_or_file(path: Path) -> bool:
+    """Whether the path exists and can be opened: no pipe and no device."""
+    return path.is_dir() or path.is_file()
+
+
+def check_output_file(file: Path, what: str, suffixes: tuple[str, ...]) -> None:
+    """Raise VaeLdmError where `what`, such as "page", cannot be written to `file`; an existing file is replaced."""
+    if file.is_dir():
+        raise VaeLdmError(f"{file}: is a folder; name a {what} in it with --out")
+    if file.suffix.lower() not in suffixes:
+        raise VaeLdmError(f"{file}: the name of a {what} ends in {' or '.join(suffixes)}; name another with --out")
+    if not file.parent.is_dir():
+        raise VaeLdmError(f"{file.parent}: no such folder; name a {what} in one that exists with --out")
+    _check_writable(file.parent)
+
+
+def check_output_folder(folder: Path) -> None:
+    """Raise VaeLdmError where files cannot be written below `folder`, which may exist."""
+    place = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not place.is_dir():
+        raise VaeLdmError(f"{place}: is a file; name a folder with --out")
+    _check_writable(place)
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raise VaeLdmError where `folder` cannot be made, or exists and is not empty."""
+    if os.path.lexists(folder) and (folder.name in ("", "..") or not folder.is_dir() or any(folder.iterdir())):
+        raise VaeLdmError(f"{folder}: exists already; name another folder with --out")
+    check_output_folder(folder)
+
+
+def _check_writable(folder: Path) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise VaeLdmError(f"{folder}: may not be written to; name another place with --out")
