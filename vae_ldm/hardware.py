@@ -20,13 +20,31 @@ def prepare_cpu() -> None:
     the CPU time of an autoencoder's step at batch 64, measured. Linux with glibc only; call it before the first large
     tensor.
     """
-    if hasattr(os, "sched_getaffinity") and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(len(_own_cores()))
     if platform.libc_ver()[0] == "glibc" and not torch.cuda.is_available():
         mmap_max, trim_threshold, top_pad = -4, -1, -2
         libc = ctypes.CDLL(None)
         for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 64 * 2**20)):
             libc.mallopt(option, value)
+
+
+def num_free_cores(seconds: float = 0.3) -> int:
+    """How many of the cores that this process may run on have been idle for most of the last `seconds`; at least one.
+
+    A thread that waits for another spins. Where both share a core, each waits for the other: beside two busy processes
+    a step on two threads took over ten times as long as on one (benchmarks/threads.py).
+    """
+    busy = psutil.cpu_percent(interval=seconds, percpu=True)
+    cores = [core for core in _own_cores() if core < len(busy)]
+    return max(1, sum(busy[core] < 50 for core in cores))
+
+
+def _own_cores() -> list[int]:
+    """The numbers of the cores that this process may run on; where the system does not say, those of all."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def fastest_precision(network: Network) -> Precision:

@@ -131,8 +131,11 @@ def test_a_lora_is_of_the_same_strength_for_a_program_that_reads_no_metadata(fin
     np.testing.assert_allclose(draw(old), draw(with_notes), atol=1e-5)
 
 
-def test_a_lora_file_opens_in_plain_diffusers_and_is_the_run(finetune, base, tmp_path):
+def test_a_lora_file_opens_in_plain_diffusers_and_is_the_run(finetune, base, tmp_path, monkeypatch):
+    asked: list[str] = []  # of the Hub, by peft
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", lambda name, _: asked.append(name))
     run = finetune({"train": "lora", "lora": {"rank": 2}})
+    assert not asked
     assert not run.pipeline.exists()
     with pytest.raises(VaeLdmError, match="is a LoRA beside its base, and a push sends a whole pipeline"):
         push(run.path, "acme/tins")

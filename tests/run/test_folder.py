@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -13,7 +14,9 @@ from vae_ldm.cli import app
 from vae_ldm.errors import DataError, RecipeError, VaeLdmError
 from vae_ldm.files import write_json
 from vae_ldm.recipe import packaged_recipes, read_recipe
+from vae_ldm.run import stages
 from vae_ldm.run.folder import RunFolder
+from vae_ldm.run.session import Session
 from vae_ldm.run.stages import train_run
 
 
@@ -243,3 +246,46 @@ def test_what_a_killed_process_left_in_the_run_is_put_in_order(finished):
     with finished.locked():
         assert (finished.pipeline / "model_index.json").is_file()
     assert not list(finished.path.glob(".*"))
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine without OMP_NUM_THREADS, whose threads are counted and not started."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    set_to, free = [8], [8]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: set_to[-1])
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    monkeypatch.setattr(stages, "num_free_cores", lambda: free[-1])
+    return set_to, free
+
+
+def test_a_run_trains_on_the_cores_that_are_free_and_goes_on_with_as_many(make_recipe, machine, capsys, monkeypatch):
+    set_to, free = machine
+    session = Session.of(make_recipe())
+
+    def threads():
+        set_to.append(8)  # as prepare_cpu leaves it
+        stages._choose_threads(session)
+        return set_to[-1]
+
+    session.run.path.mkdir(parents=True)
+    free.append(3)
+    assert threads() == 3
+    assert "training on 3 threads: other work takes the other cores" in capsys.readouterr().err
+    free.append(8)
+    assert threads() == 3  # a resume, on a machine that is quiet now
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    assert threads() == 8
+    assert "began on 3 threads and goes on with the 8" in capsys.readouterr().err
+
+
+def test_a_run_of_before_keeps_every_core(make_recipe, machine):
+    set_to, free = machine
+    session = Session.of(make_recipe())
+    checkpoints = session.run.checkpoints("autoencoder")
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "step=4.ckpt").touch()
+    free.append(1)
+    set_to.append(8)
+    stages._choose_threads(session)
+    assert set_to[-1] == 8

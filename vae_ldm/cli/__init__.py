@@ -380,6 +380,10 @@ def main() -> None:
     """The entry point. Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted, 143 stopped."""
     # transformers speaks while it is imported, of a torchvision that nothing here needs.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # A thread of libgomp that waits spins 300,000 times by default, and starves whatever else runs; 20,000 times
+        # cost nothing on a quiet machine (benchmarks/threads.py). libgomp reads this when torch is imported.
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     for stream in (sys.stdout, sys.stderr):  # a screen that has not every letter shows the others escaped
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

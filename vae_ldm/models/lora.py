@@ -75,7 +75,8 @@ def save_lora(unet: UNet2DConditionModel, folder: Path) -> Path:
     metadata["lora_alpha"] = metadata["r"]
     updates = {
         name: matrix * scale if "lora_B" in name else matrix
-        for name, matrix in get_peft_model_state_dict(unet, adapter_name=_ADAPTER).items()
+        # A UNet has no embedding layers; left to decide for itself, peft asks the Hub for the base's config.json.
+        for name, matrix in get_peft_model_state_dict(unet, adapter_name=_ADAPTER, save_embedding_layers=False).items()
     }
     StableDiffusionPipeline.save_lora_weights(
         folder,

@@ -20,7 +20,10 @@ _STATE = StoredKind(
     unnumbered=1,
     cure="restore it, or train the run afresh with --restart autoencoder",
 )
-"""state.json: the facts about each finished stage, under its name."""
+"""state.json: the facts about each finished stage, under its name, and about the machine that the run began on."""
+
+_MACHINE = "machine"
+"""The entry of state.json with what a resume has to keep of the machine."""
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -43,6 +46,23 @@ class RunFolder(RunPaths):
     def finish(self, stage: Stage, **facts: Any) -> None:
         """Mark the stage as finished, with facts about it (seconds, num_images, ...)."""
         _STATE.write(self.state, {**self._read_state(), stage: facts})
+
+    def keep_num_threads(self, proposed: int) -> int:
+        """How many threads the run trains on: what it began with, `proposed` where it begins now.
+
+        Sums over another number of threads come out with other last digits, so a resume has to keep it.
+        """
+        state = self._read_state()
+        kept = state.get(_MACHINE, {}).get("num_threads")
+        if kept is None:
+            kept = proposed
+            _STATE.write(self.state, {**state, _MACHINE: {"num_threads": kept}})
+        return int(kept)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a stage is finished or under way."""
+        return any(self.finished(stage.name) or any(self.checkpoints(stage.name).glob("*.ckpt")) for stage in STAGES)
 
     def restart(self, stages: Sequence[Stage]) -> None:
         """Delete what the named stages and all that follow from them have written."""

@@ -1,14 +1,17 @@
 """`vae-ldm train`: every stage that the recipe names and that is not finished yet, in order."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
+import torch
 from safetensors import SafetensorError
 
 from vae_ldm.assembly import build_source, check_precision
 from vae_ldm.errors import DataError, RunError, StoppedError
+from vae_ldm.hardware import num_free_cores
 from vae_ldm.processes import processes_in_words
 from vae_ldm.recipe import Recipe
 from vae_ldm.run.autoencoder_stage import run_autoencoder_stage
@@ -18,6 +21,7 @@ from vae_ldm.run.folder import Stage
 from vae_ldm.run.loggers import check_loggers
 from vae_ldm.run.push import check_push, push_when_asked, pusher_on_the_way
 from vae_ldm.run.session import Session
+from vae_ldm.text import counted
 
 
 def train_run(recipe: Recipe, *, dry_run: bool = False, restart: Sequence[Stage] = (), profile: bool = False) -> None:
@@ -95,3 +99,24 @@ def _take(session: Session, until_the_end: ExitStack, restart: Sequence[Stage]) 
         build_source(session.recipe)  # raises before a wrong path has left an empty run behind
     until_the_end.enter_context(session.run.locked())
     session.run.adopt(session.recipe, restart=restart)
+    _choose_threads(session)
+
+
+def _choose_threads(session: Session) -> None:
+    """As many threads as cores are free when a run begins, and the same number whenever it goes on."""
+    if session.processes.count > 1 or session.device.type != "cpu":
+        return  # the launcher has chosen
+    every_core = torch.get_num_threads()
+    is_users_choice = "OMP_NUM_THREADS" in os.environ
+    # A run of before this was kept has used every core.
+    proposed = every_core if is_users_choice or session.run.has_begun else min(every_core, num_free_cores())
+    kept = session.run.keep_num_threads(proposed)
+    if is_users_choice and kept != every_core:
+        session.say(
+            f"this run began on {counted(kept, 'thread')} and goes on with the {every_core} of OMP_NUM_THREADS: the "
+            "last digits of its weights will not be those of an undisturbed run"
+        )
+        return
+    torch.set_num_threads(kept)
+    if kept < every_core:
+        session.say(f"training on {counted(kept, 'thread')}: other work takes the other cores")
