@@ -3,6 +3,8 @@
 import os
 import subprocess
 
+from tests.support.surroundings import EMPTY_FOLDER
+
 # Before torch: stored loss curves and small networks want one thread, and the CPU. `CUDA_VISIBLE_DEVICES=0 pytest`
 # tries all on a GPU; what is bit-exact or stored is that of a CPU and fails there.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -40,6 +42,17 @@ PictureMaker = Callable[..., tuple[np.ndarray, np.ndarray]]
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def empty_current_folder() -> Iterator[None]:
+    """Where a test stands there is nothing, `runs/` of README's first line least of all."""
+    before = Path.cwd()
+    os.chdir(EMPTY_FOLDER.name)
+    yield
+    left = sorted(path.name for path in Path(EMPTY_FOLDER.name).iterdir())
+    os.chdir(before)
+    assert left == [], "a test has written to the current folder"
 
 
 @contextmanager

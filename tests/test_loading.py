@@ -46,6 +46,18 @@ def test_every_public_thing_says_what_it_is():
                 assert value.__doc__, f"{name}.{member}"
 
 
+def test_a_pipeline_whose_swap_was_cut_off_is_put_in_its_place(trained_run, tmp_path):
+    shutil.copytree(trained_run.path, tmp_path / "run")
+    pipeline = tmp_path / "run" / "pipeline"
+    pipeline.rename(tmp_path / "run" / ".pipeline.vae_ldm-new")
+    (tmp_path / "run" / ".pipeline.vae_ldm-old").mkdir()
+    assert isinstance(vae_ldm.pipeline(tmp_path / "run"), LatentDiffusionPipeline)
+    assert not list((tmp_path / "run").glob(".pipeline*"))
+
+    pipeline.rename(tmp_path / "run" / ".pipeline.vae_ldm-new")
+    assert vae_ldm.load_autoencoder(pipeline).autoencoder.config.latent_channels > 0
+
+
 @pytest.fixture(scope="module")
 def claims_run(tmp_path_factory):
     """runs/claims-32 in an empty folder, as the examples find it: untrained all but in name."""

@@ -1,4 +1,24 @@
-"""The errors a user may meet. Each carries one clear line that names the cause and the cure."""
+"""The errors a user may meet. Each carries one clear line that names the cause and the cure.
+
+    ValueError
+    └── VaeLdmError                the input is wrong, and the user can mend it; exit code 2
+        ├── RecipeError            a recipe, or an override of it
+        ├── DataError              photos, and files in which we store facts about them
+        │   └── ManyUnreadableError
+        ├── WeightsError           a folder or file of weights
+        └── HubError               a repository of the Hub, or the token for it
+    RuntimeError
+    └── RunError                   the input was right and the work failed; exit code 1
+    BaseException
+    ├── KeyboardInterrupt          Ctrl-C; exit code 130
+    └── StoppedError               SIGTERM; exit code 143
+
+An OSError (a full disk, a file without permission) is not wrapped: the command line prints its file and reason, and
+exits with 1. Any other exception is a fault of ours, and keeps its traceback.
+"""
+
+GO_ON = "repeat the command to go on"
+"""How a message ends where nothing that was saved is lost by it."""
 
 
 class VaeLdmError(ValueError):
@@ -10,7 +30,7 @@ class RecipeError(VaeLdmError):
 
 
 class DataError(VaeLdmError):
-    """Photos are missing, unreadable or unusable."""
+    """Photos, or a file in which we store facts about them, are missing, damaged or unusable."""
 
 
 class ManyUnreadableError(DataError):

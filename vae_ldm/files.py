@@ -21,9 +21,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PureWindowsPath
 from typing import IO, TYPE_CHECKING, Any
 
-import psutil
-from filelock import FileLock, Timeout
-
 from vae_ldm.errors import DataError, RunError
 
 if TYPE_CHECKING:
@@ -175,6 +172,8 @@ def _finish_swap(target: Path) -> None:
 @contextmanager
 def _swapping(target: Path) -> Iterator[None]:
     """Hold the moment in which a folder changes; another process waits for it."""
+    from filelock import FileLock  # it costs every command a moment, and few come here
+
     lock = _beside(target, _SWAP)
     with FileLock(lock):
         try:
@@ -190,6 +189,8 @@ def locked(path: Path, message: str) -> Iterator[None]:
 
     Raises RunError where another process holds it: "MESSAGE (process N on HOST); wait for it, or stop it".
     """
+    from filelock import FileLock, Timeout
+
     lock = FileLock(path, timeout=0)
     with naming(path):
         try:
@@ -214,6 +215,8 @@ def _holder(path: Path) -> str:
 
 def remove_abandoned(folder: Path) -> None:
     """Delete what killed processes have left half-written in a folder: theirs who are gone, and what is a day old."""
+    import psutil
+
     with suppress(OSError):
         for path in folder.glob(".vae_ldm-*.part"):
             match = _TEMPORARY.fullmatch(path.name)

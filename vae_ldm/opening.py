@@ -6,6 +6,7 @@ The desk opens runs through here alone, and meets neither Lightning nor a stage 
 import filecmp
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,18 +19,25 @@ from vae_ldm import loading
 from vae_ldm.choices import Conditioning, Resize
 from vae_ldm.data.picture_cache import class_caption
 from vae_ldm.data.pictures import Pictures, PictureSplits, open_pictures
+from vae_ldm.files import finish_swap
 from vae_ldm.models.unet import sample_size
 from vae_ldm.paths import check_run
 from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
 from vae_ldm.recipe import Recipe, parts, read_recipe
+from vae_ldm.stored_json import StoredKind
 from vae_ldm.terminal import StepReport, new_console
 from vae_ldm.weights import autoencoder_folder, local_folder, lora_file, pipeline_folder
 
+_METRICS = StoredKind(newest=1, sealed_from=2, unnumbered=1, cure="measure the run again with vae-ldm evaluate")
+"""metrics.json: it travels with a push for others to read, so it holds numbers alone, and no digest of ours."""
+
 
 class RunPaths:
-    """Where everything of the run folder at `path` lies."""
+    """Where everything of the run folder at `path` lies; `~` is the home folder."""
 
     def __init__(self, path: Path) -> None:
+        with suppress(RuntimeError):  # ~somebody who has no home: there is no such folder
+            path = path.expanduser()
         self.path = path
         self.recipe = path / "recipe.yaml"
         self.pictures = path / "pictures"
@@ -89,7 +97,9 @@ def read_pictures(recipe: Recipe, paths: RunPaths, console: Console) -> PictureS
 
 def run_of(source: Path) -> RunPaths | None:
     """The run that `source` is, or whose pipeline folder it is; None elsewhere."""
-    for run in (RunPaths(source), RunPaths(source.resolve().parent)):
+    named = RunPaths(source)
+    finish_swap(named.path)
+    for run in (named, RunPaths(named.path.resolve().parent)):
         if run.recipe.is_file() and run.autoencoder.is_dir():
             return run
     return None
@@ -179,12 +189,13 @@ def read_metrics(run_dir: Path) -> dict[str, Any]:
     """The contents of metrics.json over empty ones: a run that was not evaluated yet has no numbers, but has a page.
 
     `force_upcast`, which is not in the file, says whether the autoencoder was found unfit for float16.
+    Raises DataError where the file is damaged.
     """
     empty: dict[str, Any] = {"name": run_dir.resolve().name, "created": "", "device": ""}
     empty |= {"measurements": [], "timings": [], "versions": {}, "data": {}, "parameters": {}}
-    path = run_dir / "metrics.json"
-    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return empty | stored | {"force_upcast": _force_upcast(RunPaths(run_dir).autoencoder / "config.json")}
+    run = RunPaths(run_dir)
+    stored = _METRICS.read(run.metrics) if run.metrics.is_file() else {}
+    return empty | stored | {"force_upcast": _force_upcast(run.autoencoder / "config.json")}
 
 
 def _force_upcast(config: Path) -> bool:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from vae_ldm.errors import DataError, VaeLdmError, WeightsError
+from vae_ldm.files import finish_swap
 
 HUB_PREFIX = "hf://"
 PAGE_SUFFIXES = (".html", ".htm")
@@ -31,7 +32,10 @@ def is_of_the_hub(source: Path | str) -> bool:
 
 def check_model(source: Path | str) -> None:
     """Raise WeightsError where a model's `source` is neither a path that exists nor a repository of the Hub."""
-    if not is_of_the_hub(source) and not (is_folder_or_file(expanded(source))):
+    if is_of_the_hub(source):
+        return
+    finish_swap(expanded(source))
+    if not is_folder_or_file(expanded(source)):
         raise WeightsError(
             f"{source}: no such folder; give a run folder, a folder made by save_pretrained or ORG/NAME of the Hub"
         )
@@ -45,6 +49,7 @@ def check_run(folder: Path) -> None:
 
 def check_store(folder: Path, file: str, what: str, maker: str) -> None:
     """Raise DataError where `folder` is no `what`, such as "archive": it lacks `file`, which `maker` writes."""
+    finish_swap(folder)
     if not (folder / file).exists():
         why = f"is no {what} (it has no {file})" if folder.is_dir() else f"no such folder, so no {what}"
         raise DataError(f"{folder}: {why}; make one with `vae-ldm {maker}`")

@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
 from vae_ldm.errors import HubError, RunError, WeightsError
+from vae_ldm.files import finish_swap
 from vae_ldm.hub import download
 from vae_ldm.models.lora import LORA_FILE
 from vae_ldm.models.pretrained import errors_of_libraries, is_scheduler
@@ -16,6 +17,10 @@ from vae_ldm.models.stored_config import Kind, check_size, checked_config, read_
 from vae_ldm.paths import HUB_PREFIX, check_model, expanded, is_of_the_hub
 
 Source = str | Path
+
+
+_SWAPPED_IN = ("pipeline", "autoencoder", "lora")
+"""Folders of a run that are written as a whole."""
 
 
 def local_folder(
@@ -38,8 +43,11 @@ def local_folder(
             if str(source).startswith(HUB_PREFIX):
                 raise
             raise type(error)(f"{error}; nor is there a folder {source} here") from error
+    folder = expanded(source)
+    for place in (folder, *(folder / name for name in _SWAPPED_IN)):
+        finish_swap(place)
     check_model(source)
-    return expanded(source)
+    return folder
 
 
 def pipeline_folder(folder: Path) -> Path:

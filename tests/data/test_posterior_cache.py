@@ -145,13 +145,36 @@ def test_a_damaged_shard_is_noticed_and_it_alone_is_computed_again(pictures, tmp
         assert torch.equal(values, before[name])
 
 
-@pytest.mark.parametrize("content", ["", "{"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "{}", "[]", '{"key": "k", "complete": true}', '{"format": 9}', "\xff", "one digit", "a name"]
+)
 def test_an_unreadable_index_is_no_cache(pictures, tmp_path, content):
     cache(Encode(), pictures, tmp_path)
-    (tmp_path / "index.json").write_text(content)
+    whole = (tmp_path / "index.json").read_text()
+    if content == "one digit":
+        content = whole.replace('"num_images": 10', '"num_images": 11')
+    elif content == "a name":  # as version 0.1 would have believed
+        index = json.loads(whole)
+        content = json.dumps(
+            {name: index[name] for name in ("key", "shard_size", "num_images", "complete")}
+            | {"shards": {f"../{name}": digest for name, digest in index["shards"].items()}}
+        )
+    (tmp_path / "index.json").write_bytes(content.encode("latin-1"))
     assert not has_posteriors(tmp_path, key="k")
     cache(Encode(), pictures, tmp_path)
     assert has_posteriors(tmp_path, key="k")
+
+
+def test_an_index_of_version_0_1_is_read_as_it_is(pictures, tmp_path):
+    cache(Encode(), pictures, tmp_path)
+    index = json.loads((tmp_path / "index.json").read_text())
+    for name in ("format", "written_by", "digest"):
+        del index[name]
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    assert has_posteriors(tmp_path, key="k")
+    again = Encode()
+    cache(again, pictures, tmp_path)
+    assert again.num_images == 0
 
 
 def test_nothing_half_written_is_left(pictures, tmp_path):

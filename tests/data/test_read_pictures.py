@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from tests.conftest import recipe_settings
-from vae_ldm.assembly import read_pictures, with_lasting_path
+from vae_ldm.assembly import read_pictures
 from vae_ldm.errors import DataError
 from vae_ldm.recipe import Recipe
+from vae_ldm.run.places import placed
 
 
 def _recipe(path: str, **data: Any) -> Recipe:
@@ -29,20 +30,20 @@ def test_a_relative_path_means_the_same_in_any_current_folder(tmp_path: Path, mo
     _paint(tmp_path / "one" / "photos", 1)
     _paint(tmp_path / "two" / "photos", 2)
     monkeypatch.chdir(tmp_path / "one")
-    recipe = with_lasting_path(_recipe("photos"))
+    recipe = placed(_recipe("photos"))
     monkeypatch.chdir(tmp_path / "two")
     splits = read_pictures(recipe, tmp_path / "pictures", say=pytest.fail)
     assert np.unique(splits.train.images).tolist() == [1]
-    assert with_lasting_path(recipe) == recipe
+    assert placed(recipe) == recipe
 
 
 @pytest.mark.parametrize("path", ["someone/photos", "photos"])
 def test_a_name_on_the_hub_stays(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = _recipe(path, type="hub_dataset")
-    assert with_lasting_path(recipe) == recipe
+    assert placed(recipe).data == recipe.data
     (tmp_path / path).mkdir(parents=True)
-    assert with_lasting_path(recipe).data.path == str(tmp_path / path)
+    assert placed(recipe).data.path == str(tmp_path / path)
 
 
 @pytest.mark.parametrize("mount_point", [False, True])

@@ -40,13 +40,14 @@ def told(odd, trained_run, tmp_path, monkeypatch, caplog):
     return run
 
 
-def assert_all_told(odd: OddPhotos, said: str) -> None:
+def assert_all_told(odd: OddPhotos, said: str, unreadable: set[str] | None = None) -> None:
     """Every unreadable photo is named or counted, and so is what could be a photo and is none."""
     num_photos = len(odd.readable) + len(odd.unreadable)
-    assert f"{len(odd.unreadable)} of {num_photos} photos cannot be read" in said
+    unreadable = set(odd.unreadable) if unreadable is None else unreadable
+    assert f"{len(unreadable)} of {num_photos} photos cannot be read" in said, said
     names = re.findall(r"left out (\S+): ", said)
-    assert len([name for name in names if name in odd.unreadable]) == MAX_SHOWN
-    assert f"left out {len(odd.unreadable) - MAX_SHOWN} more" in said
+    assert len(unreadable.intersection(names)) >= MAX_SHOWN
+    assert f"left out {len(unreadable) - MAX_SHOWN} more" in said
     for name, reason in {"dent/gone.jpg": "a link to nothing", "dent/pipe.jpg": "not a regular file"}.items():
         assert name in odd.left_out
         assert reason in said
@@ -56,15 +57,19 @@ def assert_all_told(odd: OddPhotos, said: str) -> None:
 def test_an_archive_gives_every_photo_back(odd, told, tmp_path) -> None:
     code, said = told("archive add a PHOTOS --model RUN")
     assert code == 2
-    assert_all_told(odd, said)
+    kept_all_the_same = {"dent/dot.png"}  # of one pixel: too small for a network, but not for an archive
+    unreadable = odd.unreadable.keys() - kept_all_the_same
+    assert_all_told(odd, said, unreadable)
     listed = (tmp_path / "a" / "unreadable.txt").read_text().splitlines()
-    assert sorted(line.partition(":")[0] for line in listed) == sorted(odd.unreadable)
+    assert {line.partition(":")[0] for line in listed} == unreadable
     ids = {entry.id for entry in open_archive(tmp_path / "a").entries(print)}
-    assert ids == {as_text(name) for name in odd.readable}
+    assert ids == {as_text(name) for name in odd.readable} | kept_all_the_same
     code, said = told("archive list a")
     assert code == 0
-    assert f"{len(odd.readable)} pictures" in said
-    assert told("archive extract a --out out")[0] in (0, 1)
+    assert f"{len(ids)} pictures" in said
+    code, said = told("archive extract a --out out")
+    assert code == 0, said
+    assert f"{len(ids)} pictures written to out" in said
 
 
 def test_an_index_holds_every_photo(odd, told, tmp_path) -> None:
@@ -99,10 +104,12 @@ def test_a_detector_and_a_desk_judge_every_photo(odd, told, tmp_path) -> None:
 
 
 def test_what_measures_photos_counts_those_that_it_cannot_read(odd, told) -> None:
-    for command in ("compare PHOTOS RUN --num-photos 1000 --side 16", "archive report PHOTOS --model RUN -n 1000"):
-        code, said = told(command)
-        assert code == 2
-        assert_all_told(odd, said)
+    code, said = told("compare PHOTOS RUN --num-photos 1000 --side 16")
+    assert code == 2
+    assert_all_told(odd, said)
+    code, said = told("archive report PHOTOS --model RUN -n 30")
+    assert code == 2
+    assert re.search(r"\d of 30 photos cannot be read; the others are measured in archive\.html", said)
 
 
 def test_what_draws_leaves_them_out(odd, told) -> None:

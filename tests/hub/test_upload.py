@@ -7,7 +7,7 @@ from huggingface_hub import constants
 
 from tests.hub.server import HubServer
 from vae_ldm.errors import HubError, RunError
-from vae_ldm.hub import Pushed, check_access, download, license_of, upload
+from vae_ldm.hub import Pushed, check_access, download, licenses_of, upload
 
 CARD = b"---\nlibrary_name: diffusers\n---\n# Tins\n"
 WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
@@ -269,10 +269,10 @@ def test_what_is_not_on_the_list_is_our_mistake(hub: HubServer, anna: str, files
 def test_the_licence_of_a_base_model(hub: HubServer, tmp_path: Path) -> None:
     hub.add("acme/base", {"config.json": b"{}"}, card_data={"license": "openrail"})
     hub.add("acme/bare", {"config.json": b"{}"})
-    assert license_of("acme/base") == "openrail"
-    assert license_of("acme/bare") is None
-    assert license_of(str(tmp_path)) is None
+    assert licenses_of("acme/base") == ["openrail"]
+    assert licenses_of("acme/bare") == []
+    assert licenses_of(str(tmp_path)) == []
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# Base\n")
-    assert license_of(str(tmp_path)) == "mit"
+    assert licenses_of(str(tmp_path)) == ["mit"]
     with pytest.raises(HubError, match="there is no such repository"):
-        license_of("acme/absent")
+        licenses_of("acme/absent")

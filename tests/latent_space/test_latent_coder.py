@@ -59,7 +59,8 @@ def test_the_coder_survives_json(coder):
 
 @pytest.mark.parametrize(
     "change",
-    [{"steps": []}, {"steps": [1.0] * 300}, {"steps": [-1.0] * 4}, {"shapes": [[4, 10]]}, {"shapes": [[0, 10], [0, 10, 8]]},
+    [{"steps": []}, {"steps": [1.0] * 300}, {"steps": [-1.0] * 4}, {"shapes": [[4, 10]]},
+     {"shapes": [[0, 10], [0, 10, 8]]},
      {"shapes": [[2**20, 10], [2**20, 10, 8]]}, {"models": ""}, {"models": base64.b85encode(b"no zlib").decode()},
      {"models": base64.b85encode(zlib.compress(b"\xff" * 1440)).decode()}],
 )  # fmt: skip

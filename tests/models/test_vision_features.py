@@ -29,6 +29,7 @@ from vae_ldm.models.vision_features import (
     load_efficientnet_lite,
     load_transformers_backbone,
 )
+from vae_ldm.models.weights_digest import weights_digest
 
 VIT = {"hidden_size": 16, "num_hidden_layers": 6, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
 
@@ -100,6 +101,21 @@ def test_the_network_knows_the_world(features: EfficientNetLiteFeatures) -> None
     similarity = near @ near.T
     assert similarity[0, 1] > similarity[0, 2] + 0.1
     assert similarity[2, 3] > similarity[0, 2] + 0.1
+
+
+@pytest.mark.parametrize("size", [(192, 192), (97, 130), (20, 24)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_folded_features_are_the_same_to_within_a_hundred_thousandth(
+    features: EfficientNetLiteFeatures, size: tuple[int, int], channels: int
+) -> None:
+    before = weights_digest(features.network)
+    seen = images(channels, size)
+    expected, found = features.stages_and_embedding(seen), features.folded().stages_and_embedding(seen)
+    for one, other in zip([*expected[0], expected[1]], [*found[0], found[1]], strict=True):
+        assert one.shape == other.shape
+        assert (one - other).abs().max() <= 1e-5 * one.abs().max()
+    assert weights_digest(features.network) == before
+    assert torch.equal(features.embed(seen), expected[1])
 
 
 def test_gradients_reach_the_images_and_nothing_else(features: EfficientNetLiteFeatures) -> None:

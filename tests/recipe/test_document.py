@@ -147,10 +147,10 @@ def test_control_characters(mistakes):
 
 def test_a_bomb_of_aliases_is_refused_at_once(mistakes):
     layers = ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
-    start = time.perf_counter()
+    start = time.process_time()
     lines = mistakes("\n".join(layers))
     assert any("anchors and aliases" in line for line in lines)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_no_matter(write):

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.conftest import nano_networks_in_place, recipe_settings
-from tests.run.test_resume import Stop, stop_at_batch
+from tests.support.stopping import Stop, stop_at_batch
 from vae_ldm.recipe import Recipe
 from vae_ldm.run.stages import train_run
 

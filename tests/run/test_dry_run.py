@@ -11,8 +11,8 @@ from PIL import Image
 
 from tests.conftest import MakeRecipe
 from vae_ldm.errors import VaeLdmError
+from vae_ldm.processes import Processes
 from vae_ldm.run import step_time
-from vae_ldm.run.processes import Processes
 from vae_ldm.run.stages import train_run
 from vae_ldm.run.step_time import Update, seconds_a_step
 from vae_ldm.training.lit_autoencoder import LitAutoencoder

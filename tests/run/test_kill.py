@@ -90,7 +90,7 @@ def test_kill_in_every_stage(trained_run, make_recipe, recipe_file, tmp_path):
     ]
     for reached, still_before_the_end in moments:
         process = start(*command)
-        wait_for(reached)
+        wait_for(reached, process)
         process.send_signal(signal.SIGKILL)
         assert finish(process)[0] == -signal.SIGKILL
         assert still_before_the_end()

@@ -1,5 +1,6 @@
 import gzip
 import json
+import signal
 import zipfile
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -7,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.run.test_resume import Stop, stop_at_batch
-from vae_ldm.errors import RunError, VaeLdmError
+from tests.support.stopping import Stop, stop_at_batch
+from vae_ldm.errors import RunError, StoppedError, VaeLdmError
 from vae_ldm.run import loggers
 from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.stages import train_run
@@ -145,3 +146,9 @@ def test_profile_leaves_a_trace_and_says_where(make_recipe, tmp_path, capsys):
     with gzip.open(tmp_path / "nano" / "autoencoder" / "trace.json.gz") as file:
         names = {event.get("name") for event in json.load(file)["traceEvents"]}
     assert "aten::conv2d" in names
+
+
+def test_sigterm_while_a_logger_opens_ends_as_sigterm_does(make_recipe, monkeypatch):
+    monkeypatch.setattr(loggers, "TensorBoardLogger", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(StoppedError, match=r"^stopped by SIGTERM; repeat the command to go on$"):
+        train_run(make_recipe(diffusion=None))

@@ -20,7 +20,7 @@ from vae_ldm.files import write_json
 from vae_ldm.hub import Pushed, download, pull
 from vae_ldm.recipe import Recipe, dump_recipe, read_recipe
 from vae_ldm.run.folder import RunFolder
-from vae_ldm.run.push import push
+from vae_ldm.run.push import _prompts, push
 from vae_ldm.run.replay import read_hub_recipe
 from vae_ldm.run.stages import train_run
 
@@ -85,6 +85,13 @@ def test_the_card_says_what_was_measured(hub, anna, run):
     assert '"a photo of good tin", "a photo of label"' in card.text
     assert "vae-ldm train hf://acme/tins\n" in card.text
     assert str(run.path) not in str(card)
+
+
+def test_the_card_lists_no_class_that_was_never_trained(make_recipe):
+    data = {"class_names": ["tin", "horse"], "untrained_classes": ["horse"]}
+    assert _prompts(make_recipe(), data) == ["a photo of tin"]
+    assert _prompts(make_recipe(), {"class_names": ["tin"]}) == ["a photo of tin"]
+    assert _prompts(make_recipe(diffusion__conditioning="none"), data) == []
 
 
 def test_a_repeated_push_makes_no_commit_and_a_tag_comes_later(hub, anna, run, capsys):
@@ -355,6 +362,44 @@ def test_the_licence_is_the_recipes_or_that_of_the_base_model(
     assert card.data.license == expected[0]
     assert expected[1] in card.text
     assert card.data.base_model == "acme/base" or card.data.base_model == ["acme/base"]
+
+
+@pytest.mark.parametrize(
+    ("card", "expected", "said"),
+    [
+        (b"---\nlicense: [mit]\n---\n", "mit", None),
+        (b"---\nlicense: [mit, apache-2.0]\n---\n", "other", None),
+        (b"---\nlicense: 3\n---\n", None, None),
+        (b"---\nlicense: {a: [\n---\n", None, "its metadata cannot be read"),
+        (b"---\n- a list\n---\n", None, "its metadata cannot be read"),
+        (b"---\nlicense: \xff\n---\n", None, "its metadata cannot be read"),
+    ],
+)
+def test_whatever_the_card_of_the_base_says_the_run_is_pushed(
+    hub, anna, make_recipe, tmp_path, capsys, card, expected, said
+):
+    save_autoencoder(tmp_path / "vae", scaling_factor=0.18215)
+    (tmp_path / "vae" / "README.md").write_bytes(card)
+    stage = {"from_pretrained": str(tmp_path / "vae"), "train": "nothing"}
+    train_run(make_recipe(autoencoder=stage, diffusion=None, hub={"repository": "acme/tins"}))
+    assert ModelCard(held(hub)["README.md"].decode()).data.license == expected
+    lines = capsys.readouterr().err.splitlines()
+    told = [line for line in lines if "its metadata cannot be read" in line]
+    assert bool(told) == (said is not None)
+    if told:  # before training, and again where the card is made
+        assert lines.index(told[0]) < next(
+            row for row, line in enumerate(lines) if "autoencoder" in line and line not in told
+        )
+        assert "hub.license" in told[0]
+
+
+def test_what_is_no_part_of_a_pipeline_stays_at_home(hub, anna, run, capsys):
+    for name in (".DS_Store", "Thumbs.db", "unet/config.json~", "vae/.nfs0001"):
+        (run.pipeline / name).write_bytes(b"?")
+    push(run.path, "acme/tins")
+    assert not [name for name in held(hub) if held(hub)[name] == b"?"]
+    said = "push: left out, for no part of a pipeline: .DS_Store, Thumbs.db, unet/config.json~, vae/.nfs0001\n"
+    assert said in capsys.readouterr().err
 
 
 def test_the_travelling_recipe_reads_back(run, hub, anna):

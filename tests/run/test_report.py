@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vae_ldm.errors import DataError
 from vae_ldm.evaluation.measurement import Measurement
 from vae_ldm.evaluation.verdict import verdict
 from vae_ldm.pages.curves import charts, read_log, short_number
@@ -174,6 +175,15 @@ def test_an_empty_run_folder_still_has_a_page(tmp_path: Path) -> None:
     page = read(write_report(run_dir))
     assert "just-begun" in page.text
     assert "section" not in page.tags
+
+
+@pytest.mark.parametrize("content", ["", "[]", "\xff"])
+def test_damaged_numbers_are_one_line(run_dir: Path, content: str) -> None:
+    (run_dir / "metrics.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(
+        DataError, match=r"metrics\.json: is damaged \(.*\); measure the run again with vae-ldm evaluate$"
+    ):
+        write_report(run_dir)
 
 
 def test_a_failed_write_keeps_the_old_page(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

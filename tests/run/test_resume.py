@@ -10,48 +10,13 @@ from PIL import Image
 from pytorch_lightning import Callback
 
 from tests.run.conftest import assert_same_run, finish, start, wait_for
+from tests.support.stopping import Stop, stop_at_batch, stop_once
 from vae_ldm.errors import StoppedError
 from vae_ldm.pipelines import plain_folder
 from vae_ldm.run import autoencoder_stage, diffusion_stage, fitting
 from vae_ldm.run.folder import RunFolder, Stage
 from vae_ldm.run.stages import train_run
 from vae_ldm.training.callbacks import checkpoint_step
-
-
-class Stop(Exception):  # noqa: N818
-    """In place of kill -9, from which it differs in that Python still unwinds."""
-
-
-class StopAt(Callback):
-    def __init__(self, batch: int) -> None:
-        self.batch = batch
-
-    def on_train_batch_start(self, *arguments: object) -> None:
-        if arguments[3] == self.batch:
-            raise Stop
-
-
-def stop_once(patch: pytest.MonkeyPatch, where: object, name: str, *, after: bool) -> None:
-    """The next call of a function stops the run, before or after its work."""
-    function = getattr(where, name)
-
-    def stopping(*args: object, **kwargs: object) -> object:
-        if after:
-            function(*args, **kwargs)
-        raise Stop
-
-    patch.setattr(where, name, stopping)
-
-
-def stop_at_batch(patch: pytest.MonkeyPatch, *, manual: bool, batch: int) -> None:
-    build_trainer = fitting.build_trainer
-
-    def stopping(*args: object, **kwargs: object) -> object:
-        if kwargs["manual_optimization"] == manual:
-            kwargs["callbacks"] = [*kwargs["callbacks"], StopAt(batch)]  # type: ignore[misc]
-        return build_trainer(*args, **kwargs)  # type: ignore[arg-type]
-
-    patch.setattr(fitting, "build_trainer", stopping)
 
 
 def begin(trained_run: RunFolder, path: Path, stage: Stage) -> dict[str, None]:
@@ -221,7 +186,7 @@ def test_ctrl_c_ends_with_a_line(make_recipe, recipe_file, tmp_path):
     run = RunFolder(tmp_path / "nano")
     command = ("train", recipe_file(make_recipe(autoencoder__trainer__max_steps=400, diffusion=None)))
     process = start(*command)
-    wait_for(lambda: any(run.checkpoints("autoencoder").glob("step=*.ckpt")))
+    wait_for(lambda: any(run.checkpoints("autoencoder").glob("step=*.ckpt")), process)
     process.send_signal(signal.SIGINT)
     code, said = finish(process)
     assert code == 130, said
@@ -254,11 +219,36 @@ def test_sigterm_saves_after_the_step_and_has_an_exit_code(trained_run, make_rec
     assert_same_run(trained_run, run, stage)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_after_a_restart_the_way_to_go_on_is_without_it(make_recipe, recipe_file, tmp_path, number):
+    """With --restart once more, what was saved would be deleted."""
+    run = RunFolder(tmp_path / "nano")
+    recipe = recipe_file(make_recipe(autoencoder__trainer__max_steps=400, diffusion=None))
+    process = start("train", recipe, "--restart", "autoencoder")
+    wait_for(lambda: any(run.checkpoints("autoencoder").glob("step=*.ckpt")), process)
+    process.send_signal(number)
+    code, said = finish(process)
+    assert code == 128 + number, said
+    assert said.splitlines()[-1].startswith("stopped")
+    assert said.splitlines()[-1].endswith("; to go on, repeat the command without --restart autoencoder")
+    assert "leave --restart out to go on with it" in said
+    kept = {path.name for path in run.checkpoints("autoencoder").iterdir()}
+    train_run(make_recipe(autoencoder__trainer__max_steps=400, diffusion=None), dry_run=True)
+    assert {path.name for path in run.checkpoints("autoencoder").iterdir()} == kept
+
+
+def test_a_stop_before_anything_was_deleted_is_repeated_as_it_is(trained_run, make_recipe, tmp_path, monkeypatch):
+    shutil.copytree(trained_run.path, tmp_path / "nano")
+    monkeypatch.setattr(RunFolder, "adopt", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(StoppedError, match=r"^stopped by SIGTERM; repeat the command to go on$"):
+        train_run(make_recipe(), restart=["diffusion"])
+
+
 def test_sigterm_ends_with_a_line_and_its_code(make_recipe, recipe_file, tmp_path):
     run = RunFolder(tmp_path / "nano")
     command = ("train", recipe_file(make_recipe(autoencoder__trainer__max_steps=400, diffusion=None)))
     process = start(*command)
-    wait_for(lambda: any(run.checkpoints("autoencoder").glob("step=*.ckpt")))
+    wait_for(lambda: any(run.checkpoints("autoencoder").glob("step=*.ckpt")), process)
     process.send_signal(signal.SIGTERM)
     code, said = finish(process)
     assert code == 143, said

@@ -7,7 +7,7 @@ from vae_ldm.assembly.autoencoder import (
     build_lit_autoencoder,
     check_pretrained_fits,
 )
-from vae_ldm.assembly.data import build_source, class_prompts, picture_prompts, read_pictures, with_lasting_path
+from vae_ldm.assembly.data import build_source, class_prompts, picture_prompts, read_pictures
 from vae_ldm.assembly.diffusion import (
     DiffusionParts,
     build_diffusion,
@@ -49,5 +49,4 @@ __all__ = [
     "place_channels_last",
     "prompt_ids",
     "read_pictures",
-    "with_lasting_path",
 ]

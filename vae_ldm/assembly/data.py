@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vae_ldm.data.crop_advice import crop_advice
-from vae_ldm.data.hub_dataset import HubDatasetSource, is_folder_path
+from vae_ldm.data.hub_dataset import HubDatasetSource
 from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.listing import PhotosMissingError
 from vae_ldm.data.picture_cache import Progress, cached_pictures, class_caption, load_pictures
@@ -43,18 +43,6 @@ _HUB_KEYS = {
     "streaming",
     "max_images",
 }
-
-
-def with_lasting_path(recipe: Recipe) -> Recipe:
-    """The recipe with the folder of its photos as an absolute path, so that it means the same in any current folder."""
-    data = recipe.data
-    if isinstance(data, parts.RenderedClaims) or (isinstance(data, parts.HubDataset) and not is_folder_path(data.path)):
-        return recipe
-    try:
-        path = Path(data.path).expanduser().absolute()
-    except RuntimeError:  # ~NAME of an unknown user: reading the photos says so
-        return recipe
-    return recipe.model_copy(update={"data": data.model_copy(update={"path": str(path)})})
 
 
 def read_pictures(

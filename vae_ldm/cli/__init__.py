@@ -24,7 +24,7 @@ from vae_ldm.cli import recipe as recipe_verbs
 from vae_ldm.cli import walk as walk_verbs
 from vae_ldm.cli.options import GuidanceOption, PageOption, PhotosArgument, SeedOption, each_of, finite
 from vae_ldm.cli.recipe import OverridesArgument, RecipeArgument, read_recipe_argument
-from vae_ldm.errors import RecipeError, RunError, StoppedError, VaeLdmError, first_line
+from vae_ldm.errors import GO_ON, RecipeError, RunError, StoppedError, VaeLdmError, first_line
 from vae_ldm.text import shown
 
 FAILED, WRONG_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
@@ -80,10 +80,10 @@ class _Verbs(TyperGroup):
                 raise
             rank = int(os.environ.get("RANK", "0"))  # of the processes that `accelerate launch` has started
             if isinstance(error, _TerminatedError):
-                error = StoppedError("stopped by SIGTERM; repeat the command to go on")
+                error = StoppedError(f"stopped by SIGTERM; {GO_ON}")
             if isinstance(error, KeyboardInterrupt):
                 if rank == 0:
-                    _tell("stopped; repeat the command to go on")
+                    _tell(str(error) or f"stopped; {GO_ON}")
                 raise typer.Exit(INTERRUPTED) from None
             if isinstance(error, StoppedError):
                 if rank == 0:

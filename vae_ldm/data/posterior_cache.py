@@ -5,8 +5,8 @@ are kept (Kingma & Welling 2013, eq. 9 for the posterior).
 """
 
 import hashlib
-import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,30 @@ from torch.utils.data import DataLoader, Dataset
 
 from vae_ldm.data.pictures import Pictures
 from vae_ldm.data.sampling import Batch, EndlessBatches, FixedBatches, batch_generator, place_of
-from vae_ldm.files import write_whole
+from vae_ldm.errors import DataError
+from vae_ldm.files import safe_name, write_whole
 from vae_ldm.models.batches import batch_size_for, in_batches
 from vae_ldm.models.pixels import as_images
+from vae_ldm.stored_json import StoredKind, content_of
 
 Encode = Callable[[Tensor], DiagonalGaussianDistribution]
 Progress = Callable[[int, int], None]
 
 _INDEX = "index.json"
+_KIND = StoredKind(newest=2, sealed_from=2, unnumbered=1, cure="delete its folder, and it is made anew")
 _DIGEST = ".sha256"
+
+
+@dataclass(frozen=True)
+class _Index:
+    """What index.json holds."""
+
+    key: str
+    shard_size: int
+    num_images: int
+    shards: dict[str, str | None]
+    """Name -> SHA-256 of each shard."""
+    complete: bool
 
 
 def cache_posteriors(
@@ -183,14 +198,20 @@ class PosteriorDataModule(LightningDataModule):
 
 
 def _read_index(folder: Path) -> dict[str, Any] | None:
+    """What the index says; None where there is none, or one that is not as it was written: all is encoded anew."""
+    file = folder / _INDEX
     try:
-        return json.loads((folder / _INDEX).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        index = content_of(_KIND.read(file))
+        _KIND.typed(file, _Index, index)
+        for name in index["shards"]:
+            safe_name(name, file)
+    except (FileNotFoundError, DataError):
         return None
+    return index
 
 
 def _write_index(folder: Path, index: dict[str, Any]) -> None:
-    write_whole(folder / _INDEX, json.dumps(index, indent=1))
+    _KIND.write(folder / _INDEX, index)
 
 
 def _digest_file(shard: Path) -> Path:

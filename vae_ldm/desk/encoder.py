@@ -22,9 +22,8 @@ from vae_ldm.models.vision_features import (
 )
 from vae_ldm.models.weights_digest import weights_digest
 from vae_ldm.opening import settings_of
-from vae_ldm.paths import HUB_PREFIX
+from vae_ldm.paths import HUB_PREFIX, is_of_the_hub
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
-from vae_ldm.weights import is_of_the_hub
 
 BACKBONE_SIDE = 192
 """The shorter side in px at which the backbone sees a photo, where the run's own size is smaller."""
@@ -149,7 +148,8 @@ def _backbone(name: str, downloads: bool) -> VisionFeatures:
         config = cached_file(name, "config.json", local_files_only=True)
     except OSError as error:
         raise WeightsError(
-            f"the backbone {name} is not on this machine, and nothing is downloaded unasked; run hf download {name} once"
+            f"the backbone {name} is not on this machine, and nothing is downloaded unasked; run `hf download {name}` "
+            "once"
         ) from error
     loaded = load_transformers_backbone(str(Path(str(config)).parent))
     loaded.name = Path(name).name

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from pathlib import PurePosixPath
 
 LONGEST_NAME = 255
 """Bytes of a file's name on the usual disks."""
@@ -16,6 +17,6 @@ def lengthened(name: str, suffix: str = "") -> str:
     if len(os.fsencode(whole)) <= LONGEST_NAME:
         return whole
     mark = f"~{hashlib.blake2b(os.fsencode(name), digest_size=6).hexdigest()}"
-    ending = suffix or os.path.splitext(name)[1][:16]
+    ending = suffix or PurePosixPath(name).suffix[:16]
     room = LONGEST_NAME - len(os.fsencode(mark + ending))
     return os.fsencode(name)[:room].decode("utf-8", "ignore") + mark + ending

@@ -152,7 +152,7 @@ def evaluate_autoencoder(
                 stage="autoencoder",
                 better="higher",
                 features=f"{features.name} probe on the originals",
-                reference=Reference(100 * commonest / len(labels), "the commonest class, a floor", "floor"),
+                reference=Reference(100 * commonest / len(labels), "always naming the commonest class", "floor"),
             ),
             measured_share(
                 "reconstruction_agreement",
@@ -272,9 +272,9 @@ def _agreement_of_originals(
     labels = np.asarray(validation.labels)[rows]
     told = probe.agrees(validation.images[rows], torch.from_numpy(labels).long()).numpy()
     shares = [told[labels == label].mean() for label in np.unique(labels)]
-    name = "the probe on held-out pictures"
+    name = "held-out pictures, each class weighing the same"
     if reconstructed is not None:
-        name += f" (on their reconstructions {reconstructed:.1f} %)"
+        name += f" (their reconstructions: {reconstructed:.1f} %)"
     return Reference(100 * float(np.mean(shares)), name, "comparison")
 
 

@@ -33,7 +33,8 @@ def share_interval(hits: int, total: int) -> Interval:
     share = hits / total
     center = (share + Z**2 / (2 * total)) / (1 + Z**2 / total)
     half = Z / (1 + Z**2 / total) * math.sqrt(share * (1 - share) / total + Z**2 / (4 * total**2))
-    return Interval(max(center - half, 0.0), min(center + half, 1.0))
+    # At 0 and at 1 the ends are exact, less what rounding leaves.
+    return Interval(0.0 if hits == 0 else center - half, 1.0 if hits == total else center + half)
 
 
 def difference_interval(value: float, interval: Interval, other: float, other_interval: Interval | None) -> Interval:

@@ -1,5 +1,6 @@
 """Two classifiers small enough to be trained a hundred times: on frozen features, and from scratch."""
 
+from functools import partial
 from itertools import pairwise
 from typing import Protocol, get_args
 
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from vae_ldm.choices import ClassifierKind
 from vae_ldm.evaluation.probe_classifier import pool_stages, train_head
-from vae_ldm.models.pixels import image_batches, to_unit_range
+from vae_ldm.models.batches import batch_size_for, in_batches
+from vae_ldm.models.pixels import as_images, to_unit_range
 from vae_ldm.models.vision_features import VisionFeatures
 
 CLASSIFIER_KINDS: tuple[ClassifierKind, ...] = get_args(ClassifierKind)
@@ -37,7 +39,9 @@ class ProbeLearner:
         """Both uint8 [*, H, W, C]."""
         self.num_steps = num_steps
         self._pool, self._held_out = (
-            torch.cat([pool_stages(features, batch) for batch in image_batches(pictures, 64)])
+            torch.cat(
+                list(in_batches(partial(_pooled, features), pictures, batch_size_for(pictures.shape[1:3], most=64)))
+            )
             for pictures in (pool, held_out)
         )
 
@@ -51,6 +55,10 @@ class ProbeLearner:
         train_head(head, (inputs - mean) / std, labels, self.num_steps, generator)
         with torch.no_grad():
             return head((self._held_out - mean) / std).argmax(dim=1)
+
+
+def _pooled(features: VisionFeatures, pictures: np.ndarray) -> Tensor:
+    return pool_stages(features, as_images(pictures))
 
 
 class SmallCNNLearner:

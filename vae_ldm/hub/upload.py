@@ -11,7 +11,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import enable_progress_bars
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
-from vae_ldm.errors import HubError
+from vae_ldm.errors import HubError, first_line
 from vae_ldm.hub.failures import LOG_IN, in_plain_words
 from vae_ldm.hub.files import check_names, is_expected
 from vae_ldm.hub.names import parse_name
@@ -115,15 +115,23 @@ def _changes(
     ]
 
 
-def license_of(source: str, *, token: str | None = None) -> str | None:
-    """The licence that the card of a folder or of a repository names; None where there is no card or licence."""
+def licenses_of(source: str, *, token: str | None = None) -> list[str]:
+    """The licences that the card of a folder or of a repository names; none where there is no card or no licence.
+
+    Raises HubError where the card cannot be read, or the repository cannot be had.
+    """
     if Path(source).is_dir():
         card = Path(source) / "README.md"
-        return ModelCard.load(card).data.get("license") if card.is_file() else None
-    repository, revision = parse_name(source)
-    with in_plain_words(repository, token=token, revision=revision):
-        data = HfApi(token=token).model_info(repository, revision=revision).card_data
-    return None if data is None else data.get("license")
+        try:
+            named = ModelCard.load(card).data.get("license") if card.is_file() else None
+        except Exception as error:  # no UTF-8, no YAML, or YAML of something else: each library has its own
+            raise HubError(f"{card}: its metadata cannot be read ({first_line(error)})") from error
+    else:
+        repository, revision = parse_name(source)
+        with in_plain_words(repository, token=token, revision=revision):
+            data = HfApi(token=token).model_info(repository, revision=revision).card_data
+        named = None if data is None else data.get("license")
+    return [name for name in (named if isinstance(named, list) else [named]) if isinstance(name, str) and name]
 
 
 def _check_ours(repository: str, about: ModelInfo) -> None:

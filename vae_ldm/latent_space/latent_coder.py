@@ -83,8 +83,8 @@ class LatentCoder:
     def from_json(cls, stored: dict[str, Any]) -> Self:
         """The coder that `as_json` wrote down.
 
-        Raises ValueError, LookupError, TypeError or zlib.error for any other JSON. Sizes are compared before anything is
-        unpacked, so a short text takes no more memory than the coder that it describes.
+        Raises ValueError, LookupError, TypeError or zlib.error for any other JSON. Sizes are compared before anything
+        is unpacked, so a short text takes no more memory than the coder that it describes.
         """
         steps = tuple(float(step) for step in stored["steps"])
         if not 1 <= len(steps) <= _MOST_STEPS or not all(0 < step < math.inf for step in steps):

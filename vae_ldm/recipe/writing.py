@@ -48,7 +48,7 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
     """Write the resolved recipe to `path`, whole or not at all."""
-    write_whole(path, dump_recipe(recipe))
+    write_whole(path, dump_recipe(recipe), synced=True)
 
 
 def recipe_differences(old: Recipe, new: Recipe, section: str = "") -> list[str]:

@@ -30,8 +30,8 @@ from vae_ldm.models.pixels import as_images, as_pictures
 from vae_ldm.models.single_file import measured_scaling
 from vae_ldm.models.stored_config import checked_config
 from vae_ldm.pages.image_grid import image_grid
+from vae_ldm.run.fingerprint import autoencoder_fingerprint
 from vae_ldm.run.fitting import fit_stage
-from vae_ldm.run.seal import seal_autoencoder
 from vae_ldm.run.session import Session
 from vae_ldm.training.callbacks import BestCheckpoint, PictureEachValidation
 from vae_ldm.training.lit_autoencoder import LitAutoencoder
@@ -53,7 +53,7 @@ def run_autoencoder_stage(session: Session) -> AutoencoderKL:
         autoencoder = build_autoencoder(recipe, image_channels=channels)
         facts = {} if recipe.autoencoder.train == "nothing" else _train(session, autoencoder)
         facts |= finish_autoencoder(session, autoencoder)
-        facts |= seal_autoencoder(autoencoder)
+        facts |= autoencoder_fingerprint(autoencoder)
         processes.first(lambda: _save(session, autoencoder, facts))
     return load_autoencoder(str(run.autoencoder)).to(session.device).requires_grad_(False)
 

@@ -27,8 +27,8 @@ from vae_ldm.data.sources import SPLITS, Split
 from vae_ldm.files import whole_folder
 from vae_ldm.models.lora import save_lora
 from vae_ldm.pipelines.plain_folder import save_plain_pipeline
+from vae_ldm.run.fingerprint import pipeline_fingerprint
 from vae_ldm.run.fitting import fit_stage
-from vae_ldm.run.seal import seal_pipeline
 from vae_ldm.run.session import Session
 from vae_ldm.training.callbacks import BestCheckpoint, EachNSteps
 from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
@@ -81,7 +81,7 @@ def run_diffusion_stage(session: Session, autoencoder: AutoencoderKL, make_pushe
             with whole_folder(run.lora) as folder:
                 save_lora(diffusion.unet, folder)
         if trained.train != "lora" or trained.lora.merge:
-            facts.update(seal_pipeline(diffusion.pipeline(autoencoder).to(session.device), run.reference))
+            facts.update(pipeline_fingerprint(diffusion.pipeline(autoencoder).to(session.device), run.reference))
             save_pipeline(diffusion, autoencoder, run.pipeline)
         run.finish("diffusion", **facts)
 

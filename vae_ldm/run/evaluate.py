@@ -165,9 +165,10 @@ def _unknown_words(session: Session, pipeline: StableDiffusionPipeline, prompts:
     words = list(dict.fromkeys(word for of_prompt in unknown for word in of_prompt))
     if words:
         examples = ", ".join(f'"{word}"' for word in words[:_MAX_NAMED_WORDS])
+        more = ", ..." if len(words) > _MAX_NAMED_WORDS else ""
         session.say(
-            f"evaluation: {sum(map(bool, unknown))} of {counted(len(prompts), 'prompt')} have words that the model does "
-            f"not know ({examples}{', ...' if len(words) > _MAX_NAMED_WORDS else ''}); samples and agreement suffer"
+            f"evaluation: {sum(map(bool, unknown))} of {counted(len(prompts), 'prompt')} have words that the model "
+            f"does not know ({examples}{more}); samples and agreement suffer"
         )
     return measured_share(
         "prompts_with_unknown_words",
@@ -261,4 +262,4 @@ def _in_words(measurement: Measurement) -> str:
     return (
         f"{measurement.name} {quantity(measurement.value, measurement.unit)}{interval} "
         f"({measurement.num_images} {measurement.split} pictures{features}{beside})"
-    )
+    ).replace("\N{NO-BREAK SPACE}", " ")

@@ -12,6 +12,7 @@ from vae_ldm.files import finish_swap, locked, remove, remove_abandoned
 from vae_ldm.opening import RunPaths
 from vae_ldm.recipe import Recipe, keys_free_under_way, read_recipe, recipe_differences, write_recipe
 from vae_ldm.recipe.stages import STAGES, from_stage_on, stage_named
+from vae_ldm.run.places import placed
 from vae_ldm.stored_json import StoredKind, content_of
 
 _STATE = StoredKind(
@@ -98,7 +99,8 @@ class RunFolder(RunPaths):
             return
         changes, free = [], keys_free_under_way()
         for section in stage_named(stage).follows_from:
-            for change in recipe_differences(read_recipe(self.recipe, as_trained=True), recipe, section):
+            before = placed(read_recipe(self.recipe, as_trained=True))
+            for change in recipe_differences(before, placed(recipe), section):
                 key = change.split(":", 1)[0]
                 if finished or not key.startswith(f"{stage}.") or key not in free:
                     changes.append(change)

@@ -3,13 +3,15 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from diffusers import AutoencoderKL
 
 from vae_ldm.assembly import DiffusionParts, class_prompts
 from vae_ldm.errors import RunError, VaeLdmError
 from vae_ldm.files import remove
-from vae_ldm.hub import Pushed, check_access, license_of, upload
+from vae_ldm.hub import Pushed, check_access, licenses_of, upload
+from vae_ldm.hub.files import is_expected
 from vae_ldm.hub.model_card import CardFacts, Licence, model_card
 from vae_ldm.hub.names import parse_name
 from vae_ldm.opening import read_metrics
@@ -17,8 +19,8 @@ from vae_ldm.paths import is_local
 from vae_ldm.recipe import Recipe, dump_recipe, parts
 from vae_ldm.recipe.portable import portable
 from vae_ldm.run.diffusion_stage import save_pipeline
+from vae_ldm.run.fingerprint import check_autoencoder, check_pipeline, pipeline_fingerprint
 from vae_ldm.run.folder import Stage
-from vae_ldm.run.seal import check_autoencoder, check_pipeline, seal_pipeline
 from vae_ldm.run.session import Session
 from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
 
@@ -74,14 +76,18 @@ def push_when_asked(session: Session) -> None:
 def check_push(session: Session) -> None:
     """Raise HubError before the first stage trains where the recipe asks for a push that the Hub would refuse.
 
-    Without a connection it only says so: there may be one when the run is finished.
+    Without a connection it only says so: there may be one when the run is finished. A licence that the weights'
+    card does not tell is spoken of now, while the recipe can still name it.
     """
-    if session.recipe.hub is None:
+    where = session.recipe.hub
+    if where is None:
         return
     try:
-        check_access(session.recipe.hub.repository)
+        check_access(where.repository)
     except RunError as error:
         session.say(f"push: {error}; the run goes on, and is pushed at its end")
+    else:
+        _licence(session, where.license, None)
 
 
 def pusher_on_the_way(
@@ -98,7 +104,7 @@ def pusher_on_the_way(
         now = DiffusionParts(diffusion.tokenizer, module.text_encoder, module.unet, scheduler)
         folder, picture = session.run.path / "pushing", session.run.path / "pushing.png"
         try:
-            facts = seal_pipeline(now.pipeline(autoencoder), picture)
+            facts = pipeline_fingerprint(now.pipeline(autoencoder), picture)
             save_pipeline(now, autoencoder, folder)
             check_pipeline(folder, facts["weights"], picture)
             pushed = upload(
@@ -128,16 +134,16 @@ def _push_run(session: Session, where: parts.Hub, *, private: bool | None, token
             f"{run.path}: is a LoRA beside its base, and a push sends a whole pipeline; train it with "
             "diffusion.lora.merge=true"
         )
-    sealed = (run.finished(stage) or {}).get("weights")
-    if sealed is None:
+    digests = (run.finished(stage) or {}).get("weights")
+    if digests is None:
         raise VaeLdmError(f"{run.path}: was trained before runs kept what a push compares with; train it again")
     check_access(where.repository, token=token)
     folder = run.autoencoder if recipe.diffusion is None else run.pipeline
     session.say(f"push: opening {folder} in plain diffusers, to compare it with what was trained")
     if recipe.diffusion is None:
-        check_autoencoder(folder, sealed)
+        check_autoencoder(folder, digests)
     else:
-        check_pipeline(folder, sealed, run.reference)
+        check_pipeline(folder, digests, run.reference)
     pushed = upload(
         _files(session, where, folder, step=None, token=token),
         where.repository,
@@ -160,6 +166,11 @@ def _files(
     travelling = portable(recipe)
     weights = folder.glob("*.*") if recipe.diffusion is None else (file for file in folder.rglob("*") if file.is_file())
     files: dict[str, Path | bytes] = {file.relative_to(folder).as_posix(): file for file in weights if file.is_file()}
+    files.pop("log.csv", None)
+    # What a file manager, an editor or a network disk leaves in a folder is nobody's weights.
+    if strange := [name for name in sorted(files) if not is_expected(name)]:
+        session.say(f"push: left out, for no part of a pipeline: {', '.join(strange)}")
+        files = {name: file for name, file in files.items() if name not in strange}
     metrics = read_metrics(run.path)
     if step is None:
         grids = ["samples.png", *(["reconstructions.png"] if where.show_photos else [])]
@@ -167,23 +178,25 @@ def _files(
         files |= {name: file for name, file in beside.items() if file.is_file()}
     else:
         metrics |= {"measurements": [], "timings": []}
-    files.pop("log.csv", None)
     card = CardFacts(
         where.repository,
         travelling.model_dump(mode="json"),
         metrics,
-        _licence(recipe, where.license, token),
+        _licence(session, where.license, token),
         base_models=[source for source in _bases(recipe) if not is_local(source)],
         pictures=[name for name in files if name.endswith(".png")],
-        prompts=_prompts(recipe, metrics["data"].get("class_names", [])),
+        prompts=_prompts(recipe, metrics["data"]),
         step=step,
     )
     return files | {"recipe.yaml": dump_recipe(travelling).encode(), "README.md": f"{model_card(card)}\n".encode()}
 
 
-def _prompts(recipe: Recipe, class_names: list[str]) -> list[str]:
-    asks_for_classes = recipe.diffusion is not None and recipe.diffusion.conditioning == "class"
-    return class_prompts(recipe, class_names) if asks_for_classes else []
+def _prompts(recipe: Recipe, data: dict[str, Any]) -> list[str]:
+    """The prompts of the classes that were trained; `data` is that of metrics.json."""
+    if recipe.diffusion is None or recipe.diffusion.conditioning != "class":
+        return []
+    untrained = data.get("untrained_classes", [])
+    return class_prompts(recipe, [name for name in data.get("class_names", []) if name not in untrained])
 
 
 def _bases(recipe: Recipe) -> list[str]:
@@ -196,23 +209,22 @@ def _bases(recipe: Recipe) -> list[str]:
     return list(dict.fromkeys(source for source in found if source is not None))
 
 
-def _licence(recipe: Recipe, asked: str | None, token: str | None) -> Licence:
+def _licence(session: Session, asked: str | None, token: str | None) -> Licence:
     """The one that was asked for, else that of the weights that the run was started from."""
     if asked is not None:
         return Licence(asked, "says its maker")
-    found: dict[str, str] = {}
-    for source in _bases(recipe):
+    found: list[tuple[str, str]] = []
+    for source in _bases(session.recipe):
         try:
-            name = license_of(source, token=token)
-        except VaeLdmError:  # gone since, or no name at all
-            continue
-        if name is not None:
-            found[source] = name
-    if not found:
+            found += [(name, source) for name in licenses_of(source, token=token)]
+        except (VaeLdmError, RunError) as error:
+            session.say(f"push: {error}; no licence is taken from it, unless you name one (hub.license, or --license)")
+    names = {name for name, _ in found}
+    if not names:
         return Licence()
-    if len(set(found.values())) == 1:
-        return Licence(next(iter(found.values())), "as the weights it was started from")
-    return Licence("other", "for its parts differ: " + ", ".join(f"{name} ({of})" for of, name in found.items()))
+    if len(names) == 1:
+        return Licence(names.pop(), "as the weights it was started from")
+    return Licence("other", "for its parts differ: " + ", ".join(f"{name} ({of})" for name, of in found))
 
 
 def _say(session: Session, pushed: Pushed) -> None:

@@ -17,6 +17,7 @@ from vae_ldm.opening import read_pictures, read_run_recipe
 from vae_ldm.processes import Processes
 from vae_ldm.recipe import Recipe
 from vae_ldm.run.folder import RunFolder, Stage
+from vae_ldm.run.places import placed
 from vae_ldm.terminal import StepReport, new_console, quieten_libraries
 
 
@@ -40,8 +41,8 @@ class Session:
 
     @classmethod
     def of(cls, recipe: Recipe, *, profiles: bool = False) -> "Session":
-        """A session in the folder that the recipe names."""
-        return cls(recipe, RunFolder(recipe.run_folder), profiles=profiles)
+        """A session in the folder that the recipe names, seen from the current one."""
+        return cls(placed(recipe), RunFolder(placed(recipe).run_folder), profiles=profiles)
 
     @classmethod
     def opened(cls, run_dir: Path) -> "Session":

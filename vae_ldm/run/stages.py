@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from vae_ldm.assembly import build_source, check_precision
-from vae_ldm.errors import DataError, RunError, StoppedError
+from vae_ldm.errors import GO_ON, DataError, RunError, StoppedError
 from vae_ldm.hardware import num_free_cores
 from vae_ldm.processes import processes_in_words
 from vae_ldm.recipe import Recipe
@@ -44,6 +44,7 @@ def train_run(recipe: Recipe, *, dry_run: bool = False, restart: Sequence[Stage]
         return
     with ending_on_sigterm(session.processes.count), session.processes.joined(), ExitStack() as until_the_end:
         session.processes.first(lambda: _take(session, until_the_end, restart))
+        until_the_end.enter_context(_going_on_without(restart))
         _check_enough_pictures(session)
         check_prompts(session)
         if session.processes.is_first:
@@ -58,6 +59,19 @@ def train_run(recipe: Recipe, *, dry_run: bool = False, restart: Sequence[Stage]
         except SafetensorError as error:  # its name for a full disk, which is no OSError
             raise RunError(f"{session.run.path}: weights cannot be written: {error}") from error
     session.say_where()
+
+
+@contextmanager
+def _going_on_without(restart: Sequence[Stage]) -> Iterator[None]:
+    """A stop says how to go on: with --restart once more, the command would delete what it has saved."""
+    try:
+        yield
+    except (StoppedError, KeyboardInterrupt) as error:
+        if not restart:
+            raise
+        said = str(error) or f"stopped; {GO_ON}"
+        flags = " ".join(f"--restart {stage}" for stage in restart)
+        raise type(error)(said.replace(GO_ON, f"to go on, repeat the command without {flags}")) from None
 
 
 def _check_enough_pictures(session: Session) -> None:
@@ -82,7 +96,7 @@ def ending_on_sigterm(num_processes: int) -> Iterator[None]:
 
     def stop(*_: object) -> None:
         sender = ", which the launcher sends as well when another process has gone" if num_processes > 1 else ""
-        raise StoppedError(f"stopped by SIGTERM{sender}; repeat the command to go on")
+        raise StoppedError(f"stopped by SIGTERM{sender}; {GO_ON}")
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -99,6 +113,8 @@ def _take(session: Session, until_the_end: ExitStack, restart: Sequence[Stage]) 
         build_source(session.recipe)  # raises before a wrong path has left an empty run behind
     until_the_end.enter_context(session.run.locked())
     session.run.adopt(session.recipe, restart=restart)
+    if restart:
+        session.say(f"{restart[0]}: begun afresh; whatever stops this run, leave --restart out to go on with it")
     _choose_threads(session)
 
 

@@ -460,7 +460,7 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(tmp_path, model):
     path = tmp_path / "archive"
     arguments = ["archive", "add", path, folder, "--model", model, "--target-psnr", "40"]
     process = start(*arguments)
-    wait_for(lambda: (path / "part-000000.parquet").exists())
+    wait_for(lambda: (path / "part-000000.parquet").exists(), process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     kept = len(Archive.open(path)) if (path / "archive.json").exists() else 0
@@ -596,7 +596,7 @@ def test_a_disk_that_takes_two_names_for_one_keeps_the_first_and_tells_of_the_se
     (tmp_path / "out" / "rust" / "6.png.webp").touch()
     for name in ("6.png", "6.png.avif"):
         (tmp_path / "out" / "rust" / name).touch()
-    with pytest.raises(RunError, match="rust/6.png: has the name of another photo on this disk"):
+    with pytest.raises(RunError, match=r"rust/6\.png: has the name of another photo on this disk"):
         extract(tmp_path / "archive", out=tmp_path / "out", overwrite=True)
 
 

@@ -259,7 +259,8 @@ def test_a_part_is_never_a_file_of_somebody_else(archive, tmp_path, name, of_0_1
     [
         {"prefer": "fastest"}, {"target_psnr": "32"}, {"model": 3}, {"digest": None}, {"coder": {}}, {"coder": []},
         {"coder": {"steps": [1.0], "shapes": [[2, 10], [2, 10, 8]], "models": "no base85 \u00e9"}},
-        {"coder": {**CODER.as_json(), "steps": [0.0, 1.0]}}, {"coder": {**CODER.as_json(), "shapes": [[2, 9], [2, 9, 8]]}},
+        {"coder": {**CODER.as_json(), "steps": [0.0, 1.0]}},
+        {"coder": {**CODER.as_json(), "shapes": [[2, 9], [2, 9, 8]]}},
         {"coder": {**CODER.as_json(), "steps": [1.0]}}, {"downsample_factor": "8"},
     ],
 )  # fmt: skip

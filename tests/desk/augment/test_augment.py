@@ -22,16 +22,16 @@ from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.rendered_claims import CLASS_NAMES, render_claim
 from vae_ldm.desk.augment import augment as augmenting
 from vae_ldm.desk.augment import drawing
-from vae_ldm.desk.augment import folder as augmented_folder
 from vae_ldm.desk.augment.augment import augment
 from vae_ldm.desk.augment.candidate_filter import CandidateFilter
 from vae_ldm.desk.augment.drawing import PictureDrawer
 from vae_ldm.desk.augment.folder import AugmentedFolder, Method, picture_name, slugs
 from vae_ldm.desk.augment.proof import prove_augmentation
 from vae_ldm.desk.augment.request import AugmentRequest
-from vae_ldm.errors import DataError, RunError, VaeLdmError, WeightsError
+from vae_ldm.errors import DataError, ManyUnreadableError, RunError, VaeLdmError, WeightsError
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
 from vae_ldm.opening import open_run
+from vae_ldm.stored_json import StoredKind
 
 CLASSES = ("good tin", "dented parcel")
 QUICK = {"num_inference_steps": 2}
@@ -229,7 +229,7 @@ def test_a_killed_call_goes_on_and_equals_one_that_was_not(
     drawn, photos, trained_run, tmp_path, monkeypatch, lenient, where, rounds
 ):
     out = tmp_path / "killed"
-    add, write_json = AugmentedFolder.add, augmenting_folder_write()
+    add, write_note = AugmentedFolder.add, StoredKind.write
     done = 0
 
     def stopping(self, *arguments):
@@ -237,7 +237,7 @@ def test_a_killed_call_goes_on_and_equals_one_that_was_not(
         if done == rounds and where == "before the pictures":
             raise Stop
         if done == rounds and where == "between pictures and notes":
-            monkeypatch.setattr("vae_ldm.desk.augment.folder.write_json", raise_stop)
+            monkeypatch.setattr(StoredKind, "write", raise_stop)
         add(self, *arguments)
         if done == rounds:
             raise Stop
@@ -250,7 +250,7 @@ def test_a_killed_call_goes_on_and_equals_one_that_was_not(
     request = AugmentRequest(per_class=6, **QUICK)
     with pytest.raises(Stop):
         augment(photos, str(trained_run.path), out=out, request=request)
-    monkeypatch.setattr("vae_ldm.desk.augment.folder.write_json", write_json)
+    monkeypatch.setattr(StoredKind, "write", write_note)
     again = []
 
     def counting(self, *arguments):
@@ -264,11 +264,6 @@ def test_a_killed_call_goes_on_and_equals_one_that_was_not(
     kept = rounds + (where == "after the notes")
     assert len(again) == 10 - kept  # five methods, two classes: what was drawn before is not drawn again
     assert contents(out) == contents(drawn)
-
-
-def augmenting_folder_write():
-
-    return augmented_folder.write_json
 
 
 @pytest.mark.slow
@@ -405,6 +400,16 @@ def test_classes_that_cannot_be_judged_are_named_and_the_others_are(drawn, photo
         prove_augmentation(judged, synthetic, out=tmp_path / "p.html")
 
 
+def test_held_out_photos_that_are_training_photos_judge_nothing(drawn, photos, tmp_path, capsys):
+    judged = Path(shutil.copytree(photos, tmp_path / "photos"))
+    shutil.copy(judged / "train" / CLASSES[0] / "claim 3.png", judged / "validation" / CLASSES[0] / "again.png")
+    proof = prove_augmentation(judged, drawn, out=tmp_path / "p.html", shots=(), num_seeds=2, num_steps=2)
+    assert len(proof.labels) == 12
+    note = "1 held-out photo is a training photo as well and judges nothing."
+    assert note in capsys.readouterr().out
+    assert note in (tmp_path / "p.html").read_text()
+
+
 def test_what_an_older_version_has_finished_stays_and_what_it_has_begun_is_refused(tmp_path):
     folder = AugmentedFolder(tmp_path / "out")
     with folder.opened({"seed": 0}):
@@ -434,8 +439,9 @@ def test_unreadable_photos_are_named_and_left_out(photos, trained_run, tmp_path,
     bomb = b"\x89PNG\r\n\x1a\n" + chunk + whole[33:]
     (photos / "train" / CLASSES[1] / "bomb.png").write_bytes(bomb)
     out = tmp_path / "out"
-    augment(photos, str(trained_run.path), out=out, request=AugmentRequest(per_class=1, how=("sample",), **QUICK))
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out, ")]
+    with pytest.raises(ManyUnreadableError, match="2 of 38 photos cannot be read"):
+        augment(photos, str(trained_run.path), out=out, request=AugmentRequest(per_class=1, how=("sample",), **QUICK))
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out ")]
     assert len(said) == 2
     assert any("bomb.png: 60000x60000 pixels" in line for line in said)
     assert any("cut.png: " in line for line in said)

@@ -22,6 +22,7 @@ from vae_ldm.desk.novelty.detector import open_detector
 from vae_ldm.desk.novelty.novelty import fit, score
 from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError
 from vae_ldm.latent_space.novelty import SCORE_NAMES
+from vae_ldm.models.vision_features import EfficientNetLiteFeatures
 
 PHOTO_SIZE = (64, 64)
 
@@ -268,6 +269,18 @@ def test_fitting_again_replaces_a_detector_whole_and_a_failure_leaves_it(by_late
     assert sorted(path.name for path in tmp_path.glob("detector*")) == ["detector"]
 
 
+def test_a_detector_whose_swap_was_killed_is_put_in_its_place(by_latents, tmp_path):
+    """Killed with the old one aside: opening finishes the swap, and so does fitting again."""
+    detector = by_latents(tmp_path / "detector", score="knn")
+    for again in (open_detector, lambda folder: by_latents(folder, score="patch")):
+        detector.rename(tmp_path / ".detector.vae_ldm-new")
+        (tmp_path / ".detector.vae_ldm-old").mkdir()
+        (tmp_path / ".detector.vae_ldm-old" / "detector.safetensors").touch()
+        again(detector)
+        assert sorted(path.name for path in detector.iterdir()) == ["detector.json", "detector.safetensors"]
+        assert not list(tmp_path.glob(".detector*"))
+
+
 def test_a_full_disk_is_one_line_and_nothing_is_lost(by_latents, photos, small_disk, tmp_path):
     detector = by_latents(tmp_path / "detector")
     disk = small_disk(8)
@@ -297,7 +310,10 @@ def test_the_command_line(photos, trained_run, tmp_path):
 
     for wrong, message in (
         (["fit", str(photos), "--model", "x/y/z", "--out", str(detector)], "no such folder"),
-        (["fit", str(photos), "--model", "runs", "--out", "d", "--calibration", "nowhere"], "neither a share"),
+        (
+            ["fit", str(photos), "--model", str(trained_run.path), "--out", "d", "--calibration", "nowhere"],
+            "neither a share",
+        ),
         (["score", str(photos / "trian"), str(detector)], "did you mean"),
         (["score", str(photos), str(photos)], "is no detector"),
         (["score", str(photos), str(detector), "--out", "no/such/table.csv"], "no/such: no such folder"),
@@ -378,3 +394,13 @@ def test_heat_reaches_one_in_as_many_usual_photos_as_the_rate_says(trained_run, 
     )
     judged = open_detector(tmp_path / "detector").judge(photo_records(tmp_path / "new"))
     assert np.mean([verdict.max_heat >= 1 for verdict in judged]) == pytest.approx(0.1, abs=0.06)
+
+
+def test_a_detector_of_unfolded_features_judges_alike_by_folded_ones(photos, detector, monkeypatch):
+    records = photo_records(photos / "validation")
+    folded = open_detector(detector).judge(records)
+    monkeypatch.setattr(EfficientNetLiteFeatures, "folded", lambda self: self)  # as version 0.1.0 looked at photos
+    unfolded = open_detector(detector).judge(records)
+    assert [(one.novel, one.p_value) for one in folded] == [(one.novel, one.p_value) for one in unfolded]
+    for one, other in zip(folded, unfolded, strict=True):
+        assert list(one.scores.values()) == pytest.approx(list(other.scores.values()), rel=1e-4, abs=1e-4)

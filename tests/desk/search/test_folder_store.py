@@ -142,8 +142,8 @@ def content_of(folder):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("parts", 3), ("parts", None), ("space", None), ("kind", "smell"), ("model", 5), ("backbone", 1), ("encoder", []),
-        ("features", None), ("neighbours", {"rows": "../x", "made_for": 1, "digest": ""}),
+        ("parts", 3), ("parts", None), ("space", None), ("kind", "smell"), ("model", 5), ("backbone", 1),
+        ("encoder", []), ("features", None), ("neighbours", {"rows": "../x", "made_for": 1, "digest": ""}),
         *(("parts", change) for change in (
             {"number": "../../etc/passwd"}, {"number": -1}, {"number": 1.5}, {"rows": 0}, {"rows": 59}, {"rows": "60"},
             {"photos": "0"}, {"vectors": None},

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vae_ldm import loading
 from vae_ldm.choices import Preference
-from vae_ldm.data.decoding import UnreadablePictureError, Unusable, decode_whole, pillow_limit_lifted
+from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, encoded_bytes, pillow_limit_lifted
 from vae_ldm.data.names import as_text
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.data.sources import Record
@@ -176,8 +176,8 @@ def fitted_coder(
             progress(done, min(len(chosen), ceil(done * _FIT_POSITIONS / positions)) if positions else len(chosen))
             try:
                 found = autoencoder.encode(middle(decode_whole(records[row].picture)))[0].float().cpu()
-            except UnreadablePictureError as error:
-                reason = f"{records[row].id}: {error}"
+            except (UnreadablePictureError, RuntimeError, ValueError) as error:
+                reason = f"{records[row].id}: {first_line(error)}"  # also of a network: one photo stops nothing
                 continue
             if not found.isfinite().all():
                 reason = "the latents are not finite"
@@ -219,12 +219,12 @@ def _file_size(record: Record) -> int:
 
 
 def _archived(record: Record, coder: PhotoCoder, present: dict[str, bytes]) -> Entry | tuple[str, str] | None:
-    """The photo as a row; None where it is in the archive already; id and reason where it cannot be read or kept."""
+    """The photo as a row; None where it is in the archive already; its id and the reason where it cannot be kept."""
     try:
         for what, text in (("name", record.id), ("class", record.label), ("caption", record.caption)):
             if not _is_text(text):
-                return ascii(record.id), f"its {what} is no text"
-        file = _content_of(record)
+                return as_text(record.id), f"its {what} is no text"
+        file = encoded_bytes(record.picture)
         content = content_digest(file)
         if present.get(record.id) == content:
             return None
@@ -232,8 +232,6 @@ def _archived(record: Record, coder: PhotoCoder, present: dict[str, bytes]) -> E
         encoded = coder.encode(pixels, file)
     except UnreadablePictureError as error:
         return record.id, str(error)
-    except OSError as error:
-        return record.id, error.strerror or first_line(error)
     except (StoppedError, VaeLdmError):
         raise
     except Exception as error:  # of codecs and networks, each of which fails in its own way
@@ -261,16 +259,6 @@ def _is_text(text: str | None) -> bool:
     except (TypeError, UnicodeEncodeError):
         return False
     return True
-
-
-def _content_of(record: Record) -> bytes:
-    """The photo's own file. Raises UnreadablePictureError where there is none to be read, and OSError."""
-    if isinstance(record.picture, Unusable):
-        raise UnreadablePictureError(record.picture.reason)
-    file = Path(str(record.picture))
-    if file.exists() and not file.is_file():
-        raise UnreadablePictureError("not a regular file")
-    return file.read_bytes()
 
 
 def content_digest(file: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,9 +19,9 @@ from vae_ldm.latent_space.latent_coder import LatentCoder
 from vae_ldm.latent_space.quantization import UnquantizableError
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 
-PREFERENCES: tuple[Preference, ...] = get_args(Preference)
-KEPT_CODECS = {"AVIF": 32_768, "WebP": 16_383}
-"""Codecs that an archive keeps photos by, and the longest side in px that a file of each may have."""
+KEPT_CODECS = ("AVIF", "WebP")
+LONGEST_SIDE = {"AVIF": 32_768, "WebP": 16_383}
+"""In px, of a file that every decoder of the format opens."""
 
 _LARGE = 2**20
 """Pixels above which a photo is looked at in places before a network takes minutes over all of it."""
@@ -74,7 +74,7 @@ class PhotoCoder:
         ladders: dict[str, Ladder | None] = {
             codec.name.lower(): CodecLadder(pixels, codec)
             for codec in codecs()
-            if max(pixels.shape[:2]) <= KEPT_CODECS.get(codec.name, 0)
+            if codec.name in KEPT_CODECS and max(pixels.shape[:2]) <= LONGEST_SIDE[codec.name]
         }
         best = Encoded("file", file, MAX_PSNR)
         # The dearest last: a network needs to say of few steps what they keep where few take no more bytes.

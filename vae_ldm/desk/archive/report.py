@@ -14,7 +14,7 @@ from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.archive.add import DEFAULT_TARGET_PSNR, fitted_coder
 from vae_ldm.desk.archive.page import ArchiveSetting, write_archive_page
-from vae_ldm.desk.archive.photo_coder import KEPT_CODECS, latent_ladder
+from vae_ldm.desk.archive.photo_coder import KEPT_CODECS, LONGEST_SIDE, latent_ladder
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.errors import DataError
 from vae_ldm.evaluation.codec import codecs
@@ -27,6 +27,8 @@ from vae_ldm.text import counted
 _EVERY = 3
 """Of the steps in the table; an archive chooses among all."""
 _CROP_STEP = 12
+_SHORTEST_SIDE = 8
+"""In px, of a photo that is measured."""
 
 
 def report(
@@ -69,9 +71,10 @@ def report(
             except UnreadablePictureError as error:
                 command.leave_out(record, str(error))
                 continue
-            longest = max(pixels.shape[:2])
-            if unfit := [name for name, side in KEPT_CODECS.items() if longest > side]:
-                command.leave_out(record, f"a side of {longest:,} px is more than {unfit[0]} can hold")
+            shortest, longest = min(pixels.shape[:2]), max(pixels.shape[:2])
+            if shortest < _SHORTEST_SIDE or longest > min(LONGEST_SIDE.values()):
+                height, width = pixels.shape[:2]
+                command.leave_out(record, f"{width}x{height} px, which not every codec and network can hold")
                 continue
             ladder = latent_ladder(autoencoder, coder, pixels)
             if ladder is None or pixels.shape[2] == 4:
@@ -85,7 +88,7 @@ def report(
         chosen = counted(len(measured), "photo")
         raise DataError(f"none of {chosen} of {photos} suits an autoencoder of {channels}")
     result = judge.result()
-    words = in_words(result, tuple(KEPT_CODECS), target_psnr)
+    words = in_words(result, KEPT_CODECS, target_psnr)
     setting = ArchiveSetting(
         title=str(photos),
         model=model,
@@ -98,7 +101,7 @@ def report(
         device=device_name(autoencoder.autoencoder.device),
         created=datetime.now(UTC).strftime("%Y-%m-%d"),
         target_psnr=target_psnr,
-        kept_codecs=tuple(KEPT_CODECS),
+        kept_codecs=KEPT_CODECS,
         advice=advice,
     )
     write_archive_page(out, result, words, setting)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -57,8 +58,9 @@ def prove_augmentation(
         raise VaeLdmError(f"{synthetic}: is not finished; repeat the augment command that began it")
     preparation = _preparation(synthetic, facts)
     with real_photos(photos, _run_of(facts), preparation, command) as splits:
+        splits, num_duplicates = without_duplicates(splits)
         classes = judged_classes(splits)
-        if left_out := _left_out_note(splits, classes):
+        if left_out := _left_out_note(splits, classes, num_duplicates):
             command.say(left_out)
         train, held_out = of_classes(splits.train, classes), of_classes(splits.validation, classes)
         drawn = _synthetic_photos(synthetic, preparation, train.class_names, command)
@@ -138,23 +140,46 @@ def judged_classes(splits: PictureSplits) -> list[int]:
     return found
 
 
-def _left_out_note(splits: PictureSplits, judged: Sequence[int]) -> str:
-    """Which classes cannot be judged, in a sentence; "" where all can."""
+def without_duplicates(splits: PictureSplits) -> tuple[PictureSplits, int]:
+    """The splits less held-out photos that are training photos as well, pixel by pixel, and how many those are."""
+    known = set(_digests(splits.train.images))
+    rows = [row for row, digest in enumerate(_digests(splits.validation.images)) if digest not in known]
+    count = len(splits.validation) - len(rows)
+    return (replace(splits, validation=_rows(splits.validation, rows)) if count else splits), count
+
+
+def _digests(images: np.ndarray) -> list[bytes]:
+    return [hashlib.sha256(image.tobytes()).digest() for image in images]
+
+
+def _left_out_note(splits: PictureSplits, judged: Sequence[int], num_duplicates: int) -> str:
+    """Which classes and photos do not judge, in sentences; "" where all do."""
     names = [splits.train.class_names[label] for label in splits.trained_classes if label not in judged]
-    if not names:
-        return ""
-    return f"{len(judged)} classes are judged; there are no held-out photos of {', '.join(names)}."
+    said = []
+    if names:
+        said.append(f"{len(judged)} classes are judged; there are no held-out photos of {', '.join(names)}.")
+    if num_duplicates:
+        are = (
+            "is a training photo as well and judges" if num_duplicates == 1 else "are training photos as well and judge"
+        )
+        said.append(f"{counted(num_duplicates, 'held-out photo')} {are} nothing.")
+    return " ".join(said)
 
 
 def of_classes(pictures: Pictures, classes: Sequence[int]) -> Pictures:
     """The pictures of these classes, which are numbered in this order."""
-    rows = np.flatnonzero(np.isin(pictures.labels, classes))
-    return Pictures(
-        pictures.images[rows],
-        np.array([classes.index(label) for label in pictures.labels[rows]], np.int64),
-        [pictures.captions[row] for row in rows],
-        [pictures.ids[row] for row in rows],
-        [pictures.class_names[label] for label in classes],
+    chosen = _rows(pictures, np.flatnonzero(np.isin(pictures.labels, classes)).tolist())
+    labels = np.array([classes.index(label) for label in chosen.labels], np.int64)
+    return replace(chosen, labels=labels, class_names=[pictures.class_names[label] for label in classes])
+
+
+def _rows(pictures: Pictures, rows: Sequence[int]) -> Pictures:
+    return replace(
+        pictures,
+        images=pictures.images[rows],
+        labels=pictures.labels[rows],
+        captions=[pictures.captions[row] for row in rows],
+        ids=[pictures.ids[row] for row in rows],
     )
 
 
@@ -241,8 +266,8 @@ def _of_held_out(photos: Path | None, run: Path | None, held_out: Pictures) -> s
         learned = None
     if learned is None or learned.shape[1:] != held_out.images.shape[1:]:
         return "whether on the held-out ones as well cannot be checked, for its own are not there any more"
-    known = {hashlib.sha256(image.tobytes()).digest() for image in learned}
-    count = sum(hashlib.sha256(image.tobytes()).digest() in known for image in held_out.images)
+    known = set(_digests(learned))
+    count = sum(digest in known for digest in _digests(held_out.images))
     if not count:
         return "on none of the held-out ones, pixel by pixel"
     return f"on {count} of the {len(held_out)} held-out ones as well, so nothing of this is proved"

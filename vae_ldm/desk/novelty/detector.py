@@ -22,7 +22,7 @@ from vae_ldm.data.sources import Record
 from vae_ldm.desk.encoder import PhotoEncoder, stored_model
 from vae_ldm.desk.novelty.observer import PhotoObserver, Seen
 from vae_ldm.errors import DataError, WeightsError, first_line
-from vae_ldm.files import whole_folder
+from vae_ldm.files import finish_swap, whole_folder
 from vae_ldm.latent_space.conformal import p_values
 from vae_ldm.latent_space.heat_map import HeatScale, at_size, overlay, own_scale
 from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, Scorers
@@ -206,6 +206,7 @@ def check_target(folder: Path) -> None:
     """Raise DataError where a detector may not be written: in no folder, or over something that is none."""
     if not folder.parent.is_dir():
         raise DataError(f"{folder.parent}: no such folder; name a detector in one that exists with --out")
+    finish_swap(folder)
     if folder.exists() and not (folder / FACTS_FILE).is_file():
         raise DataError(f"{folder}: exists and is no detector, so it is left alone; name another folder with --out")
 
@@ -220,6 +221,7 @@ def stored_facts(folder: Path) -> DetectorFacts | None:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    finish_swap(folder)
     file = folder / FACTS_FILE
     try:
         stored = _KIND.read(file)

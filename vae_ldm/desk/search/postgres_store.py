@@ -178,11 +178,12 @@ def _connect(address: Address) -> Any:
     try:
         import pgvector.psycopg  # noqa: F401
         import psycopg
+        from psycopg.conninfo import make_conninfo
     except ImportError:
         raise VaeLdmError("an index in PostgreSQL needs two more packages: pip install 'vae_ldm[postgres]'") from None
     with _plainly(address):
         given = {name: value for name, value in address.parameters.items() if value}
-        return psycopg.connect(**{"connect_timeout": "20", **given}, autocommit=True)
+        return psycopg.connect(make_conninfo(**{"connect_timeout": "20", **given}), autocommit=True)
 
 
 @contextmanager

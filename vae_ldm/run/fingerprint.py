@@ -1,4 +1,4 @@
-"""What a finished stage leaves to be recognised by, and the comparison of an export with it.
+"""A finished stage's fingerprint, which is kept in state.json and reference.png, and the check of an export against it.
 
 A push sends what others will open with plain diffusers, so it is opened with plain diffusers first: every weight must
 be the one that was trained, bit for bit, and the picture drawn from seed 0 the one that the networks drew when
@@ -15,6 +15,7 @@ from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionPipeline
 from PIL import Image
 
 from vae_ldm.errors import WeightsError, first_line
+from vae_ldm.files import write_picture
 from vae_ldm.models.weights_digest import weights_digest
 from vae_ldm.pipelines.sampling import sample_images
 
@@ -24,27 +25,27 @@ _NUM_STEPS = 2
 _LARGEST_DIFFERENCE = 3
 
 
-def seal_pipeline(pipeline: StableDiffusionPipeline, picture: Path) -> dict[str, Any]:
+def pipeline_fingerprint(pipeline: StableDiffusionPipeline, picture: Path) -> dict[str, Any]:
     """Digests of the networks' weights, as facts about the stage; a picture that they draw goes to the file."""
     picture.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(_draw(pipeline)).save(picture)
+    write_picture(picture, Image.fromarray(_draw(pipeline)))
     return {"weights": {name: weights_digest(getattr(pipeline, name)) for name in _NETWORKS}}
 
 
-def seal_autoencoder(autoencoder: AutoencoderKL) -> dict[str, Any]:
+def autoencoder_fingerprint(autoencoder: AutoencoderKL) -> dict[str, Any]:
     """The digest of an autoencoder alone, as facts about its stage."""
     return {"weights": {"vae": weights_digest(autoencoder)}}
 
 
-def check_pipeline(folder: Path, sealed: Mapping[str, str], picture: Path) -> None:
-    """Raise WeightsError where plain diffusers opens anything else in the folder than what was sealed."""
+def check_pipeline(folder: Path, digests: Mapping[str, str], picture: Path) -> None:
+    """Raise WeightsError where plain diffusers opens anything else in the folder than what was trained."""
     try:
         pipeline = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
     except Exception as error:  # whatever a damaged folder makes diffusers stumble over
         raise WeightsError(f"{folder}: plain diffusers cannot open it ({first_line(error)})") from error
     if type(pipeline) is not StableDiffusionPipeline:
         raise WeightsError(f"{folder}: opens as {type(pipeline).__name__}, not as StableDiffusionPipeline")
-    _check_weights(folder, {name: getattr(pipeline, name) for name in _NETWORKS}, sealed)
+    _check_weights(folder, {name: getattr(pipeline, name) for name in _NETWORKS}, digests)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     with Image.open(picture) as image:
         expected = np.asarray(image).astype(int)
@@ -56,18 +57,18 @@ def check_pipeline(folder: Path, sealed: Mapping[str, str], picture: Path) -> No
         )
 
 
-def check_autoencoder(folder: Path, sealed: Mapping[str, str]) -> None:
-    """Raise WeightsError where plain diffusers opens another autoencoder in the folder than what was sealed."""
+def check_autoencoder(folder: Path, digests: Mapping[str, str]) -> None:
+    """Raise WeightsError where plain diffusers opens another autoencoder in the folder than what was trained."""
     try:
         autoencoder = AutoencoderKL.from_pretrained(folder, use_safetensors=True)
     except Exception as error:
         raise WeightsError(f"{folder}: plain diffusers cannot open it ({first_line(error)})") from error
-    _check_weights(folder, {"vae": autoencoder}, sealed)
+    _check_weights(folder, {"vae": autoencoder}, digests)
 
 
-def _check_weights(folder: Path, networks: Mapping[str, torch.nn.Module], sealed: Mapping[str, str]) -> None:
+def _check_weights(folder: Path, networks: Mapping[str, torch.nn.Module], digests: Mapping[str, str]) -> None:
     for name, network in networks.items():
-        if weights_digest(network) != sealed[name]:
+        if weights_digest(network) != digests[name]:
             raise WeightsError(f"{folder}: the weights of its {name} are not those that the run has trained")
 
 

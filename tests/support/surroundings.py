@@ -1,0 +1,34 @@
+"""What no test may depend on, made the same for all: shell, home folder, terminal, time zone, umask, current folder.
+
+Imported before anything else: libraries read much of it once, when they are imported.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+_HOME = tempfile.TemporaryDirectory(prefix="vae-ldm-tests-home-")
+EMPTY_FOLDER = tempfile.TemporaryDirectory(prefix="vae-ldm-tests-here-")
+
+# Of the terminal, of caches and tokens, of a launcher that has started this, of the command line's own switches.
+_UNSET = {
+    *("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLORTERM"),
+    *("TTY_COMPATIBLE", "TTY_INTERACTIVE", "LANGUAGE", "TORCH_HOME", "VAE_LDM_TRACEBACK"),
+    *("PYTHONSTARTUP", "PYTHONIOENCODING", "PYTHONWARNINGS"),
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+}
+_PREFIXES = ("ACCELERATE_", "XDG_", "HF_", "HUGGING_FACE_", "TRANSFORMERS_", "WANDB_", "MLFLOW_", "COMET_", "LC_")
+
+for name in list(os.environ):
+    if name in _UNSET or name.startswith(_PREFIXES):
+        del os.environ[name]
+os.environ |= {"HOME": _HOME.name, "TERM": "xterm-256color", "LANG": "C.UTF-8", "TZ": "UTC"}
+time.tzset()
+os.umask(0o022)
+# The checkout comes first for the processes that tests start, wherever they start them.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
