@@ -1,4 +1,4 @@
-"""What the machine at hand does fastest: threads, precision, memory format and the allocator."""
+"""Chooses what is fastest on this machine: threads, precision, memory format and the allocator."""
 
 import ctypes
 import os
@@ -55,7 +55,7 @@ def fastest_precision(network: Network) -> Precision:
     """
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    # Not in every torch that serves: without it nothing is known of the CPU.
+    # Not every supported torch has it; without it nothing is known of the CPU.
     cpu: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if network == "autoencoder" and cpu.get("avx512_bf16") and "AMD" in str(cpu.get("cpu_name")):
         return "bf16-mixed"
@@ -63,14 +63,14 @@ def fastest_precision(network: Network) -> Precision:
 
 
 def memory_in_use() -> int:
-    """Bytes: the most that tensors have taken on the GPU so far, or what this process takes of a machine without."""
+    """The most bytes that tensors have taken on the GPU so far; without a GPU, the bytes that this process occupies."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return psutil.Process().memory_info().rss
 
 
 def device_name(device: torch.device) -> str:
-    """What a page calls the device that it was measured on."""
+    """The name that a page gives the device of its measurements."""
     if device.type == "cuda":
         return torch.cuda.get_device_name()
     num_threads = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""What a user calls: a pipeline, or an autoencoder, of a run, of a folder or of the Hub."""
+"""Opens what a user names: a pipeline or an autoencoder of a run, of a folder or of the Hub."""
 
 import warnings
 from pathlib import Path

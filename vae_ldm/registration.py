@@ -1,4 +1,4 @@
-"""Lets `Trainer(strategy="accelerate")` mean ours once `vae_ldm` is imported, before Lightning or after it."""
+"""Registers `Trainer(strategy="accelerate")` once `vae_ldm` is imported, before Lightning or after it."""
 
 import sys
 from importlib import import_module
@@ -17,7 +17,7 @@ def _register() -> None:
 
 
 class _OnceLightningIsImported(MetaPathFinder):
-    """Offers the strategy then: importing Lightning here would cost every command seconds."""
+    """Registers the strategy when Lightning is imported; importing it here would cost every command seconds."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
         if fullname != "pytorch_lightning":

@@ -90,7 +90,7 @@ def test_the_recipe_keys_and_commands_that_it_names_exist():
         for name in key.split("."):
             assert name in _fields(model), key
             model = _fields(model)[name]
-    commands = re.findall(r"^    vae-ldm (.+)$", PAGE, re.MULTILINE)
+    commands = re.findall(r"^vae-ldm (.+)$", PAGE, re.MULTILINE)
     assert [command.split()[0] for command in commands] == ["lesson", "train", "evaluate"]
     _, recipe, *overrides = shlex.split(commands[1])
     read_recipe(find_recipe(recipe), [override for override in overrides if "=" in override])

@@ -10,7 +10,7 @@ import numpy as np
 # One chart's drawing, in SVG user units: the plot's rectangle leaves room for tick labels at the left and below.
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 350, 8, 172
-NUM_HOVERS = 48  # strips that tell the values under the pointer
+NUM_HOVERS = 48  # strips that show the values under the pointer
 SMOOTH_FROM = 40  # points; a shorter curve is drawn as it is, with its dots
 LOG_FROM = 20  # highest / lowest, above which positive values get a logarithmic axis
 
@@ -175,7 +175,7 @@ def draw(term: str, splits: dict[str, Series]) -> Chart:
 
 
 def hovers(x: Axis, splits: dict[str, Series], smoothed: dict[str, np.ndarray]) -> list[tuple[float, float, str]]:
-    """Left end, width and text of the strips over a chart, each telling the drawn values nearest to its middle.
+    """Left end, width and text of the strips over a chart; each shows the drawn values nearest to its middle.
 
     A value that was measured outside its strip comes with its own step.
     """
@@ -232,7 +232,7 @@ def envelope(across: np.ndarray, up: np.ndarray, limit: int = 200) -> tuple[np.n
 
 
 def point(across: float, up: float) -> tuple[float, float]:
-    """A point to a tenth of a unit."""
+    """A point, rounded to a tenth of a unit."""
     return round(float(across), 1), round(float(up), 1)
 
 

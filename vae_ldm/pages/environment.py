@@ -1,4 +1,4 @@
-"""Jinja as every page uses it, and numbers as every page writes them."""
+"""The Jinja environment of every page, and how pages write numbers."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,14 +10,14 @@ from vae_ldm.text import counted, duration
 
 
 def image_size(size: list[int]) -> str:
-    """[height, width] in words."""
+    """The size [height, width] in words."""
     height, width = size
     times = "\N{MULTIPLICATION SIGN}"
     return f"{height} {times} {width}" if height == width else f"{height} high {times} {width} wide"
 
 
 def number(value: float) -> str:
-    """`value` to three or four digits that matter: 0.0312, 25.77, 213.3, 64,000."""
+    """`value` to three or four significant digits: 0.0312, 25.77, 213.3, 64,000."""
     if isinstance(value, int) or abs(value) >= 10_000:
         return f"{value:,.0f}"
     if value == 0:

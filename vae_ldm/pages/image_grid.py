@@ -1,4 +1,4 @@
-"""Many small pictures on one: samples by class, originals beside reconstructions, samples beside their neighbours."""
+"""Puts many small pictures on one: samples by class, originals beside reconstructions, samples beside neighbours."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 MARGIN = 12  # around the grid, and between a label and its row
-GAP = 6  # between pictures that have nothing to do with each other
+GAP = 6  # between pictures of different groups
 PAIR_GAP = 2  # between pictures of one group
 FONT_SIZE = 13
 LINE = 18  # height kept for a line of text

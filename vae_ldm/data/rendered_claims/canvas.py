@@ -18,10 +18,10 @@ class Dent:
     center: np.ndarray
     radii: np.ndarray
     push: np.ndarray
-    """How far a point at the center is moved."""
+    """The way that a point at the center is moved."""
 
     def bend(self, points: np.ndarray) -> np.ndarray:
-        """Points moved by the blow: [N, 2]."""
+        """The points [N, 2], moved by the blow."""
         r2 = (((points - self.center) / self.radii) ** 2).sum(-1, keepdims=True)
         return points + self.push * np.exp(-r2 * r2)
 
@@ -88,12 +88,12 @@ class Canvas:
         self._mask_brush.polygon(pixels, fill=255)
 
     def polygon(self, points: Points, fill: Color) -> None:
-        """Paint a polygon upon the object."""
+        """Paint a polygon on the object."""
         brush = self._thin_brush if len(fill) == 4 else self._brush
         brush.polygon(self._project(points), fill=fill)
 
     def rectangle(self, left: float, top: float, right: float, bottom: float, fill: Color) -> None:
-        """Paint an upright rectangle upon the object."""
+        """Paint an upright rectangle on the object."""
         self.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], fill)
 
     def averaged(self, softness: float) -> tuple[np.ndarray, Image.Image]:
@@ -119,7 +119,7 @@ class Canvas:
 
 
 def picture_grid(image_size: tuple[int, int]) -> np.ndarray:
-    """Picture coordinates of every pixel's center: [H, W, 2]."""
+    """The picture coordinates of every pixel's center: [H, W, 2]."""
     height, width = image_size
     ys, xs = np.mgrid[:height, :width].astype(np.float32) + 0.5
     return np.stack([xs - width / 2, ys - height / 2], axis=-1) / (min(image_size) / 2)
@@ -133,7 +133,7 @@ def ellipse(center: tuple[float, float], radii: tuple[float, float], start: floa
 
 
 def rounded_rectangle(left: float, top: float, right: float, bottom: float, radius: float) -> np.ndarray:
-    """Corners rounded to `radius`: [N, 2]."""
+    """The outline [N, 2] with its corners rounded to `radius`."""
     r = radius
     corners = [(right - r, bottom - r), (left + r, bottom - r), (left + r, top + r), (right - r, top + r)]
     return np.concatenate([ellipse(c, (r, r), 90 * k, 90 * k + 90) for k, c in enumerate(corners)])

@@ -37,20 +37,20 @@ DARK_CRACK: tuple[Color, Color] = ((24, 16, 12), (250, 238, 220))
 
 
 class Item(NamedTuple):
-    """What the scene must know of an object beside how to paint it."""
+    """An object's painter, and what the scene must know of the object."""
 
     paint: Callable[[Canvas, np.random.Generator], tuple[str, str]]
     """Paints it and returns its color and a detail ("with a blue screen") in words, "" where there is none to tell."""
     face: Box
-    """Where damage goes."""
+    """The area that damage is drawn in."""
     max_turn: float
-    """Degrees."""
+    """The largest turn in degrees."""
     crack: tuple[Color, Color] = DARK_CRACK
-    """Core and rim."""
+    """Colors of a crack's core and rim."""
     stands: bool = True
-    """Its shadow lies on the ground behind it; else close around it, as it lies flat."""
+    """Whether its shadow lies on the ground behind it, or close around it because it lies flat."""
     is_round: bool = False
-    """Lit as an upright cylinder of half width `TIN_HALF_WIDTH`."""
+    """Whether it is lit as an upright cylinder of half width `TIN_HALF_WIDTH`."""
 
 
 def paint_bezel(canvas: Canvas, rng: np.random.Generator) -> tuple[str, str]:
@@ -78,7 +78,7 @@ def paint_bezel(canvas: Canvas, rng: np.random.Generator) -> tuple[str, str]:
 
 
 def paint_parcel(canvas: Canvas, rng: np.random.Generator) -> tuple[str, str]:
-    """A cardboard box seen from its front, with its top and one side in sight and tape over the flaps."""
+    """A cardboard box seen from its front, with its top and one side visible and tape over the flaps."""
     name, card = choose(rng, BOX_COLORS)
     tape_name, tape = choose(rng, TAPE_COLORS)
     left, top, right, bottom = PARCEL_FACE

@@ -1,4 +1,4 @@
-"""One seed, one claim: which object, how damaged, where it stands, how it is lit, and the words for it."""
+"""Draws a claim from a seed: an object, its damage, its place, its light, and the caption."""
 
 from typing import NamedTuple
 
@@ -96,7 +96,7 @@ def _paint_background(canvas: Canvas, rng: np.random.Generator) -> str:
 def _develop(
     canvas: Canvas, rng: np.random.Generator, item: Item, dent: Dent | None, image_size: tuple[int, int]
 ) -> Image.Image:
-    """Light, shadow and the sensor: all smooth or of one pixel, so they are computed at the final size."""
+    """Add light, shadow and sensor noise; all are smooth or of one pixel, so the final size suffices."""
     # Softness of lens and sensor, in pixels at every size. A third of the pictures have none; the rest teach a
     # classifier to look at shapes and not at sharpness, which an autoencoder takes away.
     color, mask = canvas.averaged(softness=max(0.0, rng.uniform(-0.4, 0.75)))
@@ -146,7 +146,7 @@ def _cast_shadow(mask: Image.Image, light: np.ndarray, penumbra: float, stands: 
 
 
 def _caption(rng: np.random.Generator, condition: str, color: str, name: str, detail: str, place: str) -> str:
-    """Words for the scene: always the class, and color, detail and place now and then."""
+    """A caption of the scene: always the class, and sometimes color, detail and place."""
     with_color, with_detail, with_place, as_photo = rng.random(4) < (0.5, 0.4, 0.6, 0.5)
     words = [condition, color if with_color else "", name, detail if with_detail else "", place if with_place else ""]
     return ("a photo of a " if as_photo else "a ") + " ".join(word for word in words if word)

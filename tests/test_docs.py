@@ -1,0 +1,37 @@
+"""The pages of docs/ and of the root name what there is, and their pictures are small."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md"))])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_links_to_exists(page):
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8"))]
+    assert [link for link in links if not link.startswith("https://") and not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "log.md"], ids=lambda page: page.name)
+def test_the_files_that_a_page_names_exist(page):
+    """All but the log's, whose files were there on its days; NAME stands for a new file's name."""
+    named = re.findall(r"`((?:vae_ldm|tests|benchmarks|recipes)/[\w./]+\.\w+)`", page.read_text(encoding="utf-8"))
+    assert [name for name in named if "NAME" not in name and not (ROOT / name).exists()] == []
+
+
+def test_no_page_indents_a_command_where_a_fence_gives_a_copy_button():
+    for page in PAGES:
+        outside = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+        assert re.findall(r"^ {4}(?:vae-ldm|accelerate|pip|python) .*$", outside, re.MULTILINE) == [], page.name
+
+
+def test_pictures_are_small_and_shown_somewhere():
+    shown = " ".join(page.read_text(encoding="utf-8") for page in PAGES)
+    pictures = sorted((ROOT / "docs" / "pictures").glob("*.png"))
+    assert len(pictures) >= 6
+    for picture in pictures:
+        assert picture.stat().st_size < 150_000, picture.name
+        assert f"pictures/{picture.name})" in shown
