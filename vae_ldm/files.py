@@ -109,7 +109,7 @@ def let_others_read(folder: Path) -> None:
 def whole_folder(target: Path, *, replaces: bool = True) -> Iterator[Path]:
     """A temporary folder beside `target` that takes its place when the block ends well, and stays after a power cut.
 
-    Of several processes that write to one target each has a folder of its own, and the last to end keeps its place.
+    Each of several processes that write to one target has a folder of its own; the last to finish replaces the target.
     Without `replaces` the first one does: FileExistsError where there is a target by then.
     """
     remove_abandoned(target.parent)

@@ -87,8 +87,8 @@ def load_autoencoder(
     [(32, 32)]
 
     Any AutoencoderKL, in the layout of Stable Diffusion, SDXL or FLUX. `revision`, `token` and `cache_dir` are those of
-    huggingface_hub; `torch_dtype` None is float32, `device` None the GPU where there is one. Of a pipeline on
-    the Hub nothing but the autoencoder is downloaded, of another repository its `subfolder`. Sides above `tile_size` px
+    huggingface_hub; `torch_dtype` None is float32, `device` None the GPU where there is one. Only the autoencoder of a
+    pipeline on the Hub is downloaded, or the `subfolder` of another repository. Sides above `tile_size` px
     are worked through in tiles.
 
     Raises WeightsError where there is no autoencoder, or its weights are incomplete or pickled, and what

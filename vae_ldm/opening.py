@@ -133,7 +133,7 @@ class ModelSettings:
 
 
 def settings_of(source: str | Path) -> ModelSettings:
-    """Of the run that `source` is or whose pipeline folder it is, or of a model that comes from elsewhere."""
+    """The settings of the run that `source` names, by its folder or its pipeline's, or of a model from elsewhere."""
     run = run_of(Path(source))
     recipe = None if run is None else read_recipe(run.recipe, as_trained=True)
     data = parts.RenderedClaims() if recipe is None else recipe.data
@@ -180,7 +180,7 @@ def _is_of_the_pipeline(source: Path | str) -> bool:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """Of a model, less what diffusers notes of where it came from."""
+    """The configuration of a model, without diffusers' note of where it came from."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return {key: value for key, value in config.items() if not key.startswith("_")}
 
@@ -199,11 +199,11 @@ def read_metrics(run_dir: Path) -> dict[str, Any]:
 
 
 def _force_upcast(config: Path) -> bool:
-    """As the autoencoder's stage has decided it; False of a stage that is not finished."""
+    """What the autoencoder's stage has decided; False where the stage is not finished."""
     return config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("force_upcast"))
 
 
 def usual_psnr(source: str | Path) -> float | None:
-    """At how many dB a run gives back its validation photos, in the mean; None where that is not known."""
+    """The mean PSNR in dB of a run's reconstructions of its validation photos; None where it is not known."""
     measured = read_metrics(Path(source))["measurements"]
     return next((one["value"] for one in measured if one["name"] == "psnr"), None)

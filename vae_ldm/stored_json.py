@@ -112,7 +112,7 @@ def _newer(number: int, written_by: Any, newest: int) -> str:
 
 
 def _version() -> str | None:
-    """Of this package; None where it runs from its checkout without being installed."""
+    """The version of this package; None where it runs from its checkout without being installed."""
     try:
         return version("vae_ldm")
     except PackageNotFoundError:

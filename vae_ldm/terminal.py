@@ -26,7 +26,7 @@ class PlainConsole(Console):
         return super().render_str(_printable(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """As rich renders it; colours, cursor movements and line feeds stay."""
+        """Render as rich does; colours, cursor movements and line feeds stay."""
         for segment in super().render(renderable, options):
             if segment.control or segment.text.isprintable():
                 yield segment
@@ -95,7 +95,7 @@ class StepReport:
             self._told.append((now, done))
 
     def _time_left(self, now: float, done: int, total: int) -> str:
-        """At the speed over the last few lines; nothing where nothing has been done since."""
+        """The time left at the speed over the last few lines; empty where nothing was done since."""
         began, before = self._told[0] if self._told else (now, done)
         if not before < done < total:
             return ""

@@ -2,7 +2,7 @@
 
 
 def counted(number: int, thing: str) -> str:
-    """Such as 1 photo, 0 photos, 1,234 photos; of several words the last one takes the s."""
+    """A number and its thing, such as 1 photo, 0 photos, 1,234 photos; the last of several words takes the s."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 

@@ -1,4 +1,4 @@
-"""From what a user names (a run, a folder, a repository of the Hub) to the local folder that holds its weights."""
+"""Finds the local folder that holds the weights of what a user names: a run, a folder, a repository of the Hub."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +33,7 @@ def local_folder(
 ) -> Path:
     """`source` itself, a folder or a single file, or where ORG/NAME (or hf://ORG/NAME@REVISION) lies after a download.
 
-    Of a repository, `subfolder` downloads that one component only. Raises WeightsError where there is no such folder,
+    `subfolder` downloads that one component of a repository only. Raises WeightsError where there is no such folder,
     HubError or RunError where the repository cannot be had.
     """
     if is_of_the_hub(source):
@@ -70,7 +70,7 @@ def autoencoder_folder(
 ) -> Path:
     """Where the AutoencoderKL of a run, a pipeline, its own folder or the Hub lies; arguments as of `local_folder`.
 
-    Of a pipeline on the Hub nothing but the autoencoder is downloaded. Raises what `local_folder` raises.
+    Only the autoencoder of a pipeline on the Hub is downloaded. Raises what `local_folder` raises.
     """
     where: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
     if subfolder is not None:

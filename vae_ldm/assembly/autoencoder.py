@@ -1,4 +1,4 @@
-"""From the recipe's first stage to an autoencoder, its losses and its training module."""
+"""Makes the autoencoder, its losses and its training module from the recipe's first stage."""
 
 from functools import partial
 

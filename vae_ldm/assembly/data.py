@@ -1,4 +1,4 @@
-"""From the recipe's data to pictures and their prompts."""
+"""Makes pictures and their prompts from the recipe's data."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From the recipe's second stage to tokenizer, text encoder, UNet, scheduler and their training module."""
+"""Makes tokenizer, text encoder, UNet, scheduler and their training module from the recipe's second stage."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""From a stage's trainer settings to the Lightning Trainer, and to what is done to modules before it runs."""
+"""Makes the Lightning Trainer from a stage's settings, and prepares modules for it."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -115,7 +115,8 @@ def compile_if_asked(part: parts.Trainer, modules: Sequence[nn.Module], *, say: 
 def place_channels_last(part: parts.Trainer, module: LightningModule, network: Network) -> None:
     """Lay convolution weights out channels-last where the recipe asks for it, or, by default, where it is faster.
 
-    That is a UNet on a GPU. An autoencoder's large maps lose a quarter of the speed there, and CPUs gain nothing.
+    Only a UNet on a GPU is faster. An autoencoder's large maps lose a quarter of the speed there, and CPUs gain
+    nothing.
     """
     faster = torch.cuda.is_available() and network == "unet"
     if faster if part.channels_last is None else part.channels_last:

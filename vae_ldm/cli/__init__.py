@@ -40,7 +40,7 @@ class _TerminatedError(KeyboardInterrupt):
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM raises _TerminatedError. `train` knows better within: it ends after the step.
+    """SIGTERM raises _TerminatedError. `train` handles the signal itself and ends after the step.
 
     SIGHUP, which comes when the terminal is closed, is passed on as SIGTERM, so that it ends a command the same way.
     """
@@ -297,7 +297,7 @@ def push(
         bool | None,
         typer.Option(
             "--private/--public",
-            help="Who may see it; by default nobody else a new repository, and an old one stays as it is.",
+            help="Who may see it; by default a new repository is private, and an existing one stays as it is.",
             show_default=False,
         ),
     ] = None,

@@ -38,7 +38,7 @@ def add(
         typer.Option(help="The smallest of all (default), or latents wherever they reach the target."),
     ] = None,
 ) -> None:
-    """Archive photos; those that are there already are passed over, so a stopped command is simply repeated."""
+    """Archive photos, except those that are archived already; repeat a stopped command to go on."""
     from vae_ldm.desk.archive.add import add as add_photos
 
     add_photos(archive, photos, model=model, target_psnr=target_psnr, prefer=prefer)
@@ -70,11 +70,12 @@ def extract(
     ),
     model: MovedModelOption = None,
     file_format: Annotated[
-        FileFormat, typer.Option("--format", help="Latents as PNG and the others as they are kept, or all as one.")
+        FileFormat,
+        typer.Option("--format", help="own: latents as PNG and the others as they are kept; or all in one format."),
     ] = "own",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
 ) -> None:
-    """Write archived photos as pictures again."""
+    """Write archived photos as files again."""
     from vae_ldm.desk.archive.reading import extract as extract_photos
 
     extract_photos(archive, patterns or (), out=out, model=model, file_format=file_format, overwrite=overwrite)
@@ -91,7 +92,7 @@ def verify(
     ] = None,
     model: MovedModelOption = None,
 ) -> None:
-    """Find every byte that has changed; with PHOTOS also whether each could be had back from the archive."""
+    """Find every byte that has changed; with PHOTOS also check that the archive gives each photo back."""
     from vae_ldm.desk.archive.reading import verify as verify_archive
 
     verify_archive(archive, photos, model=model)
@@ -106,7 +107,7 @@ def report(
         int, typer.Option("-n", "--num-photos", min=1, help="Photos to measure, evenly spread over the folder.")
     ] = 48,
     target_psnr: Annotated[
-        float, typer.Option(min=10, max=60, help="dB for which the sum is drawn in words.", callback=finite)
+        float, typer.Option(min=10, max=60, help="The PSNR in dB that the sentences are about.", callback=finite)
     ] = 32,
 ) -> None:
     """Say, before anything is archived, where latents take fewer bytes than JPEG, WebP and AVIF, and where not."""

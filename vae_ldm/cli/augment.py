@@ -1,4 +1,4 @@
-"""The verbs that make photos out of photos, and prove whether that was any use."""
+"""The verbs that draw new photos from photos, and prove whether they help."""
 
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
@@ -81,7 +81,7 @@ def draw(
         Path, typer.Option(metavar="DIR", help="A new folder, or one to go on with.", callback=paths.output_folder)
     ] = Path("augmented"),
 ) -> None:
-    """Draw new photos of every class, less near copies and other classes."""
+    """Draw new photos of every class, without near copies and other classes."""
     from vae_ldm.desk.augment.folder import AugmentedFolder
     from vae_ldm.desk.augment.request import AugmentRequest
 
@@ -113,17 +113,17 @@ def prove(
     ],
     photos: PhotosArgument = None,
     classifier: Annotated[
-        ClassifierKind, typer.Option(help="From scratch, or linear on frozen features.")
+        ClassifierKind, typer.Option(help="The classifier: trained from scratch, or linear on frozen features.")
     ] = "small-cnn",
     shots: Annotated[
         list[int] | None,
         typer.Option(min=1, help="Real photos a class, beside all; by default 10, 20 and 50.", show_default=False),
     ] = None,
     seeds: Annotated[int, typer.Option(min=2)] = 5,
-    steps: Annotated[int, typer.Option(min=1, help="Of training, in every cell of the table.")] = 300,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps in every cell of the table.")] = 300,
     out: PageOption = Path("proof.html"),
 ) -> None:
-    """Say whether a classifier of real photos gains from them. It can say no."""
+    """Measure whether a classifier of real photos gains from synthetic ones."""
     from vae_ldm.desk.augment.proof import prove_augmentation
 
     prove_augmentation(

@@ -81,7 +81,7 @@ def query(
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Photos to find for each.")] = 10,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Draw what was found on a sheet (.png).", callback=paths.sheet),
+        typer.Option(metavar="FILE", help="Write a contact sheet of what was found (.png).", callback=paths.sheet),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
     store: StoreOption = None,

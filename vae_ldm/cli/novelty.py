@@ -32,7 +32,9 @@ def fit(
     ],
     features: FeaturesOption = "both",
     backbone: BackboneOption = None,
-    score: Annotated[ScoreName, typer.Option(help="What decides; all are in the table.")] = "combination",
+    score: Annotated[
+        ScoreName, typer.Option(help="The score that decides; the table has all of them.")
+    ] = "combination",
     false_alarm_rate: FalseAlarmRateOption = 0.05,
     calibration: Annotated[
         str | None,
@@ -71,11 +73,13 @@ def score(
     ] = Path("scores.csv"),
     heat_maps: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Pictures of where each photo departs go here.", callback=paths.output_folder),
+        typer.Option(
+            metavar="DIR", help="A folder for pictures of where each photo departs.", callback=paths.output_folder
+        ),
     ] = None,
     model: MovedModelOption = None,
 ) -> None:
-    """Judge photos by a detector: verdict, p-value and every score into a table."""
+    """Judge photos by a detector and write a table: verdict, p-value and every score."""
     from vae_ldm.desk.novelty.novelty import score as score_photos
 
     score_photos(photos, detector, out=out, heat_maps=heat_maps, model=model)

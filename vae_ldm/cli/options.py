@@ -18,7 +18,9 @@ def finite(number: float | None) -> float | None:
 
 
 def each_of(choices: Any) -> dict[str, Any]:
-    """For an option that may be repeated: each value is one of a Literal, which typer knows for single ones only."""
+    """Settings of an option that may be repeated and takes values of a Literal, which typer supports for single values
+    only.
+    """
     legal = get_args(choices)
 
     def check(values: list[str] | None) -> list[str] | None:

@@ -44,7 +44,7 @@ def _warn(line: str) -> None:
 
 @app.command()
 def check(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
-    """Say whether a recipe is in order, or all that is wrong with it."""
+    """Say whether a recipe is in order, or name every mistake in it."""
     from vae_ldm.recipe import find_recipe
 
     read_recipe_argument(recipe, overrides, only_shown=True)
@@ -82,7 +82,7 @@ def schema() -> None:
 
 @app.command("list")
 def list_recipes() -> None:
-    """List the packaged recipes with what they say of themselves."""
+    """List the packaged recipes, each with its opening comment."""
     from vae_ldm.recipe import first_comment, packaged_recipes
 
     for name, path in packaged_recipes().items():

@@ -86,7 +86,7 @@ def walk(
     guidance_scale: GuidanceOption = None,
     out: OutOption = Path("walk"),
 ) -> None:
-    """Go once around a photo, through latents and through the model, as a strip and as a film that closes."""
+    """Go once around a photo, through latents and through the model, as a strip and as an endless film."""
     from vae_ldm.desk.walk.walk import walk as draw
 
     drawing = _drawing(strength, prompt, seed, denoising_steps, guidance_scale)
@@ -107,7 +107,7 @@ def grid(
     reach: Annotated[
         float, typer.Option(min=0, help="Length of an axis to either side, in standard deviations.", callback=finite)
     ] = 2,
-    side: Annotated[int, typer.Option(min=2, max=100, help="Pictures a row, and rows.")] = 5,
+    side: Annotated[int, typer.Option(min=2, max=100, help="Pictures in a row, and the number of rows.")] = 5,
     like: LikeOption = None,
     strength: StrengthOption = 0.5,
     prompt: PromptOption = "",

@@ -21,7 +21,7 @@ Remark = Literal["profile", "levels"]
 
 @dataclass(frozen=True)
 class Unusable:
-    """In the place of a picture: a row of a metadata file names one that cannot be used as the row says."""
+    """Stands for a picture that a metadata file names and that cannot be used as its row says."""
 
     reason: str
 
@@ -60,7 +60,7 @@ def decode_picture(
     """uint8 [height, width, C] of a file, its bytes or an open picture, upright and of `image_size`.
 
     C is `channels`; with None it is 1 for a grey picture (also one stored as RGB) and 3 for any other. Alpha is laid
-    over white unless there are 4 channels. 16-bit grey keeps its scale: 65535 becomes 255. Of an animation, the first
+    over white unless there are 4 channels. 16-bit grey keeps its scale: 65535 becomes 255. An animation gives its first
     frame. The size is read from the header and refused before anything is decoded.
 
     `on_remark` is called with "profile" and 1 for a colour profile other than sRGB, which is not applied, and with
@@ -127,7 +127,7 @@ def pillow_limit_lifted() -> Iterator[None]:
 
 @functools.cache
 def _known_formats() -> list[str]:
-    """Those of _FORMATS that this Pillow has: asking it for any other is an error for every picture."""
+    """The formats of _FORMATS that this Pillow has; with any other in the list Pillow opens nothing."""
     Image.init()
     return [name for name in _FORMATS if name in Image.OPEN]
 

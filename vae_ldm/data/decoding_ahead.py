@@ -15,7 +15,7 @@ from vae_ldm.data.sources import Record, Split
 
 @dataclass(frozen=True)
 class Transform:
-    """From a picture to pixels, or to the reason why there are none."""
+    """Turns a picture into pixels, or into the reason why there are none."""
 
     image_size: tuple[int, int]
     channels: int | None

@@ -166,7 +166,10 @@ def is_folder_path(path: str) -> bool:
 
 
 def _lies_in(path: Path, folder: str | Path) -> bool:
-    """By their names: a folder of the user's own may hold links to other places, and the Hub's cache does."""
+    """Whether the path's name lies below the folder's name.
+
+    Links are not resolved: a user's folder may hold links to other places, and the Hub's cache does.
+    """
     return Path(os.path.normpath(path.absolute())).is_relative_to(os.path.normpath(Path(folder).absolute()))
 
 

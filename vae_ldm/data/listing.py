@@ -36,7 +36,7 @@ _FOREIGN_SUFFIXES = frozenset(
 )
 """Photos of formats that Pillow does not decode."""
 _MOST_NAMES = 1000
-"""Of one folder, reached through links: links among folders could otherwise give more paths than can be counted."""
+"""Most paths that lead to one folder through links; links among folders could otherwise give countless paths."""
 
 _log = logging.getLogger(__name__)
 _told: set[tuple[Path, str]] = set()

@@ -22,7 +22,7 @@ class PhotoBatch:
 
     records: list[Record]
     images: tuple[np.ndarray, ...]
-    """For each size asked for: uint8 [B, height, width, C]."""
+    """One array uint8 [B, height, width, C] for each size asked for."""
 
     def __len__(self) -> int:
         return len(self.records)

@@ -1,4 +1,4 @@
-"""From a source to pictures at rest: decoded, checked and resized once, then read back as arrays by every later run."""
+"""Stores the pictures of a source: they are decoded, checked and resized once, and every later run reads arrays."""
 
 import hashlib
 import itertools
@@ -145,7 +145,7 @@ def inspect_pictures(
 ) -> Preview:
     """The first few training pictures, decoded in memory, and how many there are; nothing is written.
 
-    With `channels` None it goes by these few. Raises DataError when none of them can be used.
+    `channels` None is decided by these few. Raises DataError when none of them can be used.
     """
     transform = Transform(image_size, channels, resize, max_pixels)
     tell(source.remarks())

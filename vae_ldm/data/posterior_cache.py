@@ -68,8 +68,8 @@ def cache_posteriors(
     interrupted call goes on where it stopped. The index is written last and makes the cache valid. `batch_size` is of
     pictures up to 256 px; larger ones are encoded fewer at once.
 
-    Of several processes that call it, on one disk, replica r of R writes every R-th shard, beginning with r, and the
-    first one the index. `wait` comes back when all have called it.
+    Several processes share one disk: replica r of R writes every R-th shard, beginning with r, and the first one writes
+    the index. `wait` comes back when all have called it.
     """
     names = [f"posteriors-{number:05d}.safetensors" for number in range(-(-len(pictures.ids) // shard_size))]
     if rank == 0:

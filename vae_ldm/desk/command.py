@@ -108,7 +108,7 @@ class DeskCommand:
         report: Progress | None = None,
         everywhere: bool = False,
     ) -> list[T]:
-        """As `share`, of batches of BATCH_SIZE records; `report` hears how many records of how many are done."""
+        """Share batches of BATCH_SIZE records as `share` does; `report` hears how many records of how many are done."""
 
         def in_records(done: int, _: int) -> None:
             if report is not None:

@@ -63,7 +63,7 @@ class PhotoEncoder:
         self.resize: Resize = settings.resize
         self.channels = self.autoencoder.channels
         self.digest = weights_digest(self.autoencoder.autoencoder)
-        """Of the autoencoder's weights: what was encoded by another cannot be compared."""
+        """The digest of the autoencoder's weights; vectors of another autoencoder cannot be compared."""
 
     @property
     def works_in_tiles(self) -> bool:

@@ -20,7 +20,7 @@ _FOREIGN_DB = 6.0  # below the mean of validation photos: four times their error
 
 
 def foreign_words(psnr: float, usual: float | None) -> str | None:
-    """That a model hardly knows photos which it gives back at so few dB; None where it knows them."""
+    """A sentence that the model hardly knows photos that it reconstructs at so few dB; None where it knows them."""
     if usual is None or psnr >= usual - _FOREIGN_DB:
         return None
     return (

@@ -14,7 +14,7 @@ from vae_ldm.evaluation.reconstruction import MAX_PSNR
 from vae_ldm.pages.image_grid import MODES
 
 _STRAIGHT_STEPS = 4
-"""Of a search; where a measure is so bent that they do not get there, halving is the shorter way."""
+"""Interpolation steps of a search; on a curve where these do not suffice, halving is faster."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Compressed(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
-        """Of the whole file."""
+        """The number of bytes of the whole file."""
         return len(self.file)
 
 
@@ -65,7 +65,7 @@ class Ladder(ABC):
     """
 
     def __init__(self, pixels: np.ndarray, min_quality: int, max_quality: int) -> None:
-        """Of uint8 [H, W, C]."""
+        """A ladder of qualities of the picture uint8 [H, W, C]."""
         self.pixels, self.min_quality, self.max_quality = pixels, min_quality, max_quality
         self._files: dict[int, bytes] = {}
         self._psnr: dict[int, float] = {}
@@ -84,7 +84,7 @@ class Ladder(ABC):
         return self._files[quality]
 
     def num_bytes(self, quality: int) -> int:
-        """Of the whole file."""
+        """The number of bytes of the whole file."""
         return len(self.file(quality))
 
     def psnr(self, quality: int) -> float:
@@ -149,7 +149,7 @@ class CodecLadder(Ladder):
     """One picture at the qualities of a codec."""
 
     def __init__(self, pixels: np.ndarray, codec: Codec) -> None:
-        """Of uint8 [H, W, C], C in 1, 3 and, where the codec has transparency, 4."""
+        """A ladder of qualities of uint8 [H, W, C], with C 1, 3 or, where the codec has transparency, 4."""
         super().__init__(pixels, codec.min_quality, codec.max_quality)
         self.codec = codec
 

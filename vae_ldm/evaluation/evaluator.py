@@ -54,7 +54,7 @@ class AutoencoderEvaluation:
 
     measurements: list[Measurement]
     reconstructions: np.ndarray
-    """Of all validation pictures, uint8 [N, H, W, C]."""
+    """Reconstructions of all validation pictures, uint8 [N, H, W, C]."""
     psnr: np.ndarray
     """dB, [N]."""
     worst: list[int]
@@ -67,7 +67,7 @@ class SampleEvaluation:
 
     measurements: list[Measurement]
     nearest: np.ndarray
-    """For each sample its nearest training picture by features, [N]."""
+    """The training picture nearest to each sample by features, [N]."""
     nearest_in_pixels: np.ndarray
     """The same by pixels, [N]."""
     closest: list[int]
@@ -295,6 +295,6 @@ def _duplicates_in_words(held_out: Neighbours) -> str:
 
 
 def evenly_chosen(pictures: np.ndarray, max_values: int) -> np.ndarray:
-    """As many of the pictures, evenly over the set, as hold `max_values` numbers."""
+    """Pictures spread evenly over the set, as many as hold `max_values` numbers."""
     count = max(min(len(pictures), max_values // pictures[0].size), 1)
     return pictures[np.linspace(0, len(pictures) - 1, count).astype(int)]

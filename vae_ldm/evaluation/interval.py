@@ -55,7 +55,7 @@ def crossed_interval(values: Tensor, classes: Tensor) -> Interval:
 
     It holds for other seeds and for other pictures: the variance is that of the seeds' means plus that of the pictures'
     means within their classes, which is the pigeonhole bootstrap (Owen 2007) in closed form and errs on the wide side.
-    Few seeds tell little of their own spread, so their part goes by Student's t with S - 1 degrees of freedom. Of
+    Few seeds tell little of their own spread, so their part goes by Student's t with S - 1 degrees of freedom. For
     paired differences it is the interval of the difference.
     """
     members = [values[:, classes == label].double() for label in classes.unique()]

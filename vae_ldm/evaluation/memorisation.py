@@ -20,7 +20,7 @@ SAME = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """For each of N pictures: its nearest training picture and its distance, [N] each, and what lies behind that one.
+    """The nearest training picture of each of N pictures and its distance, [N] each, and what lies behind that one.
 
     `second_distances` [N] are those of the nearest training picture that differs from `indices`; where all are the same
     picture, the distance to that one.

@@ -16,7 +16,7 @@ TARGETS = (20, 22, 24, 26, 28, 30, 32, 34, 36, 38, 40)
 LATENTS = "latents"
 ORIGINAL = "original"
 _CODEC_PARTS, _READ_PARTS = 3, 2
-"""Of a photo's work: for each codec, and for each way that a reader reads; one is a step of the latents."""
+"""The work of a photo for each codec, and for each method that a reader reads, in steps of the latents."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +44,13 @@ class Legibility:
     reader: str
     what: str
     num_photos: int
-    """On which it reads anything at all."""
+    """The number of photos on which it reads anything."""
     num_read: int
     """Things it reads on the photos themselves."""
     kept: dict[str, np.ndarray]
-    """By way: of what was read, the share that is read still, in [0, 1], float [steps]."""
+    """The share of what was read that each method still lets through, in [0, 1], float [steps]."""
     wrong: dict[str, np.ndarray]
-    """By way: characters wrong for each character before, float [steps]."""
+    """Wrong characters of each method for each character read before, float [steps]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,18 +58,18 @@ class RateDistortion:
     """The photos in latents and in codecs."""
 
     latents: Curve
-    """At each step."""
+    """The curve of the latents, one point a step."""
     codecs: list[Curve]
-    """At the lowest quality, and at the lowest one that reaches each of TARGETS."""
+    """Curves of the codecs, at the lowest quality and at the lowest that reaches each of TARGETS."""
     equal: dict[str, np.ndarray]
-    """For each codec its bytes at the PSNR of each step, float [steps, N]; NaN where it never gets there.
+    """Bytes of each codec at the PSNR of each step, float [steps, N]; NaN where it never gets there.
 
     Between two of its qualities they are interpolated, or a codec would pay for up to a step of quality more.
     """
     at_target: dict[str, np.ndarray]
-    """For each way its bytes at each of TARGETS, float [targets, N]; NaN where it never gets there."""
+    """Bytes of each method at each of TARGETS, float [targets, N]; NaN where it never gets there."""
     fits: dict[str, np.ndarray]
-    """For each codec the share of photos that it gets into the bytes of each step, float [steps]."""
+    """The share of photos that each codec fits into the bytes of each step, float [steps]."""
     crops: list[ComparedCrop]
     crop_setting: str
     legibility: list[Legibility]
@@ -133,7 +133,7 @@ class RateDistortionJudge:
             self._read(reader, latents.pixels, list(made.values()), ladders, tell)
 
     def result(self) -> RateDistortion:
-        """Of all photos added."""
+        """The measurements of all photos added."""
         settings = [f"{size:.3g}" for _, size in self.steps]
         curves = {name: np.array(points).transpose(2, 1, 0) for name, points in self._points.items()}
         legibility = []
@@ -222,7 +222,7 @@ class Lowest(NamedTuple):
 
     num_photos: int
     psnr: float
-    """Of that quality, in the mean."""
+    """Mean PSNR at that quality, in dB."""
 
 
 class StepRow(NamedTuple):
@@ -232,9 +232,9 @@ class StepRow(NamedTuple):
     num_photos: int
     psnr: float
     num_bytes: dict[str, float]
-    """By way, at equal PSNR."""
+    """Mean bytes of each method at equal PSNR."""
     lowest: dict[str, Lowest]
-    """By codec, of those that have such photos."""
+    """The lowest quality of each codec that has such photos."""
     best: str
     """The way of fewest bytes."""
 
@@ -264,9 +264,9 @@ class TargetRow(NamedTuple):
 
     target: int
     share_reached: float
-    """Of photos whose latents reach it at some step."""
+    """The share of photos whose latents reach it at some step."""
     share_won: float
-    """Of photos whose latents are smaller than any codec's file that reaches it, too."""
+    """The share of photos whose latents reach it and are smaller than any codec's file that reaches it."""
     mixed_bytes: float
     """A photo, where each is kept in the smallest way."""
     codec_bytes: float

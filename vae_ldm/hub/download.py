@@ -1,4 +1,4 @@
-"""From the Hub into the client's cache: only what is expected, never a pickle, and offline after the first time."""
+"""Downloads expected files from the Hub into the client's cache, never a pickle; afterwards it works offline."""
 
 import logging
 import os
@@ -38,8 +38,8 @@ def download(
     """The folder in the cache with a repository's pipeline or autoencoder, downloaded now unless it already was.
 
     `name` is ORG/NAME, hf://ORG/NAME or hf://ORG/NAME@REVISION; `token` is by default the one stored by `hf auth
-    login`. Only files of an exact list are written: safetensors, JSON and text. With `subfolder`, only those of that
-    one component. Without a connection the copy in the cache serves.
+    login`. Only files of an exact list are written: safetensors, JSON and text. With `subfolder` only that component is
+    downloaded. Without a connection the copy in the cache serves.
 
     Raises HubError where the repository, or its revision, is not there or may not be read, holds only pickled
     weights, names a file outside its folder or wants classes from elsewhere than diffusers and transformers; RunError

@@ -62,7 +62,7 @@ def check_names(repository: str, names: Iterable[str]) -> None:
 
 
 def choose(repository: str, names: Iterable[str], subfolder: str | None = None) -> list[str]:
-    """Those of a repository's files that are on the list and, where it is given, in the subfolder.
+    """The files of a repository that are on the list and, where it is given, in the subfolder.
 
     Raises HubError where a network has pickled weights only, or there are no weights at all.
     """

@@ -14,7 +14,7 @@ from torch import Tensor
 def p_values(scores: Tensor, calibration: Tensor) -> Tensor:
     """(1 + number of calibration scores at least as high) / (n + 1): [B], in [1 / (n + 1), 1].
 
-    Of scores [B] beside calibration scores [n]; high is strange.
+    The p-values [B] of scores [B], given calibration scores [n]; high scores are strange.
     """
     ordered = calibration.sort().values
     num_as_high = len(ordered) - torch.searchsorted(ordered, scores.contiguous())

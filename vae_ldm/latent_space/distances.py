@@ -29,7 +29,7 @@ class Mahalanobis:
 
     @classmethod
     def fit(cls, vectors: Tensor) -> Self:
-        """Of vectors [N, D], shrunk by as much as Ledoit and Wolf (2004, eq. 14) show to be best; float64."""
+        """The distance fitted on vectors [N, D] in float64, with the shrinkage of Ledoit and Wolf (2004, eq. 14)."""
         exact = vectors.double()
         mean = exact.mean(dim=0)
         centered = exact - mean
@@ -61,7 +61,7 @@ class PixelNeighbours:
 
     @classmethod
     def fit(cls, thumbnails: Tensor) -> Self:
-        """Of pixels [N, D]."""
+        """Fitted on pixels [N, D] of the reference photos."""
         whitening = Whitening.fit(thumbnails, max_dim=NUM_PIXEL_AXES)
         return cls(whitening, whitening(thumbnails))
 

@@ -45,7 +45,7 @@ class Whitening:
 
     @classmethod
     def fit(cls, vectors: Tensor, *, max_dim: int = 256) -> Self:
-        """Of vectors [N, D], onto at most `max_dim` axes and N / 2.
+        """The whitening of vectors [N, D] onto at most `max_dim` axes, and at most N / 2.
 
         Directions that hold less than a hundredth of the largest variance are damped, not blown up: few photos know
         little of them. (298 tins, 256 axes of the backbone, mAP@10 by class: a thousandth .43, a hundredth .52.)
@@ -73,7 +73,7 @@ class FeatureSpace:
     kind: FeatureKind
     whitenings: Mapping[Part, Whitening]
     shares: Mapping[Part, float]
-    """Of the cosine; they sum to 1."""
+    """The share of each part in the cosine; shares sum to 1."""
 
     @classmethod
     def fit(cls, kind: FeatureKind, vectors: Mapping[Part, Tensor]) -> Self:

@@ -31,7 +31,8 @@ class HeatScale:
 def fit_scales(means: Tensor, maxima: Tensor, false_alarm_rate: float) -> list[HeatScale]:
     """A scale for each of k maps that are shown as one, the highest heat at each place.
 
-    Of the mean [n, k] and the maximum [n, k] of each calibration photo's maps, at the size at which they are shown.
+    The scales for the mean [n, k] and the maximum [n, k] of each calibration photo's maps, at the size at which they
+    are shown.
     What is shown has a place above 1 in a share of `false_alarm_rate` of usual photos. The higher of several maps
     exceeds a level more often than each of them, so each takes the level that as few photos exceed as leaves the share
     for all of them together. That takes k / `false_alarm_rate` calibration photos; fewer give up to k times the share.
@@ -53,7 +54,7 @@ def fit_scales(means: Tensor, maxima: Tensor, false_alarm_rate: float) -> list[H
 def own_scale(heat: Tensor) -> Tensor:
     """Heat [h, w] from the photo's median place, 0, to its hottest one, 1; all 0 where none is hotter than the others.
 
-    For a photo that is unusual as a whole, with no place that would be strange by itself.
+    The scale of a photo that is unusual as a whole and has no place that is strange by itself.
     """
     middle = heat.median()
     return (heat - middle) / (heat.max() - middle).clamp(min=1e-12)

@@ -24,7 +24,7 @@ class LatentCoder:
     """Fitted once on some pictures; an archive keeps it beside its messages, which are nothing without it."""
 
     steps: tuple[float, ...]
-    """From coarse to fine."""
+    """The quantisation steps, from coarse to fine."""
     models: tuple[SymbolModel, ...]
     """One a step."""
 

@@ -69,7 +69,10 @@ class Standardisation:
 
     @classmethod
     def fit(cls, vectors: Mapping[Part, Tensor]) -> Self:
-        """Of raw vectors [N, D] of each part. A number that hardly varies is damped, not blown up."""
+        """The standardisation fitted on raw vectors [N, D] of each part.
+
+        A number that hardly varies is damped, not blown up.
+        """
         deviation = {part: some.std(dim=0, correction=0) for part, some in vectors.items()}
         floors = {part: 1e-3 * some.max().item() + 1e-12 for part, some in deviation.items()}
         return cls(
@@ -101,13 +104,13 @@ class Scorers:
     memory: PatchMemory
     pixels: PixelNeighbours
     noise_variance: Tensor
-    """Of a pixel, of the decoder's Gaussian; the mean squared error of the reference photos is its best value."""
+    """Variance of a pixel in the decoder's Gaussian; the best value is the reference photos' mean squared error."""
     num_pixels: int
     """Numbers that make up a picture."""
 
     @classmethod
     def fit(cls, seen: Observations, *, num_pixels: int, memory_size: int = 1024) -> Self:
-        """Of at least two reference photos."""
+        """The scorers fitted on at least two reference photos."""
         standardisation = Standardisation.fit(seen.vectors)
         return cls(
             standardisation,
@@ -206,7 +209,10 @@ class Combination:
 
     @classmethod
     def fit(cls, held_out: Tensor) -> Self:
-        """Of held-out scores [N, 6] of reference photos. Calibration photos stay out of it, so p-values stay exact."""
+        """The combination fitted on held-out scores [N, 6] of reference photos.
+
+        Calibration photos stay out of it, so p-values stay exact.
+        """
         return cls(held_out.mean(dim=0), held_out.std(dim=0, correction=0).clamp(min=1e-9))
 
     def __call__(self, scores: Tensor) -> Tensor:

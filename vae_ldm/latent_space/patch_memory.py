@@ -30,7 +30,7 @@ class PatchMemory:
 
     @classmethod
     def fit(cls, patches: Tensor, *, size: int = 1024) -> Self:
-        """Of patches [N, C], at most `size` of which are kept."""
+        """The memory fitted on patches [N, C], at most `size` of which are kept."""
         mean, std = patches.mean(dim=0), patches.std(dim=0, correction=0)
         std = std.clamp(min=1e-3 * std.max().item() + 1e-12)
         standardised = (patches - mean) / std

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 STEPS: tuple[float, ...] = tuple(2.0 ** (1 - number / 4) for number in range(25))
-"""From 2 down to 1/32 of the latents' standard deviation, each 2^(1/4) finer than the one before it."""
+"""Steps from 2 down to 1/32 of the latents' standard deviation, each 2^(1/4) finer than the one before it."""
 
 LARGEST_SYMBOL = 2**20
 

@@ -59,7 +59,7 @@ def _interlaced() -> Iterator[Pass]:
 
 
 PASSES = tuple(_interlaced())
-"""In order; together they come by each position once."""
+"""The passes in order; together they visit each position once."""
 
 
 class Surroundings(NamedTuple):
@@ -67,13 +67,13 @@ class Surroundings(NamedTuple):
 
     total: np.ndarray
     number: np.ndarray
-    """Of neighbours within the picture, [h', w']; 1 where there are none, as if there were one of 0."""
+    """Number of neighbours within the picture, [h', w']; 1 where there are none, as if one of value 0 were there."""
     spread: np.ndarray
     """How far they lie apart, as one of `_NUM_SPREADS` classes."""
 
 
 def surroundings(symbols: np.ndarray, place: Pass) -> Surroundings:
-    """Of symbols int32 [C, h, w], of which those of earlier passes are known."""
+    """The surroundings of symbols int32 [C, h, w], of which those of earlier passes are known."""
     height, width = symbols.shape[1:]
     rows = np.arange(place.top, height, place.stride)
     columns = np.arange(place.left, width, place.stride)
@@ -102,7 +102,7 @@ def _bit_length(numbers: np.ndarray) -> np.ndarray:
 
 
 class Expectation(NamedTuple):
-    """For each position of a pass the whole number that is expected, and a distribution around it."""
+    """The whole number expected at each position of a pass, and a distribution around it."""
 
     base: np.ndarray
     distribution: np.ndarray
@@ -120,12 +120,12 @@ class SymbolModel:
 
     @property
     def num_channels(self) -> int:
-        """Of the latents."""
+        """The number of channels of the latents."""
         return len(self.weights)
 
     @staticmethod
     def shapes(num_channels: int) -> tuple[tuple[int, int], tuple[int, int, int]]:
-        """Of `weights` and of `forms`."""
+        """The shapes of `weights` and of `forms`."""
         return (num_channels, len(PASSES)), (num_channels, len(PASSES), _NUM_SPREADS)
 
     @classmethod
@@ -158,7 +158,7 @@ class SymbolModel:
         return cls(weights, _cheapest_forms(histograms))
 
     def expect(self, symbols: np.ndarray, place: Pass) -> Expectation:
-        """Of symbols int32 [C, h, w], of which those of earlier passes are known."""
+        """The surroundings of symbols int32 [C, h, w], of which those of earlier passes are known."""
         around = surroundings(symbols, place)
         weight = self.weights[:, place.number].astype(np.int64)[:, None, None]
         base, offset = _center(weight, around.total, around.number)
@@ -211,7 +211,7 @@ _NUM_RESIDUALS = 2 * _REACH + 3
 def _bits() -> np.ndarray:
     """What each form asks for each residual at each offset, float32 [forms, _GRID * _NUM_RESIDUALS].
 
-    For choosing forms alone, so floating point will do.
+    The bits of each symbol under each form; they only choose forms, so floating point suffices.
     """
     bits = np.empty((_NUM_FORMS, _GRID, _NUM_RESIDUALS), np.float32)
     residual = np.arange(-_REACH - 1, _REACH + 2)
@@ -228,7 +228,7 @@ def _bits() -> np.ndarray:
 
 
 def _cheapest_forms(histograms: np.ndarray) -> np.ndarray:
-    """For each context the form under which its symbols take the fewest bits: uint8 [C, passes, spreads].
+    """The form under which the symbols of each context take the fewest bits: uint8 [C, passes, spreads].
 
     A context that was seen a few times only, or never, leans on the others of its pass and channel.
     """

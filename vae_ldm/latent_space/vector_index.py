@@ -23,7 +23,7 @@ _CANDIDATES_PER_RESULT, _FEWEST_CANDIDATES = 4, 64
 
 
 class Nearest(NamedTuple):
-    """For each of Q queries the k nearest rows, or all where there are fewer."""
+    """The k nearest rows of each of Q queries, or all where there are fewer."""
 
     similarities: Tensor
     """Cosines [Q, k], falling."""
@@ -120,7 +120,7 @@ class FaissIndex:
 
     @property
     def description(self) -> str:
-        """In faiss' words."""
+        """The index as faiss describes it."""
         return f"IVF{self._index.nlist},SQ8, {min(_PROBES, self._index.nlist)} lists read"
 
     def add(self, vectors: Tensor) -> None:

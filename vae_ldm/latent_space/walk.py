@@ -25,7 +25,7 @@ class Variation:
 
     @classmethod
     def fit(cls, latents: Tensor, *, max_axes: int = 64) -> Self:
-        """Of latents [N, c, h, w], N at least 3, so that there are two axes.
+        """The principal axes of latents [N, c, h, w]; N is at least 3, so that there are two axes.
 
         Raises VaeLdmError for fewer.
         """

@@ -38,7 +38,7 @@ def _unit(stage: Tensor) -> Tensor:
 class LpipsDistance(nn.Module):
     """The learned perceptual distance of the `lpips` package (Zhang 2018), frozen.
 
-    As VisionFeatures, it stands outside nn.Module's registry: nothing to train, nothing in a checkpoint.
+    The network stands outside nn.Module's registry, as in VisionFeatures: it is not trained and not in a checkpoint.
     """
 
     def __init__(self, network: nn.Module) -> None:

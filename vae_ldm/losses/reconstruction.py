@@ -11,7 +11,7 @@ from torch import Tensor
 
 _SIGMA, _RADIUS = 1.5, 5
 _C1, _C2 = 0.01**2, 0.03**2
-"""Of SSIM, for pictures in [0, 1]."""
+"""Constants of SSIM for pictures in [0, 1]."""
 
 
 def l1_error(reconstruction: Tensor, images: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ class PatchDiscriminator(nn.Module):
     """PatchGAN (Isola 2016, appendix 6.1.2): one logit for each patch of a picture.
 
     Two departures. GroupNorm in place of BatchNorm: it has no running statistics, so real and fake batches and the
-    ranks of a distributed run see the same function, and a picture's gradient does not depend on its neighbours. And
-    the last two convolutions are 3x3 and keep the size, so that pictures from 2 ** num_layers px fit, 24x40 as well.
+    ranks of a distributed run see the same function, and a picture's gradient does not depend on its neighbours. The
+    last two convolutions are 3x3 and keep the size, so that pictures from 2 ** num_layers px fit, 24x40 as well.
     """
 
     def __init__(self, *, in_channels: int, base_channels: int, num_layers: int) -> None:

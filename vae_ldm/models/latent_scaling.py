@@ -64,7 +64,7 @@ def stored_statistics(autoencoder: AutoencoderKL) -> LatentStatistics | None:
 
 @dataclass(frozen=True, eq=False)
 class LatentScale:
-    """From latents as `AutoencoderKL.encode` gives them to those that a UNet sees: (raw - mean) / std, [1, c, 1, 1]."""
+    """Turns latents of `AutoencoderKL.encode` into those that a UNet sees: (raw - mean) / std, [1, c, 1, 1]."""
 
     mean: Tensor
     std: Tensor
@@ -122,7 +122,8 @@ def fold_latent_scaling(autoencoder: AutoencoderKL, statistics: LatentStatistics
 def silence_posterior(autoencoder: AutoencoderKL) -> None:
     """Set the log-variance of every posterior to -30, so that its sample is its mean.
 
-    For an autoencoder trained without noise, whose log-variance was never trained: diffusers' pipelines sample.
+    It is for an autoencoder trained without noise, whose log-variance was never trained, because diffusers' pipelines
+    sample.
     """
     add_quant_convs(autoencoder)
     latent_channels = autoencoder.config.latent_channels
@@ -153,7 +154,7 @@ def _identity_conv(channels: int, *, like: AutoencoderKL) -> nn.Conv2d:
 def reconstruct(autoencoder: AutoencoderKL, images: Tensor) -> Tensor:
     """The images through the autoencoder and back without noise, in its precision: [B, C, H, W], about [-1, 1].
 
-    At most 16 at once, fewer of more than 256 px.
+    At most 16 are processed at once, and fewer above 256 px.
     """
 
     def there_and_back(batch: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from vae_ldm.errors import WeightsError, first_line
 from vae_ldm.models.pretrained import first_of
 
 _PREFIXES = ("first_stage_model.", "vae.")
-"""Of the autoencoder's keys in a file that holds a whole model."""
+"""Prefixes of the autoencoder's keys in a file that holds a whole model."""
 
 
 class KnownScaling(NamedTuple):
@@ -32,7 +32,7 @@ _KNOWN = {
     True: (KnownScaling("Stable Diffusion", 0.18215), KnownScaling("SDXL", 0.13025)),
     False: (KnownScaling("FLUX", 0.3611, 0.1159), KnownScaling("Stable Diffusion 3", 1.5305, 0.0609)),
 }
-"""By whether there are quant convs; the first of each is assumed where nothing can be measured."""
+"""Published scalings, by whether there are quant convs; the first is assumed where nothing can be measured."""
 _LARGEST_RATIO = 1.5
 """Between 1 and the standard deviation that a known factor leaves; those of SD and SDXL differ by 1.4."""
 

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 Kind = Literal["autoencoder", "unet", "text_encoder", "scheduler"]
 
 _MAX_BYTES = 2**22
-"""Of a JSON file; Stable Diffusion's longest has two kilobytes."""
+"""Most bytes of a JSON file; Stable Diffusion's longest has two kilobytes."""
 
 _Count = Annotated[int, Field(ge=1, le=512)]
-"""Of layers or heads."""
+"""A number of layers or heads."""
 _Width = Annotated[int, Field(ge=1, le=2**16)]
 _Side = Annotated[int, Field(ge=1, le=2**14)]
 _Number = Annotated[float, Field(allow_inf_nan=False)]

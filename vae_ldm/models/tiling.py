@@ -23,7 +23,7 @@ def tiled(
     """`function` of inputs [B, C, H, W], computed on tiles: [B, *, H / in_step * out_step, W / in_step * out_step].
 
     `tile` and the least `overlap` count steps: an encoder of factor 8 has in_step 8 and out_step 1, its decoder the
-    reverse. For a function that looks at no neighbours the result is that of one call.
+    reverse. A function that uses no neighbours gives the result of a single call.
     """
     assert 0 < overlap < tile, f"tiles of {tile} cannot overlap by {overlap}"
     height, width = (side // in_step for side in inputs.shape[-2:])
@@ -46,7 +46,7 @@ def tiled(
 
 
 def _starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin, so that the last ends with the picture."""
+    """The positions at which tiles begin; the last tile ends with the picture."""
     count = max(1, math.ceil((length - overlap) / (tile - overlap)))
     last = max(0, length - tile)
     return [round(last * number / max(1, count - 1)) for number in range(count)]

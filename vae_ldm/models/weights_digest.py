@@ -1,4 +1,4 @@
-"""By what a network's weights are recognised."""
+"""The digest by which a network's weights are recognised."""
 
 import hashlib
 

@@ -42,7 +42,7 @@ class ImageAutoencoder:
         self.downsample_factor = downsample_factor(autoencoder)
         """Pixels a side for one latent position."""
         self.channels: int = autoencoder.config.in_channels
-        """Of the images: 1 grey, 3 RGB, 4 RGBA."""
+        """Channels of the images: 1 grey, 3 RGB, 4 RGBA."""
         self.latent_channels: int = autoencoder.config.latent_channels
         if tile_size is not None and tile_size < 8 * self.downsample_factor:
             raise VaeLdmError(f"tile_size {tile_size} is less than {8 * self.downsample_factor}, 8 latent positions")

@@ -1,4 +1,4 @@
-"""From a recipe file and overrides to a checked Recipe, or to every mistake at once."""
+"""Reads a recipe file and overrides into a checked Recipe, or names every mistake at once."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy

@@ -49,10 +49,10 @@ STAGES = (
         writes=("samples", "metrics.json", "report.html"),
     ),
 )
-"""In the order in which they run."""
+"""The stages in the order in which they run."""
 
 TRAINED = tuple(stage for stage in STAGES if stage.network is not None)
-"""Those that train a network: they have checkpoints, a log.csv and measurements of their own."""
+"""The stages that train a network; each has checkpoints, a log.csv and measurements."""
 
 
 def stage_named(name: StageName) -> Stage:

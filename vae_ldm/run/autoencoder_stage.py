@@ -160,7 +160,7 @@ def finish_autoencoder(session: Session, autoencoder: AutoencoderKL) -> dict[str
 def _settle_scaling(session: Session, autoencoder: AutoencoderKL) -> dict[str, object]:
     """Give an autoencoder of a single file, which says nothing of it, its scaling factor, and say which and why.
 
-    That of the pipeline whose UNet is trained on, or else the published one that fits the photos.
+    It is the factor of the pipeline whose UNet is trained, or else the published one that fits the photos.
     """
     recipe = session.recipe
     if recipe.diffusion is not None and recipe.diffusion.from_pretrained is not None:

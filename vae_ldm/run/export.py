@@ -70,7 +70,9 @@ def _write(session: Session, source: _Weights, target: Path) -> None:
 
 
 def _newest_weights(run: RunFolder) -> _Weights:
-    """Those of the furthest stage: what it left where it is finished, whatever its last checkpoint is, else that."""
+    """The weights of the furthest stage: what a finished stage left, whatever its last checkpoint is, else that
+    checkpoint.
+    """
     left: dict[Stage, tuple[Path, ...]] = {"diffusion": (run.pipeline, run.lora), "autoencoder": (run.autoencoder,)}
     for stage, folders in left.items():
         facts = run.finished(stage)

@@ -33,11 +33,11 @@ class RunFolder(RunPaths):
     """Paths and state of the run folder at `path`, for those who train it."""
 
     def checkpoints(self, stage: Stage) -> Path:
-        """Where a stage's checkpoints lie."""
+        """The folder of a stage's checkpoints."""
         return self.path / stage / "checkpoints"
 
     def log(self, stage: Stage) -> Path:
-        """Where a stage's curves lie."""
+        """The folder of a stage's curves."""
         return self.path / stage / "log.csv"
 
     def finished(self, stage: Stage) -> dict[str, Any] | None:

@@ -244,7 +244,7 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class PictureEachValidation(Callback):
-    """At the end of each validation, writes what `draw(module)` returns to `folder`/step=N.png (on the first rank)."""
+    """Writes what `draw(module)` returns to `folder`/step=N.png at the end of each validation (on the first rank)."""
 
     def __init__(self, folder: Path, draw: Callable[[LightningModule], Any]) -> None:
         self.folder = folder

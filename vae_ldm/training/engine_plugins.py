@@ -63,7 +63,7 @@ class AcceleratePrecision(MixedPrecision):
         clip_val: float = 0.0,
         gradient_clip_algorithm: GradClipAlgorithmType = GradClipAlgorithmType.NORM,
     ) -> None:
-        """As Lightning does, but a fused optimizer is refused only where there is a scaler that it would undo late."""
+        """Check as Lightning does, but refuse a fused optimizer only where a scaler would be undone too late."""
         clip = MixedPrecision.clip_gradients if self.scaler is not None else Precision.clip_gradients
         clip(self, optimizer, clip_val, gradient_clip_algorithm)
 

@@ -29,10 +29,10 @@ from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 from vae_ldm.text import counted
 
 DEFAULT_TARGET_PSNR = 32.0
-"""As in a recipe: more than that, and somebody should look."""
+"""The PSNR in dB that every photo reaches by default."""
 
 _PART_BYTES = 2**26
-"""Of photos' own files in one part: no payload is longer than its file, unless latents are preferred."""
+"""Most bytes of photo files in one part; no payload is longer than its file, unless latents are preferred."""
 _FIT_PHOTOS = 256
 _FIT_POSITIONS = 2**16
 
@@ -67,7 +67,8 @@ def add(
     """Archive every photo below `photos` that is not in the archive yet, which is made where there is none.
 
     A photo that has changed since is archived again, and counts from then on. `target_psnr` (32 dB by default) and
-    `prefer` are those that the archive was made with. Of several processes each encodes its share, the first writes.
+    `prefer` are those that the archive was made with. Each of several processes encodes its share, and the first one
+    writes.
 
     Raises DataError, WeightsError and VaeLdmError for what cannot be opened or does not fit the archive, RunError
     where another process writes to it, and ManyUnreadableError in the end where more than 1 % of the photos cannot be

@@ -43,7 +43,7 @@ def list_entries(path: Path, pattern: str | None = None) -> Iterator[str]:
 
 
 def no_picture(path: Path, patterns: Sequence[str], names: Sequence[str]) -> DataError:
-    """That no id in the archive, which has these, fits a pattern."""
+    """The error that none of the archive's ids fits a pattern."""
     nearest = difflib.get_close_matches(patterns[0], names, n=1)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
     return DataError(f"{path}: holds no picture {' or '.join(patterns)}{hint}")

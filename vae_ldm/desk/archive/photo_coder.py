@@ -200,14 +200,14 @@ def _middle_half(height: int, width: int) -> tuple[slice, slice]:
 
 
 def middle(pixels: np.ndarray) -> np.ndarray:
-    """Of a photo uint8 [H, W, C], at most 1024 px a side."""
+    """The middle of a photo uint8 [H, W, C], at most 1024 px a side."""
     side = math.isqrt(_LARGE)
     top, left = (max(0, (length - side) // 2) for length in pixels.shape[:2])
     return pixels[top : top + side, left : left + side]
 
 
 def latent_ladder(autoencoder: ImageAutoencoder, coder: LatentCoder, pixels: np.ndarray) -> LatentLadder | None:
-    """Of a photo uint8 [H, W, C]; None where the model has not its colours, or makes latents that no step can hold."""
+    """Steps for a photo uint8 [H, W, C]; None where the model lacks its colours, or no step holds its latents."""
     images = as_seen_by(autoencoder, pixels)
     if images is None:
         return None

@@ -111,7 +111,7 @@ def extract(
 
 
 def verify(path: Path, photos: Path | None = None, *, model: str | None = None) -> int:
-    """How many pictures were found whole: every file, row, message and name; nothing is decoded by a network.
+    """Check every file, row, message and name, and return how many pictures are whole; no network decodes anything.
 
     With `photos` each of them must be in the archive as it is now, and what the archive gives back is measured against
     it. Raises RunError where anything is wrong, after telling all of it.
@@ -175,7 +175,7 @@ def pixels_of(entry: Entry, opened: _OpenedModel) -> np.ndarray:
 
 
 def _what_is_wrong(entry: Entry, opened: _OpenedModel, original: Path | None) -> str | None:
-    """Of a picture whose checksum is right; None where nothing is."""
+    """What is wrong with a picture whose checksum is right; None where nothing is."""
     try:
         if original is not None and content_digest(original.read_bytes()) != entry.content:
             return "the photo has changed since it was archived"

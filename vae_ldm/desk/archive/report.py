@@ -25,7 +25,7 @@ from vae_ldm.paths import PAGE_SUFFIXES, check_output_file
 from vae_ldm.text import counted
 
 _EVERY = 3
-"""Of the steps in the table; an archive chooses among all."""
+"""The table shows every third step; an archive chooses among all."""
 _CROP_STEP = 12
 _SHORTEST_SIDE = 8
 """In px, of a photo that is measured."""
@@ -113,7 +113,7 @@ def report(
 
 
 def _split(records: Sequence[Record], num_photos: int) -> tuple[Sequence[Record], Sequence[Record]]:
-    """Those to measure, evenly spread, and those to fit the coder on: the others, where there are as many."""
+    """The photos to measure, evenly spread, and those to fit the coder on: others, where there are enough."""
     rows = np.unique(np.linspace(0, len(records) - 1, min(num_photos, len(records))).round().astype(int))
     measured = [records[row] for row in rows]
     taken = set(rows.tolist())

@@ -34,7 +34,7 @@ _FORMAT_1 = "vae_ldm archive"
 _PART = re.compile(r"part-(\d{6,})\.parquet")
 _ROWS_AT_ONCE = 16
 _MOST_PIXELS = 89_478_485
-"""Of a photo that `archive add` takes; whoever writes that one has more wants memory for it."""
+"""Most pixels of a photo that `archive add` takes; a stored size above it would only claim memory."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ class Settings:
     """What all pictures of an archive share."""
 
     model: str
-    """As it was named when the archive was made."""
+    """The model's name when the archive was made."""
     digest: str
-    """Of the model's weights."""
+    """The digest of the model's weights."""
     target_psnr: float
     prefer: Literal["smallest", "latents"]
     coder: LatentCoder
@@ -193,7 +193,7 @@ class Archive:
 
     @property
     def num_bytes(self) -> int:
-        """Of all files."""
+        """The number of bytes of all files."""
         return sum(part.num_bytes for part in self.parts) + (self.path / "archive.json").stat().st_size
 
     def append(self, entries: Sequence[Entry]) -> None:
@@ -374,12 +374,12 @@ def _check_columns(batch: pa.RecordBatch, names: Sequence[str]) -> None:
 
 
 def _may_be_left_over(name: str) -> bool:
-    """Of an `add` that was stopped before there was an archive."""
+    """Whether a file of this name may come from an `add` that was stopped before there was an archive."""
     return name == "lock" or name.endswith(".part") or (name.startswith("part-") and name.endswith(".parquet"))
 
 
 def _number(part: Part) -> int:
-    """Of a part in the order of their writing."""
+    """The number of a part, in the order in which parts were written."""
     named = _PART.fullmatch(part.name)
     assert named, part.name
     return int(named[1])

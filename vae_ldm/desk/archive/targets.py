@@ -1,4 +1,4 @@
-"""Where the photos of an archive are extracted to: a file of its own for each of them."""
+"""Chooses the file that each photo of an archive is extracted to; no two photos share one."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -10,7 +10,7 @@ _SAME = {".jpg": ".jpeg"}
 
 
 def target_names(methods: Mapping[str, str], file_format: FileFormat) -> dict[str, str | None]:
-    """For each id of an archive, with the method that its photo is kept by, the path of its file below a folder.
+    """The path below a folder for each id of an archive, given the method that its photo is kept by.
 
     The id itself, with the suffix of the file's format after it where it has another. No two photos get one file: a
     name that is another photo's id takes the suffix once more (of `1.jpg` and `1.jpg.png`, both written as PNG, the

@@ -145,7 +145,7 @@ def _seen(
 ) -> tuple[Pictures, int | None]:
     """Every photo that a picture may be a copy of, and how many the run was trained on.
 
-    Those are looked at as well as the ones given to learn from; None where they are not there any more.
+    They are examined as well as the photos given to learn from; the number is None where they are gone.
     """
     if run is None:
         return splits.train, None
@@ -220,7 +220,7 @@ def _tell_how_good_the_filter_is(
 
 
 def _counts(rounds: Sequence[Round]) -> list[dict[str, Any]]:
-    """For each class and method: drawn, near copies, off class, kept."""
+    """How many pictures of each class and method were drawn, near copies, off class, and kept."""
     counts: dict[tuple[str, str], dict[str, Any]] = {}
     for done in rounds:
         row = counts.setdefault(

@@ -71,7 +71,7 @@ class CandidateFilter:
         train_embeddings: Tensor,
         min_confidence: float = 0.0,
     ) -> Self:
-        """Of uint8 pictures [N, H, W, C], the embeddings [N, D] of the training ones given."""
+        """A filter fitted on uint8 pictures [N, H, W, C]; `embeddings` [N, D] are those of the training pictures."""
         pixels = flat_pixels(train)
         return cls(
             features,
@@ -109,7 +109,7 @@ class CandidateFilter:
 def probe_facts(probe: ProbeClassifier, pictures: np.ndarray, labels: np.ndarray) -> dict[str, Any] | None:
     """How often the probe is right on uint8 pictures [N, H, W, C] of classes [N], which it has not seen; None for N 0.
 
-    For `probe_in_words`, and for a JSON file.
+    The result is what `probe_in_words` takes and a JSON file holds.
     """
     if not len(labels):
         return None

@@ -167,7 +167,7 @@ def _max_rounds(share: int, request: AugmentRequest) -> int:
 
 
 def _is_fruitless(rounds: Sequence[Round]) -> bool:
-    """Of the rounds of one method so far the first ones kept nothing: what follows would keep next to nothing."""
+    """Whether the first rounds of a method kept nothing, so that the following ones would keep next to nothing."""
     drawn = sum(done.drawn for done in rounds)
     return len(rounds) >= _FRUITLESS_ROUNDS and drawn >= _FRUITLESS_DRAWN and not any(done.rows for done in rounds)
 

@@ -25,7 +25,7 @@ _FORMAT = 3  # raise it when the same settings come to give other pictures
 _ROUND = StoredKind(
     newest=2, sealed_from=2, unnumbered=1, cure="delete it, and its pictures are drawn again", error=VaeLdmError
 )
-"""Of the note of a round. Version 0.1.0 wrote format 1, without a number and without a digest."""
+"""The format of the note of a round. Version 0.1.0 wrote format 1, without a number and without a digest."""
 
 
 class Method(NamedTuple):
@@ -33,11 +33,11 @@ class Method(NamedTuple):
 
     how: How
     strength: float | None = None
-    """Of `vary`: the share of the way to noise."""
+    """The share of the way to noise, for `vary`."""
 
     @property
     def name(self) -> str:
-        """As it stands in file names and tables."""
+        """The method's name in file names and tables."""
         return self.how if self.strength is None else f"{self.how}-{self.strength:g}"
 
 
@@ -51,9 +51,9 @@ class Round:
     drawn: int
     near_copies: int
     off_class: int
-    """And no near copies."""
+    """Pictures of another class that are no near copies."""
     rows: list[dict[str, Any]]
-    """Of the metadata, one a picture that was kept."""
+    """Rows of the metadata, one for each picture that was kept."""
 
 
 class AugmentedFolder:
@@ -172,7 +172,7 @@ def slugs(labels: Sequence[str]) -> dict[str, str]:
 
 
 def picture_name(folder: str, method: Method, source: str | None, seed: int) -> str:
-    """Where a picture lies in the folder: class, method, the photo that it came from, and the seed."""
+    """The path of a picture in the folder, made of class, method, source photo and seed."""
     origin = "" if source is None else f"{slug(PurePosixPath(source).stem)}-"
     return f"{folder}/{folder}-{method.name}-{origin}s{seed:06d}.png"
 

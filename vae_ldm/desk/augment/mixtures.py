@@ -48,7 +48,7 @@ class Pool:
     num_classes: int
 
     def mixtures(self, shots: int | None, seed: int) -> dict[str, Tensor]:
-        """For each arm the rows of the pool to learn, `shots` real photos a class; None takes all.
+        """The rows of the pool that each arm learns, with `shots` real photos a class; None takes all.
 
         A synthetic photo made from a real one that is not among these is left out: it would show what the classifier
         is not to have seen. Smaller shares are parts of larger ones, and the jittered copies are as many as the largest
@@ -82,9 +82,9 @@ class Row:
     """A class; None: all."""
     num_real: int
     num_added: dict[str, int]
-    """For each arm: photos beside the real ones; of several seeds the fewest."""
+    """The number of photos that each arm adds to the real ones; with several seeds the fewest."""
     correct: dict[str, Tensor]
-    """For each arm: booleans [S, V], one seed a row, one held-out photo a column."""
+    """Booleans [S, V] of each arm, one seed a row, one held-out photo a column."""
 
     @property
     def name(self) -> str:
@@ -116,17 +116,18 @@ class Proof:
         return self.rows[-1]
 
     def gain(self, arm: str, floor: str, row: Row | None = None) -> Difference:
-        """Of one arm over another in a row, by default `judged`, paired by seed and photo."""
+        """The gain of one arm over another in a row (by default `judged`), paired by seed and photo."""
         row = self.judged if row is None else row
         paired = row.correct[arm].float() - row.correct[floor].float()
         return Difference(balanced_mean(paired, self.labels), crossed_interval(paired, self.labels))
 
     @property
     def verdict(self) -> ProofVerdict:
-        """By the largest share of synthetic photos beside all real ones, against both floors.
+        """The verdict on the largest share of synthetic photos beside all real ones, against both floors.
 
         It helped where it beats real photos alone and as many flipped and jittered ones, both beyond chance. It did
-        not where a gain of MARGIN over either of them is ruled out. Else nobody can tell. Rows of fewer photos say
+        not where a gain of MARGIN over either of them is ruled out. Otherwise it cannot be told. Rows of fewer photos
+        say
         nothing of that: the generator has seen the photos that the classifier has not.
         """
         gains = [self.gain(LARGEST, floor) for floor in (REAL, JITTERED)]

@@ -186,7 +186,7 @@ def _rows(pictures: Pictures, rows: Sequence[int]) -> Pictures:
 def _synthetic_photos(folder: Path, preparation: Preparation, names: Sequence[str], command: DeskCommand) -> Pictures:
     """The photos of the folder that are of the classes `names`, at the size of the real ones.
 
-    Those of other classes are counted and left out. Raises DataError where there are no others.
+    Photos of other classes are counted and left out. Raises DataError where there are no others.
     """
     found = photo_records(folder)
     records = [record for record in found if record.label in names]
@@ -215,7 +215,7 @@ def _synthetic_photos(folder: Path, preparation: Preparation, names: Sequence[st
 
 
 def _sources(folder: Path, drawn: Pictures, train: Pictures, held_out: Pictures) -> torch.Tensor:
-    """For each synthetic photo the training photo that it was made from, -1 for none.
+    """The training photo that each synthetic photo was made from; -1 for none.
 
     Raises VaeLdmError where one was made from a photo that is to judge.
     """

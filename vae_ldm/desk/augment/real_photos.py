@@ -38,7 +38,7 @@ class Preparation:
 
     @classmethod
     def of(cls, model: PhotoPipeline) -> Self:
-        """As the model's own photos were prepared."""
+        """The preparation that the model's own photos had."""
         settings = model.settings
         return cls(
             model.image_size, model.channels, model.resize, settings.validation_fraction, settings.horizontal_flip
@@ -50,7 +50,7 @@ class Preparation:
         return cls(**{**fields, "image_size": tuple(fields["image_size"])})
 
     def as_dict(self) -> dict[str, Any]:
-        """For a JSON file."""
+        """The preparation as a JSON file holds it."""
         return asdict(self)
 
 

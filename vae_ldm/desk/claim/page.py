@@ -74,9 +74,9 @@ class ClaimPage:
     whole: np.ndarray | None
     """The photo with the ends that the model does not see made pale; None where it sees all of it."""
     seen_share: float
-    """Of the photo's area, in (0, 1]."""
+    """The share of the photo's area that the model sees, in (0, 1]."""
     foreign: str | None
-    """That the model hardly knows such photos."""
+    """A sentence that the model hardly knows such photos; None where it knows them."""
     true_rates: tuple[float, float]
     """Between which shares of usual photos this desk really calls new, with 95 % confidence."""
     scores: Sequence[ScoreLine]
@@ -94,7 +94,7 @@ class ClaimPage:
 
     @property
     def verdict(self) -> str:
-        """In a few words. No test can say that it is the same damage: that is for the agent to see."""
+        """The verdict in a few words. No test can say that it is the same damage: that is for the agent to see."""
         if self.submitted_before:
             return "This very photo is here already"
         if self.novel:

@@ -36,7 +36,7 @@ class Quality:
 
     name: str
     num_bytes: float
-    """Of a picture: of a codec's file, or of latents at 8 bits a number, in the mean."""
+    """Mean bytes of a picture, as a codec's file or as latents at 8 bits a number."""
     psnr: Tensor
     """dB, [N]."""
     ssim: Tensor
@@ -59,7 +59,7 @@ class CodecResult(Quality):
     """What a codec makes of the photos at the bytes of an autoencoder's latents."""
 
     share_that_fits: float
-    """Of pictures whose file is within the bytes at any quality, in [0, 1]."""
+    """The share of pictures whose file fits into the bytes at some quality, in [0, 1]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ class AutoencoderResult(Quality):
     """A picture, in batches."""
     channel_mean: list[float]
     channel_std: list[float]
-    """Of the latents as a UNet sees them: 0 and 1 at best."""
+    """Mean and standard deviation of the latents as a UNet sees them; ideally 0 and 1."""
     linear_psnr: float
     """dB of the best linear code of the same shape, fitted on these photos."""
     codecs: list[CodecResult]

@@ -98,7 +98,7 @@ def _figure(
 
 
 def _best(results: Sequence[AutoencoderResult]) -> dict[str, str]:
-    """For each column of qualities the name of the autoencoder that leads it, where there are several."""
+    """The name of the autoencoder that leads each column of qualities, where there are several."""
     if len(results) == 1:
         return {}
     best = {

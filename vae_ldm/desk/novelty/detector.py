@@ -51,7 +51,7 @@ class DetectorFacts:
     score: ScoreName
     false_alarm_rate: float
     threshold: float
-    """Of `score`: a photo above it is novel."""
+    """The threshold of `score`; a photo above it is novel."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,10 @@ class NoveltyVerdict:
     heat_map: np.ndarray | None
     """The photo with its strange places in yellow to red, uint8 [H, W, 3]; None where none was asked for.
 
-    Of a novel photo without a place as strange as 1 it shows the places that are the strangest in this photo.
+    Where a novel photo has no place as strange as 1, the map shows the strangest places of this photo.
     """
     max_heat: float | None
-    """Of its strangest place: 0 is usual, above 1 are few of the calibration photos; None without a heat map."""
+    """The heat of its strangest place: 0 is usual, and few calibration photos are above 1; None without a heat map."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +212,7 @@ def check_target(folder: Path) -> None:
 
 
 def stored_facts(folder: Path) -> DetectorFacts | None:
-    """Of the detector in a folder; None where there is none that this version reads."""
+    """The facts of the detector in a folder; None where there is none that this version reads."""
     try:
         stored, _ = _read(folder)
         return _KIND.typed(folder, DetectorFacts, stored)

@@ -59,7 +59,7 @@ def fit(
     """Fit a detector on photos (of `only_classes`, where any are named), calibrate it and write it to `out`.
 
     `calibration` is the share of the photos that is held out for it, chosen by a hash of their names, or a folder of
-    others. Of several processes each looks at its share, and the first one writes. Raises DataError where photos are
+    others. Each of several processes examines its share, and the first one writes. Raises DataError where photos are
     too few for the false-alarm rate, WeightsError for a model that cannot be opened, and at the end ManyUnreadableError
     where more than one in a hundred of the photos cannot be read.
     """
@@ -118,8 +118,8 @@ def score(
 ) -> list[NoveltyVerdict]:
     """Verdicts on photos, without their heat maps, written to the table `out` and the pictures to `heat_maps`.
 
-    A photo that cannot be read has a line as well. Of several processes each looks at its share, and the first one
-    writes the table and hears the verdicts. Raises DataError and WeightsError as `photo_records` and `open_detector`,
+    A photo that cannot be read has a line as well. Each of several processes examines its share; the first one writes
+    the table and returns the verdicts. Raises DataError and WeightsError as `photo_records` and `open_detector`,
     and at the end ManyUnreadableError where more than one in a hundred cannot be read.
     """
     command = DeskCommand(launched=True)
@@ -178,7 +178,7 @@ def _certainty(num_calibration: int, rate: float) -> str:
 def _fit_scorers(
     command: DeskCommand, observer: PhotoObserver, reference: Sequence[Record]
 ) -> tuple[Scorers, Combination, int]:
-    """In every process: the scorers and their combination, and how many photos could be read."""
+    """The scorers, their combination, and how many photos could be read, in every process."""
     patches_a_photo = max(1, PATCH_BUDGET // len(reference))
 
     def look(batch: PhotoBatch) -> Observations:
@@ -205,7 +205,7 @@ def _calibrate(
     combination: Combination,
     rate: float,
 ) -> tuple[Tensor, HeatScale, HeatScale]:
-    """In every process: scores of the calibration photos [n, 7], and the scales of both heat maps."""
+    """Scores of the calibration photos [n, 7], and the scales of both heat maps, in every process."""
 
     def look(batch: PhotoBatch) -> tuple[Tensor, Tensor]:
         seen = observer(batch)

@@ -14,7 +14,7 @@ from vae_ldm.latent_space.conformal import photos_needed
 from vae_ldm.text import counted
 
 MAX_PHOTOS = 20_000
-"""Of the reference photos and of the calibration photos each; more make a detector large and slow, not better."""
+"""Most reference photos, and most calibration photos; more make a detector large and slow, not better."""
 MIN_REFERENCE_PHOTOS = 10
 
 

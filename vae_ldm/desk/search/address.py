@@ -20,7 +20,7 @@ class Address:
     """Where a database is, and who asks. Its text is what messages show: no password, and no options."""
 
     parameters: dict[str, str] = field(repr=False)
-    """Of libpq, by name; an empty one is not given."""
+    """Parameters of libpq by name; empty ones are not passed."""
     shown: str
 
     def __str__(self) -> str:
@@ -65,7 +65,7 @@ def _places(hosts: str) -> dict[str, str]:
 
 
 def _options(options: str, shown: str) -> dict[str, str]:
-    """Of libpq, by name, such as sslmode. Raises VaeLdmError where they are none."""
+    """Options of libpq by name, such as sslmode. Raises VaeLdmError where they are none."""
     found = {}
     for option in filter(None, options.split("&")):
         if not (match := _OPTION.fullmatch(option)):

@@ -73,9 +73,9 @@ class IndexFolder:
 
     _photos: pa.Table
     _known: set[tuple[str, str]] | None
-    """Of the photos that are in, once somebody has asked."""
+    """Content and name of the photos in the index; None until they are asked for."""
     _searched: VectorIndex | None
-    """Of the vectors that are in, once somebody has searched."""
+    """The index of the stored vectors; None until the first search."""
 
     def __init__(self, path: Path) -> None:
         """Raises DataError where there is none, or where a file of it is damaged."""
@@ -210,7 +210,7 @@ class IndexFolder:
         return self._completed(FaissIndex.train(sample, num_vectors=len(self), lookup=self._vectors)), len(self)
 
     def _completed(self, neighbours: FaissIndex) -> FaissIndex:
-        """With the rows that it lacks."""
+        """The faiss index, completed with the rows that it lacks."""
         while len(neighbours) < len(self):
             rows = np.arange(len(neighbours), min(len(neighbours) + _ROWS_AT_ONCE, len(self)))
             neighbours.add(torch.from_numpy(self._vectors(rows)))

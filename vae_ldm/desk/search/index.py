@@ -56,7 +56,8 @@ class Index:
         return self.store.space(self.encoder.vectors(batch))
 
     def query(self, photos: Sequence[Record] | PhotoBatch, k: int = 10) -> list[list[Hit]]:
-        """For each photo the k photos most like it, the most alike first; should it be in itself, that one comes extra.
+        """The k photos most like each photo, the most alike first; the photo itself, where it is in the index, is
+        extra.
 
         Raises DataError where a photo cannot be read, or the index is empty.
         """

@@ -48,7 +48,8 @@ class Drawing:
 def morph(
     a: Path, b: Path, source: str, *, out: Path, steps: int = 8, smooth: int = 3, drawing: Drawing | None = None
 ) -> list[Path]:
-    """From one photo to another: `strip.png` of `steps` pictures, and `morph.webp`, there and back without an end.
+    """Write a morph from one photo to another: `strip.png` of `steps` pictures, and the endless film `morph.webp`,
+    there and back.
 
     The film has `smooth` frames for each step of the strip. Upper row: along the great circle through both photos'
     latents. Lower row: each of those drawn anew by the model, all from the same noise. Raises VaeLdmError where `out`

@@ -26,14 +26,14 @@ def _whole_number(value: object) -> object:
 Share = Annotated[float, Field(ge=0, le=1)]
 # Every number has an upper bound: one with which a run cannot end is refused before it begins.
 Count = Annotated[int, Field(gt=0, le=1_000_000_000)]
-"""Of steps or pictures."""
+"""A number of steps or pictures."""
 CountOrNone = Annotated[int, Field(ge=0, le=1_000_000_000)]
-"""Of steps, where 0 is none."""
+"""A number of steps; 0 is none."""
 BatchSize = Annotated[int, Field(gt=0, le=65_536)]
 Width = Annotated[int, Field(gt=0, le=8192)]
-"""Of a layer, in channels."""
+"""The width of a layer, in channels."""
 Weight = Annotated[float, Field(ge=0, le=1_000_000)]
-"""Of a loss term; 0 leaves it out."""
+"""The weight of a loss term; 0 leaves it out."""
 PositiveWeight = Annotated[float, Field(gt=0, le=1_000_000)]
 LearningRate = Annotated[float, Field(gt=0, le=10)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]

@@ -43,8 +43,9 @@ class Trainer(Part):
     channels_last: bool | None = None
     """null: for a UNet on a GPU; an autoencoder is slower with it there, and neither gains by it on a CPU."""
     deterministic: bool = True
-    """On a GPU: kernels that give the same bits each time, where there are such, so that a stopped run ends in the
-    weights of one that was not. On a CPU it is so anyway."""
+    """Use GPU kernels that give the same bits each time, where there are such, so that a stopped run ends in the
+    weights of one that was not stopped. A CPU gives the same bits anyway.
+    """
     compile: Annotated[bool, FreeUnderWay] = False
     """torch.compile; falls back to eager with a line where it does not work."""
     checkpoint_every_n_steps: Annotated[Count, FreeUnderWay] = 250
@@ -57,7 +58,7 @@ class Trainer(Part):
     on_nan: Annotated[Literal["stop", "skip"], FreeUnderWay] = "stop"
     """stop: end the run where the loss is NaN or infinite. skip: leave steps with such gradients out."""
     max_skipped_steps: Annotated[Count, FreeUnderWay] = 10
-    """With on_nan: skip, the run ends all the same after so many."""
+    """With on_nan: skip, the run ends after this many skipped steps."""
 
 
 class DiffusionTrainer(Trainer):
