@@ -27,7 +27,7 @@ from tests.hub.server import HubServer
 from tests.support.shapes import shapes
 from vae_ldm.models import autoencoder, unet
 from vae_ldm.models.vision_features import EfficientNetLiteFeatures, load_efficientnet_lite
-from vae_ldm.recipe import Recipe
+from vae_ldm.recipe import Recipe, write_recipe
 from vae_ldm.run import stages
 from vae_ldm.run.folder import RunFolder
 
@@ -208,3 +208,13 @@ def features() -> EfficientNetLiteFeatures:
 @pytest.fixture(scope="session")
 def make_pictures() -> PictureMaker:
     return shapes
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Callable[[Recipe], Path]:
+    def write(recipe: Recipe) -> Path:
+        path = tmp_path / "recipe.yaml"
+        write_recipe(recipe, path)
+        return path
+
+    return write

@@ -261,19 +261,15 @@ def test_sigterm_ends_as_ctrl_c_does_with_a_code_of_its_own(run, implementation,
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_a_closed_terminal_ends_a_command_as_sigterm_does(run, implementation):
-    implementation("vae_ldm.desk.archive.add", "add", ended_by=signal.SIGHUP)
-    assert run("archive", "add", "a.archive", "photos", "--model", "run")[0] == 143
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
-
-
-def test_nohup_is_left_as_it_is(run, implementation):
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize(("before", "code"), [(signal.SIG_DFL, 143), (signal.SIG_IGN, 0)], ids=["terminal", "nohup"])
+def test_a_closed_terminal_ends_a_command_as_sigterm_does_but_for_nohup(run, implementation, before, code):
+    outside = signal.signal(signal.SIGHUP, before)  # the tests themselves may run under nohup
     try:
         implementation("vae_ldm.desk.archive.add", "add", ended_by=signal.SIGHUP)
-        assert run("archive", "add", "a.archive", "photos", "--model", "run")[0] == 0
+        assert run("archive", "add", "a.archive", "photos", "--model", "run")[0] == code
+        assert signal.getsignal(signal.SIGHUP) is before
     finally:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, outside)
 
 
 def test_names_with_control_characters_are_shown_escaped(run, implementation):

@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import NANO_AUTOENCODER, NANO_UNET
-from vae_ldm.recipe import Recipe, write_recipe
 from vae_ldm.run.folder import RunFolder, Stage
 from vae_ldm.training.csv_log import read_csv_log
 
@@ -58,16 +57,6 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
         if process.poll() is not None and not condition():
             pytest.fail(f"the process has ended before it came so far: {finish(process)}")
         time.sleep(0.005)
-
-
-@pytest.fixture
-def recipe_file(tmp_path: Path) -> Callable[[Recipe], Path]:
-    def write(recipe: Recipe) -> Path:
-        path = tmp_path / "recipe.yaml"
-        write_recipe(recipe, path)
-        return path
-
-    return write
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
