@@ -1,7 +1,9 @@
 """The map in docs/architecture.md is the tree, and its floors are the import contract's."""
 
+import ast
 import re
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -40,3 +42,16 @@ def test_every_file_that_it_names_exists():
     named = [name for row in section("Where is …?") for name in names(row[1])]
     assert len(named) > 10
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_list_of_choices_is_written_once():
+    """What one can choose among is a Literal; a second copy of it is a place that whoever adds a choice forgets."""
+    found: Counter[tuple[str, ...]] = Counter()
+    for file in (ROOT / "vae_ldm").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Literal":
+                choices = ast.literal_eval(node.slice)
+                if isinstance(choices, tuple):
+                    found[tuple(sorted(map(str, choices)))] += 1
+    assert len(found) > 20
+    assert [choices for choices, count in found.items() if count > 1] == []

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from vae_ldm.choices import Stage as StageName
 from vae_ldm.recipe.parts import Autoencoder, AutoencoderLoss, Diffusion, TrainedTextEncoder
-from vae_ldm.recipe.stages import StageName, stage_named
+from vae_ldm.recipe.stages import stage_named
 
 if TYPE_CHECKING:
     from vae_ldm.recipe.schema import Recipe

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-StageName = Literal["autoencoder", "diffusion", "evaluation"]
-Network = Literal["autoencoder", "unet"]
+from vae_ldm.choices import Network
+from vae_ldm.choices import Stage as StageName
 
 
 @dataclass(frozen=True)

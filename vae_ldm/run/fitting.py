@@ -9,8 +9,8 @@ import torch
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 
 from vae_ldm.assembly import build_trainer, place_channels_last
+from vae_ldm.choices import Network
 from vae_ldm.errors import StoppedError
-from vae_ldm.hardware import Network
 from vae_ldm.recipe import parts
 from vae_ldm.run.folder import Stage
 from vae_ldm.run.loggers import build_loggers

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from vae_ldm.choices import Resize
 from vae_ldm.recipe.parts.base import (
     Caption,
     Count,
@@ -22,7 +23,7 @@ class _Pictures(Part):
     """Side in pixels, or [height, width]. Every picture is brought to this size."""
     channels: Annotated[Literal[1, 3, 4] | None, WholeNumber] = None
     """1 grey, 3 RGB, 4 RGBA; null: 1 when every picture is grey, else 3 (alpha is laid over white)."""
-    resize: Literal["crop", "pad"] = "crop"
+    resize: Resize = "crop"
     """crop: fill the size and cut the middle; pad: fit into the size and fill up with the border's mean colour."""
     horizontal_flip: bool = False
     """Mirror half of the training pictures, anew each time they are seen."""

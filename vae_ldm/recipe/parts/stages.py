@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict
 
+from vae_ldm.choices import Conditioning, PredictionType, TimestepSampling, TrainedPart
 from vae_ldm.recipe.parts.base import (
     REPOSITORY,
     BatchSize,
@@ -30,7 +31,7 @@ class Autoencoder(Part):
     file with the original key names; null: from scratch."""
     revision: Word | None = None
     subfolder: Subfolder | None = None
-    train: Literal["all", "decoder", "nothing"] = "all"
+    train: TrainedPart = "all"
     """What to train of a pretrained one. decoder: encoder, and so every old latent, stays valid."""
     size: Literal["tiny", "small", "sd"] = "tiny"
     downsample_factor: Annotated[Literal[2, 4, 8, 16], WholeNumber] = 4
@@ -95,14 +96,14 @@ class Diffusion(Part):
     """all: UNet and text encoder. unet, attention: the text encoder stays. lora: all stays, small updates are added."""
     lora: Lora = Lora()
     size: Literal["nano", "tiny", "small", "base"] = "tiny"
-    conditioning: Literal["none", "class", "caption"] = "class"
+    conditioning: Conditioning = "class"
     text_encoder: Annotated[TrainedTextEncoder | PretrainedTextEncoder, Field(discriminator="type")] = (
         TrainedTextEncoder()
     )
     caption_dropout: Share = 0.1
     """Share of captions replaced by the empty prompt, for classifier-free guidance (Ho & Salimans 2022)."""
-    prediction_type: Literal["epsilon", "v_prediction", "flow_prediction"] = "flow_prediction"
-    timestep_sampling: Literal["uniform", "logit_normal"] | None = None
+    prediction_type: PredictionType = "flow_prediction"
+    timestep_sampling: TimestepSampling | None = None
     """null: logit_normal (Esser 2024, eq. 19) for flow_prediction, uniform for epsilon and v_prediction."""
     min_snr_gamma: PositiveWeight | None = None
     """Min-SNR weighting (Hang 2023); for epsilon and v_prediction."""
