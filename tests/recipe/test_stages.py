@@ -1,8 +1,11 @@
 import json
+from typing import get_args
 
 import pytest
 
+from vae_ldm.choices import Stage
 from vae_ldm.recipe import Recipe, keys_free_under_way, recipe_json_schema
+from vae_ldm.recipe.portable import TRAVELLING
 from vae_ldm.recipe.stages import STAGES, TRAINED, from_stage_on, stage_named
 
 
@@ -50,3 +53,16 @@ def test_the_schema_marks_what_may_change_under_way():
     marked = json.loads(recipe_json_schema())["$defs"]["Trainer"]["properties"]
     assert marked["max_steps"]["x-free-under-way"] is True
     assert "x-free-under-way" not in marked["batch_size"]
+
+
+def test_every_stage_stands_in_the_list_of_choices_and_in_what_travels():
+    names = tuple(stage.name for stage in STAGES)
+    assert names == get_args(Stage)
+    assert ("format", "name", "seed", "data", *names) == TRAVELLING
+
+
+def test_a_stage_that_trains_says_what_its_best_checkpoint_is_and_what_the_report_tells_of_it():
+    for stage in TRAINED:
+        assert stage.best is not None
+        assert stage.summary.endswith(".")
+    assert [stage.title for stage in STAGES] == ["Autoencoder", "Diffusion", "Evaluation"]

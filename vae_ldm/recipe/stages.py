@@ -18,6 +18,8 @@ class Stage:
     """Sections of the recipe that its result follows from: with another of them a finished stage would be a lie."""
     writes: tuple[str, ...]
     """Names in the run folder that are deleted when the stage begins afresh."""
+    summary: str = ""
+    """What it learns, in a sentence or two below its title in the report."""
     network: Network | None = None
     """The network that it trains; None where it trains nothing."""
     best: tuple[str, Literal["min", "max"]] | None = None
@@ -25,12 +27,19 @@ class Stage:
     decided_by_weights: tuple[str, ...] = ()
     """Keys of its section that pretrained weights decide, so that a recipe must not."""
 
+    @property
+    def title(self) -> str:
+        """Its name as a heading."""
+        return self.name.replace("_", " ").capitalize()
+
 
 STAGES = (
     Stage(
         "autoencoder",
         follows_from=("seed", "data", "autoencoder"),
         writes=("autoencoder", "latents"),
+        summary="Pictures to latents and back. It sets the limit: the diffusion model can draw nothing the decoder "
+        "cannot.",
         network="autoencoder",
         best=("val/psnr", "max"),
         decided_by_weights=("size", "downsample_factor", "latent_channels"),
@@ -39,6 +48,7 @@ STAGES = (
         "diffusion",
         follows_from=("seed", "data", "autoencoder", "diffusion"),
         writes=("diffusion", "pipeline", "lora"),
+        summary="From noise and a prompt to latents, which the decoder turns into a new picture.",
         network="unet",
         best=("val/loss", "min"),
         decided_by_weights=("size", "text_encoder", "prediction_type", "zero_terminal_snr", "dropout"),

@@ -120,7 +120,7 @@ def _resolved(recipe: Recipe) -> dict[str, Any]:
             del loss[key]
     for stage in TRAINED:
         section = resolved[stage.name]
-        if section is not None and section["from_pretrained"] is not None:
+        if section is not None and section.get("from_pretrained") is not None:
             for key in stage.decided_by_weights:
                 del section[key]
     return resolved
