@@ -38,6 +38,11 @@ class _Pictures(Part):
     max_pixels: Annotated[int, Field(gt=0, le=10_000_000_000)] = 89_478_485
     """A picture with more pixels than this is refused as a decompression bomb (Pillow's own limit)."""
 
+    @property
+    def photo_folder(self) -> str | None:
+        """The folder of this machine whose photos are learned from; None for pictures of any other origin."""
+        return None
+
 
 class RenderedClaims(_Pictures):
     """Pictures drawn by code: bezels, parcels and tins that are good, cracked, scratched or dented, and labels."""
@@ -54,6 +59,10 @@ class ImageFolder(_Pictures):
     path: LocalPath
     caption_column: Word | None = None
     """Column of metadata.jsonl that holds the caption; null: the template on the class, else `caption` or `text`."""
+
+    @property
+    def photo_folder(self) -> str:
+        return self.path
 
 
 class HubDataset(_Pictures):
