@@ -24,8 +24,6 @@ class Stage:
     """The network that it trains; None where it trains nothing."""
     best: tuple[str, Literal["min", "max"]] | None = None
     """The logged metric by which its best checkpoint is chosen, and which end of it is best."""
-    decided_by_weights: tuple[str, ...] = ()
-    """Keys of its section that pretrained weights decide, so that a recipe must not."""
 
     @property
     def title(self) -> str:
@@ -42,7 +40,6 @@ STAGES = (
         "cannot.",
         network="autoencoder",
         best=("val/psnr", "max"),
-        decided_by_weights=("size", "downsample_factor", "latent_channels"),
     ),
     Stage(
         "diffusion",
@@ -51,7 +48,6 @@ STAGES = (
         summary="From noise and a prompt to latents, which the decoder turns into a new picture.",
         network="unet",
         best=("val/loss", "min"),
-        decided_by_weights=("size", "text_encoder", "prediction_type", "zero_terminal_snr", "dropout"),
     ),
     Stage(
         "evaluation",
