@@ -55,3 +55,12 @@ def test_every_list_of_choices_is_written_once():
                     found[tuple(sorted(map(str, choices)))] += 1
     assert len(found) > 20
     assert [choices for choices, count in found.items() if count > 1] == []
+
+
+def test_a_wheel_holds_every_room_and_every_template():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    rooms = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "vae_ldm").rglob("__init__.py")}
+    assert set(listed["packages"]) == rooms | {"vae_ldm.recipes"}
+    for template in (ROOT / "vae_ldm").rglob("*.jinja"):
+        room = ".".join(template.parent.relative_to(ROOT).parts)
+        assert any(template.match(pattern) for pattern in listed["package-data"].get(room, [])), template
