@@ -1,7 +1,9 @@
 """The map in docs/architecture.md is the tree, and its floors are the import contract's."""
 
+import ast
 import re
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -40,3 +42,25 @@ def test_every_file_that_it_names_exists():
     named = [name for row in section("Where is …?") for name in names(row[1])]
     assert len(named) > 10
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_list_of_choices_is_written_once():
+    """What one can choose among is a Literal; a second copy of it is a place that whoever adds a choice forgets."""
+    found: Counter[tuple[str, ...]] = Counter()
+    for file in (ROOT / "vae_ldm").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Literal":
+                choices = ast.literal_eval(node.slice)
+                if isinstance(choices, tuple):
+                    found[tuple(sorted(map(str, choices)))] += 1
+    assert len(found) > 20
+    assert [choices for choices, count in found.items() if count > 1] == []
+
+
+def test_a_wheel_holds_every_room_and_every_template():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    rooms = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "vae_ldm").rglob("__init__.py")}
+    assert set(listed["packages"]) == rooms | {"vae_ldm.recipes"}
+    for template in (ROOT / "vae_ldm").rglob("*.jinja"):
+        room = ".".join(template.parent.relative_to(ROOT).parts)
+        assert any(template.match(pattern) for pattern in listed["package-data"].get(room, [])), template

@@ -5,14 +5,32 @@ from typing import Literal
 Stage = Literal["autoencoder", "diffusion", "evaluation"]
 """The stages of a run; each follows from those before it."""
 
+Network = Literal["autoencoder", "unet"]
+"""What a stage trains."""
+
 Resize = Literal["crop", "pad"]
 """How a photo comes to the proportions of the model: its ends cut off, or empty space beside it."""
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 """The precision that a network is trained in."""
 
+OnNaN = Literal["stop", "skip"]
+"""What becomes of a run whose loss is NaN or infinite: it ends, or leaves such steps out."""
+
+TrainedPart = Literal["all", "decoder", "nothing"]
+"""The part of a pretrained autoencoder that is trained."""
+
+LpipsNet = Literal["alex", "vgg", "squeeze"]
+"""The backbone of LPIPS."""
+
 Conditioning = Literal["none", "class", "caption"]
 """What the prompts of a diffusion model are made of."""
+
+PredictionType = Literal["epsilon", "v_prediction", "flow_prediction"]
+"""What a UNet predicts."""
+
+TimestepSampling = Literal["uniform", "logit_normal"]
+"""The distribution of the noise levels that a UNet is trained on."""
 
 FeatureKind = Literal["latents", "backbone", "both"]
 """The features that photos are compared by."""

@@ -3,14 +3,12 @@
 import ctypes
 import os
 import platform
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 import torch
 
-from vae_ldm.choices import Precision
-
-Network = Literal["autoencoder", "unet"]
+from vae_ldm.choices import Network, Precision
 
 
 def prepare_cpu() -> None:

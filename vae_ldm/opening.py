@@ -146,7 +146,7 @@ def settings_of(source: str | Path) -> ModelSettings:
         validation_fraction=data.validation_fraction,
         caption_template=data.caption_template,
         conditioning=None if recipe is None or recipe.diffusion is None else recipe.diffusion.conditioning,
-        photos=Path(data.path).expanduser().resolve() if recipe and isinstance(data, parts.ImageFolder) else None,
+        photos=None if data.photo_folder is None else Path(data.photo_folder).expanduser().resolve(),
         num_inference_steps=evaluation.num_inference_steps,
         guidance_scale=evaluation.guidance_scale,
     )

@@ -200,7 +200,7 @@ def test_settings_that_make_no_sense_together_are_refused(prediction_type, setti
 )
 def test_timesteps_are_drawn_by_what_is_predicted_unless_said_otherwise(prediction_type, sampling):
     assert DenoisingObjective(prediction_type).timestep_sampling == sampling
-    scheduler = DenoisingObjective(prediction_type).scheduler()
+    scheduler = scheduler_of(DenoisingObjective(prediction_type))
     assert DenoisingObjective.of_scheduler(scheduler).timestep_sampling == sampling
     assert DenoisingObjective(prediction_type, "logit_normal").timestep_sampling == "logit_normal"
 
@@ -221,7 +221,7 @@ def test_only_uniform_timesteps_reach_the_last_one():
 )
 def test_zero_terminal_snr_needs_its_last_timestep(sampling, settings, cure):
     own = DenoisingObjective("v_prediction", sampling, zero_terminal_snr=True, **settings)
-    pretrained = DenoisingObjective.of_scheduler(own.scheduler(), sampling, **settings)
+    pretrained = DenoisingObjective.of_scheduler(scheduler_of(own), sampling, **settings)
     for objective in (own, pretrained):
         with pytest.raises(VaeLdmError, match=cure):
             objective.check_trains_last_timestep()

@@ -1,9 +1,12 @@
 import json
+from typing import get_args
 
 import pytest
 
-from vae_ldm.recipe import Recipe, keys_free_under_way, recipe_json_schema
-from vae_ldm.recipe.stages import STAGES, TRAINED, from_stage_on, stage_named
+from vae_ldm.choices import Stage
+from vae_ldm.recipe import Recipe, keys_free_under_way, parts, recipe_json_schema
+from vae_ldm.recipe.portable import TRAVELLING
+from vae_ldm.recipe.stages import STAGES, TRAINED, from_stage_on
 
 
 def test_a_stage_follows_from_sections_that_a_recipe_has_and_from_all_that_earlier_stages_follow_from():
@@ -34,12 +37,18 @@ def test_a_stage_that_begins_afresh_takes_along_all_that_follow(names, afresh):
     assert [stage.name for stage in from_stage_on(names)] == afresh
 
 
-def test_keys_that_weights_decide_are_keys_of_the_stage():
-    for stage in TRAINED:
-        section = Recipe.model_validate(
-            {"name": "a", "data": {"type": "rendered_claims"}, "autoencoder": {}, "diffusion": {}}
-        ).model_dump()[stage.name]
-        assert set(stage_named(stage.name).decided_by_weights) <= set(section)
+def test_the_schema_marks_what_weights_decide():
+    marked = {
+        part: [key for key, field in part.model_fields.items() if parts.is_decided_by_weights(field)]
+        for part in (parts.Autoencoder, parts.Diffusion)
+    }
+    assert marked == {
+        parts.Autoencoder: ["size", "downsample_factor", "latent_channels"],
+        parts.Diffusion: ["size", "text_encoder", "prediction_type", "zero_terminal_snr", "dropout"],
+    }
+    described = json.loads(recipe_json_schema())["$defs"]["Diffusion"]["properties"]
+    assert described["dropout"]["x-decided-by-weights"] is True
+    assert "x-decided-by-weights" not in described["conditioning"]
 
 
 def test_the_schema_marks_what_may_change_under_way():
@@ -50,3 +59,16 @@ def test_the_schema_marks_what_may_change_under_way():
     marked = json.loads(recipe_json_schema())["$defs"]["Trainer"]["properties"]
     assert marked["max_steps"]["x-free-under-way"] is True
     assert "x-free-under-way" not in marked["batch_size"]
+
+
+def test_every_stage_stands_in_the_list_of_choices_and_in_what_travels():
+    names = tuple(stage.name for stage in STAGES)
+    assert names == get_args(Stage)
+    assert ("format", "name", "seed", "data", *names) == TRAVELLING
+
+
+def test_a_stage_that_trains_says_what_its_best_checkpoint_is_and_what_the_report_tells_of_it():
+    for stage in TRAINED:
+        assert stage.best is not None
+        assert stage.summary.endswith(".")
+    assert [stage.title for stage in STAGES] == ["Autoencoder", "Diffusion", "Evaluation"]

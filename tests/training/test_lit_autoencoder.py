@@ -226,10 +226,11 @@ def test_kl_weight_per_latent_is_the_weight_of_the_sum_over_the_latents_divided_
 def _kl_to_reconstruction(module: Any, images: Tensor) -> float:
     """|gradient of the weighted KL| / |gradient of the reconstruction| at the encoder's last convolution."""
     torch.manual_seed(0)
-    module.ssim_weight = 0.0
     weight = module.autoencoder.encoder.conv_out.weight
     posterior = module.autoencoder.encode(images).latent_dist
-    error = module.reconstruction(module.autoencoder.decode(posterior.sample()).sample, images).mean()
+    error = (
+        module.image_terms["reconstruction"].loss(module.autoencoder.decode(posterior.sample()).sample, images).mean()
+    )
     torch.manual_seed(0)
     _, loss, _ = module.generator_loss(images)
     (of_loss,) = torch.autograd.grad(loss, weight)

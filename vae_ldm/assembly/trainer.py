@@ -9,8 +9,9 @@ from pytorch_lightning import Trainer as LightningTrainer
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
+from vae_ldm.choices import Network
 from vae_ldm.errors import VaeLdmError
-from vae_ldm.hardware import Network, fastest_precision
+from vae_ldm.hardware import fastest_precision
 from vae_ldm.recipe import parts
 from vae_ldm.training.callbacks import RunCheckpoint, SeedEachStep, WarmedEma
 from vae_ldm.training.divergence import StopOnDivergence

@@ -190,8 +190,8 @@ def train(
 def _check_photos(recipe: Any) -> None:
     """Raise DataError where the folder of photos is not there, and the run has not decoded them before."""
     decoded = paths.expanded(recipe.output_dir) / recipe.name / "pictures"
-    if recipe.data.type == "image_folder" and not decoded.exists():
-        paths.photos(Path(recipe.data.path))
+    if recipe.data.photo_folder is not None and not decoded.exists():
+        paths.photos(Path(recipe.data.photo_folder))
 
 
 @app.command(rich_help_panel=DRAW)

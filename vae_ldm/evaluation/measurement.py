@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from vae_ldm.choices import Stage
 from vae_ldm.evaluation.interval import Interval, bootstrap_interval, share_interval
 
-Stage = Literal["autoencoder", "diffusion"]
 Better = Literal["higher", "lower"]
 ReferenceKind = Literal["floor", "limit", "comparison"]
 

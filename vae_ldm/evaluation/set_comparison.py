@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from vae_ldm.choices import Stage
 from vae_ldm.evaluation.distribution import (
     frechet_dimensions,
     frechet_distance,
@@ -12,7 +13,7 @@ from vae_ldm.evaluation.distribution import (
     principal_axes,
 )
 from vae_ldm.evaluation.interval import Interval
-from vae_ldm.evaluation.measurement import Better, Measurement, Reference, Stage
+from vae_ldm.evaluation.measurement import Better, Measurement, Reference
 from vae_ldm.models.vision_features import VisionFeatures
 
 _HELD_OUT = "validation pictures"

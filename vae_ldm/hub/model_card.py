@@ -64,7 +64,7 @@ def model_card(facts: CardFacts) -> str:
         metrics=facts.metrics,
         prompt=facts.prompts[0] if facts.prompts else "",
         listed=facts.prompts[:_MAX_LISTED_CLASSES],
-        is_local=_dataset(facts.recipe["data"]) is None and facts.recipe["data"]["type"] != "rendered_claims",
+        is_local="path" in facts.recipe["data"] and _dataset(facts.recipe["data"]) is None,
         dataset=_dataset(facts.recipe["data"]),
     )
     return str(ModelCard(f"---\n{_metadata(facts).to_yaml()}\n---\n\n{text}", ignore_metadata_errors=False))

@@ -1,17 +1,15 @@
 """What the UNet learns: noisy latents, targets and weights."""
 
-from typing import Literal, Self, get_args
+from typing import Self, get_args
 
 import torch
 import torch.nn.functional as F
 from diffusers import SchedulerMixin
 from torch import Tensor
 
+from vae_ldm.choices import PredictionType, TimestepSampling
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.models import noise_schedule
-
-PredictionType = Literal["epsilon", "v_prediction", "flow_prediction"]
-TimestepSampling = Literal["uniform", "logit_normal"]
 
 _ZERO_TERMINAL_SNR = 1e-6
 """Largest alpha_bar at the last timestep that counts as zero: diffusers writes 2 ** -24; Stable Diffusion has .0047."""

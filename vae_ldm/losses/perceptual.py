@@ -1,12 +1,13 @@
 """How far a reconstruction is from its picture in the eyes of a network."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae_ldm.choices import LpipsNet
 from vae_ldm.errors import WeightsError
 from vae_ldm.models.vision_features import VisionFeatures
 
@@ -61,7 +62,7 @@ def _rgb(images: Tensor) -> Tensor:
 _BACKBONES = {"alex": "AlexNet_Weights", "vgg": "VGG16_Weights", "squeeze": "SqueezeNet1_1_Weights"}
 
 
-def load_lpips(net: Literal["alex", "vgg", "squeeze"]) -> LpipsDistance:
+def load_lpips(net: LpipsNet) -> LpipsDistance:
     """LPIPS on this backbone, whose weights must lie in torchvision's cache: nothing is downloaded.
 
     Raises WeightsError where they do not, or the package, or the torchvision it needs, cannot be imported.

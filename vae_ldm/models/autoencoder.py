@@ -1,15 +1,14 @@
 """The autoencoder: diffusers' AutoencoderKL, configured by a named size or loaded from a folder or the Hub."""
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from diffusers import AutoencoderKL
 from torch import nn
 
+from vae_ldm.choices import TrainedPart
 from vae_ldm.models.pretrained import check_no_pickle, load_pretrained
 from vae_ldm.models.single_file import load_single_file
-
-TrainedPart = Literal["all", "decoder", "nothing"]
 
 
 class AutoencoderSize(NamedTuple):

@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from vae_ldm.recipe.parts import Autoencoder, AutoencoderLoss, Diffusion, TrainedTextEncoder
-from vae_ldm.recipe.stages import StageName, stage_named
+from vae_ldm.recipe.parts import Autoencoder, AutoencoderLoss, Diffusion, TrainedTextEncoder, is_decided_by_weights
 
 if TYPE_CHECKING:
     from vae_ldm.recipe.schema import Recipe
@@ -53,7 +52,7 @@ def _autoencoder(stage: Autoencoder) -> Iterator[Disagreement]:
             yield Disagreement(("autoencoder.train", pretrained), f"{stage.train} needs {pretrained}")
         yield from _ignored(stage, ("revision", "subfolder"), pretrained, f"means nothing without {pretrained}")
     else:
-        yield from _derived("autoencoder", stage)
+        yield from _derived(stage)
     if stage.train == "nothing":
         without_effect = ("variational", "crop_size", "loss", "optimizer", "ema", "trainer")
         yield from _ignored(stage, without_effect, "autoencoder.train", "nothing is trained; leave it out")
@@ -97,7 +96,7 @@ def _pretrained_diffusion(recipe: "Recipe", stage: Diffusion) -> Iterator[Disagr
             yield Disagreement(("diffusion.train", pretrained), f"{stage.train} needs {pretrained}")
         yield from _ignored(stage, ("revision",), pretrained, f"means nothing without {pretrained}")
     else:
-        yield from _derived("diffusion", stage)
+        yield from _derived(stage)
         keys = (pretrained, "autoencoder.from_pretrained", "autoencoder.train")
         if autoencoder.from_pretrained is None:
             text = "its UNet knows the latents of its own autoencoder only; set autoencoder.from_pretrained to it"
@@ -113,12 +112,13 @@ def _pretrained_diffusion(recipe: "Recipe", stage: Diffusion) -> Iterator[Disagr
         yield from _ignored(stage, ("lora",), "diffusion.train", "means nothing without diffusion.train: lora")
 
 
-def _derived(name: StageName, stage: Autoencoder | Diffusion) -> Iterator[Disagreement]:
+def _derived(stage: Autoencoder | Diffusion) -> Iterator[Disagreement]:
     """Keys that the recipe sets and the pretrained weights decide."""
+    name = type(stage).__name__.lower()
     return (
         Disagreement((f"{name}.{key}", f"{name}.from_pretrained"), "comes from the pretrained weights; leave it out")
-        for key in stage_named(name).decided_by_weights
-        if key in stage.model_fields_set
+        for key, field in type(stage).model_fields.items()
+        if is_decided_by_weights(field) and key in stage.model_fields_set
     )
 
 

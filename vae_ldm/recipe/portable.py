@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 from vae_ldm.recipe.parts import Part, place_kind
 from vae_ldm.recipe.schema import Recipe
+from vae_ldm.recipe.stages import STAGES
 
-TRAVELLING = ("format", "name", "seed", "data", "autoencoder", "diffusion", "evaluation")
+TRAVELLING = ("format", "name", "seed", "data", *(stage.name for stage in STAGES))
 """Sections that make a run repeatable. Where it was written, logged and pushed is for whoever runs it to decide."""
 NOT_TRAVELLING = tuple(section for section in Recipe.model_fields if section not in TRAVELLING)
 PLACEHOLDER = "./set-this"

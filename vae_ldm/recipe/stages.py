@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-StageName = Literal["autoencoder", "diffusion", "evaluation"]
-Network = Literal["autoencoder", "unet"]
+from vae_ldm.choices import Network
+from vae_ldm.choices import Stage as StageName
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,17 @@ class Stage:
     """Sections of the recipe that its result follows from: with another of them a finished stage would be a lie."""
     writes: tuple[str, ...]
     """Names in the run folder that are deleted when the stage begins afresh."""
+    summary: str = ""
+    """What it learns, in a sentence or two below its title in the report."""
     network: Network | None = None
     """The network that it trains; None where it trains nothing."""
     best: tuple[str, Literal["min", "max"]] | None = None
     """The logged metric by which its best checkpoint is chosen, and which end of it is best."""
-    decided_by_weights: tuple[str, ...] = ()
-    """Keys of its section that pretrained weights decide, so that a recipe must not."""
+
+    @property
+    def title(self) -> str:
+        """Its name as a heading."""
+        return self.name.replace("_", " ").capitalize()
 
 
 STAGES = (
@@ -31,17 +36,18 @@ STAGES = (
         "autoencoder",
         follows_from=("seed", "data", "autoencoder"),
         writes=("autoencoder", "latents"),
+        summary="Pictures to latents and back. It sets the limit: the diffusion model can draw nothing the decoder "
+        "cannot.",
         network="autoencoder",
         best=("val/psnr", "max"),
-        decided_by_weights=("size", "downsample_factor", "latent_channels"),
     ),
     Stage(
         "diffusion",
         follows_from=("seed", "data", "autoencoder", "diffusion"),
         writes=("diffusion", "pipeline", "lora"),
+        summary="From noise and a prompt to latents, which the decoder turns into a new picture.",
         network="unet",
         best=("val/loss", "min"),
-        decided_by_weights=("size", "text_encoder", "prediction_type", "zero_terminal_snr", "dropout"),
     ),
     Stage(
         "evaluation",

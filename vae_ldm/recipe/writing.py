@@ -11,6 +11,7 @@ from ruamel.yaml.representer import SafeRepresenter
 
 from vae_ldm.files import write_whole
 from vae_ldm.recipe.document import read_scalar, shown
+from vae_ldm.recipe.parts import Part, is_decided_by_weights
 from vae_ldm.recipe.schema import Recipe
 from vae_ldm.recipe.stages import TRAINED
 
@@ -119,8 +120,9 @@ def _resolved(recipe: Recipe) -> dict[str, Any]:
         if loss[key] is None:
             del loss[key]
     for stage in TRAINED:
-        section = resolved[stage.name]
-        if section is not None and section["from_pretrained"] is not None:
-            for key in stage.decided_by_weights:
-                del section[key]
+        part: Part | None = getattr(recipe, stage.name)
+        if part is not None and getattr(part, "from_pretrained", None) is not None:
+            for key, field in type(part).model_fields.items():
+                if is_decided_by_weights(field):
+                    del resolved[stage.name][key]
     return resolved

@@ -33,7 +33,7 @@ from vae_ldm.pages.image_grid import image_grid
 from vae_ldm.run.fingerprint import autoencoder_fingerprint
 from vae_ldm.run.fitting import fit_stage
 from vae_ldm.run.session import Session
-from vae_ldm.training.callbacks import BestCheckpoint, PictureEachValidation
+from vae_ldm.training.callbacks import PictureEachValidation
 from vae_ldm.training.lit_autoencoder import LitAutoencoder
 from vae_ldm.weights import local_folder, pipeline_folder
 
@@ -84,15 +84,11 @@ def _train(session: Session, autoencoder: AutoencoderKL) -> dict[str, object]:
     facts = fit_stage(
         session,
         "autoencoder",
-        "autoencoder",
         module,
         data,
         stage.trainer,
         ema=stage.ema,
-        callbacks=[
-            PictureEachValidation(folder / "reconstructions", lambda module: _before_and_after(module, fixed)),
-            BestCheckpoint(session.run.checkpoints("autoencoder"), monitor="val/psnr", mode="max"),
-        ],
+        callbacks=[PictureEachValidation(folder / "reconstructions", lambda module: _before_and_after(module, fixed))],
     )
     del module
     return facts

@@ -30,7 +30,7 @@ from vae_ldm.pipelines.plain_folder import save_plain_pipeline
 from vae_ldm.run.fingerprint import pipeline_fingerprint
 from vae_ldm.run.fitting import fit_stage
 from vae_ldm.run.session import Session
-from vae_ldm.training.callbacks import BestCheckpoint, EachNSteps
+from vae_ldm.training.callbacks import EachNSteps
 from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
 
 MakePusher = Callable[[Session, DiffusionParts, AutoencoderKL], Callable[[LitLatentDiffusion, int], None]]
@@ -69,11 +69,11 @@ def run_diffusion_stage(session: Session, autoencoder: AutoencoderKL, make_pushe
     )
     module = build_lit_latent_diffusion(recipe, diffusion)
     compile_if_asked(part, [diffusion.unet], say=session.say)
-    callbacks: list[Callback] = [BestCheckpoint(run.checkpoints("diffusion"), monitor="val/loss", mode="min")]
+    callbacks: list[Callback] = []
     if recipe.hub is not None and recipe.hub.push_every_n_steps is not None:
         pusher = make_pusher(session, diffusion, autoencoder)
         callbacks.append(EachNSteps(recipe.hub.push_every_n_steps, pusher, wait=session.processes.wait))
-    facts = fit_stage(session, "diffusion", "unet", module, data, part, ema=recipe.diffusion.ema, callbacks=callbacks)
+    facts = fit_stage(session, "diffusion", module, data, part, ema=recipe.diffusion.ema, callbacks=callbacks)
     trained = recipe.diffusion
 
     def leave() -> None:

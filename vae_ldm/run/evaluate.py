@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from torch import Tensor
 
 from vae_ldm.assembly import build_features
+from vae_ldm.choices import Stage
 from vae_ldm.evaluation.embedding import embed_pictures
 from vae_ldm.evaluation.evaluator import evaluate_autoencoder, evaluate_samples, trained_classes
 from vae_ldm.evaluation.measurement import Measurement, measured_share
@@ -26,6 +27,7 @@ from vae_ldm.opening import open_pipeline
 from vae_ldm.pages.environment import number, quantity
 from vae_ldm.pipelines.sampling import sample_images, unknown_words
 from vae_ldm.recipe import parts
+from vae_ldm.recipe.stages import TRAINED
 from vae_ldm.run.report import write_report
 from vae_ldm.run.sample_grids import draw_reconstructions, draw_samples, row_names
 from vae_ldm.run.sample_prompts import left_out_classes, sample_prompts
@@ -117,7 +119,8 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
         )
     draw_reconstructions(session, first)
     num_drawn = 0
-    measurements, timings = first.measurements, [_timing(session, "autoencoder")]
+    measurements = first.measurements
+    timings = [_timing(session, stage.name) for stage in TRAINED if getattr(recipe, stage.name) is not None]
     parameters = {"autoencoder": _count(autoencoder)}
 
     if recipe.diffusion is not None:
@@ -144,7 +147,7 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
         num_drawn = len(samples)
         draw_samples(session, samples, row_names(session, asked), second)
         measurements = [*measurements, *second.measurements]
-        timings += [_timing(session, "diffusion"), {**sampling, "num_images": len(samples)}]
+        timings.append({**sampling, "num_images": len(samples)})
         parameters |= {"unet": _count(pipeline.unet), "text_encoder": _count(pipeline.text_encoder)}
     timings.append(
         {
@@ -228,8 +231,8 @@ def _metrics(
     }
 
 
-def _timing(session: Session, stage: str) -> dict[str, Any]:
-    facts = session.run.finished(stage) or {}  # type: ignore[arg-type]
+def _timing(session: Session, stage: Stage) -> dict[str, Any]:
+    facts = session.run.finished(stage) or {}
     return {"stage": stage, "seconds": facts.get("seconds"), "num_images": facts.get("num_images")}
 
 

@@ -10,12 +10,19 @@ from pytorch_lightning import Callback, LightningDataModule, LightningModule, Tr
 
 from vae_ldm.assembly import build_trainer, place_channels_last
 from vae_ldm.errors import StoppedError
-from vae_ldm.hardware import Network
 from vae_ldm.recipe import parts
+from vae_ldm.recipe.stages import stage_named
 from vae_ldm.run.folder import Stage
 from vae_ldm.run.loggers import build_loggers
 from vae_ldm.run.session import Session
-from vae_ldm.training.callbacks import BEST_CHECKPOINT, BatchesTaken, asked_to_stop, checkpoint_step, run_checkpoints
+from vae_ldm.training.callbacks import (
+    BEST_CHECKPOINT,
+    BatchesTaken,
+    BestCheckpoint,
+    asked_to_stop,
+    checkpoint_step,
+    run_checkpoints,
+)
 from vae_ldm.training.csv_log import CsvLog
 from vae_ldm.training.progress import StageProgress
 from vae_ldm.training.sealed_checkpoint import is_whole, read_checkpoint
@@ -48,7 +55,6 @@ class Stopwatch(Callback):
 def fit_stage(
     session: Session,
     stage: Stage,
-    network: Network,
     module: LightningModule,
     data: LightningDataModule,
     part: parts.Trainer,
@@ -57,7 +63,9 @@ def fit_stage(
     callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """Train to `max_steps`, going on from the newest whole checkpoint, and return seconds and pictures seen."""
-    checkpoint_dir = session.run.checkpoints(stage)
+    declared, checkpoint_dir = stage_named(stage), session.run.checkpoints(stage)
+    assert declared.network is not None, f"{stage} trains nothing"
+    assert declared.best is not None, f"{stage} trains nothing"
     processes, pictures = session.processes, session.pictures
     checkpoint = processes.first(lambda: newest_checkpoint(checkpoint_dir, session))
     first_step = 0
@@ -90,7 +98,7 @@ def fit_stage(
     )
     trainer = build_trainer(
         part,
-        network=network,
+        network=declared.network,
         seed=session.recipe.seed,
         ema=ema,
         checkpoint_dir=checkpoint_dir,
@@ -99,13 +107,14 @@ def fit_stage(
             stopwatch,
             taken,
             progress,
+            BestCheckpoint(checkpoint_dir, monitor=declared.best[0], mode=declared.best[1]),
             *callbacks,
             *([TraceSteps(session.run.path / stage)] if session.profiles else []),
         ],
         manual_optimization=manual,
         picture_names=pictures.train.ids,
     )
-    place_channels_last(part, module, network)
+    place_channels_last(part, module, declared.network)
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:

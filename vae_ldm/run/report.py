@@ -7,14 +7,33 @@ from typing import Literal
 
 from PIL import Image
 
+from vae_ldm.choices import Stage
 from vae_ldm.evaluation.measurement import Measurement
 from vae_ldm.evaluation.verdict import comparison, measured_on, strip, verdict
 from vae_ldm.files import write_whole
 from vae_ldm.opening import read_metrics
 from vae_ldm.pages.curves import charts
 from vae_ldm.pages.environment import environment
+from vae_ldm.recipe.stages import TRAINED
 
 MAX_TILES = 8
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page with measurements, pictures and curves."""
+
+    name: str
+    title: str
+    lead: str
+
+
+SECTIONS = (
+    *(Section(stage.name, stage.title, stage.summary) for stage in TRAINED),
+    Section(
+        "memorisation", "Memorisation", "Whether the samples are new pictures or the training pictures over again."
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +41,7 @@ class Kind:
     """A picture of samples/ that the report knows how to explain."""
 
     file: str
-    section: Literal["autoencoder", "diffusion", "memorisation"]
+    section: Stage | Literal["memorisation"]
     title: str
     caption: str
 
@@ -80,17 +99,20 @@ def write_report(run_dir: Path) -> Path:
     metrics = read_metrics(run_dir)
     measurements = [Measurement(**fields) for fields in metrics["measurements"]]
     recipe = run_dir / "recipe.yaml"
-    logs = {stage: run_dir / stage / "log.csv" for stage in ("autoencoder", "diffusion")}
+    by_section = {
+        section.name: [item for item in measurements if section_of(item) == section.name] for section in SECTIONS
+    }
+    logs = {section.name: run_dir / section.name / "log.csv" for section in SECTIONS}
+    curves = {name: charts(log) if log.is_file() else [] for name, log in logs.items()}
+    figures = read_figures(run_dir / "samples")
     template = environment(__package__, comparison, measured_on, strip, verdict).get_template("report.html.jinja")
     page = template.render(
         metrics=metrics,
+        sections=[s for s in SECTIONS if by_section[s.name] or curves[s.name] or figures[s.name]],
         tiles=headline(measurements),
-        measurements={
-            section: [item for item in measurements if section_of(item) == section]
-            for section in ("autoencoder", "diffusion", "memorisation")
-        },
-        charts={stage: charts(log) if log.is_file() else [] for stage, log in logs.items()},
-        figures=read_figures(run_dir / "samples"),
+        measurements=by_section,
+        charts=curves,
+        figures=figures,
         recipe=recipe.read_text(encoding="utf-8") if recipe.is_file() else "",
         has_pipeline=(run_dir / "pipeline" / "model_index.json").is_file(),
     )
@@ -101,7 +123,7 @@ def write_report(run_dir: Path) -> Path:
 
 def read_figures(samples: Path) -> dict[str, list[Figure]]:
     """The known pictures of `samples`, inline, by section."""
-    figures: dict[str, list[Figure]] = {kind.section: [] for kind in KINDS}
+    figures: dict[str, list[Figure]] = {section.name: [] for section in SECTIONS}
     for kind in KINDS:
         path = samples / kind.file
         if not path.is_file():

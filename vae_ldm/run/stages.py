@@ -14,6 +14,7 @@ from vae_ldm.errors import GO_ON, DataError, RunError, StoppedError
 from vae_ldm.hardware import num_free_cores
 from vae_ldm.processes import processes_in_words
 from vae_ldm.recipe import Recipe
+from vae_ldm.recipe.stages import TRAINED
 from vae_ldm.run.autoencoder_stage import run_autoencoder_stage
 from vae_ldm.run.diffusion_stage import check_prompts, run_diffusion_stage
 from vae_ldm.run.evaluate import run_evaluation_stage
@@ -30,10 +31,11 @@ def train_run(recipe: Recipe, *, dry_run: bool = False, restart: Sequence[Stage]
     Raises VaeLdmError for what the user can mend and RunError for what went wrong on the way.
     """
     check_loggers(recipe)
-    if recipe.autoencoder.train != "nothing":
-        check_precision(recipe.autoencoder.trainer, "autoencoder")
-    if recipe.diffusion is not None:
-        check_precision(recipe.diffusion.trainer, "unet")
+    for stage in TRAINED:
+        part = getattr(recipe, stage.name)
+        if part is not None and getattr(part, "train", "all") != "nothing":
+            assert stage.network is not None
+            check_precision(part.trainer, stage.network)
     session = Session.of(recipe, profiles=profile)
     if said := processes_in_words(session.processes.count):
         session.say(said)
@@ -77,7 +79,8 @@ def _going_on_without(restart: Sequence[Stage]) -> Iterator[None]:
 def _check_enough_pictures(session: Session) -> None:
     """Raise DataError where a process would have none to validate on."""
     count, recipe = session.processes.count, session.recipe
-    trainers = [stage.trainer for stage in (recipe.autoencoder, recipe.diffusion) if stage is not None]
+    sections = [getattr(recipe, stage.name) for stage in TRAINED]
+    trainers = [section.trainer for section in sections if section is not None]
     found = min(
         len(session.pictures.train),
         len(session.pictures.validation),

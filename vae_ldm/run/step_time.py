@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from vae_ldm.training.engine_plugins import AUTOCAST_DTYPES
 from vae_ldm.training.optimizers import OptimizerSettings, new_optimizer
 
 _NUM_TIMED_STEPS = 3
-_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class Update:
@@ -59,7 +59,7 @@ def seconds_a_step(
 
 
 def _autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    dtype = _AUTOCAST.get(precision)
+    dtype = AUTOCAST_DTYPES.get(precision)
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 

@@ -6,12 +6,13 @@ import statistics
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from vae_ldm.choices import OnNaN
 from vae_ldm.errors import RunError
 from vae_ldm.files import write_whole
 from vae_ldm.training.callbacks import checkpoint_step, run_checkpoints
@@ -43,7 +44,7 @@ class StopOnDivergence(Callback):
         check_every_n_steps: int,
         *,
         names: Sequence[str] = (),
-        on_nan: Literal["stop", "skip"] = "stop",
+        on_nan: OnNaN = "stop",
         max_skipped_steps: int = 10,
     ) -> None:
         self.checkpoint_dir = checkpoint_dir

@@ -11,6 +11,8 @@ from pytorch_lightning.utilities import GradClipAlgorithmType
 from vae_ldm.errors import VaeLdmError
 
 _LAUNCHER_WORDS = {"no": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+AUTOCAST_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""What autocast computes in, of each precision that has it."""
 
 
 class EngineEnvironment(ClusterEnvironment):
@@ -82,7 +84,7 @@ def engine_precision(asked: Precision, device: torch.device) -> Precision:
     precision = launcher or precision
     if precision == "16-mixed" and device.type == "cpu":
         raise VaeLdmError("a CPU has no loss scaler for fp16: its gradients would vanish; use bf16 or no")
-    if precision not in ("bf16-mixed", "16-mixed"):
+    if precision not in AUTOCAST_DTYPES:
         return asked
     return AcceleratePrecision(precision, device.type)  # type: ignore[arg-type]
 

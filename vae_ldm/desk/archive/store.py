@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vae_ldm.choices import Preference
 from vae_ldm.errors import DataError
 from vae_ldm.files import locked as locked_file
 from vae_ldm.files import remove_abandoned, safe_name, write_whole
@@ -115,7 +116,7 @@ class Settings:
     digest: str
     """The digest of the model's weights."""
     target_psnr: float
-    prefer: Literal["smallest", "latents"]
+    prefer: Preference
     coder: LatentCoder
     downsample_factor: int | None = None
     """Pixels to a latent; None in an archive of format 1, which does not say."""
@@ -142,7 +143,7 @@ class _StoredSettings:
     model: str
     digest: str
     target_psnr: float
-    prefer: Literal["smallest", "latents"]
+    prefer: Preference
     coder: dict[str, Any]
     downsample_factor: int | None = None
 

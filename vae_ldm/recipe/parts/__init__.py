@@ -15,6 +15,7 @@ from vae_ldm.recipe.parts.base import (
     Subfolder,
     WholeNumber,
     Word,
+    is_decided_by_weights,
     is_free_under_way,
     place_kind,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "WeightsAndBiases",
     "WholeNumber",
     "Word",
+    "is_decided_by_weights",
     "is_free_under_way",
     "place_kind",
 ]

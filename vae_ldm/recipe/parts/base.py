@@ -44,11 +44,19 @@ WholeNumber = BeforeValidator(_whole_number)
 _FREE_UNDER_WAY = "x-free-under-way"
 FreeUnderWay = Field(json_schema_extra={_FREE_UNDER_WAY: True})
 """Marks a setting that may change while its stage is under way."""
+_DECIDED_BY_WEIGHTS = "x-decided-by-weights"
+DecidedByWeights = Field(json_schema_extra={_DECIDED_BY_WEIGHTS: True})
+"""Marks a setting that pretrained weights decide, so that a recipe with `from_pretrained` must not."""
 
 
 def is_free_under_way(field: FieldInfo) -> bool:
     """Whether a setting is so marked."""
     return isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get(_FREE_UNDER_WAY) is True
+
+
+def is_decided_by_weights(field: FieldInfo) -> bool:
+    """Whether a setting is so marked."""
+    return isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get(_DECIDED_BY_WEIGHTS) is True
 
 
 @dataclass(frozen=True)

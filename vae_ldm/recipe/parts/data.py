@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from vae_ldm.choices import Resize
 from vae_ldm.recipe.parts.base import (
     Caption,
     Count,
@@ -22,7 +23,7 @@ class _Pictures(Part):
     """Side in pixels, or [height, width]. Every picture is brought to this size."""
     channels: Annotated[Literal[1, 3, 4] | None, WholeNumber] = None
     """1 grey, 3 RGB, 4 RGBA; null: 1 when every picture is grey, else 3 (alpha is laid over white)."""
-    resize: Literal["crop", "pad"] = "crop"
+    resize: Resize = "crop"
     """crop: fill the size and cut the middle; pad: fit into the size and fill up with the border's mean colour."""
     horizontal_flip: bool = False
     """Mirror half of the training pictures, anew each time they are seen."""
@@ -36,6 +37,11 @@ class _Pictures(Part):
     """Unreadable files are listed and skipped up to this share; beyond it the run stops before training."""
     max_pixels: Annotated[int, Field(gt=0, le=10_000_000_000)] = 89_478_485
     """A picture with more pixels than this is refused as a decompression bomb (Pillow's own limit)."""
+
+    @property
+    def photo_folder(self) -> str | None:
+        """The folder of this machine whose photos are learned from; None for pictures of any other origin."""
+        return None
 
 
 class RenderedClaims(_Pictures):
@@ -53,6 +59,10 @@ class ImageFolder(_Pictures):
     path: LocalPath
     caption_column: Word | None = None
     """Column of metadata.jsonl that holds the caption; null: the template on the class, else `caption` or `text`."""
+
+    @property
+    def photo_folder(self) -> str:
+        return self.path
 
 
 class HubDataset(_Pictures):

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from vae_ldm.choices import LpipsNet
 from vae_ldm.recipe.parts.base import (
     CountOrNone,
     LearningRate,
@@ -49,7 +50,7 @@ class Lpips(Part):
     """
 
     type: Literal["lpips"] = "lpips"
-    net: Literal["alex", "vgg", "squeeze"] = "vgg"
+    net: LpipsNet = "vgg"
 
 
 Features = Annotated[EfficientNetLite | TransformersBackbone, Field(discriminator="type")]

@@ -4,10 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict
 
+from vae_ldm.choices import Conditioning, PredictionType, TimestepSampling, TrainedPart
 from vae_ldm.recipe.parts.base import (
     REPOSITORY,
     BatchSize,
     Count,
+    DecidedByWeights,
     ImageSize,
     Part,
     PositiveWeight,
@@ -30,11 +32,11 @@ class Autoencoder(Part):
     file with the original key names; null: from scratch."""
     revision: Word | None = None
     subfolder: Subfolder | None = None
-    train: Literal["all", "decoder", "nothing"] = "all"
+    train: TrainedPart = "all"
     """What to train of a pretrained one. decoder: encoder, and so every old latent, stays valid."""
-    size: Literal["tiny", "small", "sd"] = "tiny"
-    downsample_factor: Annotated[Literal[2, 4, 8, 16], WholeNumber] = 4
-    latent_channels: Annotated[int, Field(gt=0, le=1024)] = 4
+    size: Annotated[Literal["tiny", "small", "sd"], DecidedByWeights] = "tiny"
+    downsample_factor: Annotated[Literal[2, 4, 8, 16], WholeNumber, DecidedByWeights] = 4
+    latent_channels: Annotated[int, Field(gt=0, le=1024), DecidedByWeights] = 4
     variational: bool = True
     """False: a plain autoencoder; the latents are the posterior's mean and there is no KL term."""
     crop_size: ImageSize | None = None
@@ -94,22 +96,22 @@ class Diffusion(Part):
     train: Literal["all", "unet", "attention", "lora"] = "all"
     """all: UNet and text encoder. unet, attention: the text encoder stays. lora: all stays, small updates are added."""
     lora: Lora = Lora()
-    size: Literal["nano", "tiny", "small", "base"] = "tiny"
-    conditioning: Literal["none", "class", "caption"] = "class"
-    text_encoder: Annotated[TrainedTextEncoder | PretrainedTextEncoder, Field(discriminator="type")] = (
-        TrainedTextEncoder()
-    )
+    size: Annotated[Literal["nano", "tiny", "small", "base"], DecidedByWeights] = "tiny"
+    conditioning: Conditioning = "class"
+    text_encoder: Annotated[
+        TrainedTextEncoder | PretrainedTextEncoder, Field(discriminator="type"), DecidedByWeights
+    ] = TrainedTextEncoder()
     caption_dropout: Share = 0.1
     """Share of captions replaced by the empty prompt, for classifier-free guidance (Ho & Salimans 2022)."""
-    prediction_type: Literal["epsilon", "v_prediction", "flow_prediction"] = "flow_prediction"
-    timestep_sampling: Literal["uniform", "logit_normal"] | None = None
+    prediction_type: Annotated[PredictionType, DecidedByWeights] = "flow_prediction"
+    timestep_sampling: TimestepSampling | None = None
     """null: logit_normal (Esser 2024, eq. 19) for flow_prediction, uniform for epsilon and v_prediction."""
     min_snr_gamma: PositiveWeight | None = None
     """Min-SNR weighting (Hang 2023); for epsilon and v_prediction."""
-    zero_terminal_snr: bool = False
+    zero_terminal_snr: Annotated[bool, DecidedByWeights] = False
     """Rescale the betas so that the last step is pure noise (Lin 2023, algorithm 1); for v_prediction and uniform
     timesteps, because logit_normal never draws the last step and min_snr_gamma weighs it with 0."""
-    dropout: Share = 0.0
+    dropout: Annotated[Share, DecidedByWeights] = 0.0
     optimizer: Optimizer = Optimizer()
     ema: Ema | None = Ema()
     trainer: DiffusionTrainer = DiffusionTrainer()

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict
 
+from vae_ldm.choices import OnNaN, Precision
 from vae_ldm.recipe.parts.base import (
     BatchSize,
     Count,
@@ -38,7 +39,7 @@ class Trainer(Part):
     batch_size: BatchSize = 32
     accumulate_grad_batches: BatchSize = 1
     gradient_clip_norm: PositiveWeight | None = 1.0
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None = None
+    precision: Precision | None = None
     """null: whichever was measured to be faster for this stage on the device at hand."""
     channels_last: bool | None = None
     """null: for a UNet on a GPU; an autoencoder is slower with it there, and neither gains by it on a CPU."""
@@ -55,7 +56,7 @@ class Trainer(Part):
     num_val_images: Annotated[Count, FreeUnderWay] = 256
     """Validation pictures looked at during training; the final evaluation uses all of them."""
     log_every_n_steps: Annotated[Count, FreeUnderWay] = 25
-    on_nan: Annotated[Literal["stop", "skip"], FreeUnderWay] = "stop"
+    on_nan: Annotated[OnNaN, FreeUnderWay] = "stop"
     """stop: end the run where the loss is NaN or infinite. skip: leave steps with such gradients out."""
     max_skipped_steps: Annotated[Count, FreeUnderWay] = 10
     """With on_nan: skip, the run ends after this many skipped steps."""
