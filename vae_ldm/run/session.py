@@ -97,6 +97,7 @@ def quieten_training() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", message="The dirpath has changed")  # of a run folder that was moved
     warnings.filterwarnings("ignore", message=r".*LeafSpec", category=FutureWarning)
     for what in ("does not have a deterministic implementation", "defaults to a non-deterministic algorithm"):
         warnings.filterwarnings("ignore", message=f".*{what}")  # see build_trainer
