@@ -2,11 +2,7 @@
 
 import io
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -22,77 +18,20 @@ from vae_ldm.cli import novelty as novelty_verbs
 from vae_ldm.cli import paths
 from vae_ldm.cli import recipe as recipe_verbs
 from vae_ldm.cli import walk as walk_verbs
+from vae_ldm.cli.endings import errors_in_one_line
 from vae_ldm.cli.options import GuidanceOption, PageOption, PhotosArgument, SeedOption, each_of, finite
 from vae_ldm.cli.recipe import OverridesArgument, RecipeArgument, read_recipe_argument
-from vae_ldm.errors import GO_ON, RecipeError, RunError, StoppedError, VaeLdmError, first_line
-from vae_ldm.text import shown
-
-FAILED, WRONG_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
-
 
 TRAIN, DRAW, PHOTOS, DESK, LEARN = "Train and share", "Draw", "Photos", "Claims desk", "Learn"
 """The parts of `vae-ldm --help`, in this order."""
-
-
-class _TerminatedError(KeyboardInterrupt):
-    """SIGTERM has come, and ends the command the way that Ctrl-C does."""
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM raises _TerminatedError. `train` handles the signal itself and ends after the step.
-
-    SIGHUP, which comes when the terminal is closed, is passed on as SIGTERM, so that it ends a command the same way.
-    """
-
-    def end(*_: object) -> None:
-        raise _TerminatedError
-
-    def pass_on(*_: object) -> None:
-        signal.raise_signal(signal.SIGTERM)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handlers = {signal.SIGTERM: end}
-    if hasattr(signal, "SIGHUP"):
-        handlers[signal.SIGHUP] = pass_on
-    # Whoever started this with another handler, as nohup does, has plans of their own.
-    taken = [number for number in handlers if signal.getsignal(number) is signal.SIG_DFL]
-    for number in taken:
-        signal.signal(number, handlers[number])
-    try:
-        yield
-    finally:
-        for number in taken:
-            signal.signal(number, signal.SIG_DFL)
 
 
 class _Verbs(TyperGroup):
     """Turns expected errors into one line and an exit code; anything else is our bug and keeps its traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        try:
-            with _ended_by_signals():
-                return super().invoke(ctx)
-        except (VaeLdmError, RunError, StoppedError, OSError, KeyboardInterrupt, ValueError) as error:
-            if os.environ.get("VAE_LDM_TRACEBACK") == "1" or isinstance(error, BrokenPipeError) or _is_our_bug(error):
-                raise
-            rank = int(os.environ.get("RANK", "0"))  # of the processes that `accelerate launch` has started
-            if isinstance(error, _TerminatedError):
-                error = StoppedError(f"stopped by SIGTERM; {GO_ON}")
-            if isinstance(error, KeyboardInterrupt):
-                if rank == 0:
-                    _tell(str(error) or f"stopped; {GO_ON}")
-                raise typer.Exit(INTERRUPTED) from None
-            if isinstance(error, StoppedError):
-                if rank == 0:
-                    _tell(str(error))
-                raise typer.Exit(TERMINATED) from None
-            if rank == 0 or not isinstance(error, RecipeError):  # the first one says what all find in the recipe
-                for line in _message(error).split("\n"):
-                    _tell(f"error: {f'process {rank}: ' if rank else ''}{line}")
-            raise typer.Exit(WRONG_INPUT if isinstance(error, ValueError) else FAILED) from None
+        with errors_in_one_line():
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """The verbs in their parts, as plain text that any terminal shows."""
@@ -106,27 +45,6 @@ class _Verbs(TyperGroup):
                         if getattr(verb, "rich_help_panel", None) == part
                     ]
                 )
-
-
-def _tell(line: str) -> None:
-    """Print one line on the standard error, where there still is one: its terminal may have been closed."""
-    with suppress(OSError):
-        typer.echo(shown(line), err=True)
-
-
-def _is_our_bug(error: BaseException) -> bool:
-    """Whether it is a ValueError that comes from no file of the user's: from none that is damaged or no text."""
-    if not isinstance(error, ValueError) or isinstance(error, VaeLdmError | UnicodeError):
-        return False
-    return type(error).__name__ not in ("JSONDecodeError", "ArrowInvalid")  # of libraries that are not imported here
-
-
-def _message(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
-    if isinstance(error, VaeLdmError) or not isinstance(error, ValueError):
-        return str(error) or type(error).__name__
-    return f"a file cannot be read ({first_line(error)}); VAE_LDM_TRACEBACK=1 shows which"
 
 
 app = typer.Typer(
