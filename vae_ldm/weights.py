@@ -19,6 +19,9 @@ from vae_ldm.paths import HUB_PREFIX, check_model, expanded, is_of_the_hub
 Source = str | Path
 
 
+_LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)
+"""Where classes of components may come from; the third is diffusers' safety checker, and None is an absent component."""
+
 _SWAPPED_IN = ("pipeline", "autoencoder", "lora")
 """Folders of a run that are written as a whole."""
 
@@ -115,9 +118,16 @@ def check_components(source: Source, folder: Path) -> None:
         if entry != [None, None] and entry not in _UNUSED.get(name, ())
     ]
     if wrong:
+        foreign = [
+            name for name, entry in index.items() if isinstance(entry, list) and _library(entry) not in _LIBRARIES
+        ]
         raise WeightsError(
             f"{source}: a {index['_class_name']:.60} is not of Stable Diffusion's kind ({', '.join(wrong)}); "
-            "open it with diffusers.DiffusionPipeline.from_pretrained"
+            + (
+                "its classes may be code of the folder's own, which is never run here"
+                if foreign
+                else "open it with diffusers.DiffusionPipeline.from_pretrained"
+            )
         )
     try:
         for kind, (name, model_class) in _NETWORKS.items():
@@ -127,6 +137,10 @@ def check_components(source: Source, folder: Path) -> None:
         checked_config(folder / "scheduler" / "scheduler_config.json", "scheduler")
     except WeightsError as error:
         raise WeightsError(f"{source}: {str(error).replace(f'{folder}/', '')}") from error
+
+
+def _library(entry: list[Any]) -> Any:
+    return entry[0] if entry else None
 
 
 def _named(entry: Any) -> str:
