@@ -20,7 +20,7 @@ Source = str | Path
 
 
 _LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)
-"""Where classes of components may come from; the third is diffusers' safety checker, and None is an absent component."""
+"""Where classes of components may come from: the third is diffusers' safety checker, None an absent component."""
 
 _SWAPPED_IN = ("pipeline", "autoencoder", "lora")
 """Folders of a run that are written as a whole."""
