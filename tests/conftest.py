@@ -218,3 +218,9 @@ def recipe_file(tmp_path: Path) -> Callable[[Recipe], Path]:
         return path
 
     return write
+
+
+@pytest.fixture(autouse=True)
+def no_seed_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning's seed_everything leaves its seed in the environment, from which the order of training data follows."""
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
