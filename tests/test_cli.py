@@ -97,7 +97,7 @@ def test_compare(run, implementation, tmp_path):
     assert run("compare", "photos", "runs/x", "ORG/NAME")[0] == 0
     options = ("--out", str(tmp_path / "page.html"), "--num-photos", "9", "--side", "64")
     assert run("compare", "photos", "runs/x", *options)[0] == 0
-    default = {"out": Path("report.html"), "num_photos": 256, "side": None}
+    default = {"out": Path("comparison.html"), "num_photos": 256, "side": None}
     assert calls[0] == ((Path("photos"), ["runs/x", "ORG/NAME"]), default)
     assert calls[1][1] == {"out": tmp_path / "page.html", "num_photos": 9, "side": 64}
 
@@ -167,6 +167,32 @@ def test_generate(run, implementation, tmp_path):
     assert calls[2][1]["output_dir"] == Path("samples-2")
     code, _, said = run("generate", "runs/x", "a tin", "--out", "samples")
     assert (code, said) == (2, "error: samples: exists already; name another folder with --out\n")
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "command", "name"),
+    [
+        ("claim.claim", "claim", "claim a.jpg --desk desk", "claim.html"),
+        ("compare.compare", "compare", "compare photos runs/x", "comparison.html"),
+        ("archive.report", "report", "archive report photos --model runs/x", "archive.html"),
+        ("augment.proof", "prove_augmentation", "augment prove --synthetic photos", "proof.html"),
+        ("novelty.novelty", "score", "novelty score photos detector", "scores.csv"),
+        ("walk.walk", "morph", "morph a.jpg b.jpg --model runs/x", "morph"),
+    ],
+)
+def test_a_verb_takes_the_next_number_where_its_own_name_is_taken(
+    run, implementation, monkeypatch, module, function, command, name
+):
+    calls = implementation(f"vae_ldm.desk.{module}", function, result=[])
+    monkeypatch.setattr(sys.modules[f"vae_ldm.desk.{module}"], "Drawing", lambda *fields: fields, raising=False)
+    for folder in ("desk/novelty", "desk/index", "detector/detector.json"):
+        Path(folder).mkdir(parents=True)
+    for _ in range(2):
+        code, _, said = run(*command.split())
+        assert code == 0, said
+        Path(name).write_text("what a verb has written")
+    numbered = Path(name).with_stem(f"{Path(name).stem}-2")
+    assert [call[1]["out"] for call in calls] == [Path(name), numbered]
 
 
 def test_evaluate(run, implementation, tmp_path):

@@ -59,10 +59,21 @@ WRONG = {
     "claim absent.jpg --desk stored": "absent.jpg does not exist",
     "claim a.jpg --desk absent": "absent: no such folder, so no desk",
     "claim a.jpg --desk photos": "photos: is no desk (it has no novelty)",
+    "claim a.jpg --desk stored --out taken.html": "taken.html: exists already; name another page with --out",
+    "compare photos run --out taken.html": "taken.html: exists already; name another page with --out",
+    "archive report photos --model run --out taken.html": "taken.html: exists already; name another page with --out",
+    "augment prove --synthetic photos --out taken.html": "taken.html: exists already; name another page with --out",
+    "index query stored photos --out taken.png": "taken.png: exists already; name another sheet with --out",
+    "novelty score photos stored --out taken.csv": "taken.csv: exists already; name another table with --out",
+    "novelty score photos stored --heat-maps full": "full: exists already",
+    "morph a.jpg a.jpg --model run --out full": "full: exists already",
+    "grid a.jpg --model run --out full": "full: exists already",
     "lesson --out a.jpg": "a.jpg: is a file",
     "recipe check absent.yaml": "absent.yaml",
     "recipe upgrade absent.yaml": "absent.yaml",
 }
+
+TAKEN = ("taken.html", "taken.png", "taken.csv")
 
 CALL_ALL = """
 import contextlib, io, json, sys
@@ -86,7 +97,7 @@ print(json.dumps(answers))
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, list[str]]]:
     """Exit code, standard error and heavy libraries imported so far, of each command in WRONG."""
     folder = tmp_path_factory.mktemp("paths")
-    for name in ("photos/0.jpg", "a.jpg", "full/something", "run/recipe.yaml", "stored/novelty/x", "stored/index/x"):
+    for name in ("photos/0.jpg", "a.jpg", "full/something", "run/recipe.yaml", "stored/novelty/x", "stored/index/x", *TAKEN):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     for name in ("archive.json", "index.json", "detector.json"):
@@ -97,7 +108,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
     ended = subprocess.run(commands, cwd=folder, input=json.dumps(list(WRONG)), capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     left = {file.name for file in folder.iterdir()}
-    assert left == {"photos", "a.jpg", "full", "run", "stored", "r.yaml"}, "a refused command leaves nothing"
+    assert left == {"photos", "a.jpg", "full", "run", "stored", "r.yaml", *TAKEN}, "a refused command leaves nothing"
     return json.loads(ended.stdout)
 
 

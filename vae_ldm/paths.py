@@ -1,4 +1,8 @@
-"""Paths that a user names, looked at before anything slow is loaded: neither torch nor diffusers is imported."""
+"""Paths that a user names, looked at before anything slow is loaded: neither torch nor diffusers is imported.
+
+No verb of the desk replaces a file or a folder of results that is there already. A name that the user gives is refused
+where it is taken (`check_output_file`, `check_new_folder`); a verb's own default gets a number (`free_place`).
+"""
 
 import os
 from pathlib import Path
@@ -62,11 +66,13 @@ def is_folder_or_file(path: Path) -> bool:
 
 
 def check_output_file(file: Path, what: str, suffixes: tuple[str, ...]) -> None:
-    """Raise VaeLdmError where `what`, such as "page", cannot be written to `file`; an existing file is replaced."""
+    """Raise VaeLdmError where `what`, such as "page", cannot be written to `file`, or something is there already."""
     if file.is_dir():
         raise VaeLdmError(f"{file}: is a folder; name a {what} in it with --out")
     if file.suffix.lower() not in suffixes:
         raise VaeLdmError(f"{file}: the name of a {what} ends in {' or '.join(suffixes)}; name another with --out")
+    if os.path.lexists(file):
+        raise VaeLdmError(f"{file}: exists already; name another {what} with --out")
     if not file.parent.is_dir():
         raise VaeLdmError(f"{file.parent}: no such folder; name a {what} in one that exists with --out")
     _check_writable(file.parent)
@@ -85,6 +91,22 @@ def check_new_folder(folder: Path) -> None:
     if os.path.lexists(folder) and (folder.name in ("", "..") or not folder.is_dir() or any(folder.iterdir())):
         raise VaeLdmError(f"{folder}: exists already; name another folder with --out")
     check_output_folder(folder)
+
+
+def free_place(place: Path, *other_suffixes: str) -> Path:
+    """`place`, or where something is there the first of NAME-2, NAME-3, ... that is free; an empty folder is free.
+
+    With `other_suffixes`, such as ".json", the files of the same name with these suffixes are free as well.
+    """
+    number, tried = 1, place
+    while any(_is_taken(tried.with_suffix(suffix)) for suffix in (place.suffix, *other_suffixes)):
+        number += 1
+        tried = place.with_name(f"{place.stem}-{number}{place.suffix}")
+    return tried
+
+
+def _is_taken(path: Path) -> bool:
+    return os.path.lexists(path) and (not path.is_dir() or any(path.iterdir()))
 
 
 def _check_writable(folder: Path) -> None:

@@ -19,8 +19,17 @@ from vae_ldm.cli import paths
 from vae_ldm.cli import recipe as recipe_verbs
 from vae_ldm.cli import walk as walk_verbs
 from vae_ldm.cli.endings import errors_in_one_line
-from vae_ldm.cli.options import GuidanceOption, PageOption, PhotosArgument, SeedOption, each_of, finite
+from vae_ldm.cli.options import (
+    GuidanceOption,
+    PhotosArgument,
+    SeedOption,
+    each_of,
+    finite,
+    folder_option,
+    page_option,
+)
 from vae_ldm.cli.recipe import OverridesArgument, RecipeArgument, read_recipe_argument
+from vae_ldm.paths import free_place
 
 TRAIN, DRAW, PHOTOS, DESK, LEARN = "Train and share", "Draw", "Photos", "Claims desk", "Learn"
 """The parts of `vae-ldm --help`, in this order."""
@@ -120,22 +129,13 @@ def generate(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help='What to draw; "" for anything.')],
     num_images: Annotated[int, typer.Option("-n", "--num-images", min=1)] = 16,
     seed: SeedOption = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="A new folder for the pictures; by default samples, or the first free of samples-2, samples-3, ...",
-            callback=paths.new_folder,
-        ),
-    ] = None,
+    out: Annotated[Path | None, folder_option("samples")] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, max=MAX_DENOISING_STEPS, help="Denoising steps; by default the recipe's.")
     ] = None,
     guidance_scale: GuidanceOption = None,
 ) -> None:
     """Draw pictures from a prompt."""
-    out = out or paths.free_folder(Path("samples"))
-
     from vae_ldm.desk.generate import generate as draw
     from vae_ldm.terminal import new_output
 
@@ -144,7 +144,7 @@ def generate(
         prompt,
         num_images=num_images,
         seed=seed,
-        output_dir=out,
+        output_dir=out or free_place(Path("samples")),
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
     )
@@ -171,7 +171,7 @@ def compare(
         list[str],
         typer.Argument(metavar="AUTOENCODER...", help="Runs, folders or ORG/NAME of the Hub.", callback=paths.models),
     ],
-    out: PageOption = Path("report.html"),
+    out: Annotated[Path | None, page_option("comparison.html")] = None,
     num_photos: Annotated[int, typer.Option(min=1, help="Photos to take, evenly spread over the folder.")] = 256,
     side: Annotated[
         int | None, typer.Option(min=8, help="Crop photos to squares of this many px; by default their median.")
@@ -180,7 +180,9 @@ def compare(
     """Say which autoencoder keeps most of your photos, and whether to train one at all."""
     from vae_ldm.desk.compare.compare import compare as compare_autoencoders
 
-    compare_autoencoders(photos, autoencoders, out=out, num_photos=num_photos, side=side)
+    compare_autoencoders(
+        photos, autoencoders, out=out or free_place(Path("comparison.html")), num_photos=num_photos, side=side
+    )
 
 
 @app.command(rich_help_panel=TRAIN)

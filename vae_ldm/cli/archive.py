@@ -10,11 +10,12 @@ from vae_ldm.cli import paths
 from vae_ldm.cli.options import (
     EncoderOption,
     MovedModelOption,
-    PageOption,
     PhotosArgument,
     TargetPSNROption,
     finite,
+    page_option,
 )
+from vae_ldm.paths import free_place
 
 app = typer.Typer(
     help="Keep photos in the fewest bytes that are good enough.", no_args_is_help=True, rich_markup_mode=None
@@ -102,7 +103,7 @@ def verify(
 def report(
     photos: PhotosArgument,
     model: EncoderOption,
-    out: PageOption = Path("archive.html"),
+    out: Annotated[Path | None, page_option("archive.html")] = None,
     num_photos: Annotated[
         int, typer.Option("-n", "--num-photos", min=1, help="Photos to measure, evenly spread over the folder.")
     ] = 48,
@@ -113,4 +114,10 @@ def report(
     """Say, before anything is archived, where latents take fewer bytes than JPEG, WebP and AVIF, and where not."""
     from vae_ldm.desk.archive.report import report as write_report
 
-    write_report(photos, model=model, out=out, num_photos=num_photos, target_psnr=target_psnr)
+    write_report(
+        photos,
+        model=model,
+        out=out or free_place(Path("archive.html")),
+        num_photos=num_photos,
+        target_psnr=target_psnr,
+    )

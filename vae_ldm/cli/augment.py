@@ -11,13 +11,14 @@ from vae_ldm.cli import paths
 from vae_ldm.cli.options import (
     DenoisingStepsOption,
     GuidanceOption,
-    PageOption,
     PipelineOption,
     SeedOption,
     each_of,
     finite,
+    page_option,
     strengths,
 )
+from vae_ldm.paths import free_place
 
 
 class _DrawUnlessTold(TyperGroup):
@@ -121,7 +122,7 @@ def prove(
     ] = None,
     seeds: Annotated[int, typer.Option(min=2)] = 5,
     steps: Annotated[int, typer.Option(min=1, help="Training steps in every cell of the table.")] = 300,
-    out: PageOption = Path("proof.html"),
+    out: Annotated[Path | None, page_option("proof.html")] = None,
 ) -> None:
     """Measure whether a classifier of real photos gains from synthetic ones."""
     from vae_ldm.desk.augment.proof import prove_augmentation
@@ -129,7 +130,7 @@ def prove(
     prove_augmentation(
         photos,
         synthetic,
-        out=out,
+        out=out or free_place(Path("proof.html"), ".md", ".json"),
         classifier=classifier,
         shots=tuple(shots or (10, 20, 50)),
         num_seeds=seeds,

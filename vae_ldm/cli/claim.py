@@ -13,9 +13,10 @@ from vae_ldm.cli.options import (
     FeaturesOption,
     MovedModelOption,
     OnlyClassOption,
-    PageOption,
     SeedOption,
+    page_option,
 )
+from vae_ldm.paths import free_place
 
 DeskArgument = Annotated[
     Path, typer.Argument(metavar="DESK", help="A folder: an index and a detector.", callback=paths.output_folder)
@@ -52,7 +53,7 @@ def claim(
     desk: Annotated[
         Path, typer.Option(metavar="DESK", help="A folder that vae-ldm desk has made.", callback=paths.desk)
     ],
-    out: PageOption = Path("claim.html"),
+    out: Annotated[Path | None, page_option("claim.html")] = None,
     model: MovedModelOption = None,
     num_similar: Annotated[int, typer.Option("-k", "--num-similar", min=1, help="Past photos to show.")] = 5,
     num_variations: Annotated[int, typer.Option(min=0, help="Variations to draw at each strength.")] = 6,
@@ -64,7 +65,7 @@ def claim(
     put_before(
         photo,
         desk,
-        out=out,
+        out=out or free_place(Path("claim.html")),
         model=model,
         num_similar=num_similar,
         num_variations=num_variations,

@@ -15,7 +15,9 @@ from vae_ldm.cli.options import (
     MovedModelOption,
     OnlyClassOption,
     PhotosArgument,
+    table_option,
 )
+from vae_ldm.paths import free_place
 
 app = typer.Typer(help="Say which photos show what was never seen.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -68,13 +70,11 @@ def score(
     detector: Annotated[
         Path, typer.Argument(metavar="DETECTOR", help="What novelty fit has written.", callback=paths.detector)
     ],
-    out: Annotated[
-        Path, typer.Option(metavar="FILE", help="The table, one line a photo (.csv).", callback=paths.table)
-    ] = Path("scores.csv"),
+    out: Annotated[Path | None, table_option("scores.csv")] = None,
     heat_maps: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="A folder for pictures of where each photo departs.", callback=paths.output_folder
+            metavar="DIR", help="A new folder for pictures of where each photo departs.", callback=paths.new_folder
         ),
     ] = None,
     model: MovedModelOption = None,
@@ -82,7 +82,9 @@ def score(
     """Judge photos by a detector and write a table: verdict, p-value and every score."""
     from vae_ldm.desk.novelty.novelty import score as score_photos
 
-    score_photos(photos, detector, out=out, heat_maps=heat_maps, model=model)
+    score_photos(
+        photos, detector, out=out or free_place(Path("scores.csv")), heat_maps=heat_maps, model=model
+    )
 
 
 def _share_or_folder(text: str) -> float | Path:

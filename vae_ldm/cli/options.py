@@ -1,6 +1,7 @@
 """Arguments and options that several verbs have in common."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -40,6 +41,30 @@ def strengths(numbers: list[float] | None) -> list[float] | None:
     return numbers
 
 
+def page_option(default: str) -> Any:
+    """The option that names a page; `default` is what a page is called that the user does not name."""
+    return _new("FILE", f"A new file for the page (.html); by default {_first_free(default)}.", paths.page)
+
+
+def table_option(default: str) -> Any:
+    """The option that names a table, as `page_option`."""
+    return _new("FILE", f"A new file for the table (.csv); by default {_first_free(default)}.", paths.table)
+
+
+def folder_option(default: str) -> Any:
+    """The option that names a folder of pictures, as `page_option`."""
+    return _new("DIR", f"A new folder for the pictures; by default {_first_free(default)}.", paths.new_folder)
+
+
+def _new(metavar: str, text: str, check: Callable[[Path | None], Path | None]) -> Any:
+    return typer.Option("--out", metavar=metavar, help=text, callback=check, show_default=False)
+
+
+def _first_free(default: str) -> str:
+    stem, dot, suffix = default.partition(".")
+    return f"{default}, or where that exists {stem}-2{dot}{suffix}, {stem}-3{dot}{suffix} and so on"
+
+
 PhotosArgument = Annotated[
     Path,
     typer.Argument(metavar="PHOTOS", help="A folder of photos, of any layout, or one.", callback=paths.photos),
@@ -76,9 +101,6 @@ FalseAlarmRateOption = Annotated[
 OnlyClassOption = Annotated[
     list[str] | None,
     typer.Option(metavar="CLASS", help="Only photos of this class count as usual, such as good; may be repeated."),
-]
-PageOption = Annotated[
-    Path, typer.Option("--out", metavar="FILE", help="Where the page goes (.html).", callback=paths.page)
 ]
 SeedOption = Annotated[int, typer.Option(min=0, max=MAX_SEED)]
 DenoisingStepsOption = Annotated[

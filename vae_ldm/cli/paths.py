@@ -131,13 +131,3 @@ def new_folder(folder: Path | None) -> Path | None:
     if folder is not None:
         check_new_folder(folder)
     return folder
-
-
-def free_folder(folder: Path) -> Path:
-    """`folder`, or where it is taken the first of `folder`-2, `folder`-3, ... that is free."""
-    number, place = 1, folder
-    while place.exists() and (not place.is_dir() or any(place.iterdir())):
-        number += 1
-        place = folder.with_name(f"{folder.name}-{number}")
-    check_output_folder(place)
-    return place

@@ -14,14 +14,13 @@ from vae_ldm.cli.options import (
     PipelineOption,
     SeedOption,
     finite,
+    folder_option,
 )
+from vae_ldm.paths import free_place
 
 if TYPE_CHECKING:
     from vae_ldm.desk.walk.walk import Drawing
 
-OutOption = Annotated[
-    Path, typer.Option(metavar="DIR", help="A new folder for the pictures.", callback=paths.new_folder)
-]
 StepsOption = Annotated[int, typer.Option(min=2, max=1000, help="Pictures of the strip.")]
 SmoothOption = Annotated[int, typer.Option(min=1, max=1000, help="Frames of the film for each picture of the strip.")]
 StrengthOption = Annotated[
@@ -61,12 +60,13 @@ def morph(
     seed: SeedOption = 0,
     denoising_steps: DenoisingStepsOption = None,
     guidance_scale: GuidanceOption = None,
-    out: OutOption = Path("morph"),
+    out: Annotated[Path | None, folder_option("morph")] = None,
 ) -> None:
     """Go from one photo to another, through latents and through the model, as a strip and as a film."""
     from vae_ldm.desk.walk.walk import morph as draw
 
     drawing = _drawing(strength, prompt, seed, denoising_steps, guidance_scale)
+    out = out or free_place(Path("morph"))
     _print(draw(a, b, model, out=out, steps=steps, smooth=smooth, drawing=drawing))
 
 
@@ -84,12 +84,13 @@ def walk(
     seed: SeedOption = 0,
     denoising_steps: DenoisingStepsOption = None,
     guidance_scale: GuidanceOption = None,
-    out: OutOption = Path("walk"),
+    out: Annotated[Path | None, folder_option("walk")] = None,
 ) -> None:
     """Go once around a photo, through latents and through the model, as a strip and as an endless film."""
     from vae_ldm.desk.walk.walk import walk as draw
 
     drawing = _drawing(strength, prompt, seed, denoising_steps, guidance_scale)
+    out = out or free_place(Path("walk"))
     _print(draw(photo, model, out=out, radius=radius, steps=steps, smooth=smooth, like=like, drawing=drawing))
 
 
@@ -114,12 +115,13 @@ def grid(
     seed: SeedOption = 0,
     denoising_steps: DenoisingStepsOption = None,
     guidance_scale: GuidanceOption = None,
-    out: OutOption = Path("grid"),
+    out: Annotated[Path | None, folder_option("grid")] = None,
 ) -> None:
     """Change a photo in two directions at once: the two along which photos differ most, or toward two others."""
     from vae_ldm.desk.walk.walk import grid as draw
 
     drawing = _drawing(strength, prompt, seed, denoising_steps, guidance_scale)
+    out = out or free_place(Path("grid"))
     _print(draw(photo, model, out=out, toward=toward or (), reach=reach, side=side, like=like, drawing=drawing))
 
 

@@ -1,5 +1,7 @@
 """What every verb of the desk opens with: where it speaks, which processes work, and what becomes of unreadable photos.
 
+Where a verb may write is the policy of `vae_ldm.paths`: nothing that is there is replaced.
+
 A verb makes one DeskCommand, looks at its paths, works, calls `tell_left_out` and hands over its result; last it calls
 `check_left_out`, which fails only when the work on all other photos is done.
 """

@@ -31,6 +31,8 @@ from vae_ldm.text import counted
 
 _COLOR_JITTER = 0.2
 _SHIFT = 1 / 8  # of a side
+_BESIDE = (".md", ".json")
+"""Suffixes of the files that lie beside the page."""
 
 
 def prove_augmentation(
@@ -51,6 +53,8 @@ def prove_augmentation(
     """
     command = DeskCommand()
     check_output_file(out, "page", PAGE_SUFFIXES)
+    for suffix in _BESIDE:
+        check_output_file(out.with_suffix(suffix), "page", (suffix,))
     if num_seeds < 2:
         raise VaeLdmError(f"{num_seeds} seed says nothing of chance; at least 2 are needed")
     facts = read_facts(synthetic)

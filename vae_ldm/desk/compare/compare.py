@@ -30,7 +30,7 @@ def compare(
     photos: Path,
     sources: Sequence[str],
     *,
-    out: Path = Path("report.html"),
+    out: Path = Path("comparison.html"),
     num_photos: int = 256,
     side: int | None = None,
     batch_size: int = 8,

@@ -35,7 +35,7 @@ from vae_ldm.files import write_picture, write_whole
 from vae_ldm.latent_space.conformal import photos_needed, threshold, true_rates
 from vae_ldm.latent_space.heat_map import HeatScale, fit_scales
 from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, Scorers, held_out_scores
-from vae_ldm.paths import TABLE_SUFFIXES, check_output_file, check_output_folder
+from vae_ldm.paths import TABLE_SUFFIXES, check_new_folder, check_output_file
 from vae_ldm.text import counted
 
 PATCH_BUDGET = 20_000
@@ -123,9 +123,13 @@ def score(
     and at the end ManyUnreadableError where more than one in a hundred cannot be read.
     """
     command = DeskCommand(launched=True)
-    check_output_file(out, "table", TABLE_SUFFIXES)
-    if heat_maps is not None:
-        check_output_folder(heat_maps)
+
+    def check_places() -> None:
+        check_output_file(out, "table", TABLE_SUFFIXES)
+        if heat_maps is not None:
+            check_new_folder(heat_maps)
+
+    command.processes.first(check_places)  # before another process has written anything
     opened = Detector.open(detector, model=model, device=command.processes.device)
     records = photo_records(photos)
     if advice := unseen_advice(records, opened.facts.image_size, opened.facts.resize):
