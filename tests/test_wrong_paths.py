@@ -97,7 +97,10 @@ print(json.dumps(answers))
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, list[str]]]:
     """Exit code, standard error and heavy libraries imported so far, of each command in WRONG."""
     folder = tmp_path_factory.mktemp("paths")
-    for name in ("photos/0.jpg", "a.jpg", "full/something", "run/recipe.yaml", "stored/novelty/x", "stored/index/x", *TAKEN):
+    for name in (
+        *("photos/0.jpg", "a.jpg", "full/something", "run/recipe.yaml", "stored/novelty/x", "stored/index/x"),
+        *TAKEN,
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     for name in ("archive.json", "index.json", "detector.json"):

@@ -82,9 +82,7 @@ def score(
     """Judge photos by a detector and write a table: verdict, p-value and every score."""
     from vae_ldm.desk.novelty.novelty import score as score_photos
 
-    score_photos(
-        photos, detector, out=out or free_place(Path("scores.csv")), heat_maps=heat_maps, model=model
-    )
+    score_photos(photos, detector, out=out or free_place(Path("scores.csv")), heat_maps=heat_maps, model=model)
 
 
 def _share_or_folder(text: str) -> float | Path:

@@ -11,12 +11,16 @@ from typing import TypeVar
 
 from torch import distributed
 
+from vae_ldm.choices import Resize
+from vae_ldm.data.crop_advice import unseen_advice
 from vae_ldm.data.photo_stream import PhotoBatch
 from vae_ldm.data.sources import Record
-from vae_ldm.data.unreadable import Unreadable
+from vae_ldm.data.unreadable import Unreadable, left_out_lines
 from vae_ldm.desk.encoder import PhotoEncoder
+from vae_ldm.desk.foreign_photos import foreign_advice
 from vae_ldm.errors import DataError
 from vae_ldm.hardware import prepare_cpu
+from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 from vae_ldm.processes import Processes
 from vae_ldm.terminal import StepReport, new_console, new_output, quieten_libraries
 from vae_ldm.text import counted
@@ -32,14 +36,19 @@ BATCH_SIZE = 32
 class DeskCommand:
     """One call of a verb: its console, its processes, and the photos that it leaves out."""
 
-    def __init__(self, *, launched: bool = False, width: int | None = None) -> None:
-        """`launched` joins the processes that `accelerate launch` has started; `width` is that of printed tables."""
+    def __init__(self, *, launched: bool = False, width: int | None = None, told: set[str] | None = None) -> None:
+        """`launched` joins the processes that `accelerate launch` has started; `width` is that of printed tables.
+
+        `told` is shared by commands that look at the same photos one after the other: what one has told of them, the
+        next does not tell again.
+        """
         prepare_cpu()
         quieten_libraries()
         self.processes = Processes.launched() if launched else Processes()
         self.console = new_console(quiet=not self.processes.is_first)
         self.output = new_output(width=width, quiet=not self.processes.is_first)
         self.unreadable = Unreadable()
+        self._told: set[str] = set() if told is None else told
 
     def say(self, line: object) -> None:
         """One line for the user, on the standard error."""
@@ -59,8 +68,24 @@ class DeskCommand:
 
     def tell_left_out(self) -> None:
         """Name the photos that were left out: the first few, each with the reason, and how many more there are."""
-        for line in self.unreadable.lines():
+        new = [line for line in self.unreadable.each() if line not in self._told]
+        self._told.update(new)
+        for line in left_out_lines(new):
             self.say(line)
+
+    def tell_unseen(self, records: Sequence[Record], image_size: tuple[int, int], resize: Resize) -> None:
+        """Say so where the crop to `image_size` (height, width) shows less than the whole of a typical photo."""
+        self._tell_once("unseen", lambda: unseen_advice(records, image_size, resize))
+
+    def tell_foreign(self, source: str, autoencoder: ImageAutoencoder, records: Sequence[Record]) -> None:
+        """Say so where the run `source` reconstructs the photos far worse than its own validation photos."""
+        self._tell_once("foreign", lambda: foreign_advice(source, autoencoder, records))
+
+    def _tell_once(self, what: str, advice: Callable[[], str | None]) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            if line := self.processes.first(advice):
+                self.say(line)
 
     def check_left_out(self, num_photos: int, done: str) -> None:
         """Raise ManyUnreadableError in the first process where more than 1 % of `num_photos` were left out.

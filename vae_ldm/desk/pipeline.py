@@ -16,18 +16,6 @@ from vae_ldm.models.batches import batch_size_for
 from vae_ldm.models.weights_digest import weights_digest
 from vae_ldm.opening import RunPaths, open_pipeline, settings_of
 
-_FOREIGN_DB = 6.0  # below the mean of validation photos: four times their error
-
-
-def foreign_words(psnr: float, usual: float | None) -> str | None:
-    """A sentence that the model hardly knows photos that it reconstructs at so few dB; None where it knows them."""
-    if usual is None or psnr >= usual - _FOREIGN_DB:
-        return None
-    return (
-        f"given back at {psnr:.1f} dB, where photos that it knows are at {usual:.1f}; the model has hardly seen such "
-        "photos, so expect little of it"
-    )
-
 
 class PhotoPipeline:
     """The pipeline of a run, of a folder or of ORG/NAME, and photos at the size that it draws."""

@@ -1,6 +1,9 @@
 """A desk made of past photos, and a new one put before it: what is said, and the page."""
 
+import base64
 import functools
+import io
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +25,7 @@ from vae_ldm.desk.claim.claim import STRENGTHS, _thumbnail, build_desk, claim, o
 from vae_ldm.desk.novelty.detector import open_detector
 from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError
 from vae_ldm.latent_space.heat_map import HeatScale
+from vae_ldm.paths import free_place
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +46,7 @@ def desk(photos, trained_once, tmp_path_factory):
 
 
 def put_before(photo, desk, out, **settings):
+    out = free_place(out)
     verdict = claim(photo, desk, out=out, num_variations=2, **settings)
     return verdict, out.read_text(encoding="utf-8")
 
@@ -51,14 +56,14 @@ def test_a_usual_photo_was_seen_before_and_a_scratched_one_was_not(photos, desk,
     assert not usual.novel
     assert "<strong>Looks like what was seen before</strong>" in page
     printed = capsys.readouterr().out
-    assert printed.startswith("Looks like what was seen before: p = ")
+    assert printed.startswith("Looks like what was seen before. Its p-value is ")
     assert printed.rstrip().endswith("usual.html")
 
     scratched, page = put_before(photos / "new" / "scratched" / "000.png", desk, tmp_path / "scratched.html")
     assert scratched.novel
     assert scratched.p_value < usual.p_value
     assert "<strong>Not seen before</strong>" in page
-    assert "<figcaption>where it departs</figcaption>" in page
+    assert "<figcaption>Yellow to red marks the unusual places.</figcaption>" in page
 
 
 def test_a_photo_that_is_novel_as_a_whole_shows_its_strangest_places_and_says_so(photos, desk, tmp_path):
@@ -75,7 +80,7 @@ def test_a_photo_that_is_novel_as_a_whole_shows_its_strangest_places_and_says_so
     cold.save(tmp_path / "novelty")
     shutil.copytree(desk / "index", tmp_path / "index")
     _, page = put_before(photos / "new" / "scratched" / "000.png", tmp_path, tmp_path / "claim.html")
-    assert "its strangest places: none is strange enough by itself, the whole is" in page
+    assert "None of them is unusual enough by itself; the photo is as a whole." in page
 
 
 def test_a_desk_that_knows_one_class_says_which(photos, trained_run, tmp_path, capsys):
@@ -84,23 +89,32 @@ def test_a_desk_that_knows_one_class_says_which(photos, trained_run, tmp_path, c
         tmp_path / "desk", photos / "past", model=model, features="latents", only_classes=["good"], false_alarm_rate=0.1
     )
     put_before(photos / "new" / "good" / "001.png", tmp_path / "desk", tmp_path / "claim.html")
-    assert "It knows photos of good alone." in capsys.readouterr().out
+    assert "It knows photos of good only." in capsys.readouterr().out
 
 
 def test_the_page_shows_similar_claims_and_variations_and_asks_for_nothing(photos, desk, tmp_path):
     _, page = put_before(photos / "new" / "good" / "000.png", desk, tmp_path / "claim.html", num_similar=3)
     assert page.count('alt="Similar photo ') == 3
     assert page.count('alt="Variation ') == 4  # two at each of two strengths
-    assert "Of the 3 most similar: " in page
+    assert "Of the 3 most similar photos, " in page
+    (seen,) = re.findall(r'src="data:image/png;base64,([^"]+)" alt="The photo as the model sees it"', page)
+    enlarged = np.asarray(Image.open(io.BytesIO(base64.b64decode(seen))))
+    (batch,) = open_desk(desk)[1].encoder.batches(photo_records(photos / "new" / "good" / "000.png"))
+    scale = len(enlarged) // batch.images[0].shape[1]
+    assert np.array_equal(enlarged[::scale, ::scale, :3], batch.images[0][0])
     assert all(source.startswith("data:image/png;base64,") for source in page.split('src="')[1:])
     assert "<script" not in page
 
 
-def test_a_photo_of_the_desk_is_found_again(photos, desk, tmp_path):
+def test_a_photo_of_the_desk_is_found_again(photos, desk, tmp_path, capsys):
     _, page = put_before(photos / "past" / "bent" / "003.png", desk, tmp_path / "claim.html", num_similar=2)
     assert "<strong>This very photo is here already</strong>" in page
-    assert "the desk holds it as bent/003.png, byte for byte. p = " in page
-    assert "the same photo" in page
+    assert "The desk holds it as bent/003.png, byte for byte. Its p-value is " in page
+    assert "Of the 2 most similar other photos, " in page
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[1].endswith("bent/003.png  (the same photo)")
+    assert printed[2].startswith("Of the 2 most similar other photos, ")
+    assert len(printed) == 3 + 2 + 1  # the two, and where the page is
 
 
 def test_what_lies_beside_the_crop_is_shown_as_not_looked_at(photos, desk, tmp_path, capsys):
@@ -109,10 +123,10 @@ def test_what_lies_beside_the_crop_is_shown_as_not_looked_at(photos, desk, tmp_p
     wide.paste(square, (32, 0))
     wide.save(tmp_path / "wide.png")
     _, page = put_before(tmp_path / "wide.png", desk, tmp_path / "claim.html")
-    assert "Only the middle 50 % of the photo was looked at." in capsys.readouterr().out
-    assert "what is pale was not looked at" in page
+    assert "The model saw only the middle 50 % of the photo." in capsys.readouterr().out
+    assert "does not see the pale part" in page
     _, page = put_before(photos / "new" / "good" / "001.png", desk, tmp_path / "claim.html")
-    assert "not looked at" not in page
+    assert "pale part" not in page
 
 
 def test_a_verdict_near_the_threshold_and_a_model_that_knows_no_such_photos_are_said(
@@ -129,7 +143,7 @@ def test_a_verdict_near_the_threshold_and_a_model_that_knows_no_such_photos_are_
         verdict, page = put_before(tmp_path / "changed.png", tmp_path / "desk", tmp_path / "claim.html")
         said = "Unusual, but not enough" if 0.4 < verdict.p_value <= 0.8 else "seen before"
         assert said in capsys.readouterr().out
-        assert "where photos that it knows are at 90.0" in page
+        assert "dB and its own validation photos at 90.0 dB; it hardly knows such photos" in page
         verdicts[said] = page
     assert len(verdicts) == 2
 
@@ -141,11 +155,12 @@ def test_an_autoencoder_alone_draws_no_variations_and_the_page_says_so(photos, t
     assert "no diffusion model to draw with" in page
 
 
-def test_a_desk_of_photos_of_which_some_cannot_be_read_is_whole(photos, trained_once, tmp_path):
+def test_a_desk_of_photos_of_which_some_cannot_be_read_is_whole(photos, trained_run, tmp_path, capfd):
     past = shutil.copytree(photos / "past", tmp_path / "past")
     (past / "good" / "cut.png").write_bytes(b"no picture")
     with pytest.raises(ManyUnreadableError, match=r"^1 of .* the others are in the index$"):
-        build_desk(tmp_path / "desk", past, model=str(trained_once.path), features="latents")
+        build_desk(tmp_path / "desk", past, model=str(trained_run.path), features="latents")
+    assert capfd.readouterr().err.count("left out good/cut.png: ") == 1  # by index and detector together
     put_before(photos / "new" / "good" / "000.png", tmp_path / "desk", tmp_path / "claim.html")
 
 
@@ -165,6 +180,28 @@ def test_what_is_wrong_is_said_in_one_line(photos, desk, tmp_path):
         claim(new, desk, model=str(tmp_path / "other"))
 
 
+@pytest.mark.parametrize(
+    "verb", ["index build i PAST", "novelty fit PAST --out d", "desk d PAST", "archive add a PAST", "claim"]
+)
+def test_every_verb_says_once_that_the_model_hardly_knows_the_photos(photos, trained_run, tmp_path, monkeypatch, verb):
+    monkeypatch.chdir(tmp_path)
+    measured = '{"measurements": [{"name": "psnr", "value": %s}]}'
+    said = {}
+    for usual in (1.0, 90.0):
+        (trained_run.path / "metrics.json").write_text(measured % usual)
+        if verb == "claim":
+            build_desk(tmp_path / "desk", photos / "past", model=str(trained_run.path), features="latents")
+            words = ["claim", str(photos / "new" / "good" / "000.png"), "--desk", "desk", "--num-variations", "0"]
+        else:
+            words = [word.replace("PAST", str(photos / "past")) for word in verb.split()]
+            words += ["--model", str(trained_run.path), *(["--features", "latents"] if "archive" not in verb else [])]
+        ended = CliRunner().invoke(app, words)
+        assert ended.exit_code == 0, ended.output
+        said[usual] = " ".join(ended.output.split())
+    assert "hardly knows" not in said[1.0]
+    assert said[90.0].count("own validation photos at 90.0 dB; it hardly knows such photos") == 1
+
+
 def test_a_desk_that_cannot_be_made_leaves_no_folder(photos, tmp_path):
     with pytest.raises(WeightsError):
         build_desk(tmp_path / "desk", photos / "past", model=str(tmp_path / "gone"))
@@ -181,7 +218,7 @@ def test_the_verbs(photos, trained_run, tmp_path, monkeypatch):
     photo = str(photos / "new" / "scratched" / "000.png")
     said = CliRunner().invoke(app, ["claim", photo, "--desk", "tins", "--num-variations", "0"])
     assert said.exit_code == 0, said.output
-    assert "None were asked for." in (tmp_path / "claim.html").read_text()
+    assert "No variations were asked for." in (tmp_path / "claim.html").read_text()
     wrong = CliRunner().invoke(app, ["claim", photo, "--desk", "tin"])
     assert wrong.exit_code == 2
     assert "tin: no such folder, so no desk" in wrong.output
@@ -192,7 +229,7 @@ def test_a_photo_whose_file_is_gone_is_still_named(photos, desk, trained_run, tm
     build_desk(tmp_path / "desk", tmp_path / "past", model=str(trained_run.path), features="latents")
     shutil.rmtree(tmp_path / "past")
     _, page = put_before(photos / "new" / "good" / "000.png", tmp_path / "desk", tmp_path / "claim.html")
-    assert page.count("its file is gone") == 5
+    assert page.count("The file is gone.") == 5
 
 
 def test_a_caption_cannot_write_into_the_page(photos, trained_run, tmp_path):
@@ -235,7 +272,7 @@ def test_the_work_is_done_once_and_the_verdict_comes_before_the_pipeline(photos,
 
     monkeypatch.setattr(claim_module, "open_pipeline", opening)
     put_before(photos / "new" / "good" / "001.png", desk, tmp_path / "claim.html")
-    assert said[0].startswith("Looks like what was seen before: p = ")
+    assert said[0].startswith("Looks like what was seen before. Its p-value is ")
     assert (before["encode"], before["decode"]) == (1, 1)
     assert calls["encode"] == 1
     assert calls["decode"] == 1 + len(STRENGTHS)

@@ -61,10 +61,10 @@ def test_photos_that_the_model_hardly_knows_are_spoken_of(photos, trained_run, t
     measured = trained_run.path / "metrics.json"
     measured.write_text('{"measurements": [{"name": "psnr", "value": 30.0}]}')
     walk(tmp_path / "noise.png", str(trained_run.path), out=tmp_path / "noisy", steps=2, drawing=QUICK)
-    assert "dB, where photos that it knows are at 30.0; the model has hardly seen" in capfd.readouterr().err
+    assert "dB and its own validation photos at 30.0 dB; it hardly knows such photos" in capfd.readouterr().err
     measured.write_text('{"measurements": [{"name": "psnr", "value": 1.0}]}')
     walk(photos[0], str(trained_run.path), out=tmp_path / "known", steps=2, drawing=QUICK)
-    assert "hardly seen" not in capfd.readouterr().err
+    assert "hardly knows" not in capfd.readouterr().err
 
 
 def test_a_walk_closes(photos, trained_run, tmp_path):

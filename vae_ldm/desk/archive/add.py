@@ -80,6 +80,7 @@ def add(
     records = photo_records(photos)
     autoencoder = loading.load_autoencoder(model, device=processes.device)
     digest = weights_digest(autoencoder.autoencoder)
+    command.tell_foreign(model, autoencoder, records)
 
     def opened() -> Archive:
         if (path / "archive.json").is_file():

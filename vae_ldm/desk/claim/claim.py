@@ -19,7 +19,7 @@ from vae_ldm.desk.encoder import PhotoEncoder
 from vae_ldm.desk.novelty import novelty
 from vae_ldm.desk.novelty.detector import Detector, NoveltyVerdict, open_detector
 from vae_ldm.desk.novelty.reference_photos import check_photos
-from vae_ldm.desk.pipeline import foreign_words
+from vae_ldm.desk.foreign_photos import foreign_words
 from vae_ldm.desk.search.build import build_index
 from vae_ldm.desk.search.index import Hit, Index, check_encoder, open_store
 from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError
@@ -56,8 +56,9 @@ def build_desk(
     """
     check_photos(photos, false_alarm_rate=false_alarm_rate, only_classes=only_classes)
     left_out = []
+    told: set[str] = set()
     try:
-        build_index(desk / INDEX, photos, model=model, kind=features, backbone=backbone)
+        build_index(desk / INDEX, photos, model=model, kind=features, backbone=backbone, told=told)
     except ManyUnreadableError as error:  # the index is there, of the others
         left_out.append(error)
     try:
@@ -69,6 +70,7 @@ def build_desk(
             backbone=backbone,
             false_alarm_rate=false_alarm_rate,
             only_classes=only_classes,
+            told=told,
         )
     except ManyUnreadableError as error:  # so is the detector
         left_out.append(error)
@@ -109,6 +111,7 @@ def claim(
     label = next((hit.photo.label for hit in hits if hit.photo.label is not None and not hit.same_photo), None)
     psnr = psnr_per_image(seen.reconstruction.clamp(-1, 1).cpu(), as_images(batch.images[0])).item()
     whole, share = _whole_photo(photo, detector)
+    foreign = foreign_words(psnr, usual_psnr(source))
     heat_map, max_heat = verdict.heat_map, verdict.max_heat
     assert heat_map is not None, "a verdict on a page comes with its heat map"
     assert max_heat is not None, "a heat map has a highest place"
@@ -120,27 +123,27 @@ def claim(
         num_reference=detector.facts.num_reference,
         num_calibration=detector.facts.num_calibration,
         only_classes=detector.facts.only_classes,
-        photo=batch.images[-1][0],
+        whole=whole,
+        photo=batch.images[0][0],
         heat_map=heat_map,
         departs=_departs(verdict.novel, max_heat),
         reconstruction=as_pictures(seen.reconstruction)[0],
-        whole=whole,
         seen_share=share,
-        foreign=foreign_words(psnr, usual_psnr(source)),
+        foreign=foreign,
         true_rates=true_rates(detector.facts.num_calibration, detector.facts.false_alarm_rate),
         scores=_score_lines(detector, verdict),
         similar=[_similar(hit) for hit in hits],
         num_indexed=len(index),
         variations=[],
         prompt="",
-        no_variations="None were asked for.",
+        no_variations="No variations were asked for.",
         novelty_features=verdict.features_name,
         search_features=index.features_name,
         model=source,
         device=device_name(detector.observer.encoder.device),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
-    for line in (f"{page.verdict}: {page.reason}", *_in_lines(page)):
+    for line in (f"{page.verdict}. {page.reason}", *_in_lines(page)):
         command.hand_over(line)
     if num_variations > 0:  # last, because opening the pipeline takes longer than all before
         page = _with_variations(page, source, encoder, seen.latents, label, strengths, num_variations, seed)
@@ -210,17 +213,18 @@ def _departs(novel: bool, max_heat: float) -> Departs:
     return "as a whole" if novel else "nowhere"
 
 
-def _whole_photo(photo: Path, detector: Detector) -> tuple[np.ndarray | None, float]:
-    """The photo with its unseen ends made pale, and the share of it that is seen; None where all of it is."""
+def _whole_photo(photo: Path, detector: Detector) -> tuple[np.ndarray, float]:
+    """The photo with its unseen ends made pale, and the share of it that is seen: 1 where nothing is pale."""
     whole = _thumbnail(str(photo))
-    if whole is None or detector.facts.resize != "crop":
-        return None, 1.0
+    assert whole is not None, "the photo was decoded before"
+    if detector.facts.resize != "crop":
+        return whole, 1.0
     height, width = whole.shape[:2]
     share = seen_share((height, width), detector.facts.image_size)
+    if share > NEARLY_ALL:
+        return whole, 1.0
     rows, columns = detector.facts.image_size
     seen_height, seen_width = min(height, round(width * rows / columns)), min(width, round(height * columns / rows))
-    if share > NEARLY_ALL:
-        return None, share
     top, left = (height - seen_height) // 2, (width - seen_width) // 2
     pale = np.round(255 - (255 - whole.astype(float)) * 0.3).astype(np.uint8)
     middle = np.s_[top : top + seen_height, left : left + seen_width]
@@ -266,11 +270,15 @@ def _thumbnail(path: str) -> np.ndarray | None:
 
 
 def _in_lines(page: ClaimPage) -> list[str]:
-    lines = [page.neighbours_in_words] if page.neighbours_in_words else []
-    for one in page.similar:
-        facts = [f"{one.similarity:.2f}", one.label or "", one.path, "(the same photo)" if one.same_photo else ""]
-        lines.append("  " + "  ".join(fact for fact in facts if fact))
-    return lines
+    """The photo itself where the desk holds it, then the sentence about the similar photos and a line for each."""
+    same = [_in_line(one) for one in page.similar if one.same_photo]
+    others = [_in_line(one) for one in page.similar if not one.same_photo]
+    return [*same, *([page.neighbours_in_words] if page.neighbours_in_words else []), *others]
+
+
+def _in_line(one: SimilarPhoto) -> str:
+    facts = [f"{one.similarity:.2f}", one.label or "", one.path, "(the same photo)" if one.same_photo else ""]
+    return "  " + "  ".join(fact for fact in facts if fact)
 
 
 def _refuse(record: object, reason: str) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,17 +67,18 @@ class ClaimPage:
     num_calibration: int
     only_classes: Sequence[str]
     """All that the detector was fitted on; empty: everything that the desk holds."""
+    whole: np.ndarray
+    """The photo as an agent knows it, the ends that the model does not see made pale."""
     photo: np.ndarray
+    """The photo as the model sees it, at its size."""
     heat_map: np.ndarray
     departs: Departs
     """What the heat map shows."""
     reconstruction: np.ndarray
-    whole: np.ndarray | None
-    """The photo with the ends that the model does not see made pale; None where it sees all of it."""
     seen_share: float
-    """The share of the photo's area that the model sees, in (0, 1]."""
+    """The share of the photo's area that the model sees, in (0, 1]; exactly 1 where no end is pale."""
     foreign: str | None
-    """A sentence that the model hardly knows such photos; None where it knows them."""
+    """A clause that the model hardly knows such photos; None where it knows them."""
     true_rates: tuple[float, float]
     """Between which shares of usual photos this desk really calls new, with 95 % confidence."""
     scores: Sequence[ScoreLine]
@@ -115,43 +117,51 @@ class ClaimPage:
     def heat_in_words(self) -> str:
         """What stands below the heat map."""
         return {
-            "nowhere": "nothing departs farther than in usual photos",
-            "in places": "where it departs",
-            "as a whole": "its strangest places: none is strange enough by itself, the whole is",
+            "nowhere": "No place is more unusual than in usual photos.",
+            "in places": "Yellow to red marks the unusual places.",
+            "as a whole": "These places are the most unusual. None of them is unusual enough by itself; the photo is "
+            "as a whole.",
         }[self.departs]
 
     @property
     def reason(self) -> str:
-        """Why the verdict: the p-value and what it was calibrated on, or the photo that this one is."""
-        held = f"the desk holds it as {self.submitted_before}, byte for byte. " if self.submitted_before else ""
+        """Why the verdict, in sentences: the p-value and what it was calibrated on, or the photo that this one is."""
+        held = f"The desk holds it as {self.submitted_before}, byte for byte. " if self.submitted_before else ""
         count = round(self.p_value * (self.num_calibration + 1)) - 1
         often = (
             f"{count or 'none'} of the {counted(self.num_calibration, 'photo')} held out when the desk was made "
-            f"{'looks' if count < 2 else 'look'} as unusual as this one"
+            f"{'looks' if count < 2 else 'look'} at least as unusual as this one"
         )
-        known = f" It knows photos of {', '.join(self.only_classes)} alone." if self.only_classes else ""
+        known = f" It knows photos of {', '.join(self.only_classes)} only." if self.only_classes else ""
         low, high = self.true_rates
         unseen = (
-            f" Only the middle {100 * self.seen_share:.0f} % of the photo was looked at."
-            if self.whole is not None
-            else ""
+            f" The model saw only the middle {100 * self.seen_share:.0f} % of the photo." if self.seen_share < 1 else ""
         )
+        foreign = f" {self.foreign[0].upper()}{self.foreign[1:]}." if self.foreign else ""
         return (
-            f"{held}p = {self.p_value:.2g}: {often}. This desk calls a photo new where fewer than "
-            f"{100 * self.false_alarm_rate:g} in 100 do; with so many held-out photos that may be {100 * low:.2g} to "
-            f"{100 * high:.2g} in 100.{known}{unseen}"
+            f"{held}Its p-value is {self.p_value:.2g}: {often}. This desk is set to call "
+            f"{100 * self.false_alarm_rate:g} of 100 usual photos new; with {self.num_calibration} held-out photos the "
+            f"true number lies between {100 * low:.2g} and {100 * high:.2g} (95 % confidence).{known}{unseen}{foreign}"
         )
 
     @property
     def neighbours_in_words(self) -> str | None:
-        """The classes of the similar photos, most frequent first; None where they have none."""
-        labels = [one.label for one in self.similar if one.label is not None and not one.same_photo]
-        if not labels:
+        """The classes of the similar photos, most frequent first, in a sentence; None where none has a class.
+
+        The photo itself, where the desk holds it, is not among those that are counted.
+        """
+        labels = [one.label for one in self.similar if not one.same_photo]
+        if not any(label is not None for label in labels):
             return None
-        counted = sorted({label: labels.count(label) for label in labels}.items(), key=lambda one: (-one[1], one[0]))
+        other = "other photo" if self.submitted_before else "photo"
         if len(labels) == 1:
-            return f"The most similar is {labels[0]}."
-        return f"Of the {len(labels)} most similar: " + ", ".join(f"{count} {label}" for label, count in counted) + "."
+            return f"The most similar {other} is of the class {labels[0]}."
+        counts = Counter(label for label in labels if label is not None)
+        ranked = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+        parts = [f"{count} {'is' if count == 1 else 'are'} of the class {label}" for label, count in ranked]
+        if missing := labels.count(None):
+            parts.append(f"{missing} {'has' if missing == 1 else 'have'} no class")
+        return f"Of the {counted(len(labels), f'most similar {other}')}, {', '.join(parts)}."
 
 
 def write_claim(target: Path, page: ClaimPage) -> None:

@@ -13,7 +13,6 @@ from PIL import Image
 from torch import Tensor
 
 from vae_ldm.choices import FeatureKind, ScoreName
-from vae_ldm.data.crop_advice import unseen_advice
 from vae_ldm.data.photo_stream import PhotoBatch, photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.command import DeskCommand
@@ -55,26 +54,29 @@ def fit(
     false_alarm_rate: float = 0.05,
     calibration: Path | float = 1 / 3,
     only_classes: Sequence[str] = (),
+    told: set[str] | None = None,
 ) -> DetectorFacts:
     """Fit a detector on photos (of `only_classes`, where any are named), calibrate it and write it to `out`.
 
     `calibration` is the share of the photos that is held out for it, chosen by a hash of their names, or a folder of
-    others. Each of several processes examines its share, and the first one writes. Raises DataError where photos are
-    too few for the false-alarm rate, WeightsError for a model that cannot be opened, and at the end ManyUnreadableError
-    where more than one in a hundred of the photos cannot be read.
+    others; `told` is that of DeskCommand. Each of several processes examines its share, and the first one writes.
+    Raises DataError where photos are too few for the false-alarm rate, WeightsError for a model that cannot be opened,
+    and at the end ManyUnreadableError where more than one in a hundred of the photos cannot be read.
     """
-    command = DeskCommand(launched=True)
+    command = DeskCommand(launched=True, told=told)
     if not 0 < false_alarm_rate < 1:
         raise VaeLdmError(f"a false-alarm rate is between 0 and 1, not {false_alarm_rate}")
     check_target(out)
     reference, held_out = reference_and_calibration(photos, calibration, only_classes)
     check_counts(len(reference), len(held_out), false_alarm_rate, calibration)
-    observer = PhotoObserver(PhotoEncoder(model, kind=features, backbone=backbone, device=command.processes.device))
+    encoder = PhotoEncoder(model, kind=features, backbone=backbone, device=command.processes.device)
+    command.tell_unseen(reference, encoder.image_size, encoder.resize)
+    command.tell_foreign(model, encoder.autoencoder, reference)
+    observer = PhotoObserver(encoder)
 
     scorers, combination, num_reference = _fit_scorers(command, observer, reference)
     scores, patch_heat, residual_heat = _calibrate(command, observer, held_out, scorers, combination, false_alarm_rate)
     column = SCORE_NAMES.index(score)
-    encoder = observer.encoder
     facts = DetectorFacts(
         model=str(Path(model).resolve()) if Path(model).exists() else model,
         model_digest=encoder.digest,
@@ -132,8 +134,7 @@ def score(
     command.processes.first(check_places)  # before another process has written anything
     opened = Detector.open(detector, model=model, device=command.processes.device)
     records = photo_records(photos)
-    if advice := unseen_advice(records, opened.facts.image_size, opened.facts.resize):
-        command.say(advice)
+    command.tell_unseen(records, opened.facts.image_size, opened.facts.resize)
 
     def judge(batch: PhotoBatch) -> list[NoveltyVerdict]:
         verdicts = opened.judge(batch, heat_maps=heat_maps is not None)

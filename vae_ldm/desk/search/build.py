@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from vae_ldm.choices import FeatureKind
-from vae_ldm.data.crop_advice import unseen_advice
 from vae_ldm.data.names import as_text
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.data.sources import Record
@@ -53,16 +52,17 @@ def build_index(
     backbone: str | None = None,
     store: str | None = None,
     caption_column: str | None = None,
+    told: set[str] | None = None,
 ) -> Index:
     """A new index of the photos; where there is one of the same model and features, that one, with what it lacked.
 
-    Raises DataError and WeightsError for what cannot be opened, VaeLdmError where another index is in the way; at the
+    `told` is that of DeskCommand. Raises DataError and WeightsError for what cannot be opened, VaeLdmError where another index is in the way; at the
     end ManyUnreadableError where more than one in a hundred of the photos was left out.
     """
-    work = _Work()
+    work = _Work(told)
     records = photo_records(photos, caption_column=caption_column)
     encoder = PhotoEncoder(model, kind=kind, backbone=backbone, device=work.command.processes.device)
-    work.tell_unseen(encoder, records)
+    work.tell_of_model(encoder, records)
     if not work.command.processes.first(lambda: has_store(index, store)):
         chosen = np.linspace(0, len(records) - 1, min(FIT_PHOTOS, len(records))).astype(int)
         vectors = work.fit_vectors(encoder, [records[row] for row in chosen])
@@ -92,7 +92,7 @@ def add_photos(
     work = _Work()
     records = photo_records(photos, caption_column=caption_column)
     opened = open_index(index, store=store, model=model, device=work.command.processes.device)
-    work.tell_unseen(opened.encoder, records)
+    work.tell_of_model(opened.encoder, records)
     work.add(opened, records)
     return opened
 
@@ -109,15 +109,15 @@ class _Share(NamedTuple):
 class _Work:
     """Encodes photos for one index; of several processes the first one writes."""
 
-    def __init__(self) -> None:
-        self.command = DeskCommand(launched=True)
+    def __init__(self, told: set[str] | None = None) -> None:
+        self.command = DeskCommand(launched=True, told=told)
         self._raw: dict[str, RawVectors] = {}  # what was encoded for the fit is not encoded again
         self._unreadable: dict[str, str] = {}  # told once, whether for the fit or for the index
 
-    def tell_unseen(self, encoder: PhotoEncoder, records: Sequence[Record]) -> None:
-        """Say so where the encoder does not see the whole of a typical photo."""
-        if advice := unseen_advice(records, encoder.image_size, encoder.resize):
-            self.command.say(advice)
+    def tell_of_model(self, encoder: PhotoEncoder, records: Sequence[Record]) -> None:
+        """Say so where the model sees a part of a typical photo only, or hardly knows such photos."""
+        self.command.tell_unseen(records, encoder.image_size, encoder.resize)
+        self.command.tell_foreign(encoder.source, encoder.autoencoder, records)
 
     def fit_vectors(self, encoder: PhotoEncoder, records: Sequence[Record]) -> RawVectors:
         """Raw vectors of those of the photos that can be read. Raises DataError where none can."""

@@ -13,7 +13,8 @@ from torch import Tensor
 from vae_ldm.choices import MIN_STRENGTH
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.desk.command import DeskCommand
-from vae_ldm.desk.pipeline import PhotoPipeline, foreign_words
+from vae_ldm.desk.foreign_photos import foreign_words
+from vae_ldm.desk.pipeline import PhotoPipeline
 from vae_ldm.errors import DataError, VaeLdmError
 from vae_ldm.evaluation.reconstruction import psnr_per_image
 from vae_ldm.files import whole_folder

@@ -1,0 +1,57 @@
+"""Whether a model knows a kind of photos: how well it reconstructs them, beside its own validation photos."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from vae_ldm.data.photo_stream import decoded_batches
+from vae_ldm.data.sources import Record
+from vae_ldm.evaluation.reconstruction import psnr_per_image
+from vae_ldm.models.batches import batch_size_for
+from vae_ldm.models.pixels import as_images
+from vae_ldm.opening import settings_of, usual_psnr
+from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
+
+_FOREIGN_DB = 6.0
+"""So far below the mean of the validation photos, where the error is four times theirs, photos are foreign."""
+_NUM_PHOTOS = 8
+
+
+def foreign_words(psnr: float, usual: float | None, *, what: str = "this photo") -> str | None:
+    """A clause that the model hardly knows photos that it reconstructs at `psnr` dB; None where it knows them.
+
+    `usual` is the mean PSNR in dB of its validation photos; where it is None nothing is known, and so nothing is said.
+    """
+    if usual is None or psnr >= usual - _FOREIGN_DB:
+        return None
+    return (
+        f"the model reconstructs {what} at {psnr:.1f} dB and its own validation photos at {usual:.1f} dB; it hardly "
+        "knows such photos, so expect little of it"
+    )
+
+
+def foreign_advice(source: str, autoencoder: ImageAutoencoder, records: Sequence[Record]) -> str | None:
+    """`foreign_words` of a folder, by the median of 8 of its photos, evenly spread, at the size of the run `source`.
+
+    None where the run's own PSNR or its size is not known, or none of the 8 photos can be read.
+    """
+    usual, settings = usual_psnr(source), settings_of(source)
+    if usual is None or settings.image_size is None:
+        return None
+    chosen = np.unique(np.linspace(0, len(records) - 1, min(_NUM_PHOTOS, len(records))).round().astype(int))
+    found = []
+    for batch in decoded_batches(
+        [records[row] for row in chosen],
+        [settings.image_size],
+        channels=autoencoder.channels,
+        resize=settings.resize,
+        batch_size=batch_size_for(settings.image_size, most=_NUM_PHOTOS),
+    ):
+        images = as_images(batch.images[0])
+        latents = autoencoder.encode_batch(images)
+        decoded = autoencoder.decode(latents, size=settings.image_size, output_type="pt")
+        found.append(psnr_per_image(decoded.cpu() * 2 - 1, images))
+    if not found:
+        return None
+    return foreign_words(torch.cat(found).median().item(), usual, what="these photos")
