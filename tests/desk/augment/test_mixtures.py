@@ -83,6 +83,15 @@ def test_all_three_verdicts(pool, real, synthetic, jittered, num_held_out, verdi
     assert gain.value == pytest.approx(synthetic - real, abs=3 * (gain.interval.high - gain.interval.low) / 4 + 0.01)
 
 
+@pytest.mark.parametrize("num_held_out", [3, 30])
+def test_where_no_photo_is_judged_otherwise_there_are_too_few_to_tell(pool, num_held_out, tmp_path):
+    proof = proof_of(pool, 1.0, 1.0, 0.0, num_held_out)
+    assert proof.gain(LARGEST, REAL) == (0.0, None)
+    assert proof.gain(LARGEST, JITTERED) == (1.0, None)
+    assert proof.verdict == "cannot be told"
+    assert "by +0.0 [too few photos to tell] against real photos alone" in proof.sentence("small-cnn")
+
+
 def test_a_mixture_is_the_same_real_photos_and_a_growing_part_of_the_synthetic_ones(pool):
     mixtures = pool.mixtures(10, seed=0)
     real = mixtures[REAL]

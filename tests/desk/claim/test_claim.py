@@ -205,7 +205,7 @@ def test_every_verb_says_once_that_the_model_hardly_knows_the_photos(photos, tra
 def test_a_desk_that_cannot_be_made_leaves_no_folder(photos, tmp_path):
     with pytest.raises(WeightsError):
         build_desk(tmp_path / "desk", photos / "past", model=str(tmp_path / "gone"))
-    with pytest.raises(DataError, match="are too few"):
+    with pytest.raises(DataError, match="too few photos: at least 57 photos are needed, and there are 3: "):
         build_desk(tmp_path / "desk", photos / "new", model=str(tmp_path / "gone"))
     assert not (tmp_path / "desk").exists()
 

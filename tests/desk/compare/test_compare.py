@@ -32,7 +32,7 @@ def test_runs_folders_and_layouts_beside_each_other(photos, tmp_path, trained_ru
     assert all(source in printed for source in sources)
     assert printed.count("JPEG") == 3
     assert printed.splitlines()[-1] == str(tmp_path / "page.html")
-    assert printed.splitlines()[-2].startswith("On 2 photos of 40 px ")
+    assert printed.splitlines()[-2].startswith("On 2 photos of 40 px, ")
     page = (tmp_path / "page.html").read_text()
     assert page.count("Worst crops of") == 3
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vae_ldm.desk.compare.comparison import AutoencoderResult, Candidate, Judge, in_a_sentence
+from vae_ldm.desk.compare.comparison import AutoencoderResult, Candidate, Judge, in_sentences
 from vae_ldm.desk.compare.page import HalfPrecision, Setting, write_comparison
 from vae_ldm.evaluation.codec import codecs
 from vae_ldm.evaluation.worst_crops import worst_crops
@@ -110,20 +110,23 @@ def test_the_worst_crops_are_where_the_damage_is():
 
 def test_the_sentence_says_what_the_numbers_say(results):
     fine, coarse = results
-    said = in_a_sentence([coarse, fine])
-    assert said.startswith("On 20 photos of 32 px acme/fine keeps most, ")
-    assert "dB above coarse;" in said
-    assert "so train one on these photos" in said
+    said = in_sentences([coarse, fine])
+    assert said.startswith("On 20 photos of 32 px, acme/fine keeps most: ")
+    assert "dB above coarse. " in said
+    assert "so train an autoencoder on these photos" in said
     assert said.endswith(".")
     good = replace(fine, linear_psnr=fine.psnr.mean().item() - 5)
-    assert "5.0 dB above a linear code of its size, so use it as it is" in in_a_sentence([good])
+    assert "5.0 dB above a linear code of its size, so use it as it is" in in_sentences([good])
     close = replace(good, linear_psnr=fine.psnr.mean().item() - 1)
-    assert "that is only 1.0 dB above a linear code of its size, so fine-tune its decoder" in in_a_sentence([close])
+    assert "That is only 1.0 dB above a linear code of its size, so fine-tune its decoder" in in_sentences([close])
     twin = replace(fine, name="twin", psnr=fine.psnr + torch.randn(20, generator=torch.Generator().manual_seed(0)))
-    assert "within chance" in in_a_sentence([fine, twin])
+    assert "within chance" in in_sentences([fine, twin])
+    (few, others) = (replace(one, psnr=one.psnr[:5]) for one in (fine, coarse))
+    assert "too few photos to tell that from chance" in in_sentences([few, others])
+    assert (few.psnr_interval, fine.psnr_interval is None) == (None, False)
     sharp = replace(coarse, perceptual=fine.perceptual / 2)
-    assert "by features coarse comes nearest" in in_a_sentence([fine, sharp])
-    assert "no codec gets all photos into the" in in_a_sentence([replace(coarse, codecs=coarse.codecs[:1])])
+    assert "By features, coarse comes nearest" in in_sentences([fine, sharp])
+    assert "No codec gets all photos into the" in in_sentences([replace(coarse, codecs=coarse.codecs[:1])])
 
 
 def test_the_page_holds_all_of_it_and_asks_for_nothing(results, pictures, tmp_path: Path):
@@ -142,7 +145,7 @@ def test_the_page_holds_all_of_it_and_asks_for_nothing(results, pictures, tmp_pa
     safety = {"acme/fine": HalfPrecision(61.5), "coarse": HalfPrecision(float("nan"))}
     write_comparison(tmp_path / "page.html", pictures, results, safety, setting)
     page = (tmp_path / "page.html").read_text()
-    assert in_a_sentence(results) in page
+    assert in_sentences(results) in page
     assert "&lt;my photos&gt;" in page
     assert f"20 of 40 photos, each 32 {TIMES} 32 pixels, 2 unreadable" in page
     for text in ("61.50 dB", "unsafe", f"3 {TIMES} 8 {TIMES} 8", "JPEG", "WebP", "AVIF", "fits 0 %"):

@@ -15,6 +15,8 @@ SHARES = (0.1, 0.3, 1.0)
 """Synthetic photos added, as a share of the real ones."""
 MARGIN = 0.01
 """A gain below one point of accuracy is no help worth having."""
+_NO_WIDTH = 1e-6
+"""An interval as narrow as this is none: all differences are equal, and rounding has made the rest."""
 REAL, JITTERED = "real only", "+100 % flipped, jittered"
 ProofVerdict = Literal["helped", "did not help", "cannot be told"]
 
@@ -32,7 +34,8 @@ class Difference(NamedTuple):
     """A gain in balanced accuracy, in [-1, 1], with its 95 % interval."""
 
     value: float
-    interval: Interval
+    interval: Interval | None
+    """None where seeds and photos do not differ at all: too few of them to tell how far the gain may be off."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,21 +122,23 @@ class Proof:
         """The gain of one arm over another in a row (by default `judged`), paired by seed and photo."""
         row = self.judged if row is None else row
         paired = row.correct[arm].float() - row.correct[floor].float()
-        return Difference(balanced_mean(paired, self.labels), crossed_interval(paired, self.labels))
+        interval = crossed_interval(paired, self.labels)
+        known = interval.high - interval.low > _NO_WIDTH
+        return Difference(balanced_mean(paired, self.labels), interval if known else None)
 
     @property
     def verdict(self) -> ProofVerdict:
         """The verdict on the largest share of synthetic photos beside all real ones, against both floors.
 
         It helped where it beats real photos alone and as many flipped and jittered ones, both beyond chance. It did
-        not where a gain of MARGIN over either of them is ruled out. Otherwise it cannot be told. Rows of fewer photos
-        say
-        nothing of that: the generator has seen the photos that the classifier has not.
+        not where a gain of MARGIN over either of them is ruled out. Otherwise it cannot be told, and so where a gain has
+        no interval. Rows of fewer photos say nothing of that: the generator has seen the photos that the classifier has
+        not.
         """
-        gains = [self.gain(LARGEST, floor) for floor in (REAL, JITTERED)]
-        if all(gain.interval.low > 0 for gain in gains):
+        intervals = [self.gain(LARGEST, floor).interval for floor in (REAL, JITTERED)]
+        if all(interval is not None and interval.low > 0 for interval in intervals):
             return "helped"
-        if any(gain.interval.high < MARGIN for gain in gains):
+        if any(interval is not None and interval.high < MARGIN for interval in intervals):
             return "did not help"
         return "cannot be told"
 
@@ -148,15 +153,17 @@ class Proof:
         added, real = self.judged.num_added[LARGEST], self.judged.num_real
         return (
             f"{begin}: with {added:,} of them beside all {real:,} real ones, the balanced accuracy of {classifier} on "
-            f"{len(self.labels):,} held-out real photos changes by {over_real} points against real photos alone and by "
-            f"{over_jittered} against as many flipped and jittered copies ({self.num_seeds} seeds; 95 % intervals)."
+            f"{len(self.labels):,} held-out real photos changes, in points, by {over_real} against real photos alone and "
+            f"by {over_jittered} against as many flipped and jittered copies ({self.num_seeds} seeds; 95 % intervals)."
         )
 
 
 def in_points(gain: Difference) -> str:
     """A gain in points of percent, its interval in brackets."""
-    value, low, high = (100 * x for x in (gain.value, *gain.interval))
-    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+    if gain.interval is None:
+        return f"{100 * gain.value:+.1f} [too few photos to tell]"
+    low, high = (100 * end for end in gain.interval)
+    return f"{100 * gain.value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def balanced_mean(values: Tensor, classes: Tensor) -> float:

@@ -141,9 +141,10 @@ def _arm(proof: Proof, row: Row, arm: str) -> dict[str, Any] | str:
     return {**numbers, "gain_over_real": _gain(proof, arm, REAL, row)} if row.has_added(arm) else _NONE_ADDED
 
 
-def _gain(proof: Proof, arm: str, floor: str, row: Row | None = None) -> dict[str, float]:
-    gain = proof.gain(arm, floor, row)
-    return {"value": gain.value, "low": gain.interval.low, "high": gain.interval.high}
+def _gain(proof: Proof, arm: str, floor: str, row: Row | None = None) -> dict[str, float | None]:
+    value, interval = proof.gain(arm, floor, row)
+    low, high = (None, None) if interval is None else interval
+    return {"value": value, "low": low, "high": high}
 
 
 def example_rows(examples: Examples, class_names: list[str]) -> tuple[np.ndarray, list[str]]:

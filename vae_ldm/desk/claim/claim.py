@@ -16,10 +16,10 @@ from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.desk.claim.page import ClaimPage, Departs, ScoreLine, SimilarPhoto, VariationRow, write_claim
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.encoder import PhotoEncoder
+from vae_ldm.desk.foreign_photos import foreign_words
 from vae_ldm.desk.novelty import novelty
 from vae_ldm.desk.novelty.detector import Detector, NoveltyVerdict, open_detector
 from vae_ldm.desk.novelty.reference_photos import check_photos
-from vae_ldm.desk.foreign_photos import foreign_words
 from vae_ldm.desk.search.build import build_index
 from vae_ldm.desk.search.index import Hit, Index, check_encoder, open_store
 from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError

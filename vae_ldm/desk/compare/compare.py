@@ -11,7 +11,7 @@ from torch import Tensor
 from vae_ldm import loading
 from vae_ldm.data.photo_sample import sample_photos
 from vae_ldm.desk.command import DeskCommand
-from vae_ldm.desk.compare.comparison import AutoencoderResult, Candidate, Judge, in_a_sentence
+from vae_ldm.desk.compare.comparison import AutoencoderResult, Candidate, Judge, in_sentences
 from vae_ldm.desk.compare.page import HalfPrecision, Setting, write_comparison
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.evaluation.codec import codecs
@@ -22,6 +22,7 @@ from vae_ldm.models.pixels import as_images
 from vae_ldm.models.vision_features import load_efficientnet_lite
 from vae_ldm.paths import PAGE_SUFFIXES, check_output_file
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
+from vae_ldm.text import counted
 
 _NUM_HALF_PRECISION_IMAGES = 8
 
@@ -55,7 +56,10 @@ def compare(
     images = photo_sample.images
     command.unreadable.extend(photo_sample.unreadable)
     command.tell_left_out()
-    command.say(f"{len(images)} photos of {images.shape[1]} px, {len(opened)} autoencoders")
+    command.say(
+        f"{counted(len(images), 'photo')} of {images.shape[1]} px, {counted(len(opened), 'autoencoder')}, and beside each "
+        f"the codecs {', '.join(codec.name for codec in codecs())}"
+    )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     features = load_efficientnet_lite().to(device)
     distance = PerceptualDistance(features)
@@ -67,9 +71,7 @@ def compare(
     )
     results, safety = [], {}
     for source, autoencoder in opened.items():
-        if not command.console.is_terminal:
-            command.say(f"measuring {source}")
-        with command.progress(f"measuring {source}") as report:
+        with command.progress(f"pictures of {source} and of the codecs measured") as report:
             results.append(judge.autoencoder(_candidate(source, autoencoder), codecs(), report))
         first = as_images(images[:_NUM_HALF_PRECISION_IMAGES]).to(device)
         safety[source] = HalfPrecision(half_precision_psnr(autoencoder.autoencoder, first))
@@ -90,7 +92,7 @@ def compare(
     for line in (
         "",
         f"measured with {setting.perceptual_name} and {setting.fd_name}",
-        in_a_sentence(results),
+        in_sentences(results),
         str(out),
     ):
         command.hand_over(line)

@@ -19,6 +19,11 @@ from vae_ldm.evaluation.reconstruction import psnr_per_image, reconstruction_met
 from vae_ldm.evaluation.set_comparison import FrechetAxes
 from vae_ldm.models.pixels import as_images, as_pictures, image_batches
 from vae_ldm.models.vision_features import VisionFeatures
+from vae_ldm.text import counted
+
+
+MIN_PHOTOS = 6
+"""The fewest photos that a 95 % interval is given for: fewer lie all on one side of the truth in over 5 % of cases."""
 
 
 class Candidate(NamedTuple):
@@ -49,9 +54,9 @@ class Quality:
     """uint8 [N, H, W, C]."""
 
     @property
-    def psnr_interval(self) -> Interval:
-        """95 % interval of the mean PSNR."""
-        return bootstrap_interval(self.psnr)
+    def psnr_interval(self) -> Interval | None:
+        """95 % interval of the mean PSNR; None for fewer than MIN_PHOTOS photos, which cannot tell their own spread."""
+        return bootstrap_interval(self.psnr) if len(self.psnr) >= MIN_PHOTOS else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +130,7 @@ class Judge:
     ) -> AutoencoderResult:
         """Everything about one candidate; each codec at the bytes of its latents.
 
-        `progress(done, total)` counts a photo for its reconstruction and once more for each codec.
+        `progress(done, total)` counts pictures: of each photo one by the autoencoder and one by each codec.
         """
         total = len(self.images) * (1 + len(codecs))
         latents, made, rounded_psnr = [], [], []
@@ -194,42 +199,49 @@ class Judge:
         return torch.cat(scores).mean().item()
 
 
-def in_a_sentence(results: Sequence[AutoencoderResult]) -> str:
+def in_sentences(results: Sequence[AutoencoderResult]) -> str:
     """What the numbers say: which autoencoder keeps most, whether to train, and what the bytes are worth."""
     ranked = sorted(results, key=lambda result: result.psnr.mean().item(), reverse=True)
     best = ranked[0]
     psnr = best.psnr.mean().item()
-    where = f"On {len(best.psnr)} photos of {best.pictures.shape[1]} px"
+    where = f"On {counted(len(best.psnr), 'photo')} of {best.pictures.shape[1]} px"
     if len(ranked) == 1:
-        parts = [f"{where} {best.name} keeps {psnr:.1f} dB"]
+        said = [f"{where}, {best.name} reaches {psnr:.1f} dB"]
     else:
         second = ranked[1]
-        gap = bootstrap_interval(best.psnr - second.psnr)
         lead = psnr - second.psnr.mean().item()
-        chance = ", within chance" if gap.low <= 0 else ""
-        parts = [f"{where} {best.name} keeps most, {psnr:.1f} dB, {lead:.1f} dB above {second.name}{chance}"]
+        said = [
+            f"{where}, {best.name} keeps most: it reaches {psnr:.1f} dB, {lead:.1f} dB above {second.name}"
+            + _doubt(best.psnr - second.psnr)
+        ]
         nearest = min(results, key=lambda result: result.perceptual.mean().item())
         if nearest is not best:
-            parts.append(f"by features {nearest.name} comes nearest to the photos")
-    parts.append(_advice(psnr, best.linear_psnr))
+            said.append(f"By features, {nearest.name} comes nearest to the photos")
+    said.append(_advice(psnr, best.linear_psnr))
     keeping = [codec for codec in best.codecs if codec.share_that_fits == 1]
     if keeping:
         codec = max(keeping, key=lambda result: result.psnr.mean().item())
         difference = codec.psnr.mean().item() - best.psnr_in_bytes.mean().item()
         worth = f"{abs(difference):.1f} dB {'more' if difference > 0 else 'less'}"
-        some = (
-            f"{codec.num_bytes:,.0f} of " if codec.num_bytes < 0.9 * best.num_bytes else ""
-        )  # its best quality takes no more
-        parts.append(f"in {some}the {best.num_bytes:,.0f} bytes of its latents {codec.name} keeps {worth}")
+        # Where its best quality takes no more, a codec leaves some of the bytes.
+        some = f"{codec.num_bytes:,.0f} of " if codec.num_bytes < 0.9 * best.num_bytes else ""
+        said.append(f"In {some}the {best.num_bytes:,.0f} bytes of its latents, {codec.name} reaches {worth}")
     elif best.codecs:
-        parts.append(f"no codec gets all photos into the {best.num_bytes:,.0f} bytes of its latents")
-    return "; ".join(parts) + "."
+        said.append(f"No codec gets all photos into the {best.num_bytes:,.0f} bytes of its latents")
+    return ". ".join(said) + "."
+
+
+def _doubt(lead: Tensor) -> str:
+    """What is to be said behind a lead in dB, [N], that chance may have made."""
+    if len(lead) < MIN_PHOTOS:
+        return "; these are too few photos to tell that from chance"
+    return ", which is within chance" if bootstrap_interval(lead).low <= 0 else ""
 
 
 def _advice(psnr: float, linear_psnr: float) -> str:
     if psnr <= linear_psnr:
-        return f"a linear code of its size keeps {linear_psnr:.1f} dB, so train one on these photos"
+        return f"A linear code of its size reaches {linear_psnr:.1f} dB, so train an autoencoder on these photos"
     margin = f"{psnr - linear_psnr:.1f} dB above a linear code of its size"
     if psnr - linear_psnr < 2:
-        return f"that is only {margin}, so fine-tune its decoder on these photos, or train one"
-    return f"that is {margin}, so use it as it is, and fine-tune its decoder where the worst crops are too poor"
+        return f"That is only {margin}, so fine-tune its decoder on these photos, or train an autoencoder"
+    return f"That is {margin}, so use it as it is, and fine-tune its decoder where the worst crops are too poor"

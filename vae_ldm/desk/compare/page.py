@@ -1,4 +1,4 @@
-"""The page of `vae-ldm compare`: one sentence, one table, and the worst crops of each autoencoder."""
+"""The page of `vae-ldm compare`: a few sentences, one table, and the worst crops of each autoencoder."""
 
 import base64
 import io
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from vae_ldm.desk.compare.comparison import AutoencoderResult, in_a_sentence
+from vae_ldm.desk.compare.comparison import AutoencoderResult, in_sentences
 from vae_ldm.evaluation.worst_crops import worst_crops
 from vae_ldm.files import write_whole
 from vae_ldm.models.latent_scaling import MIN_HALF_PSNR
@@ -68,7 +68,7 @@ def write_comparison(
         results=results,
         safety=safety,
         figures=[_figure(originals, result, results, setting.ids) for result in results],
-        sentence=in_a_sentence(results),
+        sentences=in_sentences(results),
         best=_best(results),
         num_photos=len(originals),
         side=originals.shape[1],

@@ -67,14 +67,13 @@ def check_counts(num_reference: int, num_held_out: int, rate: float, calibration
     needed = photos_needed(rate)
     if num_held_out >= needed and num_reference >= MIN_REFERENCE_PHOTOS:
         return
-    if isinstance(calibration, Path):
-        total = ""
-    else:
-        total = f", so {ceil(max(needed / calibration, MIN_REFERENCE_PHOTOS / (1 - calibration)))} in all"
+    total = ""
+    if not isinstance(calibration, Path):
+        least = ceil(max(needed / calibration, MIN_REFERENCE_PHOTOS / (1 - calibration)))
+        total = f"at least {least} photos are needed, and there are {num_reference + num_held_out}: "
     lowest = 1 / (num_held_out + 1)
     other = f", or a --false-alarm-rate of {lowest:.2g} or more" if num_reference >= MIN_REFERENCE_PHOTOS else ""
     raise DataError(
-        f"{counted(num_reference, 'photo')} to compare with and {num_held_out} to calibrate on are too few: it takes "
-        f"{MIN_REFERENCE_PHOTOS} and, for a false-alarm rate of {rate:g}, {needed} (a p-value cannot be below "
-        f"1 / (n + 1)){total}; give more photos{other}"
+        f"too few photos: {total}{MIN_REFERENCE_PHOTOS} to compare with ({num_reference} here) and, for a false-alarm "
+        f"rate of {rate:g}, {needed} to calibrate on ({num_held_out} here); give more photos{other}"
     )

@@ -56,8 +56,9 @@ def build_index(
 ) -> Index:
     """A new index of the photos; where there is one of the same model and features, that one, with what it lacked.
 
-    `told` is that of DeskCommand. Raises DataError and WeightsError for what cannot be opened, VaeLdmError where another index is in the way; at the
-    end ManyUnreadableError where more than one in a hundred of the photos was left out.
+    `told` is that of DeskCommand. Raises DataError and WeightsError for what cannot be opened, VaeLdmError where
+    another index is in the way; at the end ManyUnreadableError where more than one in a hundred of the photos was left
+    out.
     """
     work = _Work(told)
     records = photo_records(photos, caption_column=caption_column)
