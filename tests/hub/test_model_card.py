@@ -48,7 +48,10 @@ def test_numbers_stand_with_what_they_were_measured_on():
         rf"| fd\_EffLite0\_pca64 ↓ | 40.00 |  | 256 generated pictures, {size}, features: EffLite0, "
         "64 principal axes of 1280 dimensions |  |"
     ) in made.text
-    assert "3,068 pictures to train on, 341 held out to judge by, in 2 classes; 2 files could not be read." in made.text
+    assert (
+        "There were 3,068 pictures to train on and 341 held out to measure with, in 2 classes; 2 files could not be read."
+        in made.text
+    )
     assert "The autoencoder saw 6,400 pictures in 4 min 51 s." in made.text
     assert "sampling" not in made.text
     psnr, fd = made.data.eval_results
@@ -63,10 +66,10 @@ def test_numbers_stand_with_what_they_were_measured_on():
 @pytest.mark.parametrize(
     ("data", "words", "command", "datasets"),
     [
-        ({"type": "rendered_claims"}, "no photo was used", "train hf://acme/tins\n", None),
+        ({"type": "rendered_claims"}, "No photo was used", "train hf://acme/tins\n", None),
         (
             {"type": "image_folder", "path": "/home/anna/photos"},
-            "Photos of its maker's own, which do not travel with it.",
+            "It was trained on its maker's own photos, which are not published with it.",
             "train hf://acme/tins data.path=PHOTOS\n",
             None,
         ),
@@ -76,7 +79,7 @@ def test_numbers_stand_with_what_they_were_measured_on():
             "train hf://acme/tins\n",
             ["acme/pictures"],
         ),
-        ({"type": "hub_dataset", "path": "../shards"}, "Photos of its maker's own", "data.path=PHOTOS\n", None),
+        ({"type": "hub_dataset", "path": "../shards"}, "its maker's own photos", "data.path=PHOTOS\n", None),
     ],
 )
 def test_data(data, words, command, datasets):
@@ -94,7 +97,7 @@ def test_what_it_is_called_with(conditioning, task):
     made = card({"type": "rendered_claims"}, diffusion={"conditioning": conditioning})
     assert made.data.pipeline_tag == task
     assert "    '', num_inference_steps=12" in made.text
-    assert ("captions of the pictures' own" in made.text) == (conditioning == "caption")
+    assert ("the pictures' own captions" in made.text) == (conditioning == "caption")
 
 
 def test_the_interval_of_a_difference_stands_beside_it():
@@ -106,7 +109,7 @@ def test_the_interval_of_a_difference_stands_beside_it():
 @pytest.mark.parametrize("unfit", [True, False])
 def test_an_autoencoder_unfit_for_float16_is_told(unfit):
     made = card({"type": "rendered_claims"}, diffusion={}, metrics=METRICS | {"force_upcast": unfit})
-    assert ("**Unfit for float16**" in made.text) == unfit
+    assert ("**It is unfit for float16**" in made.text) == unfit
 
 
 def test_the_code_runs_as_it_stands():
@@ -131,12 +134,12 @@ def test_licence_and_base(licence):
     assert licence.id in (None, *LICENSES)
     assert made.data.base_model == ["acme/base"]
     assert "started from [acme/base](https://huggingface.co/acme/base)" in made.text
-    assert ("mit, says its maker." if licence.id else "None was named; ask its maker") in made.text
+    assert ("The licence is mit, says its maker." if licence.id else "No licence was named; ask its maker") in made.text
 
 
 def test_pictures_and_their_captions():
     made = card({"type": "rendered_claims"}, pictures=["samples/samples.png", "samples/reconstructions.png"])
-    assert "![samples](samples/samples.png)\n\n*New pictures" in made.text
+    assert "![samples](samples/samples.png)\n\n*These pictures are new" in made.text
     assert "![reconstructions](samples/reconstructions.png)\n\n*Each pair" in made.text
 
 

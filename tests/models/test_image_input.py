@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +30,15 @@ EXPECTED = torch.from_numpy(PIXELS).permute(2, 0, 1)[None] / 127.5 - 1
 )
 def test_every_way_to_write_an_image_is_the_same_image(images):
     torch.testing.assert_close(as_image_batch(images, channels=3), EXPECTED)
+
+
+@pytest.mark.parametrize("kind", [str, Path, lambda path: [path, path]])
+def test_a_path_is_the_photo_that_lies_there_upright(tmp_path, kind):
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(PIXELS).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    batch = as_image_batch(kind(tmp_path / "turned.png"), channels=3)
+    torch.testing.assert_close(batch, EXPECTED.expand(len(batch), -1, -1, -1))
 
 
 def test_several_become_one_batch_and_nothing_given_is_changed():
@@ -73,7 +84,10 @@ def test_a_photo_that_says_it_lies_on_its_side_is_turned():
     ("images", "message"),
     [
         ([], "no images given"),
-        ("photo.jpg", "not str"),
+        ("photo.jpg", "^photo.jpg: no such photo$"),
+        (Path(__file__).parent, "is a folder; give one photo"),
+        (__file__, "is not a picture, or of a format that is not supported"),
+        (b"photo.jpg", "paths, Pillow images, arrays or tensors, not bytes"),
         (np.zeros((2, 2, 2)), r"images of shape \[2, 2, 2\] are none"),
         (np.zeros((0, 4, 3)), r"images of shape \[0, 4, 3\]"),
         (torch.zeros(5, 4, 3), r"images of shape \[5, 4, 3\].*tensors \[C, H, W\]"),

@@ -159,14 +159,14 @@ def test_an_autoencoder_unfit_for_float16_is_told(run_dir: Path) -> None:
     config = run_dir / "autoencoder" / "config.json"
     for unfit in (True, False):
         config.write_text(json.dumps({"force_upcast": unfit}))
-        assert ("Unfit for float16" in read(write_report(run_dir)).text) == unfit
+        assert ("unfit for float16" in read(write_report(run_dir)).text) == unfit
 
 
 def test_classes_that_were_never_trained_are_named(run_dir: Path) -> None:
     metrics = json.loads((run_dir / "metrics.json").read_text())
     metrics["data"]["untrained_classes"] = ["horse", HOSTILE]
     (run_dir / "metrics.json").write_text(json.dumps(metrics))
-    assert f"neither asked for nor scored: horse, {HOSTILE}" in read(write_report(run_dir)).text
+    assert f"neither drawn nor scored: horse, {HOSTILE}" in read(write_report(run_dir)).text
 
 
 def test_an_empty_run_folder_still_has_a_page(tmp_path: Path) -> None:

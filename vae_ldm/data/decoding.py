@@ -13,7 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from vae_ldm.choices import Resize
-from vae_ldm.models.image_input import to_eight_bits
+from vae_ldm.models.image_input import known_formats, to_eight_bits
 
 Remark = Literal["profile", "levels"]
 """What decoding passes over: a colour profile other than sRGB; the levels that are left of a 16-bit picture."""
@@ -29,8 +29,6 @@ class Unusable:
 Picture = Path | bytes | Image.Image | Unusable
 
 
-# Only formats that Pillow decodes itself: it would hand an EPS file, whatever its name, to Ghostscript.
-_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "JPEG2000", "PPM", "TGA")
 _NO_PICTURE = "not a picture, or of a format that is not supported"
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"mif1", b"msf1")
 """What a HEIC file holds at byte 8 (ISO/IEC 23008-12, annex B)."""
@@ -104,7 +102,7 @@ def upright_size(picture: Picture, *, max_pixels: int = 89_478_485) -> tuple[int
     """
     if isinstance(picture, Image.Image):
         return picture.height, picture.width
-    with _told_as_unreadable(picture), Image.open(_checked_file(picture), formats=_known_formats()) as image:
+    with _told_as_unreadable(picture), Image.open(_checked_file(picture), formats=known_formats()) as image:
         _checked(image, max_pixels, smallest_side=1)  # a PNG's orientation may come after all of its pixels
         height, width = image.height, image.width
         turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
@@ -125,13 +123,6 @@ def pillow_limit_lifted() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = limits
 
 
-@functools.cache
-def _known_formats() -> list[str]:
-    """The formats of _FORMATS that this Pillow has; with any other in the list Pillow opens nothing."""
-    Image.init()
-    return [name for name in _FORMATS if name in Image.OPEN]
-
-
 def _open(
     picture: Picture,
     max_pixels: int,
@@ -145,7 +136,7 @@ def _open(
     with _told_as_unreadable(picture):
         if isinstance(picture, Image.Image):
             return to_eight_bits(_checked(picture, max_pixels, smallest_side), keep_alpha=keep_alpha)
-        with Image.open(_checked_file(picture), formats=_known_formats()) as image:
+        with Image.open(_checked_file(picture), formats=known_formats()) as image:
             # A JPEG can be decoded at 1/2, 1/4 or 1/8; twice the final size leaves the smoothing to Lanczos. The
             # longer side serves for both because the picture may yet be turned.
             _checked(image, max_pixels, smallest_side)

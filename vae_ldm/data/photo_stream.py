@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+from torch import Tensor
 
 from vae_ldm.choices import Resize
 from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted
@@ -14,6 +16,10 @@ from vae_ldm.data.listing import existing_folder, find_photos, tell_left_out
 from vae_ldm.data.metadata import CAPTION_COLUMNS, read_metadata
 from vae_ldm.data.names import as_text
 from vae_ldm.data.sources import Record
+from vae_ldm.models.image_input import OneImage, as_image_batch
+from vae_ldm.models.pixels import as_pictures
+
+Photos = OneImage | Record | Sequence[OneImage] | Sequence[Record]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +32,23 @@ class PhotoBatch:
 
     def __len__(self) -> int:
         return len(self.records)
+
+
+def as_records(photos: Photos) -> list[Record]:
+    """Records of whatever names or holds photos: what `photo_records` takes, one image, or several of either.
+
+    Images are those of `image_input`; a path of a folder is all of its photos. Raises DataError for anything else.
+    """
+    if isinstance(photos, str | Path):
+        return photo_records(photos)
+    if isinstance(photos, Record):
+        return [photos]
+    if isinstance(photos, Image.Image):
+        return [Record("photo", photos)]
+    if isinstance(photos, np.ndarray | Tensor):
+        pixels = as_pictures(as_image_batch(photos, channels=3))
+        return [Record("photo", Image.fromarray(each)) for each in pixels]
+    return [record for photo in photos for record in as_records(photo)]
 
 
 def photo_records(photos: Path | str, *, caption_column: str | None = None) -> list[Record]:

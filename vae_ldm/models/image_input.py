@@ -1,16 +1,23 @@
-"""What users hand over as images (Pillow, arrays, tensors) to what a network takes: float [B, C, H, W] in [-1, 1]."""
+"""What users hand over as images (paths, Pillow, arrays, tensors) as a network takes it: [B, C, H, W] in [-1, 1]."""
 
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from vae_ldm.errors import DataError
+from vae_ldm.errors import DataError, first_line
+from vae_ldm.paths import expanded
 
-Images = Image.Image | np.ndarray | Tensor | Sequence[Image.Image] | Sequence[np.ndarray] | Sequence[Tensor]
+OneImage = str | Path | Image.Image | np.ndarray | Tensor
+Images = OneImage | Sequence[str] | Sequence[Path] | Sequence[Image.Image] | Sequence[np.ndarray] | Sequence[Tensor]
+
+# Only formats that Pillow decodes itself: it would hand an EPS file, whatever its name, to Ghostscript.
+_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "JPEG2000", "PPM", "TGA")
 
 _LUMA = (0.299, 0.587, 0.114)
 _GREY_MODES = ("1", "L")
@@ -19,11 +26,11 @@ _GREY_MODES = ("1", "L")
 def as_image_batch(images: Images, *, channels: int) -> Tensor:
     """Images [B, channels, H, W] in [-1, 1] of one image or several of equal size, float32 and contiguous.
 
-    Pillow images of any mode; arrays [H, W], [H, W, C] or [B, H, W, C]; tensors [C, H, W] or [B, C, H, W]. Integers are
-    8 or 16 bits wide, floats in [0, 1], as in diffusers. Grey is repeated, colour becomes grey by its luma, alpha is
-    laid over white unless there are 4 channels.
+    Paths of photos; Pillow images of any mode; arrays [H, W], [H, W, C] or [B, H, W, C]; tensors [C, H, W] or
+    [B, C, H, W]. Integers are 8 or 16 bits wide, floats in [0, 1], as in diffusers. Grey is repeated, colour becomes
+    grey by its luma, alpha is laid over white unless there are 4 channels.
 
-    Raises DataError for anything else: other shapes, other ranges, sizes that differ.
+    Raises DataError for anything else: other shapes, other ranges, sizes that differ, files that cannot be read.
     """
     several = list(images) if isinstance(images, list | tuple) else [images]
     if not several:
@@ -34,6 +41,26 @@ def as_image_batch(images: Images, *, channels: int) -> Tensor:
         shown = ", ".join(f"{height}x{width}" for height, width in sizes)
         raise DataError(f"images of one call are of one size, these are of {shown}; give them one by one")
     return torch.cat(batches).mul_(2).sub_(1).contiguous()
+
+
+@functools.cache
+def known_formats() -> list[str]:
+    """The formats of photos that are read and that this Pillow has; with any other in the list Pillow opens nothing."""
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def _opened(path: Path) -> Image.Image:
+    """The photo in a file. Raises DataError where it is none, or cannot be read."""
+    if not path.is_file():
+        raise DataError(f"{path}: {'is a folder; give one photo' if path.is_dir() else 'no such photo'}")
+    try:
+        with Image.open(path, formats=known_formats()) as image:
+            return ImageOps.exif_transpose(image)  # a copy, which outlives the open file
+    except UnidentifiedImageError:
+        raise DataError(f"{path}: is not a picture, or of a format that is not supported") from None
+    except Exception as error:  # decoders fail in their own ways: OSError, SyntaxError, struct.error, ...
+        raise DataError(f"{path}: cannot be read ({first_line(error)})") from error
 
 
 def to_eight_bits(image: Image.Image, *, keep_alpha: bool) -> Image.Image:
@@ -62,6 +89,8 @@ def _from_deep_grey(pixels: np.ndarray) -> Image.Image:
 
 def _unit_floats(image: Any, *, keep_alpha: bool) -> Tensor:
     """Float32 [B, C, H, W] in [0, 1], a copy."""
+    if isinstance(image, str | Path):
+        image = _opened(expanded(image))
     if isinstance(image, Image.Image):
         image = np.asarray(to_eight_bits(ImageOps.exif_transpose(image), keep_alpha=keep_alpha))
     if isinstance(image, np.ndarray):
@@ -73,7 +102,7 @@ def _unit_floats(image: Any, *, keep_alpha: bool) -> Tensor:
         if batch.ndim == 2:
             batch = batch[None]
     else:
-        raise DataError(f"images are Pillow images, arrays or tensors, not {type(image).__name__}")
+        raise DataError(f"images are paths, Pillow images, arrays or tensors, not {type(image).__name__}")
     if batch.ndim == 3:
         batch = batch[None]
     if batch.ndim != 4 or batch.shape[1] not in (1, 3, 4) or 0 in batch.shape:

@@ -53,10 +53,10 @@ class ImageAutoencoder:
     def encode(self, images: Images, *, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
         """Latents, float [B, latent_channels, ceil(H / f), ceil(W / f)], with about zero mean and unit variance.
 
-        Images are Pillow images, arrays [H, W], [H, W, C] or [B, H, W, C], tensors [C, H, W] or [B, C, H, W]; integers
-        of 8 or 16 bits or floats in [0, 1]; several in a list are of one size. Sides that f does not divide are
-        continued by their last row and column. The posterior's mean is taken; with a generator (or one an image) its
-        sample.
+        Images are paths of photos, Pillow images, arrays [H, W], [H, W, C] or [B, H, W, C], tensors [C, H, W] or
+        [B, C, H, W]; integers of 8 or 16 bits or floats in [0, 1]; several in a list are of one size. Sides that f does
+        not divide are continued by their last row and column. The posterior's mean is taken; with a generator (or one
+        an image) its sample.
 
         Raises DataError for images that are none of these.
         """

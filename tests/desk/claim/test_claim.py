@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 from typer.testing import CliRunner
@@ -298,6 +299,10 @@ def test_verdict_and_neighbours_are_those_of_detector_and_index(photos, desk, tm
     assert (verdict.p_value, verdict.scores, verdict.max_heat) == (judged.p_value, judged.scores, judged.max_heat)
     assert np.array_equal(verdict.heat_map, judged.heat_map)
     (hits,) = index.query(photo_records(photo), k=3)
+    image = Image.open(photo)
+    for same in (photo, str(photo), image, np.asarray(image), torch.from_numpy(np.asarray(image)).movedim(-1, 0)):
+        assert [[hit.photo for hit in found] for found in index.query(same, k=3)] == [[hit.photo for hit in hits]]
+        assert [one.scores for one in detector.judge([same], heat_maps=False)] == [judged.scores]
     batch = next(index.encoder.batches(photo_records(photo)))
     (found,) = index.nearest(batch.records, detector.observer(batch).observations.vectors, 3)
     assert found == hits

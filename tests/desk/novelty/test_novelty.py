@@ -193,17 +193,17 @@ def test_too_few_photos_for_the_rate_are_said_before_a_model_is_opened(photos, t
         (
             {"false_alarm_rate": 0.01},
             DataError,
-            r"40 photos .* and 20 .* rate of 0\.01, 99 .* so 297 in all; .* of 0\.048 or more",
+            r"at least 297 photos .* there are 60: .*40 here.* rate of 0\.01, 99 .*20 here.* of 0\.048 or more",
         ),
         (
             {"false_alarm_rate": 0.01, "calibration": photos / "validation"},
             DataError,
-            "60 photos to compare with and 18 to calibrate on are too few",
+            r"too few photos: 10 to compare with \(60 here\) and, .*, 99 to calibrate on \(18 here\)",
         ),
         (
             {"false_alarm_rate": 0.5, "calibration": 0.95},
             DataError,
-            "3 photos to compare with and 57 to calibrate on are too few: it takes 10",
+            r"at least 200 photos are needed, and there are 60: 10 to compare with \(3 here\)",
         ),
         ({"false_alarm_rate": 0}, VaeLdmError, "between 0 and 1"),
         ({"calibration": 1.5}, VaeLdmError, "between 0 and 1, not 1.5"),

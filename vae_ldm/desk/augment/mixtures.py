@@ -131,7 +131,7 @@ class Proof:
         """The verdict on the largest share of synthetic photos beside all real ones, against both floors.
 
         It helped where it beats real photos alone and as many flipped and jittered ones, both beyond chance. It did
-        not where a gain of MARGIN over either of them is ruled out. Otherwise it cannot be told, and so where a gain has
+        not where a gain of MARGIN over either of them is ruled out. Otherwise it cannot be told, nor where a gain has
         no interval. Rows of fewer photos say nothing of that: the generator has seen the photos that the classifier has
         not.
         """
@@ -153,8 +153,9 @@ class Proof:
         added, real = self.judged.num_added[LARGEST], self.judged.num_real
         return (
             f"{begin}: with {added:,} of them beside all {real:,} real ones, the balanced accuracy of {classifier} on "
-            f"{len(self.labels):,} held-out real photos changes, in points, by {over_real} against real photos alone and "
-            f"by {over_jittered} against as many flipped and jittered copies ({self.num_seeds} seeds; 95 % intervals)."
+            f"{len(self.labels):,} held-out real photos changes, in points, by {over_real} against real photos alone "
+            f"and by {over_jittered} against as many flipped and jittered copies ({self.num_seeds} seeds; 95 % "
+            "intervals)."
         )
 
 

@@ -57,8 +57,8 @@ def compare(
     command.unreadable.extend(photo_sample.unreadable)
     command.tell_left_out()
     command.say(
-        f"{counted(len(images), 'photo')} of {images.shape[1]} px, {counted(len(opened), 'autoencoder')}, and beside each "
-        f"the codecs {', '.join(codec.name for codec in codecs())}"
+        f"{counted(len(images), 'photo')} of {images.shape[1]} px, {counted(len(opened), 'autoencoder')}, and beside "
+        f"each the codecs {', '.join(codec.name for codec in codecs())}"
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     features = load_efficientnet_lite().to(device)

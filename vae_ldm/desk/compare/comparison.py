@@ -21,7 +21,6 @@ from vae_ldm.models.pixels import as_images, as_pictures, image_batches
 from vae_ldm.models.vision_features import VisionFeatures
 from vae_ldm.text import counted
 
-
 MIN_PHOTOS = 6
 """The fewest photos that a 95 % interval is given for: fewer lie all on one side of the truth in over 5 % of cases."""
 

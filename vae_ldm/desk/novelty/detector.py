@@ -5,7 +5,6 @@ residual's heat by its maxima at full size; it is read as it was meant, so its h
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from vae_ldm.choices import FeatureKind, Resize, ScoreName
-from vae_ldm.data.photo_stream import PhotoBatch
+from vae_ldm.data.photo_stream import PhotoBatch, Photos, as_records
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.encoder import PhotoEncoder, stored_model
 from vae_ldm.desk.novelty.observer import PhotoObserver, Seen
@@ -95,14 +94,15 @@ class Detector:
     patch_heat: HeatScale
     residual_heat: HeatScale
 
-    def judge(self, photos: Sequence[Record] | PhotoBatch, *, heat_maps: bool = True) -> list[NoveltyVerdict]:
+    def judge(self, photos: Photos | PhotoBatch, *, heat_maps: bool = True) -> list[NoveltyVerdict]:
         """A verdict on each photo, in order; photos of a batch are of `observer.encoder.batches`.
 
-        Raises DataError for a record that cannot be read.
+        Others are paths, Pillow images, arrays, tensors or records, one or several; a folder is all of its photos.
+        Raises DataError for a photo that cannot be read.
         """
         if isinstance(photos, PhotoBatch):
             return self._judge_batch(photos, heat_maps=heat_maps)
-        batches = self.observer.encoder.batches(photos, on_unreadable=_refuse)
+        batches = self.observer.encoder.batches(as_records(photos), on_unreadable=_refuse)
         return [verdict for batch in batches for verdict in self._judge_batch(batch, heat_maps=heat_maps)]
 
     def _judge_batch(self, batch: PhotoBatch, *, heat_maps: bool) -> list[NoveltyVerdict]:

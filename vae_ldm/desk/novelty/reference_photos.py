@@ -11,7 +11,6 @@ from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.errors import DataError, VaeLdmError
 from vae_ldm.latent_space.conformal import photos_needed
-from vae_ldm.text import counted
 
 MAX_PHOTOS = 20_000
 """Most reference photos, and most calibration photos; more make a detector large and slow, not better."""
