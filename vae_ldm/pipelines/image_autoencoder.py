@@ -67,14 +67,26 @@ class ImageAutoencoder:
         self, batch: Tensor, *, generator: torch.Generator | list[torch.Generator] | None = None
     ) -> Tensor:
         """`encode` of images [B, channels, H, W] in [-1, 1]."""
-        down, right = (-side % self.downsample_factor for side in batch.shape[-2:])
-        batch = F.pad(batch, (0, right, 0, down), mode="replicate").to(self._parameter)
-        parameters = self._in_tiles(self._parameters, batch, in_step=self.downsample_factor)
-        posterior = DiagonalGaussianDistribution(parameters)
+        posterior = self.posterior(batch)
         latents = posterior.mean
         if generator is not None:
             latents = latents + posterior.std * randn_tensor(latents.shape, generator, latents.device, latents.dtype)
         return latent_scale(self.autoencoder).normalize(latents)
+
+    @torch.no_grad()
+    def posterior(self, batch: Tensor) -> DiagonalGaussianDistribution:
+        """The posterior [B, c, ceil(H / f), ceil(W / f)] of images [B, channels, H, W] in [-1, 1].
+
+        It is scaled as the network gives it, not as a UNet sees it.
+        """
+        down, right = (-side % self.downsample_factor for side in batch.shape[-2:])
+        batch = F.pad(batch, (0, right, 0, down), mode="replicate").to(self._parameter)
+        return DiagonalGaussianDistribution(self._in_tiles(self._parameters, batch, in_step=self.downsample_factor))
+
+    @torch.no_grad()
+    def decode_raw(self, latents: Tensor) -> Tensor:
+        """Images [B, channels, h * f, w * f], about in [-1, 1], of latents that are scaled as those of `posterior`."""
+        return self._in_tiles(self._decoded, latents, out_step=self.downsample_factor)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, *, size: tuple[int, int] | None = None, output_type: str = "pil") -> Any:
@@ -93,8 +105,7 @@ class ImageAutoencoder:
         if height > latents.shape[2] * self.downsample_factor or width > latents.shape[3] * self.downsample_factor:
             raise VaeLdmError(f"size {height}x{width} is larger than what latents {list(latents.shape)} hold")
         raw = latent_scale(self.autoencoder).denormalize(latents.to(self._parameter))
-        images = self._in_tiles(self._decoded, raw, out_step=self.downsample_factor)
-        return self._processor.postprocess(images[..., :height, :width].float(), output_type=output_type)
+        return self._processor.postprocess(self.decode_raw(raw)[..., :height, :width].float(), output_type=output_type)
 
     def reconstruct(self, images: Images, *, output_type: str = "pil") -> Any:
         """The images after `encode` and `decode`, of their own size; errors are those of the two."""

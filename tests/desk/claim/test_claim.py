@@ -19,10 +19,12 @@ from typer.testing import CliRunner
 
 from tests.desk.novelty.test_novelty import save_photos
 from tests.run.start_points import SD, save_autoencoder
+from vae_ldm import loading
 from vae_ldm.cli import app
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.desk.claim import claim as claim_module
 from vae_ldm.desk.claim.claim import STRENGTHS, _thumbnail, build_desk, claim, open_desk
+from vae_ldm.desk.encoder import PhotoEncoder
 from vae_ldm.desk.novelty.detector import open_detector
 from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError
 from vae_ldm.latent_space.heat_map import HeatScale
@@ -133,14 +135,14 @@ def test_what_lies_beside_the_crop_is_shown_as_not_looked_at(photos, desk, tmp_p
 def test_a_verdict_near_the_threshold_and_a_model_that_knows_no_such_photos_are_said(
     photos, trained_run, tmp_path, capsys
 ):
-    model = str(trained_run.path)
-    build_desk(tmp_path / "desk", photos / "past", model=model, features="latents", false_alarm_rate=0.4)
+    model = shutil.copytree(trained_run.path, tmp_path / "run")
+    (model / "metrics.json").write_text('{"measurements": [{"name": "psnr", "value": 90.0}]}')
+    build_desk(tmp_path / "desk", photos / "past", model=str(model), features="latents", false_alarm_rate=0.4)
     verdicts = {}
     for photo in sorted((photos / "past" / "good").glob("*.png"))[:12]:
         shutil.copy(photo, tmp_path / "changed.png")
         with (tmp_path / "changed.png").open("ab") as file:
             file.write(b"as if it were another file")
-        (trained_run.path / "metrics.json").write_text('{"measurements": [{"name": "psnr", "value": 90.0}]}')
         verdict, page = put_before(tmp_path / "changed.png", tmp_path / "desk", tmp_path / "claim.html")
         said = "Unusual, but not enough" if 0.4 < verdict.p_value <= 0.8 else "seen before"
         assert said in capsys.readouterr().out
@@ -186,16 +188,17 @@ def test_what_is_wrong_is_said_in_one_line(photos, desk, tmp_path):
 )
 def test_every_verb_says_once_that_the_model_hardly_knows_the_photos(photos, trained_run, tmp_path, monkeypatch, verb):
     monkeypatch.chdir(tmp_path)
+    run = shutil.copytree(trained_run.path, tmp_path / "run")
     measured = '{"measurements": [{"name": "psnr", "value": %s}]}'
     said = {}
     for usual in (1.0, 90.0):
-        (trained_run.path / "metrics.json").write_text(measured % usual)
+        (run / "metrics.json").write_text(measured % usual)
         if verb == "claim":
-            build_desk(tmp_path / "desk", photos / "past", model=str(trained_run.path), features="latents")
+            build_desk(tmp_path / "desk", photos / "past", model=str(run), features="latents")
             words = ["claim", str(photos / "new" / "good" / "000.png"), "--desk", "desk", "--num-variations", "0"]
         else:
             words = [word.replace("PAST", str(photos / "past")) for word in verb.split()]
-            words += ["--model", str(trained_run.path), *(["--features", "latents"] if "archive" not in verb else [])]
+            words += ["--model", str(run), *(["--features", "latents"] if "archive" not in verb else [])]
         ended = CliRunner().invoke(app, words)
         assert ended.exit_code == 0, ended.output
         said[usual] = " ".join(ended.output.split())
@@ -300,13 +303,33 @@ def test_verdict_and_neighbours_are_those_of_detector_and_index(photos, desk, tm
     assert np.array_equal(verdict.heat_map, judged.heat_map)
     (hits,) = index.query(photo_records(photo), k=3)
     image = Image.open(photo)
-    for same in (photo, str(photo), image, np.asarray(image), torch.from_numpy(np.asarray(image)).movedim(-1, 0)):
+    for same in (photo, str(photo), image, np.array(image), torch.from_numpy(np.array(image)).movedim(-1, 0)):
         assert [[hit.photo for hit in found] for found in index.query(same, k=3)] == [[hit.photo for hit in hits]]
         assert [one.scores for one in detector.judge([same], heat_maps=False)] == [judged.scores]
     batch = next(index.encoder.batches(photo_records(photo)))
     (found,) = index.nearest(batch.records, detector.observer(batch).observations.vectors, 3)
     assert found == hits
     assert [page.index(hit.photo.id) for hit in hits] == sorted(page.index(hit.photo.id) for hit in hits)
+
+
+def test_a_photo_that_is_encoded_in_tiles_is_encoded_once_and_older_detectors_see_it_whole(
+    photos, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(loading.load_autoencoder.__kwdefaults__, "tile_size", 128)
+    save_autoencoder(tmp_path / "large", **SD)  # of 256 px
+    build_desk(tmp_path / "desk", photos / "past", model=str(tmp_path / "large"), features="latents")
+    photo = photos / "new" / "good" / "001.png"
+    detector, index = open_desk(tmp_path / "desk")
+    assert detector.facts.in_tiles
+    (batch,) = index.encoder.batches(photo_records(photo))
+    indexed = index.encoder.vectors(batch)["latents"]
+    assert torch.equal(detector.observer(batch).observations.vectors["latents"], indexed)
+    replace(detector, facts=replace(detector.facts, in_tiles=False)).save(tmp_path / "old")
+    seen = open_detector(tmp_path / "old").observer(batch).observations.vectors["latents"]
+    assert not torch.equal(seen, indexed)
+    torch.testing.assert_close(seen, indexed, atol=0.3, rtol=0.3)
+    monkeypatch.setattr(PhotoEncoder, "vectors", lambda *_: pytest.fail("encoded a second time"))
+    put_before(photo, tmp_path / "desk", tmp_path / "claim.html")
 
 
 def test_a_claim_meets_neither_lightning_nor_torchmetrics(photos, desk, tmp_path):

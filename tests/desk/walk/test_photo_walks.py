@@ -1,5 +1,7 @@
 """Strips and films between and around photos."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -58,12 +60,13 @@ def test_a_morph_is_a_strip_and_a_film_there_and_back(photos, trained_run, tmp_p
 def test_photos_that_the_model_hardly_knows_are_spoken_of(photos, trained_run, tmp_path, capfd):
     noise = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
-    measured = trained_run.path / "metrics.json"
+    run = shutil.copytree(trained_run.path, tmp_path / "run")
+    measured = run / "metrics.json"
     measured.write_text('{"measurements": [{"name": "psnr", "value": 30.0}]}')
-    walk(tmp_path / "noise.png", str(trained_run.path), out=tmp_path / "noisy", steps=2, drawing=QUICK)
+    walk(tmp_path / "noise.png", str(run), out=tmp_path / "noisy", steps=2, drawing=QUICK)
     assert "dB and its own validation photos at 30.0 dB; it hardly knows such photos" in capfd.readouterr().err
     measured.write_text('{"measurements": [{"name": "psnr", "value": 1.0}]}')
-    walk(photos[0], str(trained_run.path), out=tmp_path / "known", steps=2, drawing=QUICK)
+    walk(photos[0], str(run), out=tmp_path / "known", steps=2, drawing=QUICK)
     assert "hardly knows" not in capfd.readouterr().err
 
 

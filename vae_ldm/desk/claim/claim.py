@@ -104,8 +104,9 @@ def claim(
     (batch,) = list(encoder.batches(records, on_unreadable=_refuse))
     seen = detector.observer(batch)
     (verdict,) = detector.judge_seen(batch, seen)
-    # The index holds vectors of photos that were encoded in tiles where they are large; the observer encodes all whole.
-    raw = encoder.vectors(batch) if encoder.works_in_tiles else seen.observations.vectors
+    # The index holds vectors of photos that were encoded in tiles where they are large; an older detector's are whole.
+    as_indexed = detector.facts.in_tiles == encoder.works_in_tiles
+    raw = seen.observations.vectors if as_indexed else encoder.vectors(batch)
     (hits,) = index.nearest(batch.records, raw, num_similar)
     source = model or detector.facts.model
     label = next((hit.photo.label for hit in hits if hit.photo.label is not None and not hit.same_photo), None)

@@ -1,7 +1,8 @@
 """A detector of novelty: what `novelty fit` leaves on disk, opened again to judge photos.
 
-detector.json is of format 3. Version 0.1.0 wrote format 2, which holds no digest of the facts themselves and scales the
-residual's heat by its maxima at full size; it is read as it was meant, so its heat maps stay as they were.
+detector.json is of format 4. Up to format 3 a detector looked at photos above 512 px whole, while the index looked at
+them in tiles; both are read as they were meant. Version 0.1.0 wrote format 2, which holds no digest of the facts
+themselves and scales the residual's heat by its maxima at full size, so its heat maps stay as they were.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations,
 from vae_ldm.stored_json import StoredKind
 
 FACTS_FILE, TENSORS_FILE = "detector.json", "detector.safetensors"
-_KIND = StoredKind(newest=3, sealed_from=3, cure="fit the detector again", error=WeightsError)
+_KIND = StoredKind(newest=4, sealed_from=3, cure="fit the detector again", error=WeightsError)
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class DetectorFacts:
     false_alarm_rate: float
     threshold: float
     """The threshold of `score`; a photo above it is novel."""
+    in_tiles: bool = False
+    """Whether its photos are so large that the autoencoder looked at them piece by piece."""
 
 
 @dataclass(frozen=True)
@@ -264,7 +267,7 @@ def _observer(folder: Path, facts: DetectorFacts, model: str | None, device: tor
             f"{encoder.source}: its recipe prepares photos in another way than when {folder} was fitted "
             f"({height}x{width}, {facts.resize}); fit the detector again"
         )
-    return PhotoObserver(encoder)
+    return PhotoObserver(encoder, whole=encoder.works_in_tiles and not facts.in_tiles)
 
 
 def _refuse(record: Record, why: str) -> None:

@@ -93,6 +93,7 @@ def fit(
         score=score,
         false_alarm_rate=false_alarm_rate,
         threshold=threshold(scores[:, column], false_alarm_rate),
+        in_tiles=encoder.works_in_tiles,
     )
     detector = Detector(facts, observer, scorers, combination, scores, patch_heat, residual_heat)
     if (before := stored_facts(out)) is not None:

@@ -18,6 +18,7 @@ from vae_ldm.latent_space.patch_memory import local_patches
 from vae_ldm.losses.kl import kl_divergence
 from vae_ldm.models.latent_scaling import latent_scale
 from vae_ldm.models.pixels import as_images
+from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 
 THUMBNAIL_SIDE = 32
 """The shorter side in px at which photos are compared by their pixels."""
@@ -41,22 +42,23 @@ class Seen:
 class PhotoObserver:
     """Batches of a PhotoEncoder, each photo looked at once by the autoencoder and once by the backbone."""
 
-    def __init__(self, encoder: PhotoEncoder) -> None:
+    def __init__(self, encoder: PhotoEncoder, *, whole: bool = False) -> None:
+        """`whole` looks at photos in one piece where `encoder` works in tiles, as detectors up to format 3 did."""
         self.encoder = encoder
+        network = encoder.autoencoder.autoencoder
+        self._autoencoder = ImageAutoencoder(network, tile_size=None) if whole else encoder.autoencoder
         height, width = encoder.image_size
         self.num_pixels = height * width * encoder.channels
 
     @torch.no_grad()
     def __call__(self, batch: PhotoBatch) -> Seen:
         """All of what can be seen in the photos, on the CPU."""
-        network, device = self.encoder.autoencoder.autoencoder, self.encoder.device
+        device = self.encoder.device
         images = as_images(batch.images[0]).to(device)
-        factor = self.encoder.autoencoder.downsample_factor
         height, width = images.shape[-2:]
-        padded = F.pad(images, (0, -width % factor, 0, -height % factor), mode="replicate")
-        raw = network.encode(padded).latent_dist
-        decoded = network.decode(raw.mean).sample[..., :height, :width]
-        scale = latent_scale(network)
+        raw = self._autoencoder.posterior(images)
+        decoded = self._autoencoder.decode_raw(raw.mean)[..., :height, :width]
+        scale = latent_scale(self._autoencoder.autoencoder)
         latents = scale.normalize(raw.mean)
         # The unit Gaussian is that of the latents as a UNet sees them, whatever factor the config holds.
         logvar = raw.logvar - 2 * scale.std.to(raw.logvar).log()
