@@ -14,27 +14,34 @@ from vae_ldm.opening import settings_of, usual_psnr
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 
 _FOREIGN_DB = 6.0
-"""So far below the mean of the validation photos, where the error is four times theirs, photos are foreign."""
-_NUM_PHOTOS = 8
+"""So far below the mean of the validation photos one photo is foreign: its error is four times theirs.
+
+Validation photos themselves differ by about 3 dB (standard deviation; claims-32).
+"""
+_FOREIGN_FOLDER_DB = 3.0
+"""So far below it a folder is, by the median of its photos, which differs by about 1 dB from one sample to another."""
+_NUM_PHOTOS = 16
 
 
-def foreign_words(psnr: float, usual: float | None, *, what: str = "this photo") -> str | None:
-    """A clause that the model hardly knows photos that it reconstructs at `psnr` dB; None where it knows them.
+def foreign_words(psnr: float, usual: float | None) -> str | None:
+    """A clause that the model does not know a photo that it reconstructs at `psnr` dB; None where it knows it.
 
     `usual` is the mean PSNR in dB of its validation photos; where it is None nothing is known, and so nothing is said.
     """
-    if usual is None or psnr >= usual - _FOREIGN_DB:
-        return None
+    return None if usual is None or psnr >= usual - _FOREIGN_DB else _words("this photo", psnr, usual)
+
+
+def _words(what: str, psnr: float, usual: float) -> str:
     return (
-        f"the model reconstructs {what} at {psnr:.1f} dB and its own validation photos at {usual:.1f} dB; it hardly "
-        "knows such photos, so expect little of it"
+        f"the model reconstructs {what} at {psnr:.1f} dB and its own validation photos at {usual:.1f} dB; it does not "
+        "know such photos well, so expect little of it"
     )
 
 
 def foreign_advice(source: str, autoencoder: ImageAutoencoder, records: Sequence[Record]) -> str | None:
-    """`foreign_words` of a folder, by the median of 8 of its photos, evenly spread, at the size of the run `source`.
+    """`foreign_words` of a folder, by the median of 16 of its photos, evenly spread, at the size of the run `source`.
 
-    None where the run's own PSNR or its size is not known, or none of the 8 photos can be read.
+    None where the run's own PSNR or its size is not known, or none of the 16 photos can be read.
     """
     usual, settings = usual_psnr(source), settings_of(source)
     if usual is None or settings.image_size is None:
@@ -52,6 +59,5 @@ def foreign_advice(source: str, autoencoder: ImageAutoencoder, records: Sequence
         latents = autoencoder.encode_batch(images)
         decoded = autoencoder.decode(latents, size=settings.image_size, output_type="pt")
         found.append(psnr_per_image(decoded.cpu() * 2 - 1, images))
-    if not found:
-        return None
-    return foreign_words(torch.cat(found).median().item(), usual, what="these photos")
+    psnr = torch.cat(found).median().item() if found else usual
+    return None if psnr >= usual - _FOREIGN_FOLDER_DB else _words("these photos", psnr, usual)

@@ -89,7 +89,7 @@ def _prompts(model: PhotoPipeline, train: Pictures, caption_template: str | None
     """The prompt of each class that there are training photos of. Raises DataError for a class unknown to the model."""
     names = [name for label, name in enumerate(train.class_names) if np.any(train.labels == label)]
     if len(names) < 2:
-        raise DataError(f"the photos are all of one class, {names[0]}; a class is told by what is not of it")
+        raise DataError(f"the photos are all of one class, {names[0]}; at least 2 classes are needed")
     _refuse_unknown(model, names, caption_template)
     return _asked(model, names, caption_template)
 

@@ -136,10 +136,10 @@ def judged_classes(splits: PictureSplits) -> list[int]:
     held_out = set(splits.validation.labels.tolist())
     found = [label for label in splits.trained_classes if label in held_out]
     if len(found) < 2:
-        names = ", ".join(splits.train.class_names[label] for label in found) or "no class"
+        names = f" ({', '.join(splits.train.class_names[label] for label in found)})" if found else ""
         raise DataError(
-            f"photos to learn from and others to judge by are there of {names} alone; at least two classes are needed: "
-            "put some photos of each in validation/"
+            "at least 2 classes are needed with a photo to learn from and another to judge by, and there "
+            f"{'is 1' if found else 'are 0'}{names}: put some photos of each class in validation/"
         )
     return found
 
@@ -263,18 +263,18 @@ def _device() -> torch.device:
 def _of_held_out(photos: Path | None, run: Path | None, held_out: Pictures) -> str:
     """Whether the generator was trained on the held-out photos, as the end of a sentence."""
     if run is not None and (photos is None or is_run_data(photos, run)):
-        return "never on the held-out ones"
+        return " and never on the held-out ones"
     try:
         learned = open_run(run).learned.images if run is not None else None
     except DataError:
         learned = None
     if learned is None or learned.shape[1:] != held_out.images.shape[1:]:
-        return "whether on the held-out ones as well cannot be checked, for its own are not there any more"
+        return "; whether it has learned from the held-out ones as well cannot be checked, because its own are gone"
     known = set(_digests(learned))
     count = sum(digest in known for digest in _digests(held_out.images))
     if not count:
-        return "on none of the held-out ones, pixel by pixel"
-    return f"on {count} of the {len(held_out)} held-out ones as well, so nothing of this is proved"
+        return " and, pixel by pixel, on none of the held-out ones"
+    return f" and on {count} of the {len(held_out)} held-out ones as well, so nothing of this is proved"
 
 
 def _generator_note(facts: dict | None, of_held_out: str) -> str:
@@ -282,4 +282,4 @@ def _generator_note(facts: dict | None, of_held_out: str) -> str:
         return "How the synthetic photos were made, and from which real ones, is not known."
     count = facts.get("num_generator_photos")
     known = "all training photos" if count is None else f"all {count:,} training photos"
-    return f"The generator was trained on {known} and {of_held_out}."
+    return f"The generator was trained on {known}{of_held_out}."

@@ -19,7 +19,7 @@ _MAX_CLASSES = 16
 _NONE_ADDED = "none added"
 FEW_SHOTS = (
     "Lines of fewer real photos are no part of the verdict: the generator, and the filter that chose its photos, have "
-    "learned from all real ones, those that the classifier is not shown among them."
+    "learned from all real ones, including those that the classifier is not shown."
 )
 
 

@@ -78,7 +78,7 @@ class ClaimPage:
     seen_share: float
     """The share of the photo's area that the model sees, in (0, 1]; exactly 1 where no end is pale."""
     foreign: str | None
-    """A clause that the model hardly knows such photos; None where it knows them."""
+    """A clause that the model does not know such photos well; None where it knows them."""
     true_rates: tuple[float, float]
     """Between which shares of usual photos this desk really calls new, with 95 % confidence."""
     scores: Sequence[ScoreLine]
@@ -158,10 +158,14 @@ class ClaimPage:
             return f"The most similar {other} is of the class {labels[0]}."
         counts = Counter(label for label in labels if label is not None)
         ranked = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
-        parts = [f"{count} {'is' if count == 1 else 'are'} of the class {label}" for label, count in ranked]
+        (label, most), *rest = ranked
+        parts = [f"{most} {'is' if most == 1 else 'are'} of the class {label}"]
+        parts += [f"{count} of the class {label}" for label, count in rest]
         if missing := labels.count(None):
-            parts.append(f"{missing} {'has' if missing == 1 else 'have'} no class")
-        return f"Of the {counted(len(labels), f'most similar {other}')}, {', '.join(parts)}."
+            parts.append(f"{missing} of no class")
+        *before, last = parts
+        listed = f"{', '.join(before)} and {last}" if before else last
+        return f"Of the {counted(len(labels), f'most similar {other}')}, {listed}."
 
 
 def write_claim(target: Path, page: ClaimPage) -> None:

@@ -116,7 +116,7 @@ class _Work:
         self._unreadable: dict[str, str] = {}  # told once, whether for the fit or for the index
 
     def tell_of_model(self, encoder: PhotoEncoder, records: Sequence[Record]) -> None:
-        """Say so where the model sees a part of a typical photo only, or hardly knows such photos."""
+        """Say so where the model sees a part of a typical photo only, or does not know such photos well."""
         self.command.tell_unseen(records, encoder.image_size, encoder.resize)
         self.command.tell_foreign(encoder.source, encoder.autoencoder, records)
 

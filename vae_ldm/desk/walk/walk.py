@@ -176,7 +176,7 @@ def _encode(model: PhotoPipeline, photos: np.ndarray) -> Tensor:
 
 
 def _encode_photos(command: DeskCommand, model: PhotoPipeline, files: Sequence[Path]) -> Tensor:
-    """Latents [N, c, h, w] of photos, each of which is spoken of where the autoencoder hardly knows its kind."""
+    """Latents [N, c, h, w] of photos, each of which is told where the autoencoder does not know its kind well."""
     photos = np.concatenate([model.photo(file) for file in files])
     latents = _encode(model, photos)
     usual = usual_psnr(model.source)
