@@ -304,7 +304,7 @@ def test_the_command_line(photos, trained_run, tmp_path):
     result = runner.invoke(app, ["novelty", "score", str(photos), str(detector), "--out", str(table)])
     assert result.exit_code == 0, result.output
     assert "photos are novel by combination of latents, at a false-alarm rate of 0.05" in result.output
-    assert "known to the detector are photos of good alone" in result.output
+    assert "the detector knows photos of good only" in result.output
     assert len(read_table(table)) == 78
 
     for wrong, message in (

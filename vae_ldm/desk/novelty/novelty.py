@@ -102,7 +102,7 @@ def fit(
     command.say(
         f"{facts.score} of {facts.features_name}: {counted(num_reference, 'reference photo')}, "
         f"{counted(len(scores), 'calibration photo')}; "
-        f"novel is what scores above {facts.threshold:.4g}, at a false-alarm rate of {false_alarm_rate:g}"
+        f"a photo that scores above {facts.threshold:.4g} is novel, at a false-alarm rate of {false_alarm_rate:g}"
     )
     command.say(_certainty(len(scores), false_alarm_rate))
     command.tell_left_out()
@@ -154,7 +154,7 @@ def score(
         f"{num_novel} of {counted(len(verdicts), 'photo')} {'is' if num_novel == 1 else 'are'} novel by {facts.score} "
         f"of {facts.features_name}, at a false-alarm rate of {facts.false_alarm_rate:g} on "
         f"{counted(facts.num_calibration, 'calibration photo')}"
-        + (f"; known to the detector are photos of {', '.join(facts.only_classes)} alone" if facts.only_classes else "")
+        + (f"; the detector knows photos of {', '.join(facts.only_classes)} only" if facts.only_classes else "")
     )
     command.hand_over(out)
     command.check_left_out(len(records), f"the others are judged in {out}")

@@ -138,7 +138,7 @@ def _sheet(answers: Answers) -> Any:
     pictures, captions = [], []
     for record, hits in answers:
         row = [_thumbnail(record.picture)]
-        texts = ["asked for"]
+        texts = ["the query"]
         for rank, hit in _ranked(hits):
             picture = _thumbnail(Path(os.fsdecode(as_bytes(hit.photo.path)))) if hit.photo.path else None
             row.append(picture)
