@@ -171,7 +171,7 @@ def _filter(
 ) -> CandidateFilter:
     features = load_efficientnet_lite().to(model.device)
     train = splits.train
-    with StepReport("fitting the probe classifier", console) as report:
+    with StepReport("looking at photos to fit the probe", console) as report:
         probe = ProbeClassifier.fit(
             train.images,
             train.labels,
@@ -181,7 +181,7 @@ def _filter(
             flips=model.settings.horizontal_flip,
             progress=report,
         )
-    with StepReport("features of the photos", console) as report:
+    with StepReport("computing features of photos", console) as report:
         embeddings = embed_pictures(features, seen.images, progress=report)
     return CandidateFilter.fit(
         seen.images,

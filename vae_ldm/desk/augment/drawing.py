@@ -43,10 +43,10 @@ class PictureDrawer:
         methods = self.request.methods
         if idle := self.request.methods_without_share(len(self.prompts)):
             self.console.say(
-                f"{wanted} pictures are too few for all ways: {', '.join(idle)} only where another one misses"
+                f"{wanted} pictures are too few for all ways; what another way misses is drawn by {', '.join(idle)}"
             )
         given_up: set[str] = set()
-        with StepReport("drawing", self.console) as report:
+        with StepReport("drawing pictures", self.console) as report:
             for turn, label in enumerate(self.prompts):
                 missing, of_class = 0, 0
                 for place, (method, own_share) in enumerate(zip(methods, self.request.shares(turn), strict=True)):

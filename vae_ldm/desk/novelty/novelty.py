@@ -218,7 +218,7 @@ def _calibrate(
         maps = torch.stack([each.flatten(1) for each in shown_maps(scorers, seen)], dim=1)
         return all_scores(scorers, combination, seen.observations), torch.stack([maps.mean(dim=2), maps.amax(dim=2)])
 
-    with command.progress("calibrating") as report:
+    with command.progress("looking at calibration photos") as report:
         found = command.over_photos(observer.encoder, held_out, look, report=report)
 
     def scale_first() -> tuple[Tensor, HeatScale, HeatScale]:

@@ -122,7 +122,7 @@ class _Work:
 
     def fit_vectors(self, encoder: PhotoEncoder, records: Sequence[Record]) -> RawVectors:
         """Raw vectors of those of the photos that can be read. Raises DataError where none can."""
-        with self.command.progress("fitting the feature space") as report:
+        with self.command.progress("encoding photos to fit the feature space") as report:
             shares = self.command.share_batches(records, partial(_raw_vectors, encoder), report=report, everywhere=True)
         for encoded, failed in shares:
             self._raw |= encoded
