@@ -219,7 +219,8 @@ def test_the_verbs(photos, trained_run, tmp_path, monkeypatch):
     options = ["--model", str(trained_run.path), "--features", "latents"]
     made = CliRunner().invoke(app, ["desk", "tins", str(photos / "past"), *options])
     assert made.exit_code == 0, made.output
-    photo = str(photos / "new" / "scratched" / "000.png")
+    monkeypatch.setenv("HOME", str(photos))
+    photo = "~/new/scratched"  # a folder that holds one
     said = CliRunner().invoke(app, ["claim", photo, "--desk", "tins", "--num-variations", "0"])
     assert said.exit_code == 0, said.output
     assert "No variations were asked for." in (tmp_path / "claim.html").read_text()
@@ -256,10 +257,10 @@ def test_the_thumbnail_of_a_photo_that_is_stored_turned_is_whole_and_upright(tmp
     exif[0x112] = 6
     upright.save(tmp_path / "upright.png")
     upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
-    seen, expected = (_thumbnail(str(tmp_path / name)) for name in ("turned.png", "upright.png"))
+    seen, expected = (_thumbnail(tmp_path / name) for name in ("turned.png", "upright.png"))
     assert np.array_equal(seen, expected)
     assert seen.shape[0] > seen.shape[1]
-    assert _thumbnail(str(tmp_path / "gone.png")) is None
+    assert _thumbnail(tmp_path / "gone.png") is None
 
 
 def test_the_work_is_done_once_and_the_verdict_comes_before_the_pipeline(photos, desk, tmp_path, monkeypatch, capsys):

@@ -122,9 +122,9 @@ class Proof:
         """The gain of one arm over another in a row (by default `judged`), paired by seed and photo."""
         row = self.judged if row is None else row
         paired = row.correct[arm].float() - row.correct[floor].float()
-        interval = crossed_interval(paired, self.labels)
-        known = interval.high - interval.low > _NO_WIDTH
-        return Difference(balanced_mean(paired, self.labels), interval if known else None)
+        low, high = crossed_interval(paired, self.labels)
+        interval = Interval(max(low, -1.0), min(high, 1.0)) if high - low > _NO_WIDTH else None
+        return Difference(balanced_mean(paired, self.labels), interval)
 
     @property
     def verdict(self) -> ProofVerdict:

@@ -1,5 +1,6 @@
 """`vae-ldm desk` and `vae-ldm claim`: an index and a detector of the same photos, and all they say of a new one."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from vae_ldm.choices import FeatureKind
 from vae_ldm.data.crop_advice import NEARLY_ALL, seen_share
-from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted, upright_size
+from vae_ldm.data.decoding import Picture, UnreadablePictureError, decode_picture, pillow_limit_lifted, upright_size
+from vae_ldm.data.names import as_bytes
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.desk.claim.page import ClaimPage, Departs, ScoreLine, SimilarPhoto, VariationRow, write_claim
 from vae_ldm.desk.command import DeskCommand
@@ -111,7 +113,7 @@ def claim(
     source = model or detector.facts.model
     label = next((hit.photo.label for hit in hits if hit.photo.label is not None and not hit.same_photo), None)
     psnr = psnr_per_image(seen.reconstruction.clamp(-1, 1).cpu(), as_images(batch.images[0])).item()
-    whole, share = _whole_photo(photo, detector)
+    whole, share = _whole_photo(records[0].picture, detector)
     foreign = foreign_words(psnr, usual_psnr(source))
     heat_map, max_heat = verdict.heat_map, verdict.max_heat
     assert heat_map is not None, "a verdict on a page comes with its heat map"
@@ -214,9 +216,9 @@ def _departs(novel: bool, max_heat: float) -> Departs:
     return "as a whole" if novel else "nowhere"
 
 
-def _whole_photo(photo: Path, detector: Detector) -> tuple[np.ndarray, float]:
+def _whole_photo(photo: Picture, detector: Detector) -> tuple[np.ndarray, float]:
     """The photo with its unseen ends made pale, and the share of it that is seen: 1 where nothing is pale."""
-    whole = _thumbnail(str(photo))
+    whole = _thumbnail(photo)
     assert whole is not None, "the photo was decoded before"
     if detector.facts.resize != "crop":
         return whole, 1.0
@@ -249,7 +251,7 @@ def _score_lines(detector: Detector, verdict: NoveltyVerdict) -> list[ScoreLine]
 def _similar(hit: Hit) -> SimilarPhoto:
     photo = hit.photo
     return SimilarPhoto(
-        picture=_thumbnail(photo.path),
+        picture=_thumbnail(Path(os.fsdecode(as_bytes(photo.path)))),
         similarity=hit.similarity,
         label=photo.label,
         caption=photo.caption,
@@ -259,13 +261,13 @@ def _similar(hit: Hit) -> SimilarPhoto:
     )
 
 
-def _thumbnail(path: str) -> np.ndarray | None:
+def _thumbnail(photo: Picture) -> np.ndarray | None:
     try:
         with pillow_limit_lifted():
-            sides = upright_size(Path(path))
+            sides = upright_size(photo)
             scale = min(1.0, _SHOWN_SIDE / max(sides))
             height, width = (max(1, round(side * scale)) for side in sides)
-            return decode_picture(Path(path), image_size=(height, width), channels=3)
+            return decode_picture(photo, image_size=(height, width), channels=3)
     except UnreadablePictureError:
         return None
 
