@@ -397,7 +397,7 @@ def test_classes_that_cannot_be_judged_are_named_and_the_others_are(drawn, photo
 
     shutil.rmtree(judged / "validation" / CLASSES[0])
     with pytest.raises(DataError, match=f"at least 2 classes are needed .* there is 1 \\({CLASSES[1]}\\): put some"):
-        prove_augmentation(judged, synthetic, out=tmp_path / "p.html")
+        prove_augmentation(judged, synthetic, out=tmp_path / "q.html")
 
 
 def test_held_out_photos_that_are_training_photos_judge_nothing(drawn, photos, tmp_path, capsys):
@@ -591,14 +591,14 @@ def test_held_out_photos_that_the_generator_has_learned_from_are_counted(drawn, 
     learned = open_run(trained_run.path).learned
     for row in range(3):
         Image.fromarray(learned.images[row]).save(judged / "validation" / CLASSES[0] / f"learned {row}.png")
-    prove = partial(prove_augmentation, judged, out=tmp_path / "proof.html", shots=(), num_seeds=2, num_steps=2)
-    prove(drawn)
+    prove = partial(prove_augmentation, judged, shots=(), num_seeds=2, num_steps=2)
+    prove(drawn, out=tmp_path / "proof.html")
     assert "and on 3 of the 15 held-out ones as well, so nothing of this is proved." in capsys.readouterr().out
 
     elsewhere = Path(shutil.copytree(drawn, tmp_path / "drawn"))
     facts = json.loads((elsewhere / "augment.json").read_text())
     (elsewhere / "augment.json").write_text(json.dumps({**facts, "model": str(tmp_path / "gone")}))
-    prove(elsewhere)
+    prove(elsewhere, out=tmp_path / "another.html")
     assert "whether it has learned from the held-out ones as well cannot be checked" in capsys.readouterr().out
 
 
