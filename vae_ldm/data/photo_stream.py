@@ -16,6 +16,7 @@ from vae_ldm.data.listing import existing_folder, find_photos, tell_left_out
 from vae_ldm.data.metadata import CAPTION_COLUMNS, read_metadata
 from vae_ldm.data.names import as_text
 from vae_ldm.data.sources import Record
+from vae_ldm.errors import DataError
 from vae_ldm.models.image_input import OneImage, as_image_batch
 from vae_ldm.models.pixels import as_pictures
 
@@ -34,7 +35,7 @@ class PhotoBatch:
         return len(self.records)
 
 
-def as_records(photos: Photos) -> list[Record]:
+def records_of(photos: Photos) -> list[Record]:
     """Records of whatever names or holds photos: what `photo_records` takes, one image, or several of either.
 
     Images are those of `image_input`; a path of a folder is all of its photos. Raises DataError for anything else.
@@ -44,11 +45,13 @@ def as_records(photos: Photos) -> list[Record]:
     if isinstance(photos, Record):
         return [photos]
     if isinstance(photos, Image.Image):
-        return [Record("photo", photos)]
+        return [Record(as_text(Path(getattr(photos, "filename", "") or "picture").name), photos)]
     if isinstance(photos, np.ndarray | Tensor):
         pixels = as_pictures(as_image_batch(photos, channels=3))
-        return [Record("photo", Image.fromarray(each)) for each in pixels]
-    return [record for photo in photos for record in as_records(photo)]
+        return [Record("picture", Image.fromarray(each)) for each in pixels]
+    if not isinstance(photos, Sequence):
+        raise DataError(f"photos are paths, Pillow images, arrays, tensors or records, not {type(photos).__name__}")
+    return [record for photo in photos for record in records_of(photo)]
 
 
 def photo_records(photos: Path | str, *, caption_column: str | None = None) -> list[Record]:

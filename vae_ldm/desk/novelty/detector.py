@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from vae_ldm.choices import FeatureKind, Resize, ScoreName
-from vae_ldm.data.photo_stream import PhotoBatch, Photos, as_records
+from vae_ldm.data.photo_stream import PhotoBatch, Photos, records_of
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.encoder import PhotoEncoder, stored_model
 from vae_ldm.desk.novelty.observer import PhotoObserver, Seen
@@ -105,7 +105,7 @@ class Detector:
         """
         if isinstance(photos, PhotoBatch):
             return self._judge_batch(photos, heat_maps=heat_maps)
-        batches = self.observer.encoder.batches(as_records(photos), on_unreadable=_refuse)
+        batches = self.observer.encoder.batches(records_of(photos), on_unreadable=_refuse)
         return [verdict for batch in batches for verdict in self._judge_batch(batch, heat_maps=heat_maps)]
 
     def _judge_batch(self, batch: PhotoBatch, *, heat_maps: bool) -> list[NoveltyVerdict]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae_ldm.data.photo_stream import PhotoBatch, Photos, as_records
+from vae_ldm.data.photo_stream import PhotoBatch, Photos, records_of
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.encoder import PhotoEncoder, stored_model
 from vae_ldm.desk.search.folder_store import IndexFolder
@@ -64,7 +64,7 @@ class Index:
         if isinstance(photos, PhotoBatch):
             batches: Iterable[PhotoBatch] = [photos]
         else:
-            batches = self.encoder.batches(as_records(photos), on_unreadable=_refuse)
+            batches = self.encoder.batches(records_of(photos), on_unreadable=_refuse)
         return [hits for batch in batches for hits in self.nearest(batch.records, self.encoder.vectors(batch), k)]
 
     def nearest(self, records: Sequence[Record], raw: Mapping[Part, Tensor], k: int = 10) -> Iterator[list[Hit]]:
