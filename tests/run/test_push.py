@@ -347,7 +347,7 @@ def test_an_autoencoder_alone(hub, anna, make_recipe: MakeRecipe, tmp_path):
     [
         ({"license": "openrail"}, None, ("openrail", "openrail, as the weights it was started from.")),
         ({"license": "openrail"}, "mit", ("mit", "mit, says its maker.")),
-        ({}, None, (None, "None was named; ask its maker before you use it.")),
+        ({}, None, (None, "No licence was named; ask its maker before you use it.")),
     ],
 )
 def test_the_licence_is_the_recipes_or_that_of_the_base_model(
