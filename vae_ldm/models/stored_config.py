@@ -20,6 +20,9 @@ Kind = Literal["autoencoder", "unet", "text_encoder", "scheduler"]
 _MAX_BYTES = 2**22
 """Most bytes of a JSON file; Stable Diffusion's longest has two kilobytes."""
 
+_ORIGIN = ("_name_or_path", "name_or_path")
+"""Where diffusers and transformers note what a model was loaded from."""
+
 _Count = Annotated[int, Field(ge=1, le=512)]
 """A number of layers or heads."""
 _Width = Annotated[int, Field(ge=1, le=2**16)]
@@ -100,6 +103,34 @@ def read_config(file: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise WeightsError(f"{file}: holds no JSON object")
     return config
+
+
+def without_origin(text: str) -> str:
+    """A configuration's text without the libraries' note of where its model was loaded from: a path of this machine.
+
+    >>> without_origin('{"_name_or_path": "/home/anna/vae", "latent_channels": 4}')
+    '{\\n  "latent_channels": 4\\n}\\n'
+    """
+
+    def kept(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {key: value for key, value in pairs if key not in _ORIGIN}
+
+    config = json.loads(text, object_pairs_hook=kept)
+    return text if config == json.loads(text) else json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+
+
+def forget_origin(folder: Path) -> None:
+    """Take the note of where a model was loaded from out of every configuration in the folder."""
+    for file in folder.rglob("*.json"):
+        if is_config(file.name):
+            text = file.read_text(encoding="utf-8")
+            if (plain := without_origin(text)) != text:
+                file.write_text(plain, encoding="utf-8")
+
+
+def is_config(name: str) -> bool:
+    """Whether a file of a model is one of its configurations, by its name."""
+    return name.endswith("config.json") or name == "model_index.json"
 
 
 def checked_config(file: Path, kind: Kind) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from vae_ldm.errors import RunError, VaeLdmError, WeightsError, first_line
 from vae_ldm.files import whole_folder
 from vae_ldm.loading import pipeline
 from vae_ldm.models.autoencoder import load_autoencoder
+from vae_ldm.models.stored_config import forget_origin
 from vae_ldm.pipelines.plain_folder import save_plain_pipeline
 from vae_ldm.run.autoencoder_stage import finish_autoencoder
 from vae_ldm.run.diffusion_stage import picture_prompts, save_pipeline, vocabulary
@@ -60,11 +61,13 @@ def _write(session: Session, source: _Weights, target: Path) -> None:
     elif source.path == run.pipeline:
         with whole_folder(target) as part:
             shutil.copytree(source.path, part, dirs_exist_ok=True)
+            forget_origin(part)  # a pipeline that an older version wrote notes it
     elif source.stage == "autoencoder":
         finished = source.path == run.autoencoder
         autoencoder = load_autoencoder(str(source.path)) if finished else _autoencoder_at(session, source.path)
         with whole_folder(target) as part:
             autoencoder.save_pretrained(part)
+            forget_origin(part)
     else:
         save_pipeline(_diffusion_at(session, source.path), load_autoencoder(str(run.autoencoder)), target)
 
