@@ -53,10 +53,9 @@ def test_an_autoencoder_checkpoint_leaves_with_folded_latents(trained_run, tmp_p
 
 @pytest.mark.parametrize("kind", ["pipeline of the run", "checkpoint", "autoencoder", "finished by an older version"])
 def test_no_file_of_an_export_holds_a_path_of_this_machine(trained_run, tmp_path, kind):
-    checkpoint = {"checkpoint": "6", "autoencoder": str(trained_run.checkpoints("autoencoder") / "step=4.ckpt")}.get(
-        kind
-    )
     run = trained_run
+    step_4 = str(run.checkpoints("autoencoder") / "step=4.ckpt")
+    checkpoint = {"checkpoint": "6", "autoencoder": step_4}.get(kind)
     if kind == "finished by an older version":
         run = RunFolder(shutil.copytree(trained_run.path, tmp_path / "copied"))
         for config in (run.pipeline / "vae" / "config.json", run.pipeline / "tokenizer" / "tokenizer_config.json"):

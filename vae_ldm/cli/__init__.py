@@ -20,7 +20,7 @@ from vae_ldm.cli import recipe as recipe_verbs
 from vae_ldm.cli import walk as walk_verbs
 from vae_ldm.cli.endings import errors_in_one_line
 from vae_ldm.cli.options import GuidanceOption, PageOption, PhotosArgument, SeedOption, each_of, finite
-from vae_ldm.cli.recipe import OverridesArgument, RecipeArgument, read_recipe_argument
+from vae_ldm.cli.recipe import OverridesArgument, RecipeArgument, read_recipe_to_run
 
 TRAIN, DRAW, PHOTOS, DESK, LEARN = "Train and share", "Draw", "Photos", "Claims desk", "Learn"
 """The parts of `vae-ldm --help`, in this order."""
@@ -97,7 +97,7 @@ def train(
     ] = False,
 ) -> None:
     """Run a recipe, or go on with a run that was stopped."""
-    checked = read_recipe_argument(recipe, overrides)
+    checked = read_recipe_to_run(recipe, overrides)
     _check_photos(checked)
 
     from vae_ldm.run.stages import train_run
