@@ -6,12 +6,14 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 from torch import nn
+from transformers import CLIPTextModel
 
 from vae_ldm.errors import VaeLdmError, first_line
 from vae_ldm.models import autoencoder as autoencoder_models
 from vae_ldm.models.lora import lora_base
-from vae_ldm.models.pretrained import errors_of_libraries
+from vae_ldm.models.pretrained import errors_of_libraries, load_pretrained
 from vae_ldm.models.single_file import known_scalings
+from vae_ldm.models.stored_weights import check_numbers
 from vae_ldm.models.text_encoder import check_prompt_length
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
@@ -55,6 +57,7 @@ def pipeline(
             opened.register_modules(vae=autoencoder_models.load_autoencoder(str(folder / "autoencoder")))
         with errors_of_libraries(f"{lora}: does not fit {base.source}"):
             opened.load_lora_weights(lora.parent, weight_name=lora.name)
+        check_numbers(opened.unet, lora)
     if torch_dtype == torch.float16 and opened.vae.config.force_upcast:
         warnings.warn(
             f"{source}: its autoencoder is marked as unfit for float16; should pictures come out black, take "
@@ -110,7 +113,12 @@ def load_autoencoder(
 
 def _open(source: Source, folder: Path, vae: AutoencoderKL | None = None) -> LatentDiffusionPipeline:
     check_components(source, folder)
-    loaded = {} if vae is None else {"vae": vae}
+    # transformers gives a text encoder whose weights are missing random ones, without a word.
+    loaded: dict[str, nn.Module] = {
+        "text_encoder": load_pretrained(CLIPTextModel, str(folder), subfolder="text_encoder")
+    }
+    if vae is not None:
+        loaded["vae"] = vae
     with errors_of_libraries(f"{source}: cannot be opened as a pipeline"):
         opened = LatentDiffusionPipeline.from_pretrained(
             str(folder),
@@ -122,6 +130,8 @@ def _open(source: Source, folder: Path, vae: AutoencoderKL | None = None) -> Lat
             requires_safety_checker=False,
             **loaded,
         )
+    for name in ("vae", "unet"):
+        check_numbers(getattr(opened, name), folder / name)
     check_prompt_length(source, opened.tokenizer, opened.text_encoder)
     return opened
 

@@ -6,14 +6,11 @@ in use comes near; what a config leaves out keeps the library's default.
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from vae_ldm.errors import WeightsError, first_line
-
-if TYPE_CHECKING:
-    from torch import nn
 
 Kind = Literal["autoencoder", "unet", "text_encoder", "scheduler"]
 
@@ -151,25 +148,3 @@ def checked_config(file: Path, kind: Kind) -> dict[str, Any]:
 def _mistake(error: ValidationError) -> str:
     """What the first mistake is, in the words of pydantic."""
     return error.errors()[0]["msg"][:1].lower() + error.errors()[0]["msg"][1:]
-
-
-def check_size(model_class: "type[nn.Module]", folder: Path) -> None:
-    """Raise WeightsError where the configuration wants more weights than the folder's files can hold.
-
-    The network is built without memory, on torch's meta device: a library would take the memory first and miss the
-    weights afterwards.
-    """
-    import torch
-
-    with torch.device("meta"):
-        if hasattr(model_class, "load_config"):  # diffusers
-            network = model_class.from_config(model_class.load_config(str(folder)))  # type: ignore[attr-defined]
-        else:
-            network = model_class(model_class.config_class.from_pretrained(str(folder)))  # type: ignore[attr-defined]
-    wanted = sum(parameter.numel() for parameter in network.parameters())
-    held = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    if wanted > held:  # a weight takes a byte at the least
-        raise WeightsError(
-            f"{folder}: its config.json wants {wanted:,} weights, its files have {held:,} bytes; "
-            "one of them belongs to another model"
-        )
