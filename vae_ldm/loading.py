@@ -8,13 +8,15 @@ from diffusers import AutoencoderKL
 from torch import nn
 from transformers import CLIPTextModel
 
-from vae_ldm.errors import VaeLdmError, first_line
+from vae_ldm.errors import HubError, VaeLdmError, first_line
+from vae_ldm.hub import cached
 from vae_ldm.models import autoencoder as autoencoder_models
-from vae_ldm.models.lora import lora_base
+from vae_ldm.models.lora import LoraBase, lora_base
 from vae_ldm.models.pretrained import errors_of_libraries, load_pretrained
 from vae_ldm.models.single_file import known_scalings
 from vae_ldm.models.stored_weights import check_numbers
 from vae_ldm.models.text_encoder import check_prompt_length
+from vae_ldm.paths import is_of_the_hub
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
 from vae_ldm.weights import Source, autoencoder_folder, check_components, local_folder, lora_file, pipeline_folder
@@ -40,7 +42,7 @@ def pipeline(
 
     `revision`, `token` and `cache_dir` are those of huggingface_hub. `torch_dtype` None is float32, `device` None the
     GPU where there is one. `vae` is the pipeline's autoencoder where it is loaded already. No safety checker is loaded,
-    safetensors only, and nothing of a repository is executed.
+    safetensors only, and nothing of a repository is executed. The base that a LoRA names has to be on this machine.
 
     Raises WeightsError where there is no pipeline, or none of Stable Diffusion's kind, and what `vae_ldm.hub.download`
     raises where a repository cannot be had.
@@ -51,7 +53,7 @@ def pipeline(
         opened = _open(source, pipeline_folder(folder), vae)
     else:
         base = lora_base(lora)
-        base_folder = local_folder(base.source, revision=base.revision, token=token, cache_dir=cache_dir)
+        base_folder = _base_folder(lora, base, cache_dir)
         opened = _open(base.source, pipeline_folder(base_folder))
         if (folder / "autoencoder" / "config.json").is_file():  # a run's own, whose decoder may have been trained
             opened.register_modules(vae=autoencoder_models.load_autoencoder(str(folder / "autoencoder")))
@@ -109,6 +111,20 @@ def load_autoencoder(
         )
     _place(opened, device, torch_dtype)
     return ImageAutoencoder(opened, tile_size=tile_size)
+
+
+def _base_folder(lora: Path, base: LoraBase, cache_dir: Source | None) -> Path:
+    """Where the pipeline of a LoRA lies on this machine.
+
+    Nothing is downloaded: the name stands in a file that may be somebody else's, and the user has not named it. Raises
+    HubError where it is a repository of the Hub that was not downloaded before.
+    """
+    if not is_of_the_hub(base.source):
+        return local_folder(base.source)
+    try:
+        return cached(base.source, revision=base.revision, cache_dir=cache_dir)
+    except HubError as error:
+        raise HubError(f"{lora}: its base {error}") from None
 
 
 def _open(source: Source, folder: Path, vae: AutoencoderKL | None = None) -> LatentDiffusionPipeline:
