@@ -79,13 +79,13 @@ def _newest_weights(run: RunFolder) -> _Weights:
             name = f"step={facts['num_steps']}" if "num_steps" in facts else "as-it-was"
             folders = (run.path / folder for folder in stage.exports)
             return _Weights(stage.name, name, next(folder for folder in folders if folder.is_dir()))
-        for path in run_checkpoints(run.checkpoints(stage.name)):
+        for path in _checkpoints(run).get(stage.name, ()):
             return _Weights(stage.name, path.stem, path)
     raise VaeLdmError(f"{run.path}: has no checkpoint yet")
 
 
 def _find_checkpoint(run: RunFolder, wanted: str) -> _Weights:
-    found = {stage.name: run_checkpoints(run.checkpoints(stage.name)) for stage in reversed(TRAINED)}
+    found = _checkpoints(run)
     for stage, paths in found.items():
         named = Path(wanted).resolve()
         if named.is_file() and named.parent == run.checkpoints(stage).resolve():
@@ -95,6 +95,12 @@ def _find_checkpoint(run: RunFolder, wanted: str) -> _Weights:
                 return _Weights(stage, path.stem, path)
     there = ", ".join(f"{stage} {checkpoint_step(path)}" for stage, paths in found.items() for path in paths)
     raise VaeLdmError(f"{run.path}: has no checkpoint {wanted}; there are: {there or 'none'}")
+
+
+def _checkpoints(run: RunFolder) -> dict[Stage, list[Path]]:
+    """The run's checkpoints by stage, the furthest stage first, of the stages whose checkpoints can be exported."""
+    stages = [stage.name for stage in reversed(TRAINED) if stage.name in _FROM_CHECKPOINT]
+    return {stage: list(run_checkpoints(run.checkpoints(stage))) for stage in stages}
 
 
 def _export_diffusion(session: Session, checkpoint: Path, target: Path) -> None:
