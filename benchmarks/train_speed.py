@@ -29,6 +29,7 @@ from vae_ldm.assembly import (
     build_diffusion,
     build_lit_autoencoder,
     build_lit_latent_diffusion,
+    build_optimizer,
     build_trainer,
     compile_if_asked,
     place_channels_last,
@@ -42,10 +43,10 @@ from vae_ldm.losses.reconstruction import l1_error, ssim_error
 from vae_ldm.models.discriminator import PatchDiscriminator
 from vae_ldm.models.pixels import to_unit_range
 from vae_ldm.models.vision_features import load_efficientnet_lite
-from vae_ldm.recipe import Recipe
+from vae_ldm.recipe import Recipe, parts
 from vae_ldm.run.session import quieten_training
 from vae_ldm.training.csv_log import CsvLog
-from vae_ldm.training.optimizers import OptimizerSettings, new_optimizer
+from vae_ldm.training.optimizers import new_optimizer
 
 NUM_PICTURES = 512
 
@@ -173,7 +174,9 @@ class Bench:
     def autoencoder_bare(self) -> float:
         autoencoder = build_autoencoder(self.recipe, image_channels=3).to(self.device).train()
         loss_part = self.recipe.autoencoder.loss
-        optimizer, lr_scheduler = new_optimizer(autoencoder.parameters(), OptimizerSettings(), max_steps=1000)
+        optimizer, lr_scheduler = new_optimizer(
+            autoencoder.parameters(), build_optimizer(parts.Optimizer()), max_steps=1000
+        )
         next_batch = self._batches(self.recipe.autoencoder.trainer.batch_size)
 
         def step() -> None:
@@ -250,7 +253,7 @@ class Bench:
         unet, text_encoder = diffusion.unet.to(self.device).train(), diffusion.text_encoder.to(self.device).train()
         ids = prompt_ids(diffusion, self.prompts[:1]).to(self.device)
         parameters = [*unet.parameters(), *text_encoder.parameters()]
-        optimizer, lr_scheduler = new_optimizer(parameters, OptimizerSettings(), max_steps=1000)
+        optimizer, lr_scheduler = new_optimizer(parameters, build_optimizer(parts.Optimizer()), max_steps=1000)
         batch_size = self.recipe.diffusion.trainer.batch_size  # type: ignore[union-attr]
         next_batch = self._batches(batch_size)
         averaged = [parameter.detach().clone() for parameter in parameters]

@@ -6,13 +6,17 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 from torch import nn
+from transformers import CLIPTextModel
 
-from vae_ldm.errors import VaeLdmError, first_line
+from vae_ldm.errors import HubError, VaeLdmError, first_line
+from vae_ldm.hub import cached
 from vae_ldm.models import autoencoder as autoencoder_models
-from vae_ldm.models.lora import lora_base
-from vae_ldm.models.pretrained import errors_of_libraries
+from vae_ldm.models.lora import LoraBase, lora_base
+from vae_ldm.models.pretrained import errors_of_libraries, load_pretrained
 from vae_ldm.models.single_file import known_scalings
+from vae_ldm.models.stored_weights import check_numbers
 from vae_ldm.models.text_encoder import check_prompt_length
+from vae_ldm.paths import is_of_the_hub
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
 from vae_ldm.weights import Source, autoencoder_folder, check_components, local_folder, lora_file, pipeline_folder
@@ -38,7 +42,7 @@ def pipeline(
 
     `revision`, `token` and `cache_dir` are those of huggingface_hub. `torch_dtype` None is float32, `device` None the
     GPU where there is one. `vae` is the pipeline's autoencoder where it is loaded already. No safety checker is loaded,
-    safetensors only, and nothing of a repository is executed.
+    safetensors only, and nothing of a repository is executed. The base that a LoRA names has to be on this machine.
 
     Raises WeightsError where there is no pipeline, or none of Stable Diffusion's kind, and what `vae_ldm.hub.download`
     raises where a repository cannot be had.
@@ -49,12 +53,13 @@ def pipeline(
         opened = _open(source, pipeline_folder(folder), vae)
     else:
         base = lora_base(lora)
-        base_folder = local_folder(base.source, revision=base.revision, token=token, cache_dir=cache_dir)
+        base_folder = _base_folder(lora, base, cache_dir)
         opened = _open(base.source, pipeline_folder(base_folder))
         if (folder / "autoencoder" / "config.json").is_file():  # a run's own, whose decoder may have been trained
             opened.register_modules(vae=autoencoder_models.load_autoencoder(str(folder / "autoencoder")))
         with errors_of_libraries(f"{lora}: does not fit {base.source}"):
             opened.load_lora_weights(lora.parent, weight_name=lora.name)
+        check_numbers(opened.unet, lora)
     if torch_dtype == torch.float16 and opened.vae.config.force_upcast:
         warnings.warn(
             f"{source}: its autoencoder is marked as unfit for float16; should pictures come out black, take "
@@ -108,9 +113,28 @@ def load_autoencoder(
     return ImageAutoencoder(opened, tile_size=tile_size)
 
 
+def _base_folder(lora: Path, base: LoraBase, cache_dir: Source | None) -> Path:
+    """Where the pipeline of a LoRA lies on this machine.
+
+    Nothing is downloaded: the name stands in a file that may be somebody else's, and the user has not named it. Raises
+    HubError where it is a repository of the Hub that was not downloaded before.
+    """
+    if not is_of_the_hub(base.source):
+        return local_folder(base.source)
+    try:
+        return cached(base.source, revision=base.revision, cache_dir=cache_dir)
+    except HubError as error:
+        raise HubError(f"{lora}: its base {error}") from None
+
+
 def _open(source: Source, folder: Path, vae: AutoencoderKL | None = None) -> LatentDiffusionPipeline:
     check_components(source, folder)
-    loaded = {} if vae is None else {"vae": vae}
+    # transformers gives a text encoder whose weights are missing random ones, without a word.
+    loaded: dict[str, nn.Module] = {
+        "text_encoder": load_pretrained(CLIPTextModel, str(folder), subfolder="text_encoder")
+    }
+    if vae is not None:
+        loaded["vae"] = vae
     with errors_of_libraries(f"{source}: cannot be opened as a pipeline"):
         opened = LatentDiffusionPipeline.from_pretrained(
             str(folder),
@@ -122,6 +146,8 @@ def _open(source: Source, folder: Path, vae: AutoencoderKL | None = None) -> Lat
             requires_safety_checker=False,
             **loaded,
         )
+    for name in ("vae", "unet"):
+        check_numbers(getattr(opened, name), folder / name)
     check_prompt_length(source, opened.tokenizer, opened.text_encoder)
     return opened
 

@@ -13,7 +13,8 @@ from vae_ldm.files import finish_swap
 from vae_ldm.hub import download
 from vae_ldm.models.lora import LORA_FILE
 from vae_ldm.models.pretrained import errors_of_libraries, is_scheduler
-from vae_ldm.models.stored_config import Kind, check_size, checked_config, read_config
+from vae_ldm.models.stored_config import Kind, checked_config, read_config
+from vae_ldm.models.stored_weights import check_weights
 from vae_ldm.paths import HUB_PREFIX, check_model, expanded, is_of_the_hub
 
 Source = str | Path
@@ -133,7 +134,7 @@ def check_components(source: Source, folder: Path) -> None:
         for kind, (name, model_class) in _NETWORKS.items():
             checked_config(folder / name / "config.json", kind)
             with errors_of_libraries(f"its {name} cannot be opened"):
-                check_size(model_class, folder / name)
+                check_weights(model_class, folder / name)
         checked_config(folder / "scheduler" / "scheduler_config.json", "scheduler")
     except WeightsError as error:
         raise WeightsError(f"{source}: {str(error).replace(f'{folder}/', '')}") from error

@@ -12,10 +12,8 @@ from vae_ldm.evaluation.rate_distortion import (
     TARGETS,
     RateDistortionJudge,
     _bytes_at,
-    in_words,
-    step_rows,
-    target_rows,
 )
+from vae_ldm.evaluation.rate_distortion_summary import _decibels, in_words, step_rows, target_rows
 from vae_ldm.pages.curves import BOTTOM, LEFT, RIGHT, TOP
 
 STEPS = [(0, 2.0), (1, 1.0), (2, 0.5)]
@@ -48,6 +46,18 @@ def measured(bytes_a_step, readers=()):
     for seed in range(3):
         judge.add(f"{seed}.png", KnownLadder(photo(seed), bytes_a_step))
     return judge.result()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([25.11, 25.12, 25.13], "25.1 dB"),
+        ([19.04, 25.11, 25.12], "19.0 and 25.1 dB"),
+        ([19.0, 22, 25], "19.0, 22.0 and 25.0 dB"),
+    ],
+)
+def test_equal_decibels_are_said_once(values, said):
+    assert _decibels(values) == said
 
 
 def test_small_latents_win_and_large_ones_lose_and_both_is_said():

@@ -1,11 +1,16 @@
 import builtins
+import shlex
+import subprocess
 import sys
 import types
+from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from safetensors.torch import save_file
 from torch import nn
 
 from vae_ldm.errors import WeightsError
@@ -88,41 +93,89 @@ def test_a_network_that_holds_the_distance_neither_trains_nor_saves_it(distance,
 
 
 class PretendLpips(nn.Module):
-    def __init__(self, net, verbose):
+    """The package's layout: the layers of torchvision's backbone, by their numbers, in slices."""
+
+    def __init__(self, net, pnet_rand, verbose):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-        assert net == "vgg"
+        assert pnet_rand, "the package would have torchvision open its pickle"
         assert not verbose
+        self.net = nn.Module()
+        self.net.slice1 = nn.Sequential(OrderedDict({"0": nn.Conv2d(3, 2, 1), "1": nn.ReLU()}))
+        self.net.slice2 = nn.Sequential(OrderedDict({"2": nn.Conv2d(2, 1, 1)}))
 
     def forward(self, a, b):
         assert a.shape[1] == b.shape[1] == 3
-        return self.weight * (a - b).square().mean(dim=(1, 2, 3), keepdim=True)
+        seen = [self.net.slice2(self.net.slice1(images)) for images in (a, b)]
+        return (seen[0] - seen[1]).square().mean(dim=(1, 2, 3), keepdim=True)
 
 
-def pretend_lpips(monkeypatch, cache):
-    """The package, and a torchvision whose VGG16 is not in the cache yet."""
+class Trap:
+    def __reduce__(self):
+        return Path.touch, (Path("pwned"),)
+
+
+@pytest.fixture
+def backbone(monkeypatch, tmp_path):
+    """Where torchvision would keep the weights of VGG16; of its own it has none yet."""
     weights = types.SimpleNamespace(IMAGENET1K_V1=types.SimpleNamespace(url="https://download.example/vgg16-1.pth"))
     models = types.SimpleNamespace(VGG16_Weights=weights)
     monkeypatch.setitem(sys.modules, "lpips", types.SimpleNamespace(LPIPS=PretendLpips))
     monkeypatch.setitem(sys.modules, "torchvision", types.SimpleNamespace(models=models))
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(cache))
-
-
-@pytest.mark.parametrize("channels", [1, 3, 4])
-def test_lpips_gives_one_value_a_picture_for_grey_rgb_and_rgba(monkeypatch, tmp_path, channels):
-    pretend_lpips(monkeypatch, tmp_path)
-    with pytest.raises(WeightsError, match=r"vgg16-1\.pth is missing, and a recipe may download from the Hub only"):
-        load_lpips("vgg")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "vgg16-1.pth").touch()
+    return tmp_path / "checkpoints" / "vgg16-1.pth"
+
+
+def convert() -> None:
+    """What the refusal says to do."""
+    with pytest.raises(WeightsError, match=r"vgg16-1\.safetensors is missing, .* a pickle is not opened") as caught:
+        load_lpips("vgg")
+    assert "fetch" not in str(caught.value)
+    command = shlex.split(str(caught.value).partition("once with: ")[2])
+    assert command[0] == "python"
+    subprocess.run([sys.executable, *command[1:]], check=True, capture_output=True, timeout=60)
+
+
+def test_lpips_reads_safetensors_that_the_refusal_says_how_to_write(backbone):
+    with pytest.raises(WeightsError, match=r"fetch https://download\.example/vgg16-1\.pth into"):
+        load_lpips("vgg")
+    torchvisions = {
+        "features.0.weight": torch.ones(2, 3, 1, 1),
+        "features.0.bias": torch.zeros(2),
+        "features.2.weight": torch.ones(1, 2, 1, 1),
+        "features.2.bias": torch.zeros(1),
+        "classifier.6.bias": torch.zeros(4),
+    }
+    torch.save(torchvisions, backbone)
+    convert()
     distance = load_lpips("vgg")
     assert isinstance(distance, LpipsDistance)
     assert not list(distance.parameters())
-    reconstruction = torch.zeros(2, channels, 8, 8, requires_grad=True)
-    values = distance(reconstruction, torch.ones(2, channels, 8, 8))
-    assert values.tolist() == [1.0, 1.0]
-    values.sum().backward()
+    for channels in (1, 3, 4):
+        reconstruction = torch.zeros(2, channels, 8, 8, requires_grad=True)
+        values = distance(reconstruction, torch.ones(2, channels, 8, 8))
+        assert values.tolist() == [36.0, 36.0]  # (2 channels of 3 ones)^2
+        values.sum().backward()
+    reconstruction = torch.ones(2, 3, 8, 8, requires_grad=True)
+    distance(reconstruction, torch.zeros(2, 3, 8, 8)).sum().backward()
     assert reconstruction.grad.abs().sum() > 0
+
+    file = backbone.with_suffix(".safetensors")
+    del torchvisions["features.2.bias"]
+    for wrong in (torchvisions, torchvisions | {"features.2.bias": torch.zeros(5)}):
+        save_file(wrong, file)
+        with pytest.raises(
+            WeightsError, match=r"vgg16-1\.safetensors: holds no weights of torchvision's vgg"
+        ) as caught:
+            load_lpips("vgg")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_pickle_in_torchvisions_cache_never_runs(backbone):
+    torch.save(Trap(), backbone)
+    with pytest.raises(subprocess.CalledProcessError):
+        convert()
+    assert not Path("pwned").exists()
 
 
 @pytest.mark.parametrize(

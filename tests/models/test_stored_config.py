@@ -1,13 +1,14 @@
 """Folders of strangers: whatever their configurations say is one line, and nothing in them is executed."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import vae_ldm
 from tests.run.start_points import save_stable_diffusion
@@ -148,6 +149,31 @@ def test_no_memory_is_taken_for_weights_that_the_files_cannot_hold(folder, monke
     with pytest.raises(WeightsError, match=r"wants [0-9,]+ weights, its files have [0-9,]+ bytes"):
         load_autoencoder(str(folder / "vae"))
     assert max(made) == 0
+
+
+@pytest.mark.parametrize("component", ["vae", "unet", "text_encoder"])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (
+            lambda tensor: tensor.flatten(),
+            r"safetensors: weights of \w+ are mis-shaped \({name} is \[\d+\], its config",
+        ),
+        (lambda tensor: tensor.to(torch.int64), r"safetensors: weights of \w+ are mis-shaped \({name} holds int64\)"),
+        (lambda tensor: tensor.fill_(torch.nan), r"weights of \w+ are NaN or infinite \({name}\)"),
+        (lambda tensor: tensor.fill_(torch.inf), r"weights of \w+ are NaN or infinite \({name}\)"),
+        (lambda tensor: None, r"weights of \w+ are missing \({name}\)"),
+    ],
+)
+def test_weights_that_are_not_those_of_their_config_are_named_with_their_file(folder, component, damage, said):
+    (file,) = (folder / component).glob("*.safetensors")
+    weights = load_file(file)
+    name = next(name for name in sorted(weights) if weights[name].ndim == 2)
+    damaged = damage(weights.pop(name))
+    save_file(weights if damaged is None else weights | {name: damaged}, file, metadata={"format": "pt"})
+    named = r"(text_model\.)?" + re.escape(name.removeprefix("text_model."))
+    assert re.search(said.format(name=named), message := refusal(folder)), message
+    assert component in message
 
 
 def test_a_file_that_never_ends_is_not_read_to_its_end(tmp_path):

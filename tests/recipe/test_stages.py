@@ -71,4 +71,6 @@ def test_a_stage_that_trains_says_what_its_best_checkpoint_is_and_what_the_repor
     for stage in TRAINED:
         assert stage.best is not None
         assert stage.summary.endswith(".")
+        assert stage.exports
+        assert set(stage.exports) <= set(stage.writes)
     assert [stage.title for stage in STAGES] == ["Autoencoder", "Diffusion", "Evaluation"]

@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -48,6 +49,24 @@ def test_an_autoencoder_checkpoint_leaves_with_folded_latents(trained_run, tmp_p
         statistics = latent_statistics([autoencoder.encode(images).latent_dist])
     torch.testing.assert_close(statistics.mean, torch.zeros(4).double(), atol=1e-3, rtol=0)
     torch.testing.assert_close(statistics.std, torch.ones(4).double(), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["pipeline of the run", "checkpoint", "autoencoder", "finished by an older version"])
+def test_no_file_of_an_export_holds_a_path_of_this_machine(trained_run, tmp_path, kind):
+    run = trained_run
+    step_4 = str(run.checkpoints("autoencoder") / "step=4.ckpt")
+    checkpoint = {"checkpoint": "6", "autoencoder": step_4}.get(kind)
+    if kind == "finished by an older version":
+        run = RunFolder(shutil.copytree(trained_run.path, tmp_path / "copied"))
+        for config in (run.pipeline / "vae" / "config.json", run.pipeline / "tokenizer" / "tokenizer_config.json"):
+            content = json.loads(config.read_text())
+            config.write_text(json.dumps({"_name_or_path": str(run.autoencoder), **content}))
+    written = run.pipeline
+    if kind != "pipeline of the run":
+        written = export_checkpoint(run.path, checkpoint=checkpoint, output_dir=tmp_path / "export")
+    for file in (path for path in written.rglob("*") if path.is_file()):
+        for telling in (str(run.path), "name_or_path"):
+            assert telling.encode() not in file.read_bytes(), file
 
 
 @pytest.mark.parametrize("lora", [False, True])

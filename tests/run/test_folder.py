@@ -109,6 +109,37 @@ def test_restarting_diffusion_runs_only_diffusion(finished, make_recipe):
     assert sorted(path.name for path in finished.checkpoints("diffusion").iterdir()) == ["best.ckpt", "step=2.ckpt"]
 
 
+@pytest.mark.parametrize(
+    ("folder", "overrides", "goes_on"),
+    [
+        ("moved", (), True),
+        ("elsewhere/nano", (), True),
+        ("moved", ("output_dir=other",), False),
+        ("moved", ("name=fork",), False),
+        ("a run", (), None),
+    ],
+)
+def test_a_run_that_was_moved_goes_on_where_it_lies(make_recipe, tmp_path, monkeypatch, folder, overrides, goes_on):
+    monkeypatch.chdir(tmp_path)
+    train_run(make_recipe(diffusion=None, autoencoder__trainer__max_steps=2))
+    (tmp_path / folder).parent.mkdir(exist_ok=True)
+    moved = RunFolder((tmp_path / "nano").rename(tmp_path / folder))
+    before = times(moved)
+    afresh = ["autoencoder.trainer.max_steps=4", "--restart", "autoencoder"]
+    result = CliRunner().invoke(app, ["train", str(moved.recipe), *overrides, *afresh])
+    if goes_on is None:
+        assert result.exit_code == 2
+        assert "rename the folder to go on with it" in result.output
+    else:
+        assert result.exception is None, result.output
+        assert (f"{moved.path}: the run was in {tmp_path / 'nano'} before" in result.output) == goes_on
+    assert not (tmp_path / "nano").exists()
+    assert (times(moved) != before) == bool(goes_on)
+    if goes_on:
+        assert read_recipe(moved.recipe).run_folder == moved.path
+        assert moved.finished("autoencoder")["num_steps"] == 4  # type: ignore[index]
+
+
 def test_a_restart_that_is_refused_deletes_nothing(finished, make_recipe):
     before = times(finished)
     with pytest.raises(RecipeError, match="--restart autoencoder"):

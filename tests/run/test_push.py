@@ -59,10 +59,13 @@ def held(hub: HubServer, revision: str = "main") -> dict[str, bytes]:
 
 
 def test_a_repository_is_the_pipeline_with_recipe_metrics_grid_and_card(hub, anna, run, tmp_path):
+    config = run.pipeline / "vae" / "config.json"  # as a run of an older version has it
+    config.write_text(json.dumps({"_name_or_path": str(run.autoencoder), **json.loads(config.read_text())}))
     pushed = push(run.path, "acme/tins")
     pipeline = {path.relative_to(run.pipeline).as_posix() for path in run.pipeline.rglob("*") if path.is_file()}
     files = held(hub)
     assert files.keys() == pipeline | {"recipe.yaml", "metrics.json", "README.md", "samples/samples.png"}
+    assert not [path for path, content in files.items() if str(tmp_path).encode() in content]
     assert json.loads(files["metrics.json"]) == METRICS
     assert hub.repos["acme/tins"].history[0].title == "nano: trained, measured and pushed by vae-ldm"
     assert isinstance(pushed, Pushed)
@@ -383,6 +386,7 @@ def test_whatever_the_card_of_the_base_says_the_run_is_pushed(
     stage = {"from_pretrained": str(tmp_path / "vae"), "train": "nothing"}
     train_run(make_recipe(autoencoder=stage, diffusion=None, hub={"repository": "acme/tins"}))
     assert ModelCard(held(hub)["README.md"].decode()).data.license == expected
+    assert not [path for path, content in held(hub).items() if str(tmp_path).encode() in content]
     lines = capsys.readouterr().err.splitlines()
     told = [line for line in lines if "its metadata cannot be read" in line]
     assert bool(told) == (said is not None)

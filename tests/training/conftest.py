@@ -12,10 +12,11 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from vae_ldm.assembly import build_optimizer
 from vae_ldm.losses.reconstruction import l1_error, ssim_error
 from vae_ldm.models.autoencoder import new_autoencoder
+from vae_ldm.recipe import parts
 from vae_ldm.training.lit_autoencoder import Adversarial, ImageLoss, ImageTerm, LitAutoencoder
-from vae_ldm.training.optimizers import OptimizerSettings
 
 Batches = list[dict[str, Tensor]]
 Fit = Callable[..., Trainer]
@@ -104,7 +105,7 @@ def lit_settings(
         )
     return {
         "image_terms": terms,
-        "optimizer": OptimizerSettings(learning_rate=1e-3, lr_scheduler="constant", warmup_steps=0),
+        "optimizer": build_optimizer(parts.Optimizer(learning_rate=1e-3, lr_scheduler="constant", warmup_steps=0)),
         "max_steps": 10,
         "kl_weight_per_latent": 0.0,
         "kl_weight": 0.0,

@@ -17,14 +17,15 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import vae_ldm  # noqa: F401
 from tests.conftest import NANO_AUTOENCODER
 from tests.training.conftest import lit_settings
+from vae_ldm.assembly import build_optimizer
 from vae_ldm.errors import RunError
 from vae_ldm.losses.reconstruction import l1_error
 from vae_ldm.models import autoencoder as autoencoders
 from vae_ldm.models.discriminator import PatchDiscriminator
+from vae_ldm.recipe import parts
 from vae_ldm.training.callbacks import WarmedEma
 from vae_ldm.training.divergence import StopOnDivergence
 from vae_ldm.training.lit_autoencoder import LitAutoencoder
-from vae_ldm.training.optimizers import OptimizerSettings
 
 State = dict[str, Any]
 
@@ -100,7 +101,7 @@ def lit_autoencoder(*, adam: bool = True, **settings: Any) -> LitAutoencoder:
     defaults = {
         "reconstruction": l1_error,
         "variational": False,
-        "optimizer": OptimizerSettings(learning_rate=1e-3, lr_scheduler="constant", warmup_steps=0),
+        "optimizer": build_optimizer(parts.Optimizer(learning_rate=1e-3, lr_scheduler="constant", warmup_steps=0)),
         "max_steps": 100,
         "log_every_n_steps": 1,
         "discriminator": PatchDiscriminator(in_channels=3, base_channels=8, num_layers=2),

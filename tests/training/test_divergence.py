@@ -7,7 +7,7 @@ from pytorch_lightning import Callback
 from torch import Tensor
 
 from tests.training.test_callbacks import Line, Notes, X
-from vae_ldm.errors import RunError
+from vae_ldm.errors import DataError, RunError
 from vae_ldm.losses.reconstruction import l1_error
 from vae_ldm.training.callbacks import RunCheckpoint, WarmedEma
 from vae_ldm.training.divergence import StopOnDivergence
@@ -70,17 +70,30 @@ def test_the_pictures_of_the_batch_are_named(fit, tmp_path):
     assert json.loads((tmp_path / "diverged.json").read_text())["pictures"] == ["2.jpg", "3.jpg"]
 
 
-def test_the_pictures_of_a_skipped_step_are_named(fit, tmp_path, caplog):
+@pytest.mark.parametrize("before", [None, [{"step": 0, "pictures": ["x.jpg"]}]])  # a run of format 1 wrote a list
+def test_the_pictures_of_a_skipped_step_are_named(fit, tmp_path, caplog, before):
+    if before is not None:
+        (tmp_path / "skipped.json").write_text(json.dumps(before))
     batches = [{"x": torch.tensor(1.0), "index": torch.tensor([2 * i, 2 * i + 1])} for i in range(3)]
     names = [f"{i}.jpg" for i in range(6)]
     stop = StopOnDivergence(tmp_path / "checkpoints", 4, names=names, on_nan="skip", max_skipped_steps=3)
     module = Explodes(at=1, gradient_only=True)
     fit(module, batches, max_steps=3, callbacks=[stop])
-    skipped = json.loads((tmp_path / "skipped.json").read_text())
-    assert skipped == [{"step": 1, "pictures": ["2.jpg", "3.jpg"]}]
-    assert caplog.messages[0] == (
+    skipped = json.loads((tmp_path / "skipped.json").read_text())["skipped"]
+    assert skipped == [*(before or []), {"step": 1, "pictures": ["2.jpg", "3.jpg"]}]
+    (told,) = [record.message for record in caplog.records if record.name.startswith("vae_ldm")]
+    assert told == (
         "step 1: gradients are NaN or infinite; skipped (1 of 3); its pictures are in " + str(tmp_path / "skipped.json")
     )
+
+
+@pytest.mark.parametrize("damaged", ["", "[1]", "{}", "null"])
+def test_a_damaged_list_of_skipped_steps_is_one_line(fit, tmp_path, damaged):
+    (tmp_path / "skipped.json").write_text(damaged)
+    batch = {"x": torch.tensor(1.0), "index": torch.tensor([0, 1])}
+    stop = StopOnDivergence(tmp_path / "checkpoints", 4, on_nan="skip")
+    with pytest.raises(DataError, match=r"skipped\.json: is damaged .*; delete it and repeat the command"):
+        fit(Explodes(at=0, gradient_only=True), [batch], max_steps=1, callbacks=[stop])
 
 
 @pytest.mark.parametrize("gradient_only", [False, True])

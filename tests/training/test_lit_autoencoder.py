@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vae_ldm.assembly import build_optimizer
 from vae_ldm.losses.adversarial import adaptive_weight, hinge_discriminator_loss, hinge_generator_loss
 from vae_ldm.losses.kl import kl_divergence
 from vae_ldm.losses.perceptual import PerceptualDistance
@@ -13,7 +14,7 @@ from vae_ldm.models.autoencoder import set_trained_part
 from vae_ldm.models.discriminator import PatchDiscriminator
 from vae_ldm.models.pixels import to_unit_range
 from vae_ldm.models.vision_features import load_efficientnet_lite
-from vae_ldm.training.optimizers import OptimizerSettings
+from vae_ldm.recipe import parts
 
 
 def new_discriminator() -> PatchDiscriminator:
@@ -336,7 +337,7 @@ def test_gradient_clipping_acts_on_the_whole_norm(lit, batches, fit):
 
 
 def test_learning_rate_follows_its_schedule_by_steps_not_batches(lit, batches, fit):
-    optimizer = OptimizerSettings(learning_rate=1.0, lr_scheduler="linear", warmup_steps=2)
+    optimizer = build_optimizer(parts.Optimizer(learning_rate=1.0, lr_scheduler="linear", warmup_steps=2))
     module = lit(optimizer=optimizer, max_steps=6, accumulate_grad_batches=2)
     rates = []
     module._step = lambda optimizer, _: (rates.append(optimizer.param_groups[0]["lr"]), optimizer.step())
@@ -364,7 +365,7 @@ def test_decoder_only_leaves_the_encoder_bit_identical(lit, batches, fit):
 
 
 def test_reconstruction_error_falls(lit, batches, fit):
-    module = lit(variational=False, optimizer=OptimizerSettings(learning_rate=3e-3, warmup_steps=0))
+    module = lit(variational=False, optimizer=build_optimizer(parts.Optimizer(learning_rate=3e-3, warmup_steps=0)))
     images = to_unit_range(batches[0]["images"])
 
     def error() -> float:

@@ -7,11 +7,12 @@ import torch
 from pytorch_lightning import Callback
 from torch import Tensor, nn
 
+from vae_ldm.assembly import build_optimizer
 from vae_ldm.losses.denoising import DenoisingObjective
 from vae_ldm.models.text_encoder import new_text_encoder, new_tokenizer, tokenize
 from vae_ldm.models.unet import new_unet
+from vae_ldm.recipe import parts
 from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
-from vae_ldm.training.optimizers import OptimizerSettings
 
 PROMPTS = ["a red tin", "a blue tin"]
 
@@ -28,7 +29,7 @@ def lit(nano_networks: None) -> Callable[..., LitLatentDiffusion]:
         defaults: dict[str, Any] = {
             "objective": DenoisingObjective(prediction_type, "uniform"),  # type: ignore[arg-type]
             "empty_prompt_ids": tokenize(tokenizer, [""]),
-            "optimizer": OptimizerSettings(learning_rate=2e-3, lr_scheduler="constant", warmup_steps=0),
+            "optimizer": build_optimizer(parts.Optimizer(learning_rate=2e-3, lr_scheduler="constant", warmup_steps=0)),
             "max_steps": 10,
             "caption_dropout": 0.1,
             "word_dropout": 0.0,

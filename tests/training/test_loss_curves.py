@@ -12,6 +12,7 @@ import pytest
 import torch
 from pytorch_lightning import Callback
 
+from vae_ldm.assembly import build_optimizer
 from vae_ldm.losses.denoising import DenoisingObjective
 from vae_ldm.losses.perceptual import PerceptualDistance
 from vae_ldm.losses.reconstruction import l2_error
@@ -19,12 +20,12 @@ from vae_ldm.models.discriminator import PatchDiscriminator
 from vae_ldm.models.text_encoder import new_text_encoder, new_tokenizer, tokenize
 from vae_ldm.models.unet import new_unet
 from vae_ldm.models.vision_features import load_efficientnet_lite
+from vae_ldm.recipe import parts
 from vae_ldm.training.callbacks import SeedEachStep
 from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
-from vae_ldm.training.optimizers import OptimizerSettings
 
 NUM_STEPS = 10
-OPTIMIZER = OptimizerSettings(learning_rate=1e-3, warmup_steps=3)
+OPTIMIZER = build_optimizer(parts.Optimizer(learning_rate=1e-3, warmup_steps=3))
 
 
 class Curve(Callback):

@@ -28,7 +28,7 @@ from vae_ldm.cli.options import (
     folder_option,
     page_option,
 )
-from vae_ldm.cli.recipe import OverridesArgument, RecipeArgument, read_recipe_argument
+from vae_ldm.cli.recipe import OverridesArgument, RecipeArgument, read_recipe_to_run
 from vae_ldm.paths import free_place
 
 TRAIN, DRAW, PHOTOS, DESK, LEARN = "Train and share", "Draw", "Photos", "Claims desk", "Learn"
@@ -106,7 +106,7 @@ def train(
     ] = False,
 ) -> None:
     """Run a recipe, or go on with a run that was stopped."""
-    checked = read_recipe_argument(recipe, overrides)
+    checked = read_recipe_to_run(recipe, overrides)
     _check_photos(checked)
 
     from vae_ldm.run.stages import train_run

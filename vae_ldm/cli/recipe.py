@@ -42,6 +42,17 @@ def _warn(line: str) -> None:
         typer.echo(shown(line), err=True)
 
 
+def read_recipe_to_run(recipe: str, overrides: list[str] | None) -> "Recipe":
+    """The recipe that `train` runs: that of a run folder goes on in this folder, wherever it was moved."""
+    read = read_recipe_argument(recipe, overrides)
+    if _is_on_the_hub(recipe):
+        return read
+    from vae_ldm.recipe import find_recipe
+    from vae_ldm.run.places import at_its_place
+
+    return at_its_place(read, find_recipe(recipe), overrides or (), _warn)
+
+
 @app.command()
 def check(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     """Say whether a recipe is in order, or name every mistake in it."""

@@ -55,9 +55,27 @@ def download(
                 raise
             folder = _cached(repository, where, subfolder, error)
         else:
-            folder = snapshot_download(repository, **where, allow_patterns=choose(repository, names, subfolder))
-    _check_classes(repository, Path(folder))
-    return Path(folder)
+            chosen = choose(repository, names, subfolder)
+            folder = Path(snapshot_download(repository, **where, allow_patterns=chosen))
+    _check_classes(repository, folder)
+    return folder
+
+
+def cached(name: str, *, revision: str | None = None, cache_dir: Path | str | None = None) -> Path:
+    """The folder in the cache with a repository that was downloaded before; the Hub is not asked.
+
+    Raises HubError where it is not there, or not whole.
+    """
+    repository, revision = parse_name(name, revision)
+    try:
+        folder = _copy(repository, {"revision": revision, "cache_dir": cache_dir}, None)
+    except LocalEntryNotFoundError:
+        wanted = f"{repository} --revision {revision}" if revision else repository
+        raise HubError(
+            f"{repository} is not on this machine, and nothing is downloaded unasked; run `vae-ldm pull {wanted}` once"
+        ) from None
+    _check_classes(repository, folder)
+    return folder
 
 
 def pull(
@@ -131,21 +149,27 @@ def _is_unreachable(error: Exception) -> bool:
     return not isinstance(error, HfHubHTTPError) or error.response.status_code >= 500
 
 
-def _cached(repository: str, where: dict[str, Any], subfolder: str | None, unreachable: Exception) -> str:
+def _cached(repository: str, where: dict[str, Any], subfolder: str | None, unreachable: Exception) -> Path:
     """The copy in the cache, where it is whole; else raises what kept the Hub from answering."""
-    patterns = [pattern for pattern in EXPECTED if subfolder is None or pattern.startswith(f"{subfolder}/")]
     offline = isinstance(unreachable, OfflineModeIsEnabled)
     try:
-        folder = snapshot_download(repository, **where, allow_patterns=patterns, local_files_only=True)
-        # The client cannot tell where only single files, such as a recipe, were downloaded before.
-        if not _has_all_weights(Path(folder), subfolder):
-            raise LocalEntryNotFoundError(folder)
+        folder = _copy(repository, where, subfolder)
     except LocalEntryNotFoundError:
         if offline:
             raise
         raise unreachable from None
     if not offline:
         logging.getLogger(__name__).warning("%s: the Hub cannot be reached; taking the copy in the cache", repository)
+    return folder
+
+
+def _copy(repository: str, where: dict[str, Any], subfolder: str | None) -> Path:
+    """The copy in the cache. Raises LocalEntryNotFoundError where there is none, or not all of it."""
+    patterns = [pattern for pattern in EXPECTED if subfolder is None or pattern.startswith(f"{subfolder}/")]
+    folder = Path(snapshot_download(repository, **where, allow_patterns=patterns, local_files_only=True))
+    # The client cannot tell where only single files, such as a recipe, were downloaded before.
+    if not _has_all_weights(folder, subfolder):
+        raise LocalEntryNotFoundError(str(folder))
     return folder
 
 

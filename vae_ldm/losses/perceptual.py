@@ -1,14 +1,18 @@
 """How far a reconstruction is from its picture in the eyes of a network."""
 
+import shlex
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vae_ldm.choices import LpipsNet
 from vae_ldm.errors import WeightsError
+from vae_ldm.models.stored_weights import check_numbers
 from vae_ldm.models.vision_features import VisionFeatures
 
 
@@ -60,12 +64,19 @@ def _rgb(images: Tensor) -> Tensor:
 
 
 _BACKBONES = {"alex": "AlexNet_Weights", "vgg": "VGG16_Weights", "squeeze": "SqueezeNet1_1_Weights"}
+_CONVERSION = (
+    "import sys, torch, safetensors.torch as s; s.save_file(torch.load(sys.argv[1], weights_only=True), sys.argv[2])"
+)
 
 
 def load_lpips(net: LpipsNet) -> LpipsDistance:
-    """LPIPS on this backbone, whose weights must lie in torchvision's cache: nothing is downloaded.
+    """LPIPS on this backbone, whose weights must lie as safetensors in torchvision's cache: nothing is downloaded.
 
-    Raises WeightsError where they do not, or the package, or the torchvision it needs, cannot be imported.
+    torchvision itself would open its cached file as a pickle, which can run code. The weights of the distance's own
+    linear layers lie in the package.
+
+    Raises WeightsError where they do not lie there or do not fit, or where the package, or the torchvision it needs,
+    cannot be imported.
     """
     try:
         # A torchvision built for another torch fails with RuntimeError rather than ImportError.
@@ -78,10 +89,23 @@ def load_lpips(net: LpipsNet) -> LpipsDistance:
             "belongs to the installed torch, or use efficientnet_lite"
         ) from error
     url = getattr(models, _BACKBONES[net]).IMAGENET1K_V1.url
-    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    pickle = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    file = pickle.with_suffix(".safetensors")
     if not file.is_file():
+        convert = shlex.join(["python", "-c", _CONVERSION, str(pickle), str(file)])
+        missing = "" if pickle.is_file() else f"fetch {url} into {pickle.parent} yourself, and "
         raise WeightsError(
-            f"perceptual network lpips: {file} is missing, and a recipe may download from the Hub only; fetch it from "
-            f"{url} yourself, or use efficientnet_lite or a backbone of transformers"
+            f"perceptual network lpips: {file} is missing, a recipe may download from the Hub only, and a pickle is "
+            f"not opened; {missing}write it once with: {convert}"
         )
-    return LpipsDistance(lpips.LPIPS(net=net, verbose=False))
+    network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)  # the backbone's weights come below
+    try:
+        stored = load_file(file)
+        # Layers keep torchvision's numbers within their slices: slice2.5.weight is its features.5.weight.
+        names = {name: f"features.{name.partition('.')[2]}" for name in network.net.state_dict()}
+        network.net.load_state_dict({own: stored[name] for own, name in names.items()})
+    except (SafetensorError, OSError, KeyError, RuntimeError) as error:
+        cause = f"it has no {error.args[0]}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise WeightsError(f"{file}: holds no weights of torchvision's {net} ({cause}); write it again") from error
+    check_numbers(network, file)
+    return LpipsDistance(network)

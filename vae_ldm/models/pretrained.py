@@ -1,6 +1,6 @@
 """Opening other people's weights: safetensors only, nothing missing, nothing mis-shaped, one clear line otherwise."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +10,8 @@ import torch
 import transformers
 
 from vae_ldm.errors import VaeLdmError, WeightsError, first_line
-from vae_ldm.models.stored_config import Kind, check_size, checked_config
+from vae_ldm.models.stored_config import Kind, checked_config
+from vae_ldm.models.stored_weights import check_none_missing, check_numbers, check_weights, first_of
 from vae_ldm.paths import is_local
 
 Model = TypeVar("Model", bound=torch.nn.Module)
@@ -37,7 +38,7 @@ def load_pretrained(
         _check_folder(folder)
         checked_config(folder / "config.json", _KINDS[model_class.__name__])
         with _libraries_silent(), errors_of_libraries(what):
-            check_size(model_class, folder)
+            check_weights(model_class, folder)
     load: Callable[..., Any] = model_class.from_pretrained  # type: ignore[attr-defined]
     with _libraries_silent(), errors_of_libraries(what):
         model, info = load(
@@ -50,14 +51,14 @@ def load_pretrained(
             ignore_mismatched_sizes=True,  # they are in the info, by name; the error would name none
             **({"low_cpu_mem_usage": False} if model_class.__module__.startswith("diffusers") else {}),
         )
-    missing = sorted(info["missing_keys"])
+    check_none_missing(sorted(info["missing_keys"]), model, folder)
     mismatched = [key[0] if isinstance(key, tuple) else key for key in info.get("mismatched_keys", ())]
-    for keys, what in ((missing, "missing"), (mismatched, "mis-shaped")):
-        if keys:
-            raise WeightsError(
-                f"{folder}: weights of {model_class.__name__} are {what} ({first_of(keys)}); "
-                "save the model again with save_pretrained"
-            )
+    if mismatched:  # under a name that the library has changed
+        raise WeightsError(
+            f"{folder}: weights of {model_class.__name__} are mis-shaped ({first_of(mismatched)}); "
+            "save the model again with save_pretrained"
+        )
+    check_numbers(model, folder)
     return model.eval()
 
 
@@ -85,11 +86,6 @@ def _libraries_silent() -> Iterator[None]:
     finally:
         for library, level in zip(libraries, levels, strict=True):
             library.set_verbosity(level)
-
-
-def first_of(names: Sequence[str]) -> str:
-    """The first name, and how many more there are."""
-    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def load_scheduler(folder: Path) -> Any:

@@ -7,14 +7,12 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from diffusers import AutoencoderKL
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vae_ldm.errors import WeightsError, first_line
-from vae_ldm.models.pretrained import first_of
+from vae_ldm.models.stored_weights import check_numbers, first_of, tensors_in
 
 _PREFIXES = ("first_stage_model.", "vae.")
 """Prefixes of the autoencoder's keys in a file that holds a whole model."""
@@ -84,17 +82,13 @@ def load_single_file(file: Path) -> AutoencoderKL:
             raise WeightsError(f"{file}: weights of AutoencoderKL are missing ({first_of(missing)})") from error
         except Exception as error:  # whatever the library stumbles over
             raise WeightsError(f"{file}: cannot be opened as AutoencoderKL: {first_line(error)}") from error
+    check_numbers(autoencoder, file)
     return autoencoder.float().eval()
 
 
 def _without_values(file: Path) -> dict[str, Tensor]:
     """Every tensor of the autoencoder on the meta device, by its name less the prefix that it has in a whole model."""
-    try:
-        with safe_open(file, "pt") as weights:
-            names = list(weights.keys())
-            tensors = {name: torch.empty(weights.get_slice(name).get_shape(), device="meta") for name in names}
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{file}: is damaged, or no safetensors file ({error})") from error
+    tensors = tensors_in(file)
     for prefix in _PREFIXES:
         own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         if own:

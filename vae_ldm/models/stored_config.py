@@ -6,19 +6,19 @@ in use comes near; what a config leaves out keeps the library's default.
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from vae_ldm.errors import WeightsError, first_line
 
-if TYPE_CHECKING:
-    from torch import nn
-
 Kind = Literal["autoencoder", "unet", "text_encoder", "scheduler"]
 
 _MAX_BYTES = 2**22
 """Most bytes of a JSON file; Stable Diffusion's longest has two kilobytes."""
+
+_ORIGIN = ("_name_or_path", "name_or_path")
+"""Where diffusers and transformers note what a model was loaded from."""
 
 _Count = Annotated[int, Field(ge=1, le=512)]
 """A number of layers or heads."""
@@ -102,6 +102,34 @@ def read_config(file: Path) -> dict[str, Any]:
     return config
 
 
+def without_origin(text: str) -> str:
+    """A configuration's text without the libraries' note of where its model was loaded from: a path of this machine.
+
+    >>> without_origin('{"_name_or_path": "/home/anna/vae", "latent_channels": 4}')
+    '{\\n  "latent_channels": 4\\n}\\n'
+    """
+
+    def kept(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {key: value for key, value in pairs if key not in _ORIGIN}
+
+    config = json.loads(text, object_pairs_hook=kept)
+    return text if config == json.loads(text) else json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+
+
+def forget_origin(folder: Path) -> None:
+    """Take the note of where a model was loaded from out of every configuration in the folder."""
+    for file in folder.rglob("*.json"):
+        if is_config(file.name):
+            text = file.read_text(encoding="utf-8")
+            if (plain := without_origin(text)) != text:
+                file.write_text(plain, encoding="utf-8")
+
+
+def is_config(name: str) -> bool:
+    """Whether a file of a model is one of its configurations, by its name."""
+    return name.endswith("config.json") or name == "model_index.json"
+
+
 def checked_config(file: Path, kind: Kind) -> dict[str, Any]:
     """The configuration in the file. Raises WeightsError where a value has another type, or is out of its bounds."""
     config = read_config(file)
@@ -120,25 +148,3 @@ def checked_config(file: Path, kind: Kind) -> dict[str, Any]:
 def _mistake(error: ValidationError) -> str:
     """What the first mistake is, in the words of pydantic."""
     return error.errors()[0]["msg"][:1].lower() + error.errors()[0]["msg"][1:]
-
-
-def check_size(model_class: "type[nn.Module]", folder: Path) -> None:
-    """Raise WeightsError where the configuration wants more weights than the folder's files can hold.
-
-    The network is built without memory, on torch's meta device: a library would take the memory first and miss the
-    weights afterwards.
-    """
-    import torch
-
-    with torch.device("meta"):
-        if hasattr(model_class, "load_config"):  # diffusers
-            network = model_class.from_config(model_class.load_config(str(folder)))  # type: ignore[attr-defined]
-        else:
-            network = model_class(model_class.config_class.from_pretrained(str(folder)))  # type: ignore[attr-defined]
-    wanted = sum(parameter.numel() for parameter in network.parameters())
-    held = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    if wanted > held:  # a weight takes a byte at the least
-        raise WeightsError(
-            f"{folder}: its config.json wants {wanted:,} weights, its files have {held:,} bytes; "
-            "one of them belongs to another model"
-        )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vae_ldm.errors import WeightsError, first_line
+from vae_ldm.models.stored_weights import check_numbers, first_of
 
 
 class VisionFeatures(nn.Module):
@@ -210,6 +211,7 @@ def load_transformers_backbone(from_pretrained: str) -> TransformersFeatures:
             config=config,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the info, by name; the error would name none
             trust_remote_code=False,
         )
     except Exception as error:  # whatever transformers stumbles over in somebody else's files
@@ -224,6 +226,13 @@ def load_transformers_backbone(from_pretrained: str) -> TransformersFeatures:
             f"{from_pretrained} lacks {len(missing)} weights of its model, {missing[0]} among them: save the model "
             "again with save_pretrained"
         )
+    if loading["mismatched_keys"]:
+        mismatched = sorted(key[0] if isinstance(key, tuple) else key for key in loading["mismatched_keys"])
+        raise WeightsError(
+            f"{from_pretrained}: weights of its model are mis-shaped ({first_of(mismatched)}); save the model again "
+            "with save_pretrained"
+        )
+    check_numbers(network, from_pretrained)
     if not (isinstance(processor, dict) and {"image_mean", "image_std"} <= processor.keys()):
         raise WeightsError(
             f"{from_pretrained}/preprocessor_config.json has no image_mean and image_std: add those of its training"

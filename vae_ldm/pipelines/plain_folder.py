@@ -7,6 +7,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from vae_ldm.models.lora import has_lora, merged
+from vae_ldm.models.stored_config import forget_origin
 
 
 def save_plain_pipeline(pipeline: StableDiffusionPipeline, folder: Path, **options: Any) -> None:
@@ -21,6 +22,7 @@ def save_plain_pipeline(pipeline: StableDiffusionPipeline, folder: Path, **optio
     plain = StableDiffusionPipeline(**components, requires_safety_checker=pipeline.config.requires_safety_checker)
     plain.save_pretrained(folder, **options)
     _make_readable_by_transformers_4(folder)
+    forget_origin(folder)
 
 
 def _make_readable_by_transformers_4(folder: Path) -> None:

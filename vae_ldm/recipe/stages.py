@@ -18,6 +18,8 @@ class Stage:
     """Sections of the recipe that its result follows from: with another of them a finished stage would be a lie."""
     writes: tuple[str, ...]
     """Names in the run folder that are deleted when the stage begins afresh."""
+    exports: tuple[str, ...] = ()
+    """Folders of the run with what it leaves to use, the first that is there before the others."""
     summary: str = ""
     """What it learns, in a sentence or two below its title in the report."""
     network: Network | None = None
@@ -36,6 +38,7 @@ STAGES = (
         "autoencoder",
         follows_from=("seed", "data", "autoencoder"),
         writes=("autoencoder", "latents"),
+        exports=("autoencoder",),
         summary="Pictures to latents and back. It sets the limit: the diffusion model can draw nothing the decoder "
         "cannot.",
         network="autoencoder",
@@ -45,6 +48,7 @@ STAGES = (
         "diffusion",
         follows_from=("seed", "data", "autoencoder", "diffusion"),
         writes=("diffusion", "pipeline", "lora"),
+        exports=("pipeline", "lora"),
         summary="From noise and a prompt to latents, which the decoder turns into a new picture.",
         network="unet",
         best=("val/loss", "min"),
@@ -59,6 +63,9 @@ STAGES = (
 
 TRAINED = tuple(stage for stage in STAGES if stage.network is not None)
 """The stages that train a network; each has checkpoints, a log.csv and measurements."""
+
+EXPORTS = tuple(folder for stage in STAGES for folder in stage.exports)
+"""Folders of a run with what its stages leave to use."""
 
 
 def stage_named(name: StageName) -> Stage:

@@ -28,7 +28,7 @@ from vae_ldm.models.latent_scaling import (
 )
 from vae_ldm.models.pixels import as_images, as_pictures
 from vae_ldm.models.single_file import measured_scaling
-from vae_ldm.models.stored_config import checked_config
+from vae_ldm.models.stored_config import checked_config, forget_origin
 from vae_ldm.pages.image_grid import image_grid
 from vae_ldm.run.fingerprint import autoencoder_fingerprint
 from vae_ldm.run.fitting import fit_stage
@@ -60,6 +60,7 @@ def run_autoencoder_stage(session: Session) -> AutoencoderKL:
 
 def _save(session: Session, autoencoder: AutoencoderKL, facts: dict[str, object]) -> None:
     autoencoder.save_pretrained(session.run.autoencoder)
+    forget_origin(session.run.autoencoder)
     let_others_read(session.run.autoencoder)
     session.run.finish("autoencoder", **facts)
 

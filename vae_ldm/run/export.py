@@ -1,6 +1,7 @@
 """`vae-ldm export`: any checkpoint of a run as a folder that plain diffusers opens."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,12 +9,14 @@ from diffusers import AutoencoderKL
 from safetensors import SafetensorError
 from torch import nn
 
-from vae_ldm.assembly import DiffusionParts, build_autoencoder, build_diffusion
+from vae_ldm.assembly import build_autoencoder, build_diffusion
 from vae_ldm.errors import RunError, VaeLdmError, WeightsError, first_line
 from vae_ldm.files import whole_folder
 from vae_ldm.loading import pipeline
 from vae_ldm.models.autoencoder import load_autoencoder
+from vae_ldm.models.stored_config import forget_origin
 from vae_ldm.pipelines.plain_folder import save_plain_pipeline
+from vae_ldm.recipe.stages import TRAINED, stage_named
 from vae_ldm.run.autoencoder_stage import finish_autoencoder
 from vae_ldm.run.diffusion_stage import picture_prompts, save_pipeline, vocabulary
 from vae_ldm.run.fitting import module_weights
@@ -32,8 +35,7 @@ def export_checkpoint(run_dir: Path, *, checkpoint: str | None = None, output_di
     session = Session.opened(run_dir)
     run = session.run
     source = _newest_weights(run) if checkpoint is None else _find_checkpoint(run, checkpoint)
-    kind = "pipeline" if source.stage == "diffusion" else source.stage
-    target = output_dir or run.path / f"{kind}-{source.name}"
+    target = output_dir or run.path / f"{stage_named(source.stage).exports[0]}-{source.name}"
     if target.exists():
         raise VaeLdmError(f"{target}: exists already; name another folder with --out, or delete it")
     try:
@@ -54,39 +56,36 @@ class _Weights(NamedTuple):
 
 def _write(session: Session, source: _Weights, target: Path) -> None:
     run = session.run
-    if source.path == run.lora:
-        with whole_folder(target) as part:
+    if not source.path.is_dir():
+        _FROM_CHECKPOINT[source.stage](session, source.path, target)
+        return
+    with whole_folder(target) as part:
+        if source.path == run.lora:
             save_plain_pipeline(pipeline(run.path), part)
-    elif source.path == run.pipeline:
-        with whole_folder(target) as part:
+        elif source.path == run.autoencoder:  # its checkpoints and curves lie there too
+            _save_autoencoder(load_autoencoder(str(source.path)), part)
+        else:
             shutil.copytree(source.path, part, dirs_exist_ok=True)
-    elif source.stage == "autoencoder":
-        finished = source.path == run.autoencoder
-        autoencoder = load_autoencoder(str(source.path)) if finished else _autoencoder_at(session, source.path)
-        with whole_folder(target) as part:
-            autoencoder.save_pretrained(part)
-    else:
-        save_pipeline(_diffusion_at(session, source.path), load_autoencoder(str(run.autoencoder)), target)
+            forget_origin(part)  # an older version noted it
 
 
 def _newest_weights(run: RunFolder) -> _Weights:
     """The weights of the furthest stage: what a finished stage left, whatever its last checkpoint is, else that
     checkpoint.
     """
-    left: dict[Stage, tuple[Path, ...]] = {"diffusion": (run.pipeline, run.lora), "autoencoder": (run.autoencoder,)}
-    for stage, folders in left.items():
-        facts = run.finished(stage)
+    for stage in reversed(TRAINED):
+        facts = run.finished(stage.name)
         if facts is not None:
             name = f"step={facts['num_steps']}" if "num_steps" in facts else "as-it-was"
-            return _Weights(stage, name, next(folder for folder in folders if folder.is_dir()))
-        for path in run_checkpoints(run.checkpoints(stage)):
-            return _Weights(stage, path.stem, path)
+            folders = (run.path / folder for folder in stage.exports)
+            return _Weights(stage.name, name, next(folder for folder in folders if folder.is_dir()))
+        for path in _checkpoints(run).get(stage.name, ()):
+            return _Weights(stage.name, path.stem, path)
     raise VaeLdmError(f"{run.path}: has no checkpoint yet")
 
 
 def _find_checkpoint(run: RunFolder, wanted: str) -> _Weights:
-    stages: tuple[Stage, ...] = ("diffusion", "autoencoder")
-    found = {stage: run_checkpoints(run.checkpoints(stage)) for stage in stages}
+    found = _checkpoints(run)
     for stage, paths in found.items():
         named = Path(wanted).resolve()
         if named.is_file() and named.parent == run.checkpoints(stage).resolve():
@@ -98,22 +97,41 @@ def _find_checkpoint(run: RunFolder, wanted: str) -> _Weights:
     raise VaeLdmError(f"{run.path}: has no checkpoint {wanted}; there are: {there or 'none'}")
 
 
-def _diffusion_at(session: Session, checkpoint: Path) -> DiffusionParts:
+def _checkpoints(run: RunFolder) -> dict[Stage, list[Path]]:
+    """The run's checkpoints by stage, the furthest stage first, of the stages whose checkpoints can be exported."""
+    stages = [stage.name for stage in reversed(TRAINED) if stage.name in _FROM_CHECKPOINT]
+    return {stage: list(run_checkpoints(run.checkpoints(stage))) for stage in stages}
+
+
+def _export_diffusion(session: Session, checkpoint: Path, target: Path) -> None:
     session.require_finished("autoencoder")
     autoencoder = load_autoencoder(str(session.run.autoencoder))
     prompts = picture_prompts(session.recipe, session.pictures.train)
     diffusion = build_diffusion(session.recipe, autoencoder, vocabulary(session, prompts))
     _load(diffusion.unet, checkpoint, "unet.")
     _load(diffusion.text_encoder, checkpoint, "text_encoder.")
-    return diffusion
+    save_pipeline(diffusion, autoencoder, target)
 
 
-def _autoencoder_at(session: Session, checkpoint: Path) -> AutoencoderKL:
+def _export_autoencoder(session: Session, checkpoint: Path, target: Path) -> None:
     channels = session.pictures.train.images.shape[-1]
     autoencoder = build_autoencoder(session.recipe, image_channels=channels)
     _load(autoencoder, checkpoint, "autoencoder.")
     finish_autoencoder(session, autoencoder)
-    return autoencoder
+    with whole_folder(target) as part:
+        _save_autoencoder(autoencoder, part)
+
+
+_FROM_CHECKPOINT: dict[Stage, Callable[[Session, Path, Path], None]] = {
+    "autoencoder": _export_autoencoder,
+    "diffusion": _export_diffusion,
+}
+"""What writes a checkpoint of each stage that trains as a folder to use."""
+
+
+def _save_autoencoder(autoencoder: AutoencoderKL, folder: Path) -> None:
+    autoencoder.save_pretrained(folder)
+    forget_origin(folder)
 
 
 def _load(module: nn.Module, checkpoint: Path, prefix: str) -> None:

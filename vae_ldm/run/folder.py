@@ -11,7 +11,7 @@ from vae_ldm.errors import RecipeError, VaeLdmError
 from vae_ldm.files import finish_swap, locked, remove, remove_abandoned
 from vae_ldm.opening import RunPaths
 from vae_ldm.recipe import Recipe, keys_free_under_way, read_recipe, recipe_differences, write_recipe
-from vae_ldm.recipe.stages import STAGES, from_stage_on, stage_named
+from vae_ldm.recipe.stages import EXPORTS, STAGES, from_stage_on, stage_named
 from vae_ldm.run.places import placed
 from vae_ldm.stored_json import StoredKind, content_of
 
@@ -128,8 +128,8 @@ class RunFolder(RunPaths):
         with locked(self.path / "lock", f"{self.path}: another process is running here"):
             for folder in (self.path, *(path for path in self.path.rglob("*") if path.is_dir())):
                 remove_abandoned(folder)
-            for folder in (self.autoencoder, self.pipeline, self.lora):
-                finish_swap(folder)
+            for name in EXPORTS:
+                finish_swap(self.path / name)
             yield
 
     def _read_state(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from vae_ldm.hub import Pushed, check_access, licenses_of, upload
 from vae_ldm.hub.files import is_expected
 from vae_ldm.hub.model_card import CardFacts, Licence, model_card
 from vae_ldm.hub.names import parse_name
+from vae_ldm.models.stored_config import is_config, without_origin
 from vae_ldm.opening import read_metrics
 from vae_ldm.paths import is_local
 from vae_ldm.recipe import Recipe, dump_recipe, parts
@@ -171,6 +172,9 @@ def _files(
     if strange := [name for name in sorted(files) if not is_expected(name)]:
         session.say(f"push: left out, for no part of a pipeline: {', '.join(strange)}")
         files = {name: file for name, file in files.items() if name not in strange}
+    for name, file in files.items():
+        if isinstance(file, Path) and is_config(file.name):
+            files[name] = without_origin(file.read_text(encoding="utf-8")).encode()
     metrics = read_metrics(run.path)
     if step is None:
         grids = ["samples.png", *(["reconstructions.png"] if where.show_photos else [])]
@@ -224,7 +228,8 @@ def _licence(session: Session, asked: str | None, token: str | None) -> Licence:
         return Licence()
     if len(names) == 1:
         return Licence(names.pop(), "as the weights it was started from")
-    return Licence("other", "for its parts differ: " + ", ".join(f"{name} ({of})" for name, of in found))
+    parts_differ = ", ".join(f"{name} ({'weights of a folder' if is_local(of) else of})" for name, of in found)
+    return Licence("other", f"for its parts differ: {parts_differ}")
 
 
 def _say(session: Session, pushed: Pushed) -> None:

@@ -16,6 +16,7 @@ from vae_ldm.hardware import prepare_cpu
 from vae_ldm.opening import read_pictures, read_run_recipe
 from vae_ldm.processes import Processes
 from vae_ldm.recipe import Recipe
+from vae_ldm.recipe.stages import EXPORTS
 from vae_ldm.run.folder import RunFolder, Stage
 from vae_ldm.run.places import placed
 from vae_ldm.terminal import StepReport, new_console, quieten_libraries
@@ -75,13 +76,8 @@ class Session:
     def say_where(self) -> None:
         """Print where everything of the run lies."""
         run = self.run
-        places = {
-            "autoencoder": run.autoencoder,
-            "pipeline": run.pipeline,
-            "lora": run.lora,
-            "sample grid": run.samples / "samples.png",
-            "report": run.report,
-        }
+        places = {name: run.path / name for name in EXPORTS}
+        places |= {"sample grid": run.samples / "samples.png", "report": run.report}
         for what, path in places.items():
             if path.exists():
                 self.say(f"{what + ':':13}{path}")

@@ -19,7 +19,7 @@ class Update:
     def __init__(self, network: nn.Module, *, clip_norm: float | None, averaged: bool = False) -> None:
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         # A rate of 0: the weights stay, and the time is the same.
-        settings = OptimizerSettings(learning_rate=0.0, weight_decay=0.0)
+        settings = OptimizerSettings(0.0, weight_decay=0.0, betas=(0.9, 0.99), lr_scheduler="constant", warmup_steps=0)
         self.optimizer, _ = new_optimizer(self.parameters, settings, max_steps=_NUM_TIMED_STEPS)
         self.clip_norm = clip_norm
         weights = [parameter.detach() for parameter in network.parameters()] if averaged else []

@@ -1,6 +1,5 @@
 """A stop, or a skipped step, where the loss is no number any more or has left for good."""
 
-import json
 import logging
 import statistics
 from collections import deque
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from vae_ldm.choices import OnNaN
 from vae_ldm.errors import RunError
-from vae_ldm.files import write_whole
+from vae_ldm.stored_json import StoredKind
 from vae_ldm.training.callbacks import checkpoint_step, run_checkpoints
 
 _log = logging.getLogger(__name__)
@@ -25,6 +24,8 @@ _TOO_LONG = 50
 _MEMORY = 200
 _Seen = tuple[int, Tensor, Tensor | None]
 """Step, loss and the pictures' indices of a batch."""
+_PICTURES = StoredKind(newest=2, sealed_from=2, cure="delete it and repeat the command to go on")
+"""diverged.json and skipped.json, which name pictures for the user. Format 1 of the second was a list."""
 _CURE = "lower the learning rate or use precision: 32-true, with --restart or under a new name"
 
 
@@ -167,7 +168,7 @@ class StopOnDivergence(Callback):
         pictures = self._rows(trainer, rows if mine == first else torch.full_like(rows, -1))
         if trainer.is_global_zero:
             self.report.parent.mkdir(parents=True, exist_ok=True)
-            self.report.write_text(json.dumps({"step": step, "pictures": pictures}, indent=1))
+            _PICTURES.write(self.report, {"step": step, "pictures": pictures})
 
     def _name_skipped(self, trainer: Trainer) -> None:
         step, batches = self._this_step
@@ -176,10 +177,17 @@ class StopOnDivergence(Callback):
             return
         told = f"step {step}: gradients are NaN or infinite; skipped ({self.num_skipped} of {self.max_skipped_steps})"
         if found:
-            before = json.loads(self.skipped.read_text()) if self.skipped.exists() else []
-            write_whole(self.skipped, json.dumps([*before, {"step": step, "pictures": found}], indent=1))
+            _PICTURES.write(self.skipped, {"skipped": [*self._skipped_before(), {"step": step, "pictures": found}]})
             told += f"; its pictures are in {self.skipped}"
         _log.warning(told)
+
+    def _skipped_before(self) -> list[dict[str, Any]]:
+        """What an earlier step, or an earlier part of the run, has left out. Raises DataError of a damaged file."""
+        if not self.skipped.exists():
+            return []
+        stored = _PICTURES.loaded(self.skipped)
+        before = stored if isinstance(stored, list) else _PICTURES.checked(self.skipped, stored).get("skipped")
+        return _PICTURES.typed(self.skipped, list[dict[str, Any]], before)
 
     def _rows(self, trainer: Trainer, rows: Tensor) -> list[Any]:
         """Pictures of all processes by name; rows below 0 are none."""

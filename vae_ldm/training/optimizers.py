@@ -10,13 +10,16 @@ from torch import nn
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Learning rate, decay and schedule; `lr_scheduler` is a name of diffusers.optimization.get_scheduler."""
+    """Learning rate, decay and schedule; `lr_scheduler` is a name of diffusers.optimization.get_scheduler.
 
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.99)
-    lr_scheduler: str = "cosine"
-    warmup_steps: int = 50
+    Defaults are those of a recipe: `assembly.build_optimizer(parts.Optimizer())`.
+    """
+
+    learning_rate: float
+    weight_decay: float
+    betas: tuple[float, float]
+    lr_scheduler: str
+    warmup_steps: int
 
 
 def new_optimizer(

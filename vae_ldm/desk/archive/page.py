@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vae_ldm.evaluation.rate_distortion import ComparedCrop, Curve, RateDistortion, step_rows, target_rows
+from vae_ldm.evaluation.rate_distortion import ComparedCrop, Curve, RateDistortion
+from vae_ldm.evaluation.rate_distortion_summary import step_rows, target_rows
 from vae_ldm.files import write_whole
 from vae_ldm.pages.curves import BOTTOM, LEFT, RIGHT, TOP, Axis, point, svg_path
 from vae_ldm.pages.environment import environment

@@ -19,7 +19,8 @@ from vae_ldm.desk.command import DeskCommand
 from vae_ldm.errors import DataError
 from vae_ldm.evaluation.codec import codecs
 from vae_ldm.evaluation.legibility import READING_EXTRA, Reader, barcode_reader, text_reader
-from vae_ldm.evaluation.rate_distortion import LATENTS, RateDistortion, RateDistortionJudge, in_words, step_rows
+from vae_ldm.evaluation.rate_distortion import LATENTS, RateDistortion, RateDistortionJudge
+from vae_ldm.evaluation.rate_distortion_summary import in_words, step_rows
 from vae_ldm.hardware import device_name
 from vae_ldm.paths import PAGE_SUFFIXES, check_output_file
 from vae_ldm.text import counted

@@ -46,7 +46,7 @@ class TransformersBackbone(Part):
 class Lpips(Part):
     """Learned perceptual distance of the `lpips` package; needs `pip install lpips` and torchvision.
 
-    The backbone's weights must lie in torch's cache: they are not downloaded.
+    The backbone's weights must lie in torch's cache as safetensors: they are not downloaded, and no pickle is opened.
     """
 
     type: Literal["lpips"] = "lpips"
