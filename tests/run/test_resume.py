@@ -12,6 +12,7 @@ from pytorch_lightning import Callback
 from tests.run.conftest import assert_same_run, finish, start, wait_for
 from tests.support.stopping import Stop, stop_at_batch, stop_once
 from vae_ldm.errors import StoppedError
+from vae_ldm.opening import open_pipeline
 from vae_ldm.pipelines import plain_folder
 from vae_ldm.run import autoencoder_stage, diffusion_stage, fitting
 from vae_ldm.run.folder import RunFolder, Stage
@@ -143,6 +144,20 @@ def test_other_pictures_than_before_the_stop_are_spoken_of(make_recipe, tmp_path
     capsys.readouterr()
     train_run(make_recipe(**data))
     assert "autoencoder: the pictures are others than before (" in capsys.readouterr().err
+
+
+def test_prompts_stay_as_long_as_the_run_was_begun_with(trained_run, make_recipe, tmp_path):
+    """Where the recipe leaves their length open: its default may be another one today."""
+    begin(trained_run, tmp_path / "nano", "diffusion")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at_batch(patch, manual=False, batch=7)
+        with pytest.raises(Stop):
+            train_run(make_recipe(diffusion__text_encoder__min_length=23))
+    train_run(make_recipe(), dry_run=True)
+    train_run(make_recipe())
+    assert open_pipeline(tmp_path / "nano").tokenizer.model_max_length == 23
+    train_run(make_recipe(), restart=["diffusion"])
+    assert_same_run(trained_run, RunFolder(tmp_path / "nano"), "diffusion")
 
 
 def test_training_may_be_prolonged_while_under_way(make_recipe, tmp_path):

@@ -1,8 +1,10 @@
 """A StableDiffusionPipeline that can also vary, morph and reconstruct photos, and saves as a plain one."""
 
 import functools
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,29 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.models.image_input import Images, as_image_batch
+from vae_ldm.models.text_encoder import cut_off
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 from vae_ldm.pipelines.plain_folder import save_plain_pipeline
 
 Generators = torch.Generator | list[torch.Generator]
+
+_log = logging.getLogger(__name__)
+_LOGGERS_OF_LIBRARIES = [
+    *(logging.getLogger(cls.__module__) for cls in (StableDiffusionPipeline, StableDiffusionImg2ImgPipeline)),
+    logging.getLogger(PreTrainedTokenizerBase.__module__),
+]
+_MOST_TOLD = 5
+"""Prompts of one pipeline that are named as too long."""
+
+
+def _is_not_about_length(record: logging.LogRecord) -> bool:
+    """Whether it is none of the libraries' remarks on a prompt that is too long: they name the padding as well."""
+    return not any(words in str(record.msg) for words in ("was truncated because", "Token indices sequence length"))
+
 
 
 class LatentDiffusionPipeline(StableDiffusionPipeline):
@@ -44,7 +62,8 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
     @functools.wraps(StableDiffusionPipeline.__call__)
     def __call__(self, *args: Any, **options: Any) -> Any:
         check_guidance(options.get("guidance_scale", 0.0))
-        return super().__call__(*args, **options)
+        with self._telling_what_is_cut_off(args[0] if args else options.get("prompt"), options.get("negative_prompt")):
+            return super().__call__(*args, **options)
 
     @property
     def autoencoder(self) -> ImageAutoencoder:
@@ -212,6 +231,23 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
             raise VaeLdmError("save_pretrained pushes nothing; use vae_ldm.push, which writes the model card as well")
         save_plain_pipeline(self, Path(save_directory), **options)
 
+    @contextmanager
+    def _telling_what_is_cut_off(self, *prompts: str | Sequence[str] | None) -> Iterator[None]:
+        """Warn of each prompt that is too long, once for a pipeline, in the place of the libraries."""
+        told: set[str] = self.__dict__.setdefault("_told_as_too_long", set())
+        every = [each for some in prompts for each in ([some] if isinstance(some, str) else some or ())]
+        for prompt in dict.fromkeys(every):
+            if prompt not in told and len(told) < _MOST_TOLD and (line := cut_off(self.tokenizer, prompt)) is not None:
+                told.add(prompt)
+                _log.warning("%s", line)
+        for logger in _LOGGERS_OF_LIBRARIES:
+            logger.addFilter(_is_not_about_length)
+        try:
+            yield
+        finally:
+            for logger in _LOGGERS_OF_LIBRARIES:
+                logger.removeFilter(_is_not_about_length)
+
     def _encoded(self, images: Images) -> tuple[tuple[int, int], Tensor]:
         """Height and width of the images, and their latents [B, c, h, w]."""
         batch = as_image_batch(images, channels=self.vae.config.in_channels)
@@ -252,15 +288,16 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
         # By the number of its channels the processor knows latents, and leaves them as they are.
         image_to_image.image_processor = VaeImageProcessor(vae_latent_channels=latents.shape[1])
         image_to_image.set_progress_bar_config(**getattr(self, "_progress_bar_config", {}))
-        return image_to_image(
-            prompts,
-            image=latents,
-            strength=strength,
-            num_inference_steps=num_steps,
-            num_images_per_prompt=n,
-            output_type="latent",
-            **options,
-        ).images
+        with self._telling_what_is_cut_off(prompts, options.get("negative_prompt")):
+            return image_to_image(
+                prompts,
+                image=latents,
+                strength=strength,
+                num_inference_steps=num_steps,
+                num_images_per_prompt=n,
+                output_type="latent",
+                **options,
+            ).images
 
 
 def check_guidance(guidance_scale: float) -> None:

@@ -63,7 +63,7 @@ class RunFolder(RunPaths):
     @property
     def has_begun(self) -> bool:
         """Whether a stage is finished or under way."""
-        return any(self.finished(stage.name) or any(self.checkpoints(stage.name).glob("*.ckpt")) for stage in STAGES)
+        return any(self._has_begun(stage.name) for stage in STAGES)
 
     def restart(self, stages: Sequence[Stage]) -> None:
         """Delete what the named stages and all that follow from them have written."""
@@ -76,6 +76,15 @@ class RunFolder(RunPaths):
         for stage in afresh:
             for name in stage.writes:
                 remove(self.path / name)
+
+    def as_begun(self, recipe: Recipe, *, restart: Sequence[Stage] = ()) -> Recipe:
+        """`recipe` with what it leaves open as the UNet of this run was begun, unless that is to be restarted."""
+        if stage_named("diffusion") in from_stage_on(restart) or not self._has_begun("diffusion") or not self.recipe.exists():
+            return recipe
+        return recipe.as_begun(read_recipe(self.recipe, as_trained=True))
+
+    def _has_begun(self, stage: Stage) -> bool:
+        return self.finished(stage) is not None or any(self.checkpoints(stage).glob("*.ckpt"))
 
     def adopt(self, recipe: Recipe, *, restart: Sequence[Stage] = ()) -> None:
         """Make `recipe` the run's recipe, after deleting what the stages to restart have written.
@@ -93,10 +102,9 @@ class RunFolder(RunPaths):
         write_recipe(recipe, self.recipe)
 
     def _check_unchanged(self, stage: Stage, recipe: Recipe) -> None:
-        finished = self.finished(stage) is not None
-        under_way = not finished and any(self.checkpoints(stage).glob("*.ckpt"))
-        if not (finished or under_way):
+        if not self._has_begun(stage):
             return
+        finished = self.finished(stage) is not None
         changes, free = [], keys_free_under_way()
         for section in stage_named(stage).follows_from:
             before = placed(read_recipe(self.recipe, as_trained=True))

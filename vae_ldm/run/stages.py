@@ -45,7 +45,7 @@ def train_run(recipe: Recipe, *, dry_run: bool = False, restart: Sequence[Stage]
         describe_run(session)
         return
     with ending_on_sigterm(session.processes.count), session.processes.joined(), ExitStack() as until_the_end:
-        session.processes.first(lambda: _take(session, until_the_end, restart))
+        session.recipe = session.processes.first(lambda: _take(session, until_the_end, restart))
         until_the_end.enter_context(_going_on_without(restart))
         _check_enough_pictures(session)
         check_prompts(session)
@@ -111,14 +111,17 @@ def ending_on_sigterm(num_processes: int) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _take(session: Session, until_the_end: ExitStack, restart: Sequence[Stage]) -> None:
+def _take(session: Session, until_the_end: ExitStack, restart: Sequence[Stage]) -> Recipe:
+    """The recipe as the run is to follow it."""
     if not session.run.path.exists():
         build_source(session.recipe)  # raises before a wrong path has left an empty run behind
     until_the_end.enter_context(session.run.locked())
-    session.run.adopt(session.recipe, restart=restart)
+    recipe = session.run.as_begun(session.recipe, restart=restart)
+    session.run.adopt(recipe, restart=restart)
     if restart:
         session.say(f"{restart[0]}: begun afresh; whatever stops this run, leave --restart out to go on with it")
     _choose_threads(session)
+    return recipe
 
 
 def _choose_threads(session: Session) -> None:
