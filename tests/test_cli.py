@@ -238,7 +238,7 @@ def test_lesson(run, implementation, tmp_path):
         (OSError(errno.ENOSPC, "No space left on device", "x.ckpt"), 1, "error: x.ckpt: No space left on device\n"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "error: No space left on device\n"),
         (OSError("cannot connect"), 1, "error: cannot connect\n"),
-        (KeyboardInterrupt(), 130, "stopped; repeat the command to go on\n"),
+        (KeyboardInterrupt(), 130, "stopped\n"),
     ],
 )
 def test_expected_errors_are_a_line_and_an_exit_code(recipe, run, implementation, monkeypatch, error, code, message):
@@ -253,11 +253,22 @@ def test_expected_errors_are_a_line_and_an_exit_code(recipe, run, implementation
         ("vae_ldm.desk.search.build", "build_index", ("index", "build", "a.index", "photos", "--model", "run")),
         ("vae_ldm.desk.search.build", "add_photos", ("index", "add", "a.index", "photos")),
         ("vae_ldm.desk.augment.augment", "augment", ("augment", "photos", "--model", "run")),
+        ("vae_ldm.desk.claim.claim", "build_desk", ("desk", "d", "photos", "--model", "run")),
+        ("vae_ldm.hub", "pull", ("pull", "acme/tins")),
+        ("vae_ldm.desk.generate", "generate", ("generate", "runs/x", "a tin")),
+        ("vae_ldm.run.evaluate", "evaluate_run", ("evaluate", "runs/x")),
+        ("vae_ldm.desk.compare.compare", "compare", ("compare", "photos", "runs/x")),
+        ("vae_ldm.desk.archive.reading", "verify", ("archive", "verify", "a.archive")),
     ],
 )
-def test_sigterm_ends_as_ctrl_c_does_with_a_code_of_its_own(run, implementation, module, name, arguments):
-    implementation(module, name, ended_by=signal.SIGTERM)
-    assert run(*arguments) == (143, "", "stopped by SIGTERM; repeat the command to go on\n")
+def test_a_stop_has_a_code_of_its_own_and_says_to_go_on_where_that_is_true(
+    run, implementation, module, name, arguments
+):
+    goes_on = name in ("add", "build_index", "add_photos", "augment", "build_desk", "pull")
+    rest = "; repeat the command to go on" if goes_on else ""
+    for number, code, said in ((signal.SIGTERM, 143, "stopped by SIGTERM"), (signal.SIGINT, 130, "stopped")):
+        implementation(module, name, ended_by=number)
+        assert run(*arguments) == (code, "", f"{said}{rest}\n")
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 

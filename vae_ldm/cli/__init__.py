@@ -18,7 +18,7 @@ from vae_ldm.cli import novelty as novelty_verbs
 from vae_ldm.cli import paths
 from vae_ldm.cli import recipe as recipe_verbs
 from vae_ldm.cli import walk as walk_verbs
-from vae_ldm.cli.endings import errors_in_one_line
+from vae_ldm.cli.endings import errors_in_one_line, going_on
 from vae_ldm.cli.options import GuidanceOption, PageOption, PhotosArgument, SeedOption, each_of, finite
 from vae_ldm.cli.recipe import OverridesArgument, RecipeArgument, read_recipe_argument
 
@@ -86,7 +86,7 @@ def train(
     overrides: OverridesArgument = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Read 8 pictures, build everything, say what a run would do."),
+        typer.Option("--dry-run", help="Look through the photos, build everything, say what is left to do."),
     ] = False,
     restart: Annotated[
         list[str] | None,
@@ -246,6 +246,7 @@ def push(
 
 
 @app.command(rich_help_panel=TRAIN)
+@going_on
 def pull(
     repository: RepositoryArgument,
     out: Annotated[

@@ -7,6 +7,7 @@ import typer
 
 from vae_ldm.choices import FileFormat, Preference
 from vae_ldm.cli import paths
+from vae_ldm.cli.endings import going_on
 from vae_ldm.cli.options import (
     EncoderOption,
     MovedModelOption,
@@ -26,6 +27,7 @@ ArchiveArgument = Annotated[
 
 
 @app.command()
+@going_on
 def add(
     archive: Annotated[
         Path, typer.Argument(metavar="ARCHIVE", help="The archive's folder.", callback=paths.output_folder)

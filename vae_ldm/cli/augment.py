@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 
 from vae_ldm.choices import ClassifierKind, How
 from vae_ldm.cli import paths
+from vae_ldm.cli.endings import going_on
 from vae_ldm.cli.options import (
     DenoisingStepsOption,
     GuidanceOption,
@@ -50,6 +51,7 @@ PhotosArgument = Annotated[
 
 
 @app.command()
+@going_on
 def draw(
     model: PipelineOption,
     photos: PhotosArgument = None,

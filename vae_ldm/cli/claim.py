@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from vae_ldm.cli import paths
+from vae_ldm.cli.endings import going_on
 from vae_ldm.cli.options import (
     BackboneOption,
     EncoderOption,
@@ -22,6 +23,7 @@ DeskArgument = Annotated[
 ]
 
 
+@going_on
 def desk(
     desk: DeskArgument,
     photos: Annotated[

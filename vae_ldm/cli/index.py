@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from vae_ldm.cli import paths
+from vae_ldm.cli.endings import going_on
 from vae_ldm.cli.options import (
     BackboneOption,
     EncoderOption,
@@ -31,6 +32,7 @@ CaptionColumnOption = Annotated[
 
 
 @app.command()
+@going_on
 def build(
     index: IndexArgument,
     photos: PhotosArgument,
@@ -58,6 +60,7 @@ def build(
 
 
 @app.command()
+@going_on
 def add(
     index: IndexArgument,
     photos: PhotosArgument,

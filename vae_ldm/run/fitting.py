@@ -124,7 +124,7 @@ def fit_stage(
     except Exception as error:
         # A time limit's SIGTERM ends compilers and loading processes as well, and the step that waits for them fails.
         if asked_to_stop(trainer):
-            raise StoppedError("stopped by SIGTERM in mid-step; repeat the command to go on") from error
+            raise StoppedError("stopped by SIGTERM in mid-step") from error
         raise
     finally:
         progress.stop()  # whatever ends it: Lightning tells no callback of an error that another one raises

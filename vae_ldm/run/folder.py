@@ -14,6 +14,7 @@ from vae_ldm.recipe import Recipe, keys_free_under_way, read_recipe, recipe_diff
 from vae_ldm.recipe.stages import STAGES, from_stage_on, stage_named
 from vae_ldm.run.places import placed
 from vae_ldm.stored_json import StoredKind, content_of
+from vae_ldm.training.callbacks import BEST_CHECKPOINT, checkpoint_step, run_checkpoints
 
 _STATE = StoredKind(
     newest=2,
@@ -83,6 +84,11 @@ class RunFolder(RunPaths):
             return recipe
         return recipe.as_begun(read_recipe(self.recipe, as_trained=True))
 
+    def saved_step(self, stage: Stage) -> int | None:
+        """The step that an unfinished stage goes on from, of its newest checkpoint; None where it has none."""
+        found = [*run_checkpoints(self.checkpoints(stage)), *self.checkpoints(stage).glob(BEST_CHECKPOINT)]
+        return checkpoint_step(found[0]) if found else None
+
     def _has_begun(self, stage: Stage) -> bool:
         return self.finished(stage) is not None or any(self.checkpoints(stage).glob("*.ckpt"))
 
@@ -93,13 +99,17 @@ class RunFolder(RunPaths):
         under way, was begun with.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        kept = [stage for stage in STAGES if stage not in from_stage_on(restart)]
-        if self.recipe.exists():
-            for stage in kept:
-                self._check_unchanged(stage.name, recipe)
+        self.check_adoptable(recipe, restart=restart)
         if restart:
             self.restart(restart)
         write_recipe(recipe, self.recipe)
+
+    def check_adoptable(self, recipe: Recipe, *, restart: Sequence[Stage] = ()) -> None:
+        """Raise RecipeError where `adopt` would."""
+        if self.recipe.exists():
+            for stage in STAGES:
+                if stage not in from_stage_on(restart):
+                    self._check_unchanged(stage.name, recipe)
 
     def _check_unchanged(self, stage: Stage, recipe: Recipe) -> None:
         if not self._has_begun(stage):
