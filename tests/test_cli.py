@@ -172,8 +172,9 @@ def test_generate(run, implementation, tmp_path):
 def test_evaluate(run, implementation, tmp_path):
     calls = implementation("vae_ldm.run.evaluate", "evaluate_run")
     assert run("evaluate", str(tmp_path))[0] == 0
-    assert run("evaluate", str(tmp_path), "--num-samples", "8")[0] == 0
-    assert calls == [((tmp_path,), {"num_samples": None}), ((tmp_path,), {"num_samples": 8})]
+    assert run("evaluate", str(tmp_path), "--num-samples", "8", "--replace")[0] == 0
+    expected = [{"num_samples": None, "replace": False}, {"num_samples": 8, "replace": True}]
+    assert calls == [((tmp_path,), settings) for settings in expected]
 
 
 def test_export(run, implementation, tmp_path):
@@ -184,6 +185,38 @@ def test_export(run, implementation, tmp_path):
         ((tmp_path,), {"checkpoint": None, "output_dir": None}),
         ((tmp_path,), {"checkpoint": "500", "output_dir": Path("there")}),
     ]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "arguments"),
+    [
+        ("vae_ldm.desk.generate", "generate", "generate ~/run prompt --out ~/new"),
+        ("vae_ldm.run.evaluate", "evaluate_run", "evaluate ~/run"),
+        ("vae_ldm.run.export", "export_checkpoint", "export ~/run --out=~/new"),
+        ("vae_ldm.hub", "pull", "pull acme/tins --out ~/new"),
+        ("vae_ldm.desk.compare.compare", "compare", "compare ~/photos ~/run --out ~/page.html"),
+        ("vae_ldm.desk.augment.proof", "prove_augmentation", "augment prove ~/photos --synthetic ~/photos"),
+        ("vae_ldm.desk.search.build", "build_index", "index build ~/new ~/photos --model ~/run --backbone ~/run"),
+        ("vae_ldm.desk.search.build", "add_photos", "index add ~/a.index ~/photos"),
+        ("vae_ldm.desk.search.query", "query_index", "index query ~/a.index ~/a.jpg --out ~/sheet.png"),
+        ("vae_ldm.desk.novelty.novelty", "fit", "novelty fit ~/photos --model ~/run --out ~/d --calibration ~/photos"),
+        ("vae_ldm.desk.archive.add", "add", "archive add ~/a.archive ~/photos --model ~/run"),
+        ("vae_ldm.desk.archive.reading", "extract", "archive extract ~/a.archive --out ~/new"),
+        ("vae_ldm.desk.archive.reading", "verify", "archive verify ~/a.archive ~/photos"),
+        ("vae_ldm.desk.claim.claim", "build_desk", "desk ~/new ~/photos --model ~/run"),
+        ("vae_ldm.lesson.story", "tell", "lesson --out ~/new"),
+    ],
+)
+def test_a_tilde_that_the_shell_has_left_is_the_home_folder(
+    run, implementation, monkeypatch, tmp_path, module, name, arguments
+):
+    monkeypatch.setenv("HOME", str(tmp_path))  # where the places are
+    calls = implementation(module, name, result=[])
+    assert run(*arguments.split())[2] == ""
+    positional, named = calls[0]
+    given = [str(value) for value in (*positional, *named.values())]
+    assert "~" not in "".join(given)
+    assert sum(str(tmp_path) in value for value in given) == arguments.count("~")
 
 
 def test_push(run, implementation, tmp_path):

@@ -157,11 +157,14 @@ def generate(
 def evaluate(
     run: RunArgument,
     num_samples: Annotated[int | None, typer.Option(min=1, help="Pictures to draw; by default the recipe's.")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Also replace measurements of more pictures than are to be drawn now.")
+    ] = False,
 ) -> None:
     """Measure a run again and write its report.html and metrics.json anew."""
     from vae_ldm.run.evaluate import evaluate_run
 
-    evaluate_run(run, num_samples=num_samples)
+    evaluate_run(run, num_samples=num_samples, replace=replace)
 
 
 @app.command(rich_help_panel=PHOTOS)
@@ -189,8 +192,8 @@ def export(
     checkpoint: Annotated[
         str | None,
         typer.Option(
-            metavar="PATH_OR_STEP",
-            help="A checkpoint file, or the step of one of the diffusion stage; by default the last.",
+            metavar="[last|best|STEP|FILE]",
+            help="Of the diffusion stage, or of the autoencoder's where that has none; by default last.",
         ),
     ] = None,
     out: Annotated[
@@ -250,7 +253,8 @@ def push(
 def pull(
     repository: RepositoryArgument,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write a copy here; by default only into the cache.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Write a copy here; by default only into the cache.", callback=paths.any_path),
     ] = None,
     revision: Annotated[str | None, typer.Option(metavar="REV", help="A branch, a tag or a commit.")] = None,
 ) -> None:

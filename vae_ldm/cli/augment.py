@@ -110,9 +110,7 @@ def draw(
 
 @app.command()
 def prove(
-    synthetic: Annotated[
-        Path, typer.Option(metavar="DIR", exists=True, file_okay=False, help="What augment has drawn.")
-    ],
+    synthetic: Annotated[Path, typer.Option(metavar="DIR", help="What augment has drawn.", callback=paths.existing)],
     photos: PhotosArgument = None,
     classifier: Annotated[
         ClassifierKind, typer.Option(help="The classifier: trained from scratch, or linear on frozen features.")

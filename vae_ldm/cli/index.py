@@ -44,7 +44,7 @@ def build(
 ) -> None:
     """Make an index of photos, or go on with one that was stopped."""
     if _checked_store(store) is None:
-        paths.output_folder(Path(index))
+        index = str(paths.output_folder(Path(index)))
 
     from vae_ldm.desk.search.build import build_index
 
@@ -70,7 +70,7 @@ def add(
 ) -> None:
     """Add the photos that an index lacks."""
     if _checked_store(store) is None:
-        paths.index(index)
+        index = str(paths.index(index))
 
     from vae_ldm.desk.search.build import add_photos
 
@@ -92,7 +92,7 @@ def query(
 ) -> None:
     """Find the photos most like a photo, or like each of a folder."""
     if _checked_store(store) is None:
-        paths.index(index)
+        index = str(paths.index(index))
 
     from vae_ldm.desk.search.query import query_index
 

@@ -74,7 +74,9 @@ def score(
     heat_maps: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="A folder for pictures of where each photo departs.", callback=paths.output_folder
+            metavar="DIR",
+            help="A folder for pictures of where each photo departs.",
+            callback=paths.output_folder_or_none,
         ),
     ] = None,
     model: MovedModelOption = None,

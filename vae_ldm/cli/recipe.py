@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vae_ldm.cli import paths
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.text import shown
 
@@ -61,7 +62,9 @@ def show(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
 
 @app.command()
 def upgrade(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A recipe of an older version of vae_ldm.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A recipe of an older version of vae_ldm.", callback=paths.any_path)
+    ],
 ) -> None:
     """Print a recipe in the newest format, comments kept, and on the error stream what was changed."""
     from vae_ldm.recipe import upgrade_recipe
@@ -92,12 +95,14 @@ def list_recipes() -> None:
 @app.command()
 def copy(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A packaged recipe.")],
-    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A file or folder.")] = Path(),
+    destination: Annotated[
+        Path, typer.Argument(metavar="DEST", help="A file or folder.", callback=paths.any_path)
+    ] = Path(),
 ) -> None:
     """Copy a packaged recipe, to be changed. An existing file is never overwritten."""
-    from vae_ldm.recipe import find_recipe
+    from vae_ldm.recipe import packaged_recipe
 
-    source = find_recipe(name)
+    source = packaged_recipe(name)
     target = destination / source.name if destination.is_dir() else destination
     try:
         with target.open("xb") as stream:

@@ -38,7 +38,6 @@ def _is_not_about_length(record: logging.LogRecord) -> bool:
     return not any(words in str(record.msg) for words in ("was truncated because", "Token indices sequence length"))
 
 
-
 class LatentDiffusionPipeline(StableDiffusionPipeline):
     """A StableDiffusionPipeline, called as that is, with methods that begin from photos, or from latents.
 

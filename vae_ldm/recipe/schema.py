@@ -63,8 +63,9 @@ class Recipe(Part):
         if self.diffusion is None or begun.diffusion is None:
             return self
         now, before = self.diffusion.text_encoder, begun.diffusion.text_encoder
-        both = isinstance(now, TrainedTextEncoder) and isinstance(before, TrainedTextEncoder)
-        if not both or self.diffusion.from_pretrained is not None or now.min_length is not None:
+        if not (isinstance(now, TrainedTextEncoder) and isinstance(before, TrainedTextEncoder)):
+            return self
+        if self.diffusion.from_pretrained is not None or now.min_length is not None:
             return self
         encoder = now.model_copy(update={"min_length": before.min_length})
         return self.model_copy(update={"diffusion": self.diffusion.model_copy(update={"text_encoder": encoder})})

@@ -79,8 +79,8 @@ def describe_run(session: Session, *, restart: Sequence[Stage] = ()) -> None:
     elif recipe.autoencoder.train == "nothing":
         say(f"autoencoder: {_millions(autoencoder)} parameters, kept as they are")
     else:
-        module = build_lit_autoencoder(recipe, autoencoder)
-        _describe_autoencoder(session, module, examples_at_hand, done=_done(run, "autoencoder", afresh))
+        lit_autoencoder = build_lit_autoencoder(recipe, autoencoder)
+        _describe_autoencoder(session, lit_autoencoder, examples_at_hand, done=_done(run, "autoencoder", afresh))
     if recipe.diffusion is None:
         say("then: evaluation on all validation pictures, and the report")
         return
@@ -102,8 +102,8 @@ def describe_run(session: Session, *, restart: Sequence[Stage] = ()) -> None:
         "std": posterior.std[rows],
         "prompt_ids": prompt_ids(diffusion, prompts)[rows].to(session.device),
     }
-    module = build_lit_latent_diffusion(recipe, diffusion)
-    _describe_unet(session, module, latents, done=_done(run, "diffusion", afresh))
+    lit_diffusion = build_lit_latent_diffusion(recipe, diffusion)
+    _describe_unet(session, lit_diffusion, latents, done=_done(run, "diffusion", afresh))
     say(then)
 
 
@@ -154,9 +154,7 @@ def _describe_unet(session: Session, module: LitLatentDiffusion, latents: dict[s
         precision=precision,
         batches=part.accumulate_grad_batches,
     )
-    _describe_stage(
-        session, "diffusion", module, part, precision, max(0, part.max_steps - done) * seconds, done=done
-    )
+    _describe_stage(session, "diffusion", module, part, precision, max(0, part.max_steps - done) * seconds, done=done)
 
 
 def _describe_stage(

@@ -80,7 +80,11 @@ class RunFolder(RunPaths):
 
     def as_begun(self, recipe: Recipe, *, restart: Sequence[Stage] = ()) -> Recipe:
         """`recipe` with what it leaves open as the UNet of this run was begun, unless that is to be restarted."""
-        if stage_named("diffusion") in from_stage_on(restart) or not self._has_begun("diffusion") or not self.recipe.exists():
+        if (
+            stage_named("diffusion") in from_stage_on(restart)
+            or not self._has_begun("diffusion")
+            or not self.recipe.exists()
+        ):
             return recipe
         return recipe.as_begun(read_recipe(self.recipe, as_trained=True))
 
