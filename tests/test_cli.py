@@ -463,7 +463,12 @@ def test_list_and_copy(recipe, run, monkeypatch, tmp_path):
     assert run("recipe", "check", "r")[:2] == (0, f"{tmp_path / 'packaged' / 'r.yaml'}: in order\n")
 
 
-def test_every_verb_has_help(run):
+def test_every_verb_has_help(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for group in ("", "recipe", "augment", "index", "archive", "novelty"):
+        lines = run(*group.split(), "--help")[1].splitlines()
+        assert [line for line in lines if line.endswith("...") and not line.startswith("Usage")] == [], "cut short"
+        assert max(map(len, lines)) <= 80
     _, out, _ = run("--help")
     for verb in (
         *("train", "generate", "evaluate", "export", "push", "pull", "lesson", "recipe"),

@@ -161,7 +161,7 @@ def evaluate(
         bool, typer.Option("--replace", help="Also replace measurements of more pictures than are to be drawn now.")
     ] = False,
 ) -> None:
-    """Measure a run again and write its report.html and metrics.json anew."""
+    """Measure a run again. report.html, metrics.json and the grids are written anew."""
     from vae_ldm.run.evaluate import evaluate_run
 
     evaluate_run(run, num_samples=num_samples, replace=replace)
@@ -180,7 +180,7 @@ def compare(
         int | None, typer.Option(min=8, help="Crop photos to squares of this many px; by default their median.")
     ] = None,
 ) -> None:
-    """Say which autoencoder keeps most of your photos, and whether to train one at all."""
+    """Say which autoencoder keeps most of your photos. Also whether to train one at all."""
     from vae_ldm.desk.compare.compare import compare as compare_autoencoders
 
     compare_autoencoders(photos, autoencoders, out=out, num_photos=num_photos, side=side)
@@ -232,7 +232,7 @@ def push(
         bool, typer.Option("--show-photos", help="Let held-out photos travel too, beside their reconstructions.")
     ] = False,
 ) -> None:
-    """Push a finished run to the Hub: pipeline, recipe, metrics, grid and card, in one commit."""
+    """Push a finished run to the Hub. Pipeline, recipe, metrics, grid and card go in one commit."""
     from vae_ldm.run.push import push as push_run
     from vae_ldm.terminal import new_output
 
@@ -258,7 +258,7 @@ def pull(
     ] = None,
     revision: Annotated[str | None, typer.Option(metavar="REV", help="A branch, a tag or a commit.")] = None,
 ) -> None:
-    """Download a repository of the Hub, safetensors only; afterwards its name works without a connection."""
+    """Download a repository of the Hub, safetensors only. Its name then works without a connection."""
     from vae_ldm.hub import pull as pull_repository
     from vae_ldm.terminal import new_output
 
@@ -274,7 +274,7 @@ def lesson(
         Path, typer.Option(metavar="DIR", help="Where the pictures go.", callback=paths.output_folder)
     ] = Path("lesson"),
 ) -> None:
-    """Train an autoencoder and a VAE in plain NumPy, explain each step, draw four pictures (seconds)."""
+    """Train an autoencoder and a VAE in plain NumPy. Each step is explained, and drawn in four pictures (seconds)."""
     # On matrices as small as these a second thread only adds to the work.
     for library in ("OMP", "OPENBLAS", "MKL"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")

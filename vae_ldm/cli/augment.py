@@ -32,7 +32,7 @@ class _DrawUnlessTold(TyperGroup):
 
 app = typer.Typer(
     cls=_DrawUnlessTold,
-    help="Draw new labelled photos from a model, and prove whether they help.\n\n"
+    help="Draw new labelled photos and prove whether they help.\n\n"
     "`augment PHOTOS ...` is short for `augment draw PHOTOS ...`; `augment draw --help` lists its options.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -83,7 +83,7 @@ def draw(
         Path, typer.Option(metavar="DIR", help="A new folder, or one to go on with.", callback=paths.output_folder)
     ] = Path("augmented"),
 ) -> None:
-    """Draw new photos of every class, without near copies and other classes."""
+    """Draw new photos of every class. Near copies and other classes are left out."""
     from vae_ldm.desk.augment.folder import AugmentedFolder
     from vae_ldm.desk.augment.request import AugmentRequest
 
@@ -123,7 +123,7 @@ def prove(
     steps: Annotated[int, typer.Option(min=1, help="Training steps in every cell of the table.")] = 300,
     out: PageOption = Path("proof.html"),
 ) -> None:
-    """Measure whether a classifier of real photos gains from synthetic ones."""
+    """Measure whether a classifier gains from synthetic photos."""
     from vae_ldm.desk.augment.proof import prove_augmentation
 
     prove_augmentation(

@@ -81,7 +81,7 @@ def score(
     ] = None,
     model: MovedModelOption = None,
 ) -> None:
-    """Judge photos by a detector and write a table: verdict, p-value and every score."""
+    """Judge photos by a detector. A table has verdict, p-value and every score."""
     from vae_ldm.desk.novelty.novelty import score as score_photos
 
     score_photos(photos, detector, out=out, heat_maps=heat_maps, model=model)

@@ -1,6 +1,7 @@
 """The verbs about recipes, and how any verb reads one."""
 
 import os
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,8 @@ from vae_ldm.text import shown
 
 if TYPE_CHECKING:
     from vae_ldm.recipe import Recipe
+
+_WIDTH_OF_LIST = 92
 
 app = typer.Typer(help="Check, show and find recipes.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -66,7 +69,7 @@ def upgrade(
         Path, typer.Argument(metavar="FILE", help="A recipe of an older version of vae_ldm.", callback=paths.any_path)
     ],
 ) -> None:
-    """Print a recipe in the newest format, comments kept, and on the error stream what was changed."""
+    """Print a recipe in the newest format. Comments are kept; what was changed goes to the error stream."""
     from vae_ldm.recipe import upgrade_recipe
 
     text, changes = upgrade_recipe(file)
@@ -89,7 +92,10 @@ def list_recipes() -> None:
     from vae_ldm.recipe import first_comment, packaged_recipes
 
     for name, path in packaged_recipes().items():
-        typer.echo("\n    ".join(map(shown, [name, *first_comment(path)])))
+        command, *about = first_comment(path) or [""]
+        typer.echo(shown(name))
+        lines = [command, *textwrap.wrap(" ".join(about), _WIDTH_OF_LIST)]
+        typer.echo("".join(f"    {shown(line)}\n" for line in lines if line), nl=False)
 
 
 @app.command()

@@ -21,6 +21,7 @@ from vae_ldm.models.image_input import Images, as_image_batch
 from vae_ldm.models.text_encoder import cut_off
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 from vae_ldm.pipelines.plain_folder import save_plain_pipeline
+from vae_ldm.text import counted
 
 Generators = torch.Generator | list[torch.Generator]
 
@@ -267,7 +268,10 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
             raise VaeLdmError(f"strength is {strength:g}; it is a share in [0, 1]")
         prompts = [prompt] * len(latents) if isinstance(prompt, str) else list(prompt)
         if len(prompts) != len(latents):
-            raise VaeLdmError(f"{len(prompts)} prompts for {len(latents)} images; give one for all, or one an image")
+            raise VaeLdmError(
+                f"{counted(len(prompts), 'prompt')} for {counted(len(latents), 'image')}; give one for all, "
+                "or one an image"
+            )
         check_guidance(options.get("guidance_scale", 0.0))
         if isinstance(negative := options.get("negative_prompt"), str):
             options["negative_prompt"] = [negative] * len(latents)  # diffusers wants the kind that the prompt has
@@ -320,7 +324,10 @@ class _LatentToLatent(StableDiffusionImg2ImgPipeline):
     ) -> Tensor:
         latents = image.to(device, dtype).repeat_interleave(num_images_per_prompt, dim=0)
         if isinstance(generator, list) and len(generator) != len(latents):
-            raise VaeLdmError(f"{len(generator)} generators for {len(latents)} images; give one, or one an image")
+            raise VaeLdmError(
+                f"{counted(len(generator), 'generator')} for {counted(len(latents), 'image')}; give one, or one "
+                "an image"
+            )
         noise = randn_tensor(latents.shape, generator=generator, device=latents.device, dtype=dtype)
         return self.scheduler.add_noise(latents, noise, timestep)
 

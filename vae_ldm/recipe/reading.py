@@ -13,6 +13,7 @@ from vae_ldm.recipe.mistakes import MOST_SHOWN, disagreements, explain, locate, 
 from vae_ldm.recipe.overrides import apply_overrides
 from vae_ldm.recipe.schema import Recipe
 from vae_ldm.recipe.upgrade import NEWEST, OLD_MIN_LENGTH, format_of, upgrade, upgraded_text
+from vae_ldm.text import counted
 
 
 def read_recipe(
@@ -85,7 +86,7 @@ def _in_words(mistakes: list[Mistake]) -> str:
     ordered = sorted(mistakes, key=lambda mistake: (not mistake.text, mistake.origin.order))
     lines = [str(mistake) for mistake in ordered[:MOST_SHOWN]]
     if len(ordered) > MOST_SHOWN:
-        lines.append(f"... and {len(ordered) - MOST_SHOWN:,} mistakes more")
+        lines.append(f"... and {counted(len(ordered) - MOST_SHOWN, 'mistake')} more")
     return "\n".join(lines)
 
 

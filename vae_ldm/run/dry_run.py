@@ -1,4 +1,4 @@
-"""`vae-ldm train --dry-run`: photos are looked through, everything is built and tried; nothing is trained or written."""
+"""`vae-ldm train --dry-run`: photos are looked through and everything is tried; nothing is trained or written."""
 
 from collections.abc import Collection, Sequence
 
@@ -26,9 +26,9 @@ from vae_ldm.recipe.stages import STAGES, from_stage_on, stages_of
 from vae_ldm.run.folder import RunFolder, Stage
 from vae_ldm.run.session import Session
 from vae_ldm.run.step_time import Update, seconds_a_step
+from vae_ldm.text import counted
 from vae_ldm.training.lit_autoencoder import LitAutoencoder
 from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
-from vae_ldm.text import counted
 from vae_ldm.training.progress import format_seconds
 
 _CHANNELS = {1: "grey", 3: "RGB", 4: "RGBA"}
@@ -85,7 +85,8 @@ def describe_run(session: Session, *, restart: Sequence[Stage] = ()) -> None:
         say("then: evaluation on all validation pictures, and the report")
         return
 
-    then = f"then: evaluation on all validation pictures and {recipe.evaluation.num_samples} samples, and the report"
+    drawn = counted(recipe.evaluation.num_samples, "sample")
+    then = f"then: evaluation on all validation pictures and {drawn}, and the report"
     if "diffusion" in finished:
         say("diffusion: finished")
         say(then)

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from vae_ldm.assembly import build_features
 from vae_ldm.choices import Stage
+from vae_ldm.errors import DataError, VaeLdmError
 from vae_ldm.evaluation.embedding import embed_pictures
 from vae_ldm.evaluation.evaluator import evaluate_autoencoder, evaluate_samples, trained_classes
 from vae_ldm.evaluation.measurement import Measurement, measured_share
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
-from vae_ldm.errors import DataError, VaeLdmError
 from vae_ldm.evaluation.verdict import comparison, verdict
 from vae_ldm.files import write_json
 from vae_ldm.hardware import device_name
@@ -87,7 +87,7 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
     run, recipe = session.run, session.recipe
     train, validation = session.pictures.train, session.pictures.validation
     run.samples.mkdir(exist_ok=True)
-    session.say(f"evaluation: features of {len(train)} training pictures, and a probe classifier of them")
+    session.say(f"evaluation: features of {counted(len(train), 'training picture')}, and a probe classifier of them")
     start = time.perf_counter()
     features = build_features(settings.features).to(session.device)
     probe = None
@@ -115,7 +115,7 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
         "train_embeddings": seen,
     }
 
-    session.say(f"evaluation: reconstructions of {len(validation)} validation pictures")
+    session.say(f"evaluation: reconstructions of {counted(len(validation), 'validation picture')}")
 
     with session.progress("reconstructing") as report:
         done = 0
@@ -283,5 +283,5 @@ def _in_words(measurement: Measurement) -> str:
         beside = f"; {f'{judged.word}: ' if judged else ''}{comparison(measurement)}"
     return (
         f"{measurement.name} {quantity(measurement.value, measurement.unit)}{interval} "
-        f"({measurement.num_images} {measurement.split} pictures{features}{beside})"
+        f"({counted(measurement.num_images, f'{measurement.split} picture')}{features}{beside})"
     ).replace("\N{NO-BREAK SPACE}", " ")

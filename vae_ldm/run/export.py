@@ -28,8 +28,10 @@ def export_checkpoint(run_dir: Path, *, checkpoint: str | None = None, output_di
     """The folder written: a StableDiffusionPipeline, or an AutoencoderKL for a checkpoint of the first stage.
 
     `checkpoint` is "last", "best", a step or a path; the first three are looked for in the diffusion stage, then in the
-    autoencoder's. None and "last" take the newest weights of the furthest stage. Raises VaeLdmError where there is no such checkpoint, or the output folder exists already, WeightsError where a checkpoint
-    is damaged, and RunError where the disk is full.
+    autoencoder's. None and "last" take the newest weights of the furthest stage.
+
+    Raises VaeLdmError where there is no such checkpoint, or the output folder exists already, WeightsError where a
+    checkpoint is damaged, and RunError where the disk is full.
     """
     session = Session.opened(run_dir)
     run = session.run

@@ -115,7 +115,9 @@ def _check_enough_pictures(session: Session) -> None:
         *(trainer.num_val_images for trainer in trainers),
     )
     if found < count:
-        raise DataError(f"{found} pictures (or num_val_images) cannot be shared by {count} processes; start fewer")
+        raise DataError(
+            f"{counted(found, 'picture')} (or num_val_images) cannot be shared by {count} processes; start fewer"
+        )
 
 
 @contextmanager

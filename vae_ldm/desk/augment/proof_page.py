@@ -87,7 +87,7 @@ def as_markdown(proof: Proof, setting: ProofSetting) -> str:
         lines.append(f"| {row.name} ({row.num_real}) | {' | '.join(cells)} |")
     height, width = setting.image_size
     measured = (
-        f"Balanced accuracy in % of {setting.classifier} ({proof.num_steps} steps in every cell) on "
+        f"Balanced accuracy in % of {setting.classifier} ({counted(proof.num_steps, 'step')} in every cell) on "
         f"{counted(len(proof.labels), 'held-out photo')} of {setting.title} at {width}x{height} px, mean of "
         f"{proof.num_seeds} seeds; behind it the gain in points over real photos alone with its 95 % interval "
         "(over seeds and photos, paired)."
