@@ -292,8 +292,10 @@ def _duplicates_in_words(held_out: Neighbours) -> str:
     count = int(held_out.duplicates.sum())
     if not count:
         return ""
-    return f"; {count} of {counted(len(held_out.distances), 'validation picture')} "
-        f"{'is a training picture' if count == 1 else 'are training pictures'} as well and set no bar"
+    of_all = f"{count} of {counted(len(held_out.distances), 'validation picture')}"
+    if count == 1:
+        return f"; {of_all} is a training picture as well and sets no bar"
+    return f"; {of_all} are training pictures as well and set no bar"
 
 
 def evenly_chosen(pictures: np.ndarray, max_values: int) -> np.ndarray:

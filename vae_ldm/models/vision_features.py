@@ -222,8 +222,8 @@ def load_transformers_backbone(from_pretrained: str) -> TransformersFeatures:
     missing = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler"))
     if missing:
         raise WeightsError(
-            f"{from_pretrained} lacks {counted(len(missing), 'weight')} of its model, {missing[0]} among them: save the "
-            "model again with save_pretrained"
+            f"{from_pretrained} lacks {counted(len(missing), 'weight')} of its model, {missing[0]} among them: save "
+            "the model again with save_pretrained"
         )
     if not (isinstance(processor, dict) and {"image_mean", "image_std"} <= processor.keys()):
         raise WeightsError(
