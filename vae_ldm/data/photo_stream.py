@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from vae_ldm.choices import Resize
 from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted
@@ -55,6 +56,16 @@ def photo_records(photos: Path | str, *, caption_column: str | None = None) -> l
         described.get(name) or Record(as_text(name), found.folder / name, _folder_label(name))
         for name in found.pictures
     ]
+
+
+def records_of(photos: Path | str | Image.Image | Sequence[Record]) -> Sequence[Record]:
+    """Records of what a caller gives: the path of a photo or a folder, an open picture, or records as they are.
+
+    Raises DataError as `photo_records` does.
+    """
+    if isinstance(photos, Image.Image):
+        return [Record(as_text(Path(getattr(photos, "filename", "") or "picture").name), photos)]
+    return photo_records(photos) if isinstance(photos, str | Path) else photos
 
 
 def decoded_batches(

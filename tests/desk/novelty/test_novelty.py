@@ -104,7 +104,7 @@ def test_scratched_photos_are_novel_and_good_ones_are_not(detector, photos, tmp_
 
 def test_the_heat_map_is_hottest_at_the_blemish(detector, photos):
     opened = open_detector(detector)
-    for verdict in opened.judge(photo_records(photos / "validation" / "scratched")):
+    for verdict in opened.judge(photos / "validation" / "scratched"):
         assert verdict.heat_map.shape == (192, 192, 3)
         red = verdict.heat_map[..., 0].astype(int) - verdict.heat_map[..., 2]
         smooth = torch.nn.functional.avg_pool2d(torch.from_numpy(red)[None, None].float(), 15, 1, 7)[0, 0]

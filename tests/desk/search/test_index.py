@@ -95,8 +95,13 @@ def test_a_photo_finds_itself_and_then_its_class(index, photos):
 
 
 def test_a_photo_that_is_not_in_gets_no_more_than_asked_for(index, tmp_path):
-    (hits,) = open_index(index).query(photo_records(save_photos(tmp_path / "new", 1, seed=9)), k=4)
+    folder = save_photos(tmp_path / "new", 1, seed=9)
+    opened = open_index(index)
+    (hits,) = opened.query(photo_records(folder), k=4)
     assert [hit.same_photo for hit in hits] == [False] * 4
+    (file,) = (path for path in folder.rglob("*") if path.is_file())
+    for photo in (folder, str(file), Image.open(file)):
+        assert opened.query(photo, k=4) == [hits]
 
 
 @pytest.mark.parametrize("kind", ["backbone", "both"])

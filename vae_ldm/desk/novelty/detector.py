@@ -12,12 +12,13 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from vae_ldm.choices import FeatureKind, Resize, ScoreName
-from vae_ldm.data.photo_stream import PhotoBatch
+from vae_ldm.data.photo_stream import PhotoBatch, records_of
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.encoder import PhotoEncoder, stored_model
 from vae_ldm.desk.novelty.observer import PhotoObserver, Seen
@@ -95,14 +96,17 @@ class Detector:
     patch_heat: HeatScale
     residual_heat: HeatScale
 
-    def judge(self, photos: Sequence[Record] | PhotoBatch, *, heat_maps: bool = True) -> list[NoveltyVerdict]:
-        """A verdict on each photo, in order; photos of a batch are of `observer.encoder.batches`.
+    def judge(
+        self, photos: Path | str | Image.Image | Sequence[Record] | PhotoBatch, *, heat_maps: bool = True
+    ) -> list[NoveltyVerdict]:
+        """A verdict on each photo, in order.
 
-        Raises DataError for a record that cannot be read.
+        `photos` is the path of a photo or a folder, a Pillow image, records, or a batch that `observer.encoder.batches`
+        has decoded. Raises DataError for a photo that cannot be read.
         """
         if isinstance(photos, PhotoBatch):
             return self._judge_batch(photos, heat_maps=heat_maps)
-        batches = self.observer.encoder.batches(photos, on_unreadable=_refuse)
+        batches = self.observer.encoder.batches(records_of(photos), on_unreadable=_refuse)
         return [verdict for batch in batches for verdict in self._judge_batch(batch, heat_maps=heat_maps)]
 
     def _judge_batch(self, batch: PhotoBatch, *, heat_maps: bool) -> list[NoveltyVerdict]:

@@ -1,15 +1,16 @@
 """Photos that can be searched by photo: an index, in a folder or in PostgreSQL, with the encoder it was built with."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from vae_ldm.data.photo_stream import PhotoBatch
+from vae_ldm.data.photo_stream import PhotoBatch, records_of
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.encoder import PhotoEncoder, stored_model
 from vae_ldm.desk.search.folder_store import IndexFolder
@@ -34,10 +35,9 @@ class Hit:
 class Index:
     """Answers which photos are most like a photo.
 
-    >>> from vae_ldm.data.photo_stream import photo_records
-    >>> from vae_ldm.desk.search.index import open_index
-    >>> index = open_index("claims.index")
-    >>> (hits,) = index.query(photo_records("photos/dent-1.jpg"), k=5)
+    >>> import vae_ldm
+    >>> index = vae_ldm.open_index("claims.index")
+    >>> (hits,) = index.query("photos/dent-1.jpg", k=5)
     """
 
     def __init__(self, store: PhotoStore, encoder: PhotoEncoder) -> None:
@@ -55,13 +55,17 @@ class Index:
         """Unit vectors [B, dim] of photos that `encoder.batches` has decoded."""
         return self.store.space(self.encoder.vectors(batch))
 
-    def query(self, photos: Sequence[Record] | PhotoBatch, k: int = 10) -> list[list[Hit]]:
+    def query(self, photos: Path | str | Image.Image | Sequence[Record] | PhotoBatch, k: int = 10) -> list[list[Hit]]:
         """The k photos most like each photo, the most alike first; the photo itself, where it is in the index, is
         extra.
 
-        Raises DataError where a photo cannot be read, or the index is empty.
+        `photos` is the path of a photo or a folder, a Pillow image, records, or a batch that `encoder.batches` has
+        decoded. Raises DataError where a photo cannot be read, or the index is empty.
         """
-        batches = [photos] if isinstance(photos, PhotoBatch) else self.encoder.batches(photos, on_unreadable=_refuse)
+        if isinstance(photos, PhotoBatch):
+            batches: Iterable[PhotoBatch] = [photos]
+        else:
+            batches = self.encoder.batches(records_of(photos), on_unreadable=_refuse)
         return [hits for batch in batches for hits in self.nearest(batch.records, self.encoder.vectors(batch), k)]
 
     def nearest(self, records: Sequence[Record], raw: Mapping[Part, Tensor], k: int = 10) -> Iterator[list[Hit]]:
