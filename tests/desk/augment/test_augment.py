@@ -139,7 +139,7 @@ def test_a_small_number_is_made_by_different_methods_from_class_to_class(
     methods = [(row["how"], row["strength"]) for row in rows_of(out)]
     assert methods == [("posterior", None), ("vary", 0.3), ("vary", 0.5), ("vary", 0.7)]
     printed = capsys.readouterr()
-    assert "4 pictures are too few for all ways: sample only where another one misses" in printed.err
+    assert "4 pictures cannot be shared by all ways: sample only where another one misses" in printed.err
     assert "sample 0 0 0 0" in " ".join(printed.out.split())
 
 
