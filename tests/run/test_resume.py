@@ -260,7 +260,7 @@ def test_after_a_restart_the_way_to_go_on_is_without_it(make_recipe, recipe_file
 def test_a_stop_before_anything_was_deleted_is_repeated_as_it_is(trained_run, make_recipe, tmp_path, monkeypatch):
     shutil.copytree(trained_run.path, tmp_path / "nano")
     monkeypatch.setattr(RunFolder, "adopt", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
-    with pytest.raises(StoppedError, match=r"^stopped by SIGTERM; nothing is deleted yet, so repeat the command as it"):
+    with pytest.raises(StoppedError, match=r"^stopped by SIGTERM; nothing is trained yet, so repeat the command as it"):
         train_run(make_recipe(), restart=["diffusion"])
 
 

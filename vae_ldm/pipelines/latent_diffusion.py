@@ -1,10 +1,8 @@
 """A StableDiffusionPipeline that can also vary, morph and reconstruct photos, and saves as a plain one."""
 
 import functools
-import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +12,15 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.models.image_input import Images, as_image_batch
-from vae_ldm.models.text_encoder import cut_off
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 from vae_ldm.pipelines.plain_folder import save_plain_pipeline
+from vae_ldm.pipelines.prompt_length import telling_what_is_cut_off
 from vae_ldm.text import counted
 
 Generators = torch.Generator | list[torch.Generator]
-
-_log = logging.getLogger(__name__)
-_LOGGERS_OF_LIBRARIES = [
-    *(logging.getLogger(cls.__module__) for cls in (StableDiffusionPipeline, StableDiffusionImg2ImgPipeline)),
-    logging.getLogger(PreTrainedTokenizerBase.__module__),
-]
-_MOST_TOLD = 5
-"""Prompts of one pipeline that are named as too long."""
-
-
-def _is_not_about_length(record: logging.LogRecord) -> bool:
-    """Whether it is none of the libraries' remarks on a prompt that is too long: they name the padding as well."""
-    return not any(words in str(record.msg) for words in ("was truncated because", "Token indices sequence length"))
 
 
 class LatentDiffusionPipeline(StableDiffusionPipeline):
@@ -62,7 +46,7 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
     @functools.wraps(StableDiffusionPipeline.__call__)
     def __call__(self, *args: Any, **options: Any) -> Any:
         check_guidance(options.get("guidance_scale", 0.0))
-        with self._telling_what_is_cut_off(args[0] if args else options.get("prompt"), options.get("negative_prompt")):
+        with telling_what_is_cut_off(self, args[0] if args else options.get("prompt"), options.get("negative_prompt")):
             return super().__call__(*args, **options)
 
     @property
@@ -231,23 +215,6 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
             raise VaeLdmError("save_pretrained pushes nothing; use vae_ldm.push, which writes the model card as well")
         save_plain_pipeline(self, Path(save_directory), **options)
 
-    @contextmanager
-    def _telling_what_is_cut_off(self, *prompts: str | Sequence[str] | None) -> Iterator[None]:
-        """Warn of each prompt that is too long, once for a pipeline, in the place of the libraries."""
-        told: set[str] = self.__dict__.setdefault("_told_as_too_long", set())
-        every = [each for some in prompts for each in ([some] if isinstance(some, str) else some or ())]
-        for prompt in dict.fromkeys(every):
-            if prompt not in told and len(told) < _MOST_TOLD and (line := cut_off(self.tokenizer, prompt)) is not None:
-                told.add(prompt)
-                _log.warning("%s", line)
-        for logger in _LOGGERS_OF_LIBRARIES:
-            logger.addFilter(_is_not_about_length)
-        try:
-            yield
-        finally:
-            for logger in _LOGGERS_OF_LIBRARIES:
-                logger.removeFilter(_is_not_about_length)
-
     def _encoded(self, images: Images) -> tuple[tuple[int, int], Tensor]:
         """Height and width of the images, and their latents [B, c, h, w]."""
         batch = as_image_batch(images, channels=self.vae.config.in_channels)
@@ -291,7 +258,7 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
         # By the number of its channels the processor knows latents, and leaves them as they are.
         image_to_image.image_processor = VaeImageProcessor(vae_latent_channels=latents.shape[1])
         image_to_image.set_progress_bar_config(**getattr(self, "_progress_bar_config", {}))
-        with self._telling_what_is_cut_off(prompts, options.get("negative_prompt")):
+        with telling_what_is_cut_off(self, prompts, options.get("negative_prompt")):
             return image_to_image(
                 prompts,
                 image=latents,

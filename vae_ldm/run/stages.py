@@ -86,7 +86,7 @@ def _saying_how_to_go_on(run: RunFolder, recipe: Recipe, restart: Sequence[Stage
     except (StoppedError, KeyboardInterrupt) as error:
         said = str(error) or "stopped"
         if restart and not ending.restarted:
-            raise type(error)(f"{said}; nothing is deleted yet, so repeat the command as it is") from None
+            raise type(error)(f"{said}; nothing is trained yet, so repeat the command as it is") from None
         flags = f" without {' '.join(f'--restart {stage}' for stage in restart)}" if restart else ""
         with suppress(VaeLdmError, OSError):  # a state.json that is damaged
             said = f"{said}; {_how_to_go_on(run, recipe, f'repeat the command{flags}')}"
