@@ -198,8 +198,9 @@ def test_a_verb_takes_the_next_number_where_its_own_name_is_taken(
 def test_evaluate(run, implementation, tmp_path):
     calls = implementation("vae_ldm.run.evaluate", "evaluate_run")
     assert run("evaluate", str(tmp_path))[0] == 0
-    assert run("evaluate", str(tmp_path), "--num-samples", "8")[0] == 0
-    assert calls == [((tmp_path,), {"num_samples": None}), ((tmp_path,), {"num_samples": 8})]
+    assert run("evaluate", str(tmp_path), "--num-samples", "8", "--replace")[0] == 0
+    expected = [{"num_samples": None, "replace": False}, {"num_samples": 8, "replace": True}]
+    assert calls == [((tmp_path,), settings) for settings in expected]
 
 
 def test_export(run, implementation, tmp_path):
@@ -210,6 +211,38 @@ def test_export(run, implementation, tmp_path):
         ((tmp_path,), {"checkpoint": None, "output_dir": None}),
         ((tmp_path,), {"checkpoint": "500", "output_dir": Path("there")}),
     ]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "arguments"),
+    [
+        ("vae_ldm.desk.generate", "generate", "generate ~/run prompt --out ~/new"),
+        ("vae_ldm.run.evaluate", "evaluate_run", "evaluate ~/run"),
+        ("vae_ldm.run.export", "export_checkpoint", "export ~/run --out=~/new"),
+        ("vae_ldm.hub", "pull", "pull acme/tins --out ~/new"),
+        ("vae_ldm.desk.compare.compare", "compare", "compare ~/photos ~/run --out ~/page.html"),
+        ("vae_ldm.desk.augment.proof", "prove_augmentation", "augment prove ~/photos --synthetic ~/photos"),
+        ("vae_ldm.desk.search.build", "build_index", "index build ~/new ~/photos --model ~/run --backbone ~/run"),
+        ("vae_ldm.desk.search.build", "add_photos", "index add ~/a.index ~/photos"),
+        ("vae_ldm.desk.search.query", "query_index", "index query ~/a.index ~/a.jpg --out ~/sheet.png"),
+        ("vae_ldm.desk.novelty.novelty", "fit", "novelty fit ~/photos --model ~/run --out ~/d --calibration ~/photos"),
+        ("vae_ldm.desk.archive.add", "add", "archive add ~/a.archive ~/photos --model ~/run"),
+        ("vae_ldm.desk.archive.reading", "extract", "archive extract ~/a.archive --out ~/new"),
+        ("vae_ldm.desk.archive.reading", "verify", "archive verify ~/a.archive ~/photos"),
+        ("vae_ldm.desk.claim.claim", "build_desk", "desk ~/new ~/photos --model ~/run"),
+        ("vae_ldm.lesson.story", "tell", "lesson --out ~/new"),
+    ],
+)
+def test_a_tilde_that_the_shell_has_left_is_the_home_folder(
+    run, implementation, monkeypatch, tmp_path, module, name, arguments
+):
+    monkeypatch.setenv("HOME", str(tmp_path))  # where the places are
+    calls = implementation(module, name, result=[])
+    assert run(*arguments.split())[2] == ""
+    positional, named = calls[0]
+    given = [str(value) for value in (*positional, *named.values())]
+    assert "~" not in "".join(given)
+    assert sum(str(tmp_path) in value for value in given) == arguments.count("~")
 
 
 def test_push(run, implementation, tmp_path):
@@ -264,7 +297,7 @@ def test_lesson(run, implementation, tmp_path):
         (OSError(errno.ENOSPC, "No space left on device", "x.ckpt"), 1, "error: x.ckpt: No space left on device\n"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "error: No space left on device\n"),
         (OSError("cannot connect"), 1, "error: cannot connect\n"),
-        (KeyboardInterrupt(), 130, "stopped; repeat the command to go on\n"),
+        (KeyboardInterrupt(), 130, "stopped\n"),
     ],
 )
 def test_expected_errors_are_a_line_and_an_exit_code(recipe, run, implementation, monkeypatch, error, code, message):
@@ -279,11 +312,22 @@ def test_expected_errors_are_a_line_and_an_exit_code(recipe, run, implementation
         ("vae_ldm.desk.search.build", "build_index", ("index", "build", "a.index", "photos", "--model", "run")),
         ("vae_ldm.desk.search.build", "add_photos", ("index", "add", "a.index", "photos")),
         ("vae_ldm.desk.augment.augment", "augment", ("augment", "photos", "--model", "run")),
+        ("vae_ldm.desk.claim.claim", "build_desk", ("desk", "d", "photos", "--model", "run")),
+        ("vae_ldm.hub", "pull", ("pull", "acme/tins")),
+        ("vae_ldm.desk.generate", "generate", ("generate", "runs/x", "a tin")),
+        ("vae_ldm.run.evaluate", "evaluate_run", ("evaluate", "runs/x")),
+        ("vae_ldm.desk.compare.compare", "compare", ("compare", "photos", "runs/x")),
+        ("vae_ldm.desk.archive.reading", "verify", ("archive", "verify", "a.archive")),
     ],
 )
-def test_sigterm_ends_as_ctrl_c_does_with_a_code_of_its_own(run, implementation, module, name, arguments):
-    implementation(module, name, ended_by=signal.SIGTERM)
-    assert run(*arguments) == (143, "", "stopped by SIGTERM; repeat the command to go on\n")
+def test_a_stop_has_a_code_of_its_own_and_says_to_go_on_where_that_is_true(
+    run, implementation, module, name, arguments
+):
+    goes_on = name in ("add", "build_index", "add_photos", "augment", "build_desk", "pull")
+    rest = "; repeat the command to go on" if goes_on else ""
+    for number, code, said in ((signal.SIGTERM, 143, "stopped by SIGTERM"), (signal.SIGINT, 130, "stopped")):
+        implementation(module, name, ended_by=number)
+        assert run(*arguments) == (code, "", f"{said}{rest}\n")
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
@@ -445,7 +489,12 @@ def test_list_and_copy(recipe, run, monkeypatch, tmp_path):
     assert run("recipe", "check", "r")[:2] == (0, f"{tmp_path / 'packaged' / 'r.yaml'}: in order\n")
 
 
-def test_every_verb_has_help(run):
+def test_every_verb_has_help(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for group in ("", "recipe", "augment", "index", "archive", "novelty"):
+        lines = run(*group.split(), "--help")[1].splitlines()
+        assert [line for line in lines if line.endswith("...") and not line.startswith("Usage")] == [], "cut short"
+        assert max(map(len, lines)) <= 80
     _, out, _ = run("--help")
     for verb in (
         *("train", "generate", "evaluate", "export", "push", "pull", "lesson", "recipe"),

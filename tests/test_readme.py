@@ -27,6 +27,7 @@ SHORT = [
 ]
 
 QUICK = {
+    "evaluate": ["--num-samples", "8"],
     "claim": ["--num-variations", "1"],
     "archive report": ["--num-photos", "4"],
     "augment ../photos": ["--per-class", "2", "--max-tries", "4", "--denoising-steps", "2"],

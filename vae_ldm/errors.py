@@ -18,7 +18,7 @@ exits with 1. Any other exception is a fault of ours, and keeps its traceback.
 """
 
 GO_ON = "repeat the command to go on"
-"""How a message ends where nothing that was saved is lost by it."""
+"""How the line of a stop ends, of a command that keeps what it has done."""
 
 
 class VaeLdmError(ValueError):

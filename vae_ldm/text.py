@@ -2,8 +2,9 @@
 
 
 def counted(number: int, thing: str) -> str:
-    """A number and its thing, such as 1 photo, 0 photos, 1,234 photos; the last of several words takes the s."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+    """A number and its thing, such as 1 photo, 0 photos, 1,234 photos, 2 classes; the last of several words ends so."""
+    ending = "es" if thing.endswith(("s", "x", "ch", "sh")) else "s"
+    return f"{number:,} {thing}{'' if number == 1 else ending}"
 
 
 def duration(seconds: float) -> str:

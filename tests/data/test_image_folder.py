@@ -226,7 +226,7 @@ def test_a_missing_folder_names_its_nearest(tmp_path: Path) -> None:
     _paint(tmp_path, "product_clothing/a/1.png")
     with pytest.raises(DataError, match=r"does not exist; did you mean .*/product_clothing\?"):
         ImageFolderSource(tmp_path / "product_clothng" / "train")
-    with pytest.raises(DataError, match=r"^/.*/zzz does not exist: .* has no zzz"):
+    with pytest.raises(DataError, match=r"^/.*/zzz does not exist$"):
         ImageFolderSource(tmp_path / "zzz")
     with pytest.raises(DataError, match=r"^~no-such-user/x does not exist: there is no user no-such-user$"):
         ImageFolderSource("~no-such-user/x")

@@ -1,5 +1,6 @@
 import shutil
 
+import diffusers
 import numpy as np
 import pytest
 from PIL import Image
@@ -63,13 +64,22 @@ def test_unknown_words_are_named_in_one_line(trained_run, tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_prompt_that_is_cut_is_one_line(trained_run, tmp_path, capsys):
-    longest = open_pipeline(trained_run.path).tokenizer.model_max_length - 2  # begin and end take two
+def test_a_prompt_that_is_cut_is_one_line_that_names_the_words(trained_run, tmp_path, caplog, capfd):
+    pipeline = open_pipeline(trained_run.path)
+    whole = " ".join(["photo"] * (pipeline.tokenizer.model_max_length - 2))  # begin and end take two
+    diffusers.utils.logging.set_verbosity_warning()  # as where nobody has quietened it
     settings = {"num_images": 1, "num_inference_steps": 1}
-    generate(trained_run.path, "photo " * longest, output_dir=tmp_path / "whole", **settings)
-    assert capsys.readouterr().err == ""
-    generate(trained_run.path, "photo " * (longest + 3), output_dir=tmp_path / "cut", **settings)
-    assert capsys.readouterr().err == "the prompt is too long for this model: its last 3 tokens are not read\n"
+    generate(trained_run.path, whole, output_dir=tmp_path / "whole", **settings)
+    assert caplog.messages == []
+    line = 'the prompt is 2 tokens too long for this model, which does not read "a tin"'
+    generate(trained_run.path, f"{whole} a tin", output_dir=tmp_path / "cut", **settings)
+    assert caplog.messages == [line]
+    grey = np.zeros((16, 16, 3), np.uint8)
+    for _ in range(2):
+        pipeline(f"{whole} a tin", num_inference_steps=1)
+        pipeline.vary(grey, n=1, prompt=f"{whole} a tin", num_inference_steps=2)
+    assert caplog.messages == [line] * 2, "once for each pipeline"
+    assert "truncated" not in "".join(capfd.readouterr())
 
 
 def test_pictures_that_are_there_are_never_overwritten(trained_run, tmp_path):

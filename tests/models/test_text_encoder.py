@@ -3,7 +3,7 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerFast
 
 from vae_ldm.errors import WeightsError
-from vae_ldm.models.text_encoder import load_text_encoder, new_text_encoder, new_tokenizer, tokenize
+from vae_ldm.models.text_encoder import cut_off, load_text_encoder, new_text_encoder, new_tokenizer, tokenize
 
 CAPTIONS = ["a photo of a Red tin", "a photo of a label, torn", "grüße"]
 
@@ -34,11 +34,26 @@ def test_words_that_look_like_its_marks_are_words():
     assert words(tokenizer, "pad") == ["<begin>", "pad", "<end>"]
 
 
-@pytest.mark.parametrize(("captions", "length"), [(CAPTIONS, 9), (["a"], 3), ([""], 2), (["a " * 50], 24)])
-def test_length_is_the_longest_captions_or_the_most_allowed(captions, length):
-    tokenizer = new_tokenizer(captions, max_length=24)
+@pytest.mark.parametrize(
+    ("captions", "min_length", "length"),
+    [(CAPTIONS, 2, 9), (["a"], 2, 3), ([""], 2, 2), (["a " * 50], 2, 24), (["a"], 16, 16), (["a " * 17], 16, 19)],
+)
+def test_length_is_the_longest_captions_between_the_least_and_the_most_allowed(captions, min_length, length):
+    tokenizer = new_tokenizer(captions, max_length=24, min_length=min_length)
     assert tokenizer.model_max_length == length
     assert tokenize(tokenizer, ["a " * 60]).shape == (1, length)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "line"),
+    [
+        ("a photo of a dress", None),
+        ("a Photo of a Dress, red", 'the prompt is 2 tokens too long for this model, which does not read ", red"'),
+        ("a photo of a big zebra", 'the prompt is 1 token too long for this model, which does not read "zebra"'),
+    ],
+)
+def test_what_is_cut_off_a_prompt_is_named_as_it_was_written(prompt, line):
+    assert cut_off(new_tokenizer(["a photo of a dress"], max_length=24), prompt) == line
 
 
 def test_ids_do_not_depend_on_the_order_of_captions():

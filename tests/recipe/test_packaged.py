@@ -49,14 +49,15 @@ def test_what_is_not_found_lists_what_there_is(folder):
     with pytest.raises(RecipeError) as caught:
         find_recipe("recipes/claim-32.yaml")
     assert str(caught.value) == (
-        "recipes/claim-32.yaml: no such file; did you mean claims-32?; packaged recipes: claims-32, damage/cans-64"
+        "recipes/claim-32.yaml: no such file, and no packaged recipe of this name; did you mean claims-32?; "
+        "there are claims-32, damage/cans-64"
     )
 
 
 def test_no_recipes_at_all(monkeypatch):
     monkeypatch.setattr(packaged, "_FOLDERS", ())
     assert packaged_recipes() == {}
-    with pytest.raises(RecipeError, match="packaged recipes: none"):
+    with pytest.raises(RecipeError, match="; there are none"):
         find_recipe("x")
 
 

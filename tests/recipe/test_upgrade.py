@@ -53,7 +53,10 @@ def test_an_old_recipe_means_what_the_old_version_resolved_it_to(name, tmp_path)
     del stage["loss"]
     now = old.model_dump(mode="json")
     # A key of later: null is 0 for prompts of classes, as format 1 had it.
-    assert now["diffusion"]["text_encoder"].pop("word_dropout", None) is None
+    encoder = now["diffusion"]["text_encoder"]
+    assert encoder.pop("word_dropout", None) is None
+    # Another key of later: format 1 cut every prompt at its longest caption.
+    assert encoder.pop("min_length", None) == (2 if now["diffusion"]["from_pretrained"] is None else None)
     assert stage == {key: now["autoencoder"][key] for key in stage}
     assert resolved["diffusion"] == {key: now["diffusion"][key] for key in resolved["diffusion"]}
     if stage["train"] == "all":
@@ -67,7 +70,9 @@ def test_the_packaged_recipe_of_today_trains_what_it_trained_before(name):
     """A finished run of the old one is not refused when README's command is repeated."""
     for old in (FORMAT_1 / f"{name}.yaml", FORMAT_1 / f"{name}.resolved.yaml"):
         assert recipe_differences(read_recipe(old), read_recipe(packaged_recipes()[name])) == []
-        assert recipe_differences(read_recipe(packaged_recipes()[name]), read_recipe(old)) == []
+        back = recipe_differences(read_recipe(packaged_recipes()[name]), read_recipe(old))
+        from_scratch = read_recipe(old).diffusion.from_pretrained is None
+        assert back == ["diffusion.text_encoder.min_length: 16 -> 2"] * from_scratch
 
 
 def test_another_weight_differs_whichever_key_says_so():
@@ -107,6 +112,17 @@ def test_a_new_recipe_has_the_new_defaults(write):
     assert recipe.autoencoder.loss.kl_weight is None
     assert recipe.autoencoder.loss.kl_weight_per_latent == 5.12e-4
     assert recipe.diffusion.timestep_sampling is None
+
+
+def test_a_run_begun_before_prompts_had_room_keeps_their_length(write):
+    """Such a run has every key of its time written out, and not this one."""
+    old = write("format: 2\n" + MINIMAL + "diffusion: {text_encoder: {type: trained}}\n")
+    begun, asked = read_recipe(old, as_trained=True), read_recipe(old)
+    assert (begun.diffusion.text_encoder.fewest_tokens, asked.diffusion.text_encoder.fewest_tokens) == (2, 16)
+    assert recipe_differences(begun, asked) == []
+    assert asked.as_begun(begun) == begun
+    chosen = read_recipe(old, ["diffusion.text_encoder.min_length=16"])
+    assert recipe_differences(begun, chosen) == ["diffusion.text_encoder.min_length: 2 -> 16"]
 
 
 @pytest.mark.parametrize("start", ["format: 2\n", ""])
@@ -250,6 +266,9 @@ def test_the_upgraded_file_keeps_the_users_comments(write):
         "  # big",
         "  optimizer: {learning_rate: 4.0e-3}",
         "diffusion:",
+        "  text_encoder:",
+        "    min_length: 2",
+        "    type: trained",
         "  timestep_sampling: logit_normal",
     ]
     assert result.stderr.splitlines() == [
@@ -257,6 +276,8 @@ def test_the_upgraded_file_keeps_the_users_comments(write):
         "r.yaml: autoencoder.loss.kl_weight: 1e-06 (the default of format 1; later formats weigh per latent number)",
         "r.yaml: diffusion.timestep_sampling: 'logit_normal' (the default of format 1; later formats choose by "
         "prediction_type)",
+        "r.yaml: diffusion.text_encoder.type: 'trained' (the default of format 1)",
+        "r.yaml: diffusion.text_encoder.min_length: 2 (format 1 cut prompts at the longest caption)",
     ]
     assert path.read_text() == text
 

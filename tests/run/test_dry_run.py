@@ -1,5 +1,6 @@
 """What `train --dry-run` says of the pictures."""
 
+import shutil
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -10,27 +11,71 @@ import torch
 from PIL import Image
 
 from tests.conftest import MakeRecipe
-from vae_ldm.errors import VaeLdmError
+from vae_ldm.data.image_folder import ImageFolderSource
+from vae_ldm.data.picture_cache import look_through
+from vae_ldm.errors import DataError, RecipeError, VaeLdmError
 from vae_ldm.processes import Processes
 from vae_ldm.run import step_time
+from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.stages import train_run
 from vae_ldm.run.step_time import Update, seconds_a_step
 from vae_ldm.training.lit_autoencoder import LitAutoencoder
 from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
 
 
-def test_pictures_that_cannot_be_used_are_named(
-    make_recipe: MakeRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("max_share", [0.05, 0.1])
+def test_photos_that_cannot_be_used_are_named_and_refused_as_training_refuses_them(
+    make_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture, max_share: float
 ) -> None:
+    """Also one behind the first eight, which are tried."""
     folder = tmp_path / "photos" / "tin"
     folder.mkdir(parents=True)
-    (folder / "a.jpg").write_text("not a picture")
-    for name in "bcd":
+    for name in "abcdefghi":
         Image.new("RGB", (32, 32)).save(folder / f"{name}.png")
+    (folder / "j.jpg").write_text("not a picture")
     data = {"type": "image_folder", "path": str(tmp_path / "photos"), "image_size": 16}
-    train_run(make_recipe(data=data, diffusion=None), dry_run=True)
-    said = "".join(capsys.readouterr())
-    assert "data: of the first 4, 1 cannot be used: tin/a.jpg: not a picture, or of a format" in said
+    recipe = make_recipe(data=data | {"max_unreadable_share": max_share}, diffusion=None)
+    found = f"1 of 10 pictures in {tmp_path}/photos cannot be used"
+    if max_share == 0.1:
+        train_run(recipe, dry_run=True)
+        assert found in caplog.messages
+        assert any(line.startswith("left out tin/j.jpg: not a picture, or of a format") for line in caplog.messages)
+        return
+    for dry_run in (True, False):
+        with pytest.raises(DataError) as refused:
+            train_run(recipe, dry_run=dry_run)
+        assert str(refused.value).startswith(f"{found}, more than max_unreadable_share 0.05 allows: tin/j.jpg: not a")
+
+
+def test_of_very_many_photos_some_are_looked_at(tmp_path: Path) -> None:
+    for number in range(8):
+        Image.new("RGB", (32, 32)).save(tmp_path / f"{number}.png")
+    (tmp_path / "4.png").write_text("not a picture")
+    with pytest.raises(DataError, match=r"^1 of 4 pictures, of 8 evenly spread, in .* cannot be used, more than"):
+        look_through(ImageFolderSource(str(tmp_path)), tmp_path / "absent", image_size=(16, 16), most=4)
+
+
+def test_what_is_done_is_not_counted_once_more(
+    trained_run: RunFolder, make_recipe: MakeRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained_run.path, tmp_path / "nano")
+    run = RunFolder(tmp_path / "nano")
+    run.finish("evaluation")
+    train_run(make_recipe(), dry_run=True)
+    assert f"{run.path}: all stages are finished; the command would train nothing" in capsys.readouterr().err
+    train_run(make_recipe(), dry_run=True, restart=["diffusion"])
+    said = capsys.readouterr().err
+    assert "autoencoder: finished\n" in said
+    assert "; 6 steps of 8 in" in said
+    run.restart(["diffusion"])
+    checkpoints = run.checkpoints("diffusion")
+    shutil.copytree(trained_run.checkpoints("diffusion"), checkpoints)
+    (checkpoints / "step=6.ckpt").unlink()
+    train_run(make_recipe(), dry_run=True)
+    assert "; 4 steps done, 2 left of 8 in" in capsys.readouterr().err
+    with pytest.raises(RecipeError, match=r"the stage diffusion has begun with another recipe \(diffusion.dropout"):
+        train_run(make_recipe(diffusion__dropout=0.5), dry_run=True)
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["best.ckpt", "step=4.ckpt"]
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -5,9 +6,13 @@ import pytest
 import torch
 
 from vae_ldm.data.pictures import Pictures
+from vae_ldm.errors import VaeLdmError
+from vae_ldm.files import write_json
 from vae_ldm.hardware import device_name
 from vae_ldm.models.text_encoder import new_tokenizer
+from vae_ldm.run import evaluate as evaluating
 from vae_ldm.run.evaluate import _unknown_words, _with_speed
+from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.sample_prompts import SamplePrompts, largest_remainder, left_out_classes, sample_prompts, two_sets
 
 
@@ -109,3 +114,19 @@ def test_a_stage_too_short_to_time_has_no_speed():
 def test_the_number_of_threads_agrees_with_its_noun(monkeypatch, num_threads, name):
     monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
     assert device_name(torch.device("cpu")) == name
+
+
+def test_measurements_of_more_samples_are_kept_unless_told(trained_run, tmp_path, monkeypatch):
+    shutil.copytree(trained_run.path, tmp_path / "nano")
+    run, asked = RunFolder(tmp_path / "nano"), []
+    monkeypatch.setattr(evaluating, "_evaluate", lambda session, autoencoder, settings: asked.append(settings))
+    evaluating.evaluate_run(run.path)
+    write_json(run.metrics, {"timings": [{"stage": "sampling", "num_images": 256}]})
+    for num_samples in (None, 4):  # the recipe's is 2
+        with pytest.raises(VaeLdmError, match=r"are of 256 samples, and are kept: \d are fewer; ask for as many with"):
+            evaluating.evaluate_run(run.path, num_samples=num_samples)
+    evaluating.evaluate_run(run.path, num_samples=256)
+    evaluating.evaluate_run(run.path, num_samples=4, replace=True)
+    run.metrics.write_text("{")
+    evaluating.evaluate_run(run.path, num_samples=3)
+    assert [settings.num_samples for settings in asked] == [2, 256, 4, 3]

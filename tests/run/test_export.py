@@ -35,9 +35,18 @@ def test_an_earlier_step_is_a_pipeline_of_its_averaged_weights(trained_run, tmp_
     assert not torch.equal(pipeline.unet.state_dict()[name], weights["current_model_state"][f"unet.{name}"])
 
 
-def test_the_best_checkpoint_by_its_path(trained_run, tmp_path):
+def test_the_best_checkpoint_by_its_path_or_its_name(trained_run, tmp_path):
     best = trained_run.checkpoints("diffusion") / "best.ckpt"
-    assert (export_checkpoint(trained_run.path, checkpoint=str(best), output_dir=tmp_path / "x") / "unet").is_dir()
+    for number, name in enumerate((str(best), "Best", "best.ckpt")):
+        written = export_checkpoint(trained_run.path, checkpoint=name, output_dir=tmp_path / str(number))
+        assert_same_weights(tmp_path / "0" / "unet", written / "unet")
+
+
+@pytest.mark.parametrize("name", ["LAST", "step=6", "6"])
+def test_the_last_checkpoint_is_the_one_by_default(trained_run, tmp_path, name):
+    assert_same_weights(
+        export_checkpoint(trained_run.path, checkpoint=name, output_dir=tmp_path / "x"), trained_run.pipeline
+    )
 
 
 def test_an_autoencoder_checkpoint_leaves_with_folded_latents(trained_run, tmp_path):
@@ -139,7 +148,7 @@ def test_nothing_is_overwritten(trained_run, tmp_path, what):
 
 
 def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(trained_run, tmp_path):
-    expected = r"has no checkpoint 5; there are: diffusion 6, diffusion 4, autoencoder 6, autoencoder 4$"
+    expected = r"has no checkpoint 5; there are diffusion: best, 6, 4; autoencoder: best, 6, 4$"
     with pytest.raises(VaeLdmError, match=expected):
         export_checkpoint(trained_run.path, checkpoint="5", output_dir=tmp_path / "export")
     with pytest.raises(VaeLdmError, match="is no run folder"):

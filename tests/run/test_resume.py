@@ -1,5 +1,6 @@
 """Design promise 5: stop anywhere, go on exactly. kill -9 is in test_kill."""
 
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -12,6 +13,7 @@ from pytorch_lightning import Callback
 from tests.run.conftest import assert_same_run, finish, start, wait_for
 from tests.support.stopping import Stop, stop_at_batch, stop_once
 from vae_ldm.errors import StoppedError
+from vae_ldm.opening import open_pipeline
 from vae_ldm.pipelines import plain_folder
 from vae_ldm.run import autoencoder_stage, diffusion_stage, fitting
 from vae_ldm.run.folder import RunFolder, Stage
@@ -145,6 +147,20 @@ def test_other_pictures_than_before_the_stop_are_spoken_of(make_recipe, tmp_path
     assert "autoencoder: the pictures are others than before (" in capsys.readouterr().err
 
 
+def test_prompts_stay_as_long_as_the_run_was_begun_with(trained_run, make_recipe, tmp_path):
+    """Where the recipe leaves their length open: its default may be another one today."""
+    begin(trained_run, tmp_path / "nano", "diffusion")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at_batch(patch, manual=False, batch=7)
+        with pytest.raises(Stop):
+            train_run(make_recipe(diffusion__text_encoder__min_length=23))
+    train_run(make_recipe(), dry_run=True)
+    train_run(make_recipe())
+    assert open_pipeline(tmp_path / "nano").tokenizer.model_max_length == 23
+    train_run(make_recipe(), restart=["diffusion"])
+    assert_same_run(trained_run, RunFolder(tmp_path / "nano"), "diffusion")
+
+
 def test_training_may_be_prolonged_while_under_way(make_recipe, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         stop_at_batch(patch, manual=True, batch=9)
@@ -190,7 +206,9 @@ def test_ctrl_c_ends_with_a_line(make_recipe, recipe_file, tmp_path):
     process.send_signal(signal.SIGINT)
     code, said = finish(process)
     assert code == 130, said
-    assert said.splitlines()[-1] == "stopped; repeat the command to go on"
+    step = max(map(checkpoint_step, run.checkpoints("autoencoder").glob("step=*.ckpt")))
+    expected = f"stopped; repeat the command to go on from step {step} of the stage autoencoder"
+    assert said.splitlines()[-1] == expected
     assert "Traceback" not in said
 
 
@@ -211,7 +229,8 @@ def test_sigterm_saves_after_the_step_and_has_an_exit_code(trained_run, make_rec
 
     with monkeypatch.context() as patch:
         patch.setattr(fitting, "build_trainer", terminating)
-        with pytest.raises(StoppedError, match="after step 3, which is saved"):
+        rest = f"; repeat the command to go on from step 3 of the stage {stage}"
+        with pytest.raises(StoppedError, match=f"after step 3, which is saved{rest}$"):
             train_run(recipe)
     run = RunFolder(tmp_path / "nano")
     assert (run.checkpoints(stage) / "step=3.ckpt").exists()  # type: ignore[arg-type]
@@ -230,7 +249,8 @@ def test_after_a_restart_the_way_to_go_on_is_without_it(make_recipe, recipe_file
     code, said = finish(process)
     assert code == 128 + number, said
     assert said.splitlines()[-1].startswith("stopped")
-    assert said.splitlines()[-1].endswith("; to go on, repeat the command without --restart autoencoder")
+    rest = r"; repeat the command without --restart autoencoder to go on from step \d+ of the stage autoencoder$"
+    assert re.search(rest, said.splitlines()[-1])
     assert "leave --restart out to go on with it" in said
     kept = {path.name for path in run.checkpoints("autoencoder").iterdir()}
     train_run(make_recipe(autoencoder__trainer__max_steps=400, diffusion=None), dry_run=True)
@@ -240,7 +260,7 @@ def test_after_a_restart_the_way_to_go_on_is_without_it(make_recipe, recipe_file
 def test_a_stop_before_anything_was_deleted_is_repeated_as_it_is(trained_run, make_recipe, tmp_path, monkeypatch):
     shutil.copytree(trained_run.path, tmp_path / "nano")
     monkeypatch.setattr(RunFolder, "adopt", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
-    with pytest.raises(StoppedError, match=r"^stopped by SIGTERM; repeat the command to go on$"):
+    with pytest.raises(StoppedError, match=r"^stopped by SIGTERM; nothing is trained yet, so repeat the command as it"):
         train_run(make_recipe(), restart=["diffusion"])
 
 
@@ -254,6 +274,18 @@ def test_sigterm_ends_with_a_line_and_its_code(make_recipe, recipe_file, tmp_pat
     assert code == 143, said
     assert "stopped by SIGTERM after step" in said.splitlines()[-1]
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
+def test_a_stop_before_the_first_checkpoint_says_that_nothing_is_saved(
+    trained_run, make_recipe, tmp_path, monkeypatch, stage
+):
+    recipe = make_recipe(**begin(trained_run, tmp_path / "nano", stage))
+    where = autoencoder_stage if stage == "autoencoder" else diffusion_stage
+    monkeypatch.setattr(where, "fit_stage", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    line = f"^stopped by SIGTERM; nothing of the stage {stage} is saved yet, so repeat the command to begin this stage"
+    with pytest.raises(StoppedError, match=line):
+        train_run(recipe)
 
 
 @pytest.mark.parametrize("where", ["finish_autoencoder", "save_pretrained"])

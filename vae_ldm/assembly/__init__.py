@@ -7,7 +7,7 @@ from vae_ldm.assembly.autoencoder import (
     build_lit_autoencoder,
     check_pretrained_fits,
 )
-from vae_ldm.assembly.data import build_source, class_prompts, picture_prompts, read_pictures
+from vae_ldm.assembly.data import build_source, class_prompts, picture_prompts, picture_settings, read_pictures
 from vae_ldm.assembly.diffusion import (
     DiffusionParts,
     build_diffusion,
@@ -46,6 +46,7 @@ __all__ = [
     "compile_if_asked",
     "expected_precision",
     "picture_prompts",
+    "picture_settings",
     "place_channels_last",
     "prompt_ids",
     "read_pictures",

@@ -54,14 +54,8 @@ def read_pictures(
     Raises DataError where there are none.
     """
     data = recipe.data
-    settings: dict[str, Any] = {
-        "image_size": recipe.image_size,
-        "channels": data.channels,
-        "resize": data.resize,
-        "max_pixels": data.max_pixels,
-        "caption_template": data.caption_template,
-        "validation_fraction": data.validation_fraction,
-    }
+    settings = picture_settings(recipe)
+    max_share = settings.pop("max_unreadable_share")
     try:
         source = build_source(recipe)
     except PhotosMissingError as missing:
@@ -72,9 +66,21 @@ def read_pictures(
         return kept
     if advice := crop_advice(source, recipe.image_size, data.resize):
         say(advice)
-    return load_pictures(
-        source, cache_dir, max_unreadable_share=data.max_unreadable_share, progress=progress, **settings
-    )
+    return load_pictures(source, cache_dir, max_unreadable_share=max_share, progress=progress, **settings)
+
+
+def picture_settings(recipe: Recipe) -> dict[str, Any]:
+    """How the recipe's pictures are made of its photos, for `load_pictures` and `look_through`."""
+    data = recipe.data
+    return {
+        "image_size": recipe.image_size,
+        "channels": data.channels,
+        "resize": data.resize,
+        "max_pixels": data.max_pixels,
+        "max_unreadable_share": data.max_unreadable_share,
+        "caption_template": data.caption_template,
+        "validation_fraction": data.validation_fraction,
+    }
 
 
 def class_prompts(recipe: Recipe, class_names: Sequence[str]) -> list[str]:

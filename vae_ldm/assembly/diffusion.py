@@ -28,7 +28,7 @@ def build_text_encoder(recipe: Recipe, captions: Sequence[str]) -> tuple[PreTrai
     part = recipe.diffusion.text_encoder
     if isinstance(part, parts.PretrainedTextEncoder):
         return load_text_encoder(str(local_folder(part.from_pretrained, revision=part.revision)))
-    tokenizer = new_tokenizer(captions, max_length=part.max_length)
+    tokenizer = new_tokenizer(captions, max_length=part.max_length, min_length=part.fewest_tokens)
     encoder = new_text_encoder(
         tokenizer, hidden_size=part.hidden_size, num_layers=part.num_layers, num_heads=part.num_heads
     )

@@ -18,7 +18,7 @@ from vae_ldm.cli import novelty as novelty_verbs
 from vae_ldm.cli import paths
 from vae_ldm.cli import recipe as recipe_verbs
 from vae_ldm.cli import walk as walk_verbs
-from vae_ldm.cli.endings import errors_in_one_line
+from vae_ldm.cli.endings import errors_in_one_line, going_on
 from vae_ldm.cli.options import (
     GuidanceOption,
     PhotosArgument,
@@ -95,7 +95,7 @@ def train(
     overrides: OverridesArgument = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Read 8 pictures, build everything, say what a run would do."),
+        typer.Option("--dry-run", help="Look through the photos, build everything, say what is left to do."),
     ] = False,
     restart: Annotated[
         list[str] | None,
@@ -157,11 +157,14 @@ def generate(
 def evaluate(
     run: RunArgument,
     num_samples: Annotated[int | None, typer.Option(min=1, help="Pictures to draw; by default the recipe's.")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Also replace measurements of more pictures than are to be drawn now.")
+    ] = False,
 ) -> None:
-    """Measure a run again and write its report.html and metrics.json anew."""
+    """Measure a run again. report.html, metrics.json and the grids are written anew."""
     from vae_ldm.run.evaluate import evaluate_run
 
-    evaluate_run(run, num_samples=num_samples)
+    evaluate_run(run, num_samples=num_samples, replace=replace)
 
 
 @app.command(rich_help_panel=PHOTOS)
@@ -177,7 +180,7 @@ def compare(
         int | None, typer.Option(min=8, help="Crop photos to squares of this many px; by default their median.")
     ] = None,
 ) -> None:
-    """Say which autoencoder keeps most of your photos, and whether to train one at all."""
+    """Say which autoencoder keeps most of your photos. Also whether to train one at all."""
     from vae_ldm.desk.compare.compare import compare as compare_autoencoders
 
     compare_autoencoders(
@@ -191,8 +194,8 @@ def export(
     checkpoint: Annotated[
         str | None,
         typer.Option(
-            metavar="PATH_OR_STEP",
-            help="A checkpoint file, or the step of one of the diffusion stage; by default the last.",
+            metavar="[last|best|STEP|FILE]",
+            help="Of the diffusion stage, or of the autoencoder's where that has none; by default last.",
         ),
     ] = None,
     out: Annotated[
@@ -231,7 +234,7 @@ def push(
         bool, typer.Option("--show-photos", help="Let held-out photos travel too, beside their reconstructions.")
     ] = False,
 ) -> None:
-    """Push a finished run to the Hub: pipeline, recipe, metrics, grid and card, in one commit."""
+    """Push a finished run to the Hub. Pipeline, recipe, metrics, grid and card go in one commit."""
     from vae_ldm.run.push import push as push_run
     from vae_ldm.terminal import new_output
 
@@ -248,14 +251,16 @@ def push(
 
 
 @app.command(rich_help_panel=TRAIN)
+@going_on
 def pull(
     repository: RepositoryArgument,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write a copy here; by default only into the cache.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Write a copy here; by default only into the cache.", callback=paths.any_path),
     ] = None,
     revision: Annotated[str | None, typer.Option(metavar="REV", help="A branch, a tag or a commit.")] = None,
 ) -> None:
-    """Download a repository of the Hub, safetensors only; afterwards its name works without a connection."""
+    """Download a repository of the Hub, safetensors only. Its name then works without a connection."""
     from vae_ldm.hub import pull as pull_repository
     from vae_ldm.terminal import new_output
 
@@ -271,7 +276,7 @@ def lesson(
         Path, typer.Option(metavar="DIR", help="Where the pictures go.", callback=paths.output_folder)
     ] = Path("lesson"),
 ) -> None:
-    """Train an autoencoder and a VAE in plain NumPy, explain each step, draw four pictures (seconds)."""
+    """Train an autoencoder and a VAE in plain NumPy. Each step is explained, and drawn in four pictures (seconds)."""
     # On matrices as small as these a second thread only adds to the work.
     for library in ("OMP", "OPENBLAS", "MKL"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")

@@ -7,6 +7,7 @@ import typer
 
 from vae_ldm.choices import FileFormat, Preference
 from vae_ldm.cli import paths
+from vae_ldm.cli.endings import going_on
 from vae_ldm.cli.options import (
     EncoderOption,
     MovedModelOption,
@@ -27,6 +28,7 @@ ArchiveArgument = Annotated[
 
 
 @app.command()
+@going_on
 def add(
     archive: Annotated[
         Path, typer.Argument(metavar="ARCHIVE", help="The archive's folder.", callback=paths.output_folder)
@@ -39,7 +41,7 @@ def add(
         typer.Option(help="The smallest of all (default), or latents wherever they reach the target."),
     ] = None,
 ) -> None:
-    """Archive photos, except those that are archived already; repeat a stopped command to go on."""
+    """Archive photos, except those that are archived already. A stopped command goes on when it is repeated."""
     from vae_ldm.desk.archive.add import add as add_photos
 
     add_photos(archive, photos, model=model, target_psnr=target_psnr, prefer=prefer)
@@ -93,7 +95,7 @@ def verify(
     ] = None,
     model: MovedModelOption = None,
 ) -> None:
-    """Find every byte that has changed; with PHOTOS also check that the archive gives each photo back."""
+    """Find every byte that has changed. With PHOTOS also check that the archive gives each photo back."""
     from vae_ldm.desk.archive.reading import verify as verify_archive
 
     verify_archive(archive, photos, model=model)
@@ -111,7 +113,7 @@ def report(
         float, typer.Option(min=10, max=60, help="The PSNR in dB that the sentences are about.", callback=finite)
     ] = 32,
 ) -> None:
-    """Say, before anything is archived, where latents take fewer bytes than JPEG, WebP and AVIF, and where not."""
+    """Say where latents take fewer bytes than JPEG, WebP and AVIF. Nothing is archived."""
     from vae_ldm.desk.archive.report import report as write_report
 
     write_report(

@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 
 from vae_ldm.choices import ClassifierKind, How
 from vae_ldm.cli import paths
+from vae_ldm.cli.endings import going_on
 from vae_ldm.cli.options import (
     DenoisingStepsOption,
     GuidanceOption,
@@ -32,7 +33,7 @@ class _DrawUnlessTold(TyperGroup):
 
 app = typer.Typer(
     cls=_DrawUnlessTold,
-    help="Draw new labelled photos from a model, and prove whether they help.\n\n"
+    help="Draw new labelled photos and prove whether they help.\n\n"
     "`augment PHOTOS ...` is short for `augment draw PHOTOS ...`; `augment draw --help` lists its options.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -51,6 +52,7 @@ PhotosArgument = Annotated[
 
 
 @app.command()
+@going_on
 def draw(
     model: PipelineOption,
     photos: PhotosArgument = None,
@@ -82,7 +84,7 @@ def draw(
         Path, typer.Option(metavar="DIR", help="A new folder, or one to go on with.", callback=paths.output_folder)
     ] = Path("augmented"),
 ) -> None:
-    """Draw new photos of every class, without near copies and other classes."""
+    """Draw new photos of every class. Near copies and other classes are left out."""
     from vae_ldm.desk.augment.folder import AugmentedFolder
     from vae_ldm.desk.augment.request import AugmentRequest
 
@@ -109,9 +111,7 @@ def draw(
 
 @app.command()
 def prove(
-    synthetic: Annotated[
-        Path, typer.Option(metavar="DIR", exists=True, file_okay=False, help="What augment has drawn.")
-    ],
+    synthetic: Annotated[Path, typer.Option(metavar="DIR", help="What augment has drawn.", callback=paths.existing)],
     photos: PhotosArgument = None,
     classifier: Annotated[
         ClassifierKind, typer.Option(help="The classifier: trained from scratch, or linear on frozen features.")
@@ -124,7 +124,7 @@ def prove(
     steps: Annotated[int, typer.Option(min=1, help="Training steps in every cell of the table.")] = 300,
     out: Annotated[Path | None, page_option("proof.html")] = None,
 ) -> None:
-    """Measure whether a classifier of real photos gains from synthetic ones."""
+    """Measure whether a classifier gains from synthetic photos."""
     from vae_ldm.desk.augment.proof import prove_augmentation
 
     prove_augmentation(

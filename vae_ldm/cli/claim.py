@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from vae_ldm.cli import paths
+from vae_ldm.cli.endings import going_on
 from vae_ldm.cli.options import (
     BackboneOption,
     EncoderOption,
@@ -23,6 +24,7 @@ DeskArgument = Annotated[
 ]
 
 
+@going_on
 def desk(
     desk: DeskArgument,
     photos: Annotated[
@@ -34,7 +36,7 @@ def desk(
     false_alarm_rate: FalseAlarmRateOption = 0.05,
     only_class: OnlyClassOption = None,
 ) -> None:
-    """Make a claims desk of past photos: an index to search and a detector of what was never seen."""
+    """Make a claims desk of past photos. It is an index to search and a detector of what was never seen."""
     from vae_ldm.desk.claim.claim import build_desk
 
     build_desk(
@@ -59,7 +61,7 @@ def claim(
     num_variations: Annotated[int, typer.Option(min=0, help="Variations to draw at each strength.")] = 6,
     seed: SeedOption = 0,
 ) -> None:
-    """Say whether a photo was seen before, what it is like, and write a page about it."""
+    """Say whether a photo was seen before and what it is like. A page shows it."""
     from vae_ldm.desk.claim.claim import claim as put_before
 
     put_before(

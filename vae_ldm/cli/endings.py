@@ -3,13 +3,18 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import typer
 
 from vae_ldm.errors import GO_ON, RecipeError, RunError, StoppedError, VaeLdmError, first_line
 from vae_ldm.text import shown
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 FAILED, WRONG_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
@@ -25,10 +30,10 @@ def errors_in_one_line() -> Iterator[None]:
             raise
         rank = int(os.environ.get("RANK", "0"))  # of the processes that `accelerate launch` has started
         if isinstance(error, _TerminatedError):
-            error = StoppedError(f"stopped by SIGTERM; {GO_ON}")
+            error = StoppedError(_said_of(error))
         if isinstance(error, KeyboardInterrupt):
             if rank == 0:
-                _tell(str(error) or f"stopped; {GO_ON}")
+                _tell(_said_of(error))
             raise typer.Exit(INTERRUPTED) from None
         if isinstance(error, StoppedError):
             if rank == 0:
@@ -42,6 +47,23 @@ def errors_in_one_line() -> Iterator[None]:
 
 class _TerminatedError(KeyboardInterrupt):
     """SIGTERM has come, and ends the command the way that Ctrl-C does."""
+
+
+def going_on(verb: Callable[P, T]) -> Callable[P, T]:
+    """Declare that the verb keeps what it has done: repeated after a stop it goes on, and the stop says so."""
+
+    @wraps(verb)
+    def told(*arguments: P.args, **options: P.kwargs) -> T:
+        try:
+            return verb(*arguments, **options)
+        except KeyboardInterrupt as error:
+            raise type(error)(f"{_said_of(error)}; {GO_ON}") from None
+
+    return told
+
+
+def _said_of(error: KeyboardInterrupt) -> str:
+    return str(error) or ("stopped by SIGTERM" if isinstance(error, _TerminatedError) else "stopped")
 
 
 @contextmanager

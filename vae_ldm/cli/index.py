@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from vae_ldm.cli import paths
+from vae_ldm.cli.endings import going_on
 from vae_ldm.cli.options import (
     BackboneOption,
     EncoderOption,
@@ -31,6 +32,7 @@ CaptionColumnOption = Annotated[
 
 
 @app.command()
+@going_on
 def build(
     index: IndexArgument,
     photos: PhotosArgument,
@@ -42,7 +44,7 @@ def build(
 ) -> None:
     """Make an index of photos, or go on with one that was stopped."""
     if _checked_store(store) is None:
-        paths.output_folder(Path(index))
+        index = str(paths.output_folder(Path(index)))
 
     from vae_ldm.desk.search.build import build_index
 
@@ -58,6 +60,7 @@ def build(
 
 
 @app.command()
+@going_on
 def add(
     index: IndexArgument,
     photos: PhotosArgument,
@@ -67,7 +70,7 @@ def add(
 ) -> None:
     """Add the photos that an index lacks."""
     if _checked_store(store) is None:
-        paths.index(index)
+        index = str(paths.index(index))
 
     from vae_ldm.desk.search.build import add_photos
 
@@ -89,7 +92,7 @@ def query(
 ) -> None:
     """Find the photos most like a photo, or like each of a folder."""
     if _checked_store(store) is None:
-        paths.index(index)
+        index = str(paths.index(index))
 
     from vae_ldm.desk.search.query import query_index
 

@@ -74,12 +74,14 @@ def score(
     heat_maps: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="A new folder for pictures of where each photo departs.", callback=paths.new_folder
+            metavar="DIR",
+            help="A new folder for pictures of where each photo departs.",
+            callback=paths.new_folder,
         ),
     ] = None,
     model: MovedModelOption = None,
 ) -> None:
-    """Judge photos by a detector and write a table: verdict, p-value and every score."""
+    """Judge photos by a detector. A table has verdict, p-value and every score."""
     from vae_ldm.desk.novelty.novelty import score as score_photos
 
     score_photos(photos, detector, out=out or free_place(Path("scores.csv")), heat_maps=heat_maps, model=model)

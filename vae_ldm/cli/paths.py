@@ -1,6 +1,7 @@
 """Paths are looked at while the command line is parsed, before a verb imports torch: a wrong one is told at once.
 
-Each function serves as the callback of an argument or option: it returns the value, or raises VaeLdmError.
+Each function serves as the callback of an argument or option: it returns the path with `~` replaced, which a shell
+leaves in --out=~/x and between quotes, or raises VaeLdmError.
 """
 
 from collections.abc import Callable
@@ -26,9 +27,10 @@ from vae_ldm.paths import (
 
 def photos(path: Path | None) -> Path | None:
     """A folder of photos, or one photo."""
-    if path is not None and not expanded(path).is_file():
-        existing_folder(path)
-    return path
+    if path is None:
+        return None
+    place = expanded(path)
+    return place if place.is_file() else existing_folder(path)
 
 
 def photo(path: Path) -> Path:
@@ -36,7 +38,7 @@ def photo(path: Path) -> Path:
     place = expanded(path)
     if not place.is_file():
         raise DataError(f"{path}: {'is a folder; give one photo' if place.is_dir() else 'no such photo'}")
-    return path
+    return place
 
 
 def some_photos(paths: list[Path] | None) -> list[Path] | None:
@@ -46,70 +48,82 @@ def some_photos(paths: list[Path] | None) -> list[Path] | None:
 
 def share_or_photos(text: str | None) -> str | None:
     """A share such as 0.3, or a folder of photos."""
+    if text is None:
+        return None
     try:
-        float(text or 0)
+        float(text)
     except ValueError:
-        if not expanded(str(text)).exists():
+        place = expanded(text)
+        if not place.exists():
             raise DataError(f"{text}: is neither a share such as 0.3 nor a folder of photos") from None
+        return str(place)
     return text
 
 
 def model(source: str | None) -> str | None:
     """A run, a folder of weights, or ORG/NAME of the Hub."""
-    if source is not None:
-        check_model(source)
-    return source
+    if source is None:
+        return None
+    check_model(source)
+    return _home(source)
 
 
 def models(sources: list[str]) -> list[str]:
     """Several of them."""
     for source in sources:
         check_model(source)
-    return sources
+    return [_home(source) for source in sources]
 
 
 def backbone(source: str | None) -> str | None:
     """A vision model's folder, or ORG/NAME of the Hub."""
     if source is not None and is_local(source) and not is_folder_or_file(expanded(source)):
         raise WeightsError(f"{source}: no such folder; give a folder made by save_pretrained, or ORG/NAME of the Hub")
-    return source
+    return None if source is None else _home(source)
+
+
+def _home(source: str) -> str:
+    """The source, which may be of the Hub, with `~` replaced; any other is left as it was written."""
+    return str(expanded(source)) if source.startswith("~") else source
 
 
 def run(folder: Path) -> Path:
     """A folder that train has made."""
-    check_run(folder)
-    return folder
+    check_run(expanded(folder))
+    return expanded(folder)
 
 
 def archive(folder: Path) -> Path:
     """An archive that exists."""
-    check_store(folder, "archive.json", "archive", "archive add")
-    return folder
+    check_store(expanded(folder), "archive.json", "archive", "archive add")
+    return expanded(folder)
 
 
-def index(folder: Path | str) -> None:
+def index(folder: Path | str) -> Path:
     """An index that exists."""
     check_store(expanded(folder), "index.json", "index", "index build")
+    return expanded(folder)
 
 
 def detector(folder: Path) -> Path:
     """A detector that exists."""
     check_store(expanded(folder), "detector.json", "detector", "novelty fit")
-    return folder
+    return expanded(folder)
 
 
 def desk(folder: Path) -> Path:
     """A desk that exists."""
     for part in ("novelty", "index"):
         check_store(expanded(folder), part, "desk", f"desk {folder} PHOTOS --model RUN")
-    return folder
+    return expanded(folder)
 
 
 def _output_file(what: str, suffixes: tuple[str, ...]) -> Callable[[Path | None], Path | None]:
     def check(file: Path | None) -> Path | None:
-        if file is not None:
-            check_output_file(file, what, suffixes)
-        return file
+        if file is None:
+            return None
+        check_output_file(expanded(file), what, suffixes)
+        return expanded(file)
 
     return check
 
@@ -119,15 +133,30 @@ sheet = _output_file("sheet", SHEET_SUFFIXES)
 table = _output_file("table", TABLE_SUFFIXES)
 
 
-def output_folder(folder: Path | None) -> Path | None:
+def output_folder(folder: Path) -> Path:
     """A folder that files can be written to."""
-    if folder is not None:
-        check_output_folder(folder)
-    return folder
+    check_output_folder(expanded(folder))
+    return expanded(folder)
+
+
+def output_folder_or_none(folder: Path | None) -> Path | None:
+    """As `output_folder`, of an option that may be left out."""
+    return None if folder is None else output_folder(folder)
+
+
+def existing(folder: Path) -> Path:
+    """A folder that exists."""
+    return existing_folder(folder)
+
+
+def any_path(path: Path | None) -> Path | None:
+    """A path that the command itself looks at."""
+    return None if path is None else expanded(path)
 
 
 def new_folder(folder: Path | None) -> Path | None:
     """A folder that is empty or does not exist."""
-    if folder is not None:
-        check_new_folder(folder)
-    return folder
+    if folder is None:
+        return None
+    check_new_folder(expanded(folder))
+    return expanded(folder)

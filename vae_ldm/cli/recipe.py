@@ -1,16 +1,20 @@
 """The verbs about recipes, and how any verb reads one."""
 
 import os
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vae_ldm.cli import paths
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.text import shown
 
 if TYPE_CHECKING:
     from vae_ldm.recipe import Recipe
+
+_WIDTH_OF_LIST = 92
 
 app = typer.Typer(help="Check, show and find recipes.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -72,9 +76,11 @@ def show(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
 
 @app.command()
 def upgrade(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A recipe of an older version of vae_ldm.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A recipe of an older version of vae_ldm.", callback=paths.any_path)
+    ],
 ) -> None:
-    """Print a recipe in the newest format, comments kept, and on the error stream what was changed."""
+    """Print a recipe in the newest format. Comments are kept; what was changed goes to the error stream."""
     from vae_ldm.recipe import upgrade_recipe
 
     text, changes = upgrade_recipe(file)
@@ -97,18 +103,23 @@ def list_recipes() -> None:
     from vae_ldm.recipe import first_comment, packaged_recipes
 
     for name, path in packaged_recipes().items():
-        typer.echo("\n    ".join(map(shown, [name, *first_comment(path)])))
+        command, *about = first_comment(path) or [""]
+        typer.echo(shown(name))
+        lines = [command, *textwrap.wrap(" ".join(about), _WIDTH_OF_LIST)]
+        typer.echo("".join(f"    {shown(line)}\n" for line in lines if line), nl=False)
 
 
 @app.command()
 def copy(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A packaged recipe.")],
-    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A file or folder.")] = Path(),
+    destination: Annotated[
+        Path, typer.Argument(metavar="DEST", help="A file or folder.", callback=paths.any_path)
+    ] = Path(),
 ) -> None:
     """Copy a packaged recipe, to be changed. An existing file is never overwritten."""
-    from vae_ldm.recipe import find_recipe
+    from vae_ldm.recipe import packaged_recipe
 
-    source = find_recipe(name)
+    source = packaged_recipe(name)
     target = destination / source.name if destination.is_dir() else destination
     try:
         with target.open("xb") as stream:

@@ -193,7 +193,10 @@ def existing_folder(path: str | Path) -> Path:
     missing = next(part for part in (*reversed(path.parents), path) if not part.exists())
     siblings = [entry.name for entry in missing.parent.iterdir()] if missing.parent.is_dir() else []
     nearest = difflib.get_close_matches(missing.name, siblings, n=1)
-    hint = f"; did you mean {missing.parent / nearest[0]}?" if nearest else f": {missing.parent} has no {missing.name}"
+    if nearest:
+        hint = f"; did you mean {missing.parent / nearest[0]}?"
+    else:  # of a path that lacks its last part alone, nothing is left to be said
+        hint = "" if missing == path else f": there is no {missing}"
     raise PhotosMissingError(f"{path} does not exist{hint}")
 
 

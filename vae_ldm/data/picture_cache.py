@@ -178,6 +178,46 @@ def inspect_pictures(
     return Preview(pictures, num_train, num_validation, list(unreadable.each()))
 
 
+def look_through(
+    source: PictureSource,
+    cache_dir: Path,
+    *,
+    image_size: tuple[int, int],
+    channels: int | None = None,
+    resize: Resize = "crop",
+    max_pixels: int = 89_478_485,
+    max_unreadable_share: float = 0.01,
+    caption_template: str = "a photo of {label}",
+    validation_fraction: float = 0.1,
+    most: int = 20_000,
+    progress: Progress | None = None,
+) -> None:
+    """Tell which pictures of a source cannot be used, and raise what `load_pictures` would raise over them.
+
+    Pictures that `cache_dir` holds already are not decoded again. Of more than `most` pictures that many are decoded,
+    evenly spread. Nothing is written.
+    """
+    transform = Transform(image_size, channels, resize, max_pixels)
+    stored = _read_or_tell(cache_dir)
+    settings = _settings(transform, caption_template, validation_fraction)
+    if stored is not None and stored.source_key == _source_key(stored.format, source, settings):
+        return
+    records = [(split, record) for split in SPLITS for record in source.records(split)]
+    chosen = records[:: -(-len(records) // most)]
+    unreadable = Unreadable()
+    with pillow_limit_lifted():
+        for done, (_, record, pixels) in enumerate(decode_all(chosen, transform, DecodingRemarks()), start=1):
+            if isinstance(pixels, str):
+                unreadable.add(record.id, pixels)
+            if progress is not None:
+                progress(done, len(chosen))
+    lines = list(unreadable.each())
+    if len(chosen) - len(lines) < 2:
+        raise DataError(_too_few(source.name, len(chosen) - len(lines), lines))
+    some = "" if len(chosen) == len(records) else f", of {len(records):,} evenly spread,"
+    _check_share(source.name, lines, len(chosen), max_unreadable_share, some=some)
+
+
 def _settings(transform: Transform, caption_template: str, validation_fraction: float) -> dict[str, Any]:
     return {
         "transform": asdict(transform),
@@ -262,19 +302,35 @@ def _class_prompts(splits: PictureSplits, caption_template: str) -> list[str]:
 
 
 def _check_unreadable(name: str, splits: PictureSplits, max_share: float, list_file: Path) -> None:
-    num_unreadable = len(splits.unreadable)
-    if num_unreadable == 0:
+    total = len(splits.unreadable) + len(splits.train) + len(splits.validation)
+    _check_share(name, splits.unreadable, total, max_share, list_file=list_file)
+
+
+def _check_share(
+    name: str,
+    unreadable: list[str],
+    total: int,
+    max_share: float,
+    *,
+    some: str = "",
+    list_file: Path | None = None,
+) -> None:
+    """Tell what cannot be used of `total` pictures, or raise DataError where it is too large a share of them.
+
+    `some` says what the pictures are of all there are; `list_file` holds the whole list.
+    """
+    if not unreadable:
         return
-    total = num_unreadable + len(splits.train) + len(splits.validation)
-    found = f"{num_unreadable} of {counted(total, 'picture')} in {name} cannot be used"
-    if num_unreadable > max_share * total:
+    found = f"{len(unreadable):,} of {counted(total, 'picture')}{some} in {name} cannot be used"
+    if len(unreadable) > max_share * total:
+        listed = "" if list_file is None else f"the whole list is in {list_file}; "
         raise DataError(
-            f"{found}, more than max_unreadable_share {max_share:g} allows: {examples(splits.unreadable)}; "
-            f"the whole list is in {list_file}; mend or delete them, or raise data.max_unreadable_share"
+            f"{found}, more than max_unreadable_share {max_share:g} allows: {examples(unreadable)}; "
+            f"{listed}mend or delete them, or raise data.max_unreadable_share"
         )
-    for line in left_out_lines(splits.unreadable):
+    for line in left_out_lines(unreadable):
         _log.warning("%s", line)
-    _log.warning("%s; all are listed in %s", found, list_file)
+    _log.warning("%s%s", found, "" if list_file is None else f"; all are listed in {list_file}")
 
 
 def _too_few(name: str, num_readable: int, unreadable: list[str]) -> str:

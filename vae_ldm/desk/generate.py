@@ -39,10 +39,6 @@ def generate(
     unknown = unknown_words(pipeline, prompt)
     if unknown:
         command.say(f"this model was not trained on the words: {', '.join(unknown)}")
-    tokenizer = pipeline.tokenizer
-    too_long = len(tokenizer(prompt).input_ids) - tokenizer.model_max_length
-    if too_long > 0:
-        command.say(f"the prompt is too long for this model: its last {too_long} tokens are not read")
     defaults = settings_of(source)
     output_dir.mkdir(parents=True, exist_ok=True)
     images: list[np.ndarray] = []

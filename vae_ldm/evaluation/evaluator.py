@@ -34,6 +34,7 @@ from vae_ldm.evaluation.set_comparison import FrechetAxes, compare_sets
 from vae_ldm.models.batches import batch_size_for, in_batches
 from vae_ldm.models.pixels import as_images, as_pictures
 from vae_ldm.models.vision_features import VisionFeatures
+from vae_ldm.text import counted
 
 # 200 MB of float32: enough pictures for a linear code of at most 768 inputs.
 MAX_LINEAR_CODE_VALUES = 50_000_000
@@ -291,7 +292,10 @@ def _duplicates_in_words(held_out: Neighbours) -> str:
     count = int(held_out.duplicates.sum())
     if not count:
         return ""
-    return f"; {count} of {len(held_out.distances)} validation pictures are training pictures as well and set no bar"
+    of_all = f"{count} of {counted(len(held_out.distances), 'validation picture')}"
+    if count == 1:
+        return f"; {of_all} is a training picture as well and sets no bar"
+    return f"; {of_all} are training pictures as well and set no bar"
 
 
 def evenly_chosen(pictures: np.ndarray, max_values: int) -> np.ndarray:

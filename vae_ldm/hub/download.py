@@ -21,6 +21,7 @@ from vae_ldm.hub.failures import in_plain_words
 from vae_ldm.hub.files import EXPECTED, NETWORKS, choose
 from vae_ldm.hub.names import parse_name
 from vae_ldm.models.stored_config import read_config
+from vae_ldm.paths import expanded
 
 _ANSWER_WITHIN_SECONDS = 10
 _LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
@@ -96,7 +97,7 @@ def pull(
     After it the repository can be used without a connection, by its name too. Arguments and errors are those of
     `download`; HubError too where `output_dir` exists already.
     """
-    target = None if output_dir is None else Path(output_dir)
+    target = None if output_dir is None else expanded(output_dir)
     if target is not None:
         finish_swap(target)
         if os.path.lexists(target):

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from vae_ldm.evaluation.measurement import Measurement
 from vae_ldm.evaluation.verdict import comparison, measured_on
 from vae_ldm.pages.environment import image_size, number, quantity
-from vae_ldm.text import duration
+from vae_ldm.text import counted, duration
 
 _MAX_LISTED_CLASSES = 40
 
@@ -56,7 +56,7 @@ def model_card(facts: CardFacts) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    tools = (comparison, duration, image_size, measured_on, number, plain, quantity)
+    tools = (comparison, counted, duration, image_size, measured_on, number, plain, quantity)
     environment.globals.update({tool.__name__: tool for tool in tools})
     text = environment.get_template("model_card.md.jinja").render(
         facts=facts,

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vae_ldm.text import counted
+
 
 def p_values(scores: Tensor, calibration: Tensor) -> Tensor:
     """(1 + number of calibration scores at least as high) / (n + 1): [B], in [1 / (n + 1), 1].
@@ -29,7 +31,9 @@ def threshold(calibration: Tensor, false_alarm_rate: float) -> float:
     rank = math.floor(false_alarm_rate * (len(calibration) + 1) + 1e-9)
     if rank < 1:
         needed = photos_needed(false_alarm_rate)
-        raise ValueError(f"a rate of {false_alarm_rate} takes {needed} calibration photos, not {len(calibration)}")
+        raise ValueError(
+            f"a rate of {false_alarm_rate} takes {counted(needed, 'calibration photo')}, not {len(calibration)}"
+        )
     return calibration.sort(descending=True).values[rank - 1].item()
 
 

@@ -9,14 +9,15 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTraine
 
 from vae_ldm.errors import WeightsError
 from vae_ldm.models.pretrained import errors_of_libraries, load_pretrained
+from vae_ldm.text import counted
 
 _PAD, _BEGIN, _END, _UNKNOWN = "<pad>", "<begin>", "<end>", "<unknown>"
 
 
-def new_tokenizer(captions: Iterable[str], *, max_length: int) -> PreTrainedTokenizerFast:
+def new_tokenizer(captions: Iterable[str], *, max_length: int, min_length: int = 2) -> PreTrainedTokenizerFast:
     """A word-level tokenizer that knows every word of `captions`, lower-cased; other words become `<unknown>`.
 
-    Its `model_max_length` is the longest caption with begin and end, at most `max_length`.
+    Its `model_max_length` is the longest caption with begin and end, at least `min_length` and at most `max_length`.
     """
     tokenizer = Tokenizer(models.WordLevel({}, unk_token=_UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -36,7 +37,7 @@ def new_tokenizer(captions: Iterable[str], *, max_length: int) -> PreTrainedToke
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        model_max_length=min(max_length, longest + 2),
+        model_max_length=min(max_length, max(min_length, longest + 2)),
         pad_token=_PAD,
         bos_token=_BEGIN,
         eos_token=_END,
@@ -93,6 +94,24 @@ def check_prompt_length(source: object, tokenizer: PreTrainedTokenizerBase, enco
             f"{source}: its text encoder takes prompts of {longest} tokens, its tokenizer does not say so; "
             f'set "model_max_length": {longest} in tokenizer_config.json'
         )
+
+
+def cut_off(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str | None:
+    """A line that names what the tokenizer cuts off a prompt that is too long for it; None where it cuts off nothing.
+
+    A text encoder reads `model_max_length` tokens, begin and end included.
+    """
+    encoded = tokenizer(prompt, truncation=False, verbose=False, return_offsets_mapping=tokenizer.is_fast)
+    ids, limit = encoded.input_ids, tokenizer.model_max_length
+    if len(ids) <= limit:
+        return None
+    lost = slice(limit - 1, len(ids) - 1)  # the last place is that of the end
+    if tokenizer.is_fast:
+        places = encoded["offset_mapping"][lost]
+        words = prompt[places[0][0] : places[-1][1]]
+    else:
+        words = tokenizer.decode(ids[lost])
+    return f'the prompt is {counted(len(ids) - limit, "token")} too long for this model, which does not read "{words}"'
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> torch.Tensor:

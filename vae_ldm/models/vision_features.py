@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from vae_ldm.errors import WeightsError, first_line
 from vae_ldm.models.stored_weights import check_numbers, first_of
+from vae_ldm.text import counted
 
 
 class VisionFeatures(nn.Module):
@@ -223,8 +224,8 @@ def load_transformers_backbone(from_pretrained: str) -> TransformersFeatures:
     missing = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler"))
     if missing:
         raise WeightsError(
-            f"{from_pretrained} lacks {len(missing)} weights of its model, {missing[0]} among them: save the model "
-            "again with save_pretrained"
+            f"{from_pretrained} lacks {counted(len(missing), 'weight')} of its model, {missing[0]} among them: save "
+            "the model again with save_pretrained"
         )
     if loading["mismatched_keys"]:
         mismatched = sorted(key[0] if isinstance(key, tuple) else key for key in loading["mismatched_keys"])

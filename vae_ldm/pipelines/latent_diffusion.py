@@ -17,6 +17,8 @@ from vae_ldm.errors import VaeLdmError
 from vae_ldm.models.image_input import Images, as_image_batch
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 from vae_ldm.pipelines.plain_folder import save_plain_pipeline
+from vae_ldm.pipelines.prompt_length import telling_what_is_cut_off
+from vae_ldm.text import counted
 
 Generators = torch.Generator | list[torch.Generator]
 
@@ -44,7 +46,8 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
     @functools.wraps(StableDiffusionPipeline.__call__)
     def __call__(self, *args: Any, **options: Any) -> Any:
         check_guidance(options.get("guidance_scale", 0.0))
-        return super().__call__(*args, **options)
+        with telling_what_is_cut_off(self, args[0] if args else options.get("prompt"), options.get("negative_prompt")):
+            return super().__call__(*args, **options)
 
     @property
     def autoencoder(self) -> ImageAutoencoder:
@@ -232,7 +235,10 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
             raise VaeLdmError(f"strength is {strength:g}; it is a share in [0, 1]")
         prompts = [prompt] * len(latents) if isinstance(prompt, str) else list(prompt)
         if len(prompts) != len(latents):
-            raise VaeLdmError(f"{len(prompts)} prompts for {len(latents)} images; give one for all, or one an image")
+            raise VaeLdmError(
+                f"{counted(len(prompts), 'prompt')} for {counted(len(latents), 'image')}; give one for all, "
+                "or one an image"
+            )
         check_guidance(options.get("guidance_scale", 0.0))
         if isinstance(negative := options.get("negative_prompt"), str):
             options["negative_prompt"] = [negative] * len(latents)  # diffusers wants the kind that the prompt has
@@ -252,15 +258,16 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
         # By the number of its channels the processor knows latents, and leaves them as they are.
         image_to_image.image_processor = VaeImageProcessor(vae_latent_channels=latents.shape[1])
         image_to_image.set_progress_bar_config(**getattr(self, "_progress_bar_config", {}))
-        return image_to_image(
-            prompts,
-            image=latents,
-            strength=strength,
-            num_inference_steps=num_steps,
-            num_images_per_prompt=n,
-            output_type="latent",
-            **options,
-        ).images
+        with telling_what_is_cut_off(self, prompts, options.get("negative_prompt")):
+            return image_to_image(
+                prompts,
+                image=latents,
+                strength=strength,
+                num_inference_steps=num_steps,
+                num_images_per_prompt=n,
+                output_type="latent",
+                **options,
+            ).images
 
 
 def check_guidance(guidance_scale: float) -> None:
@@ -284,7 +291,10 @@ class _LatentToLatent(StableDiffusionImg2ImgPipeline):
     ) -> Tensor:
         latents = image.to(device, dtype).repeat_interleave(num_images_per_prompt, dim=0)
         if isinstance(generator, list) and len(generator) != len(latents):
-            raise VaeLdmError(f"{len(generator)} generators for {len(latents)} images; give one, or one an image")
+            raise VaeLdmError(
+                f"{counted(len(generator), 'generator')} for {counted(len(latents), 'image')}; give one, or one "
+                "an image"
+            )
         noise = randn_tensor(latents.shape, generator=generator, device=latents.device, dtype=dtype)
         return self.scheduler.add_noise(latents, noise, timestep)
 

@@ -1,7 +1,7 @@
 """What a recipe may say, and how one is read. No torch in here."""
 
 from vae_ldm.recipe.json_schema import recipe_json_schema
-from vae_ldm.recipe.packaged import find_recipe, first_comment, packaged_recipes
+from vae_ldm.recipe.packaged import find_recipe, first_comment, packaged_recipe, packaged_recipes
 from vae_ldm.recipe.reading import read_recipe, upgrade_recipe
 from vae_ldm.recipe.schema import Recipe
 from vae_ldm.recipe.schema_walk import keys_free_under_way
@@ -13,6 +13,7 @@ __all__ = [
     "find_recipe",
     "first_comment",
     "keys_free_under_way",
+    "packaged_recipe",
     "packaged_recipes",
     "read_recipe",
     "recipe_differences",

@@ -5,6 +5,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from vae_ldm.errors import RecipeError
+from vae_ldm.paths import expanded
 
 _PACKAGE = Path(__file__).parents[1]
 _FOLDERS = (_PACKAGE / "recipes", _PACKAGE.parent / "recipes")
@@ -24,15 +25,23 @@ def find_recipe(name_or_path: str) -> Path:
 
     Raises RecipeError that lists the packaged names.
     """
-    if Path(name_or_path).exists():
-        return Path(name_or_path)
+    place = expanded(name_or_path)
+    return place if place.exists() else _packaged(name_or_path, "no such file, and no packaged recipe of this name")
+
+
+def packaged_recipe(name: str) -> Path:
+    """The packaged recipe of this name, with or without .yaml. Raises RecipeError that lists the packaged names."""
+    return _packaged(name, "no packaged recipe has this name")
+
+
+def _packaged(name_or_path: str, otherwise: str) -> Path:
     packaged = packaged_recipes()
     name = name_or_path.removesuffix(".yaml").removesuffix(".yml")
     if name in packaged:
         return packaged[name]
     near = get_close_matches(name.rpartition("/")[2], packaged, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    raise RecipeError(f"{name_or_path}: no such file{hint}; packaged recipes: {', '.join(packaged) or 'none'}")
+    raise RecipeError(f"{name_or_path}: {otherwise}{hint}; there are {', '.join(packaged) or 'none'}")
 
 
 def first_comment(path: Path) -> list[str]:

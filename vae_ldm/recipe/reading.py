@@ -12,7 +12,8 @@ from vae_ldm.recipe.document import KeyPath, Mistake, Node, parse_file
 from vae_ldm.recipe.mistakes import MOST_SHOWN, disagreements, explain, locate, misspelt_types
 from vae_ldm.recipe.overrides import apply_overrides
 from vae_ldm.recipe.schema import Recipe
-from vae_ldm.recipe.upgrade import NEWEST, format_of, upgrade, upgraded_text
+from vae_ldm.recipe.upgrade import NEWEST, OLD_MIN_LENGTH, format_of, upgrade, upgraded_text
+from vae_ldm.text import counted
 
 
 def read_recipe(
@@ -41,6 +42,8 @@ def read_recipe(
     kl_weight = root.find(("autoencoder", "loss", "kl_weight"))  # before an upgrade writes it
     if number < NEWEST:
         upgrade(root, number)
+    elif as_trained:
+        _name_old_min_length(root)
     unread = {mistake.path for mistake in mistakes if root.nearest(mistake.path).value is None}  # such as an alias
     try:
         recipe = Recipe.model_validate(root.plain(), context=context)
@@ -69,12 +72,21 @@ def upgrade_recipe(path: Path) -> tuple[str, list[str]]:
     return text, [f"format: {number} -> {NEWEST}", *map(str, changes)]
 
 
+def _name_old_min_length(root: Node) -> None:
+    """A run keeps every key; one that lacks min_length was begun before there was this key."""
+    encoder = root.find(("diffusion", "text_encoder"))
+    if encoder is not None and isinstance(encoder.value, dict) and "min_length" not in encoder.value:
+        kind = encoder.child("type")
+        if kind is not None and kind.value == "trained":
+            encoder.value["min_length"] = Node(OLD_MIN_LENGTH, encoder.origin)
+
+
 def _in_words(mistakes: list[Mistake]) -> str:
     """A line for each mistake in order of the file's lines, and one for those that are too many."""
     ordered = sorted(mistakes, key=lambda mistake: (not mistake.text, mistake.origin.order))
     lines = [str(mistake) for mistake in ordered[:MOST_SHOWN]]
     if len(ordered) > MOST_SHOWN:
-        lines.append(f"... and {len(ordered) - MOST_SHOWN:,} mistakes more")
+        lines.append(f"... and {counted(len(ordered) - MOST_SHOWN, 'mistake')} more")
     return "\n".join(lines)
 
 

@@ -18,6 +18,7 @@ from vae_ldm.recipe.parts import (
     Logger,
     Part,
     TensorBoard,
+    TrainedTextEncoder,
     WholeNumber,
 )
 from vae_ldm.recipe.upgrade import NEWEST
@@ -56,6 +57,18 @@ class Recipe(Part):
             return Path(self.output_dir).expanduser() / self.name
         except RuntimeError:
             raise RecipeError(f"output_dir: {self.output_dir}: there is no such home folder") from None
+
+    def as_begun(self, begun: "Recipe") -> "Recipe":
+        """This recipe with what it leaves open as `begun` has it, whose run it goes on with: the length of prompts."""
+        if self.diffusion is None or begun.diffusion is None:
+            return self
+        now, before = self.diffusion.text_encoder, begun.diffusion.text_encoder
+        if not (isinstance(now, TrainedTextEncoder) and isinstance(before, TrainedTextEncoder)):
+            return self
+        if self.diffusion.from_pretrained is not None or now.min_length is not None:
+            return self
+        encoder = now.model_copy(update={"min_length": before.min_length})
+        return self.model_copy(update={"diffusion": self.diffusion.model_copy(update={"text_encoder": encoder})})
 
     @property
     def image_size(self) -> tuple[int, int]:

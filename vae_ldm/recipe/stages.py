@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from vae_ldm.choices import Network
 from vae_ldm.choices import Stage as StageName
+
+if TYPE_CHECKING:
+    from vae_ldm.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ TRAINED = tuple(stage for stage in STAGES if stage.network is not None)
 
 EXPORTS = tuple(folder for stage in STAGES for folder in stage.exports)
 """Folders of a run with what its stages leave to use."""
+
+
+def stages_of(recipe: "Recipe") -> tuple[Stage, ...]:
+    """The stages that a run of the recipe goes through, in their order."""
+    return tuple(stage for stage in STAGES if getattr(recipe, stage.name) is not None)
 
 
 def stage_named(name: StageName) -> Stage:

@@ -20,6 +20,10 @@ KL_WEIGHT_OF_FORMAT_1 = 1e-6
 """What `autoencoder.loss.kl_weight` was by default: a weight of the KL summed over all latent numbers of a picture."""
 
 
+OLD_MIN_LENGTH = 2
+"""What `diffusion.text_encoder.min_length` is where a prompt has no more tokens than the longest caption."""
+
+
 class Change(NamedTuple):
     """One key that a step writes or leaves out."""
 
@@ -96,7 +100,8 @@ def _steps_from(number: int) -> list["Step"]:
 def _from_1_to_2(recipe: Any) -> Iterator[Change]:
     """Format 2 weighs the KL per latent number, chooses timesteps by what is predicted and trains the unknown word.
 
-    Each changes a default, so the old default is written out where the recipe leaves it to the schema.
+    Each changes a default, so the old default is written out where the recipe leaves it to the schema. So does the
+    room that prompts have beyond the longest caption.
     """
     autoencoder = recipe.get("autoencoder")
     loss = autoencoder.get("loss", {}) if isinstance(autoencoder, dict) else None
@@ -111,13 +116,19 @@ def _from_1_to_2(recipe: Any) -> Iterator[Change]:
     if isinstance(diffusion, dict) and "timestep_sampling" not in diffusion:
         because = "the default of format 1; later formats choose by prediction_type"
         yield Change(("diffusion", "timestep_sampling"), "logit_normal", because)
-    if isinstance(diffusion, dict) and diffusion.get("conditioning") == "caption":
-        because, place = "format 1 trained no unknown word", ("diffusion", "text_encoder")
-        encoder = diffusion.get("text_encoder")
-        if encoder is None:
-            yield Change((*place, "type"), "trained", "the default of format 1")
-        if encoder is None or (isinstance(encoder, dict) and encoder.get("type") == "trained"):
-            yield Change((*place, "word_dropout"), 0.0, because)
+    if not isinstance(diffusion, dict):
+        return
+    place, encoder = ("diffusion", "text_encoder"), diffusion.get("text_encoder")
+    by_captions, from_scratch = diffusion.get("conditioning") == "caption", diffusion.get("from_pretrained") is None
+    if not (by_captions or from_scratch):
+        return
+    if encoder is None:
+        yield Change((*place, "type"), "trained", "the default of format 1")
+    if encoder is None or (isinstance(encoder, dict) and encoder.get("type") == "trained"):
+        if by_captions:
+            yield Change((*place, "word_dropout"), 0.0, "format 1 trained no unknown word")
+        if from_scratch:
+            yield Change((*place, "min_length"), OLD_MIN_LENGTH, "format 1 cut prompts at the longest caption")
 
 
 Step = Callable[[Any], Iterator[Change]]

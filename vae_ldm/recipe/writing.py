@@ -11,7 +11,7 @@ from ruamel.yaml.representer import SafeRepresenter
 
 from vae_ldm.files import write_whole
 from vae_ldm.recipe.document import read_scalar, shown
-from vae_ldm.recipe.parts import Part, is_decided_by_weights
+from vae_ldm.recipe.parts import Part, TrainedTextEncoder, is_decided_by_weights
 from vae_ldm.recipe.schema import Recipe
 from vae_ldm.recipe.stages import TRAINED
 
@@ -57,19 +57,23 @@ def recipe_differences(old: Recipe, new: Recipe, section: str = "") -> list[str]
 
     Settings that mean the same in both recipes do not differ, however they are written.
     """
-    was, now = _comparable(old), _comparable(new)
+    was, now = _comparable(old), _comparable(new.as_begun(old))
     if _same_kl_weight(old, new):
         now["autoencoder"]["loss"] |= _kl_weights(old)
     return _differences(_at(was, section), _at(now, section), section)
 
 
 def _comparable(recipe: Recipe) -> dict[str, Any]:
-    """The resolved recipe with the timesteps' distribution in words and the KL term's two weights side by side."""
+    """The resolved recipe with the KL term's two weights side by side, and in the place of null what it means for
+    timesteps and prompts.
+    """
     resolved, stage = _resolved(recipe), recipe.diffusion
     resolved["autoencoder"]["loss"] |= _kl_weights(recipe)
     if stage is not None and stage.from_pretrained is None and stage.timestep_sampling is None:
         is_flow = stage.prediction_type == "flow_prediction"
         resolved["diffusion"]["timestep_sampling"] = "logit_normal" if is_flow else "uniform"
+    if stage is not None and stage.from_pretrained is None and isinstance(stage.text_encoder, TrainedTextEncoder):
+        resolved["diffusion"]["text_encoder"]["min_length"] = stage.text_encoder.fewest_tokens
     return resolved
 
 

@@ -30,6 +30,7 @@ from vae_ldm.pipelines.plain_folder import save_plain_pipeline
 from vae_ldm.run.fingerprint import pipeline_fingerprint
 from vae_ldm.run.fitting import fit_stage
 from vae_ldm.run.session import Session
+from vae_ldm.text import counted
 from vae_ldm.training.callbacks import EachNSteps
 from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
 
@@ -95,7 +96,8 @@ def cut_captions(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> 
     cut = sum(count for count, length in zip(counts.values(), lengths, strict=True) if length > limit)
     if not cut:
         return None
-    return f"{cut:,} of {len(prompts):,} captions are cut at {limit} tokens; the longest has {max(lengths)}"
+    are = "is" if cut == 1 else "are"
+    return f"{cut:,} of {counted(len(prompts), 'caption')} {are} cut at {limit} tokens; the longest has {max(lengths)}"
 
 
 def check_prompts(session: Session) -> None:

@@ -1,4 +1,6 @@
-"""`vae-ldm train --dry-run`: everything is built and tried on eight pictures; nothing is trained or written."""
+"""`vae-ldm train --dry-run`: photos are looked through and everything is tried; nothing is trained or written."""
+
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +14,19 @@ from vae_ldm.assembly import (
     class_prompts,
     expected_precision,
     picture_prompts,
+    picture_settings,
     place_channels_last,
     prompt_ids,
 )
 from vae_ldm.data.crop_advice import crop_advice
-from vae_ldm.data.picture_cache import Preview, examples, inspect_pictures
+from vae_ldm.data.picture_cache import Preview, examples, inspect_pictures, look_through
 from vae_ldm.models.pixels import as_images
 from vae_ldm.recipe import parts
+from vae_ldm.recipe.stages import STAGES, from_stage_on, stages_of
+from vae_ldm.run.folder import RunFolder, Stage
 from vae_ldm.run.session import Session
 from vae_ldm.run.step_time import Update, seconds_a_step
+from vae_ldm.text import counted
 from vae_ldm.training.lit_autoencoder import LitAutoencoder
 from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
 from vae_ldm.training.progress import format_seconds
@@ -28,12 +34,19 @@ from vae_ldm.training.progress import format_seconds
 _CHANNELS = {1: "grey", 3: "RGB", 4: "RGBA"}
 
 
-def describe_run(session: Session) -> None:
-    """Print what a run of the recipe would do: data, parameters, memory and time a stage.
+def describe_run(session: Session, *, restart: Sequence[Stage] = ()) -> None:
+    """Print what the command would still do: data, parameters, memory and time of each stage that is not finished.
 
     Raises what the run itself would raise for wrong data, weights or settings.
     """
-    recipe, say = session.recipe, session.say
+    run, say = session.run, session.say
+    recipe = session.recipe = run.as_begun(session.recipe, restart=restart)
+    run.check_adoptable(recipe, restart=restart)
+    afresh = {stage.name for stage in from_stage_on(restart)}
+    finished = {stage.name for stage in STAGES if stage.name not in afresh and run.finished(stage.name) is not None}
+    if all(stage.name in finished for stage in stages_of(recipe)):
+        say(f"{run.path}: all stages are finished; the command would train nothing")
+        return
     source = build_source(recipe)
     preview = inspect_pictures(
         source,
@@ -49,7 +62,10 @@ def describe_run(session: Session) -> None:
     say(f"data: {_count(preview)}; pictures {kind}; run folder {session.run.path}")
     if advice := crop_advice(source, recipe.image_size, recipe.data.resize):
         say(advice)
-    if preview.unreadable:
+    if recipe.data.photo_folder is not None:
+        with session.progress("looking through the photos") as report:
+            look_through(source, run.pictures, progress=report, **picture_settings(recipe))
+    elif preview.unreadable:
         num_read = len(images) + len(preview.unreadable)
         say(f"data: of the first {num_read}, {len(preview.unreadable)} cannot be used: {examples(preview.unreadable)}")
 
@@ -58,14 +74,23 @@ def describe_run(session: Session) -> None:
     examples_at_hand = as_images(images).to(session.device)
     with torch.no_grad():
         posterior = autoencoder.encode(examples_at_hand).latent_dist
-    if recipe.autoencoder.train == "nothing":
+    if "autoencoder" in finished:
+        say("autoencoder: finished")
+    elif recipe.autoencoder.train == "nothing":
         say(f"autoencoder: {_millions(autoencoder)} parameters, kept as they are")
     else:
-        _describe_autoencoder(session, build_lit_autoencoder(recipe, autoencoder), examples_at_hand)
+        lit_autoencoder = build_lit_autoencoder(recipe, autoencoder)
+        _describe_autoencoder(session, lit_autoencoder, examples_at_hand, done=_done(run, "autoencoder", afresh))
     if recipe.diffusion is None:
         say("then: evaluation on all validation pictures, and the report")
         return
 
+    drawn = counted(recipe.evaluation.num_samples, "sample")
+    then = f"then: evaluation on all validation pictures and {drawn}, and the report"
+    if "diffusion" in finished:
+        say("diffusion: finished")
+        say(then)
+        return
     prompts = picture_prompts(recipe, preview.pictures)
     diffusion = build_diffusion(
         recipe,
@@ -78,11 +103,17 @@ def describe_run(session: Session) -> None:
         "std": posterior.std[rows],
         "prompt_ids": prompt_ids(diffusion, prompts)[rows].to(session.device),
     }
-    _describe_unet(session, build_lit_latent_diffusion(recipe, diffusion), latents)
-    say(f"then: evaluation on all validation pictures and {recipe.evaluation.num_samples} samples, and the report")
+    lit_diffusion = build_lit_latent_diffusion(recipe, diffusion)
+    _describe_unet(session, lit_diffusion, latents, done=_done(run, "diffusion", afresh))
+    say(then)
 
 
-def _describe_autoencoder(session: Session, module: LitAutoencoder, examples_at_hand: Tensor) -> None:
+def _done(run: RunFolder, stage: Stage, afresh: Collection[str]) -> int:
+    """How many steps of an unfinished stage are done, and would not be done again."""
+    return 0 if stage in afresh else run.saved_step(stage) or 0
+
+
+def _describe_autoencoder(session: Session, module: LitAutoencoder, examples_at_hand: Tensor, *, done: int) -> None:
     stage = session.recipe.autoencoder
     part, precision = stage.trainer, expected_precision(stage.trainer, "autoencoder")
     place_channels_last(part, module, "autoencoder")
@@ -102,14 +133,16 @@ def _describe_autoencoder(session: Session, module: LitAutoencoder, examples_at_
             losses.append((lambda: module.discriminator_loss(batch, fake), critic))
         return seconds_a_step(losses, device=session.device, precision=precision, batches=part.accumulate_grad_batches)
 
-    alone = part.max_steps if module.adversarial is None else min(module.adversarial.start_step, part.max_steps)
+    first_with_critic = part.max_steps if module.adversarial is None else module.adversarial.start_step
+    left = max(0, part.max_steps - done)
+    alone = min(left, max(0, first_with_critic - done))
     total = alone * seconds(adversarial=False) if alone else 0.0
-    if alone < part.max_steps:
-        total += (part.max_steps - alone) * seconds(adversarial=True)
-    _describe_stage(session, "autoencoder", module, part, precision, total)
+    if alone < left:
+        total += (left - alone) * seconds(adversarial=True)
+    _describe_stage(session, "autoencoder", module, part, precision, total, done=done)
 
 
-def _describe_unet(session: Session, module: LitLatentDiffusion, latents: dict[str, Tensor]) -> None:
+def _describe_unet(session: Session, module: LitLatentDiffusion, latents: dict[str, Tensor], *, done: int) -> None:
     stage = session.recipe.diffusion
     assert stage is not None
     part, precision = stage.trainer, expected_precision(stage.trainer, "unet")
@@ -122,11 +155,11 @@ def _describe_unet(session: Session, module: LitLatentDiffusion, latents: dict[s
         precision=precision,
         batches=part.accumulate_grad_batches,
     )
-    _describe_stage(session, "diffusion", module, part, precision, part.max_steps * seconds)
+    _describe_stage(session, "diffusion", module, part, precision, max(0, part.max_steps - done) * seconds, done=done)
 
 
 def _describe_stage(
-    session: Session, stage: str, module: nn.Module, part: parts.Trainer, precision: str, seconds: float
+    session: Session, stage: str, module: nn.Module, part: parts.Trainer, precision: str, seconds: float, *, done: int
 ) -> None:
     count, device = session.processes.count, session.device.type
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
@@ -134,17 +167,23 @@ def _describe_stage(
     megabytes = 16 * trained / 2**20
     session.say(
         f"{stage}: {_millions(module)} parameters, {megabytes:.0f} MiB for weights, gradients and optimizer; "
-        f"{part.max_steps} steps of {'' if count == 1 else f'{count} x '}"
+        f"{_steps(part.max_steps, done)} of {'' if count == 1 else f'{count} x '}"
         f"{part.batch_size * part.accumulate_grad_batches} in {precision}, "
         f"about {format_seconds(seconds)} on this {'GPU' if device == 'cuda' else device.upper()}"
     )
+
+
+def _steps(total: int, done: int) -> str:
+    if not done:
+        return counted(total, "step")
+    return f"{counted(done, 'step')} done, {max(0, total - done):,} left"
 
 
 def _count(preview: Preview) -> str:
     train, validation = preview.num_train, preview.num_validation
     if train is None:
         return "as many pictures as the data set has"
-    return f"{train} pictures" + (
+    return counted(train, "picture") + (
         f" to train on, {validation} to judge by" if validation else ", a part of them held out"
     )
 

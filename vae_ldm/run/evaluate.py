@@ -3,6 +3,7 @@
 import importlib.metadata
 import platform
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from vae_ldm.assembly import build_features
 from vae_ldm.choices import Stage
+from vae_ldm.errors import DataError, VaeLdmError
 from vae_ldm.evaluation.embedding import embed_pictures
 from vae_ldm.evaluation.evaluator import evaluate_autoencoder, evaluate_samples, trained_classes
 from vae_ldm.evaluation.measurement import Measurement, measured_share
@@ -23,7 +25,7 @@ from vae_ldm.files import write_json
 from vae_ldm.hardware import device_name
 from vae_ldm.models.autoencoder import downsample_factor, load_autoencoder
 from vae_ldm.models.batches import batch_size_for, in_batches
-from vae_ldm.opening import open_pipeline
+from vae_ldm.opening import open_pipeline, read_metrics
 from vae_ldm.pages.environment import number, quantity
 from vae_ldm.pipelines.sampling import sample_images, unknown_words
 from vae_ldm.recipe import parts
@@ -36,12 +38,15 @@ from vae_ldm.text import counted
 
 _PACKAGES = ("vae_ldm", "torch", "pytorch-lightning", "diffusers", "transformers", "accelerate", "datasets")
 _MAX_NAMED_WORDS = 5
+_SAMPLING = "sampling"
+"""The entry of the timings that says how many samples were drawn."""
 
 
-def evaluate_run(run_dir: Path, *, num_samples: int | None = None) -> None:
+def evaluate_run(run_dir: Path, *, num_samples: int | None = None, replace: bool = False) -> None:
     """Measure a trained run (again) and write metrics.json, the grids and report.html.
 
-    Raises VaeLdmError where the folder is no run, or its training is not finished.
+    Raises VaeLdmError where the folder is no run, or its training is not finished, and without `replace` where it has
+    measurements of more samples already.
     """
     session = Session.opened(run_dir)
     recipe = session.recipe
@@ -51,10 +56,24 @@ def evaluate_run(run_dir: Path, *, num_samples: int | None = None) -> None:
     settings = recipe.evaluation
     if num_samples is not None:
         settings = settings.model_copy(update={"num_samples": num_samples})
+    if recipe.diffusion is not None and not replace:
+        _keep_better(session, settings.num_samples)
     with session.run.locked():
         autoencoder = load_autoencoder(str(session.run.autoencoder)).to(session.device)
         _evaluate(session, autoencoder, settings)
     session.say_where()
+
+
+def _keep_better(session: Session, num_samples: int) -> None:
+    """Raise VaeLdmError where the run's measurements are of more than `num_samples` samples."""
+    with suppress(DataError):  # damaged, and about to be written anew
+        timings = read_metrics(session.run.path)["timings"]
+        drawn = max((timing["num_images"] for timing in timings if timing["stage"] == _SAMPLING), default=0)
+        if drawn > num_samples:
+            raise VaeLdmError(
+                f"{session.run.path}: its measurements and grids are of {counted(drawn, 'sample')}, and are kept: "
+                f"{num_samples:,} are fewer; ask for as many with --num-samples {drawn}, or replace them with --replace"
+            )
 
 
 def run_evaluation_stage(session: Session, autoencoder: AutoencoderKL) -> None:
@@ -68,7 +87,7 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
     run, recipe = session.run, session.recipe
     train, validation = session.pictures.train, session.pictures.validation
     run.samples.mkdir(exist_ok=True)
-    session.say(f"evaluation: features of {len(train)} training pictures, and a probe classifier of them")
+    session.say(f"evaluation: features of {counted(len(train), 'training picture')}, and a probe classifier of them")
     start = time.perf_counter()
     features = build_features(settings.features).to(session.device)
     probe = None
@@ -96,7 +115,7 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
         "train_embeddings": seen,
     }
 
-    session.say(f"evaluation: reconstructions of {len(validation)} validation pictures")
+    session.say(f"evaluation: reconstructions of {counted(len(validation), 'validation picture')}")
 
     with session.progress("reconstructing") as report:
         done = 0
@@ -131,7 +150,7 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
             measurements = [*measurements, _unknown_words(session, pipeline, asked.prompts)]
         sampling_start = time.perf_counter()
         samples = _sample(session, pipeline, asked.prompts, settings)
-        sampling = {"stage": "sampling", "seconds": round(time.perf_counter() - sampling_start, 1)}
+        sampling = {"stage": _SAMPLING, "seconds": round(time.perf_counter() - sampling_start, 1)}
         agreements = [m.value for m in measurements if m.name == "reconstruction_agreement"]
         second = evaluate_samples(
             samples,
@@ -264,5 +283,5 @@ def _in_words(measurement: Measurement) -> str:
         beside = f"; {f'{judged.word}: ' if judged else ''}{comparison(measurement)}"
     return (
         f"{measurement.name} {quantity(measurement.value, measurement.unit)}{interval} "
-        f"({measurement.num_images} {measurement.split} pictures{features}{beside})"
+        f"({counted(measurement.num_images, f'{measurement.split} picture')}{features}{beside})"
     ).replace("\N{NO-BREAK SPACE}", " ")

@@ -15,6 +15,7 @@ from vae_ldm.files import whole_folder
 from vae_ldm.loading import pipeline
 from vae_ldm.models.autoencoder import load_autoencoder
 from vae_ldm.models.stored_config import forget_origin
+from vae_ldm.paths import expanded
 from vae_ldm.pipelines.plain_folder import save_plain_pipeline
 from vae_ldm.recipe.stages import TRAINED, stage_named
 from vae_ldm.run.autoencoder_stage import finish_autoencoder
@@ -22,19 +23,22 @@ from vae_ldm.run.diffusion_stage import picture_prompts, save_pipeline, vocabula
 from vae_ldm.run.fitting import module_weights
 from vae_ldm.run.folder import RunFolder, Stage
 from vae_ldm.run.session import Session
-from vae_ldm.training.callbacks import checkpoint_step, run_checkpoints
+from vae_ldm.training.callbacks import BEST_CHECKPOINT, run_checkpoints
 
 
 def export_checkpoint(run_dir: Path, *, checkpoint: str | None = None, output_dir: Path | None = None) -> Path:
     """The folder written: a StableDiffusionPipeline, or an AutoencoderKL for a checkpoint of the first stage.
 
-    `checkpoint` is a path or a step of the diffusion stage; None takes the newest weights of the furthest stage. Raises
-    VaeLdmError where there is no such checkpoint, or the output folder exists already, WeightsError where a checkpoint
-    is damaged, and RunError where the disk is full.
+    `checkpoint` is "last", "best", a step or a path; the first three are looked for in the diffusion stage, then in the
+    autoencoder's. None and "last" take the newest weights of the furthest stage.
+
+    Raises VaeLdmError where there is no such checkpoint, or the output folder exists already, WeightsError where a
+    checkpoint is damaged, and RunError where the disk is full.
     """
     session = Session.opened(run_dir)
     run = session.run
-    source = _newest_weights(run) if checkpoint is None else _find_checkpoint(run, checkpoint)
+    is_last = checkpoint is None or checkpoint.lower() == "last"
+    source = _newest_weights(run) if is_last else _find_checkpoint(run, str(checkpoint))
     target = output_dir or run.path / f"{stage_named(source.stage).exports[0]}-{source.name}"
     if target.exists():
         raise VaeLdmError(f"{target}: exists already; name another folder with --out, or delete it")
@@ -85,16 +89,18 @@ def _newest_weights(run: RunFolder) -> _Weights:
 
 
 def _find_checkpoint(run: RunFolder, wanted: str) -> _Weights:
-    found = _checkpoints(run)
-    for stage, paths in found.items():
-        named = Path(wanted).resolve()
-        if named.is_file() and named.parent == run.checkpoints(stage).resolve():
+    named, name = expanded(wanted).resolve(), wanted.lower().removesuffix(".ckpt").removeprefix("step=")
+    there = []
+    for stage, paths in _checkpoints(run).items():
+        folder = run.checkpoints(stage)
+        if named.is_file() and named.parent == folder.resolve():
             return _Weights(stage, named.stem, named)
-        for path in paths:
-            if wanted == str(checkpoint_step(path)):
-                return _Weights(stage, path.stem, path)
-    there = ", ".join(f"{stage} {checkpoint_step(path)}" for stage, paths in found.items() for path in paths)
-    raise VaeLdmError(f"{run.path}: has no checkpoint {wanted}; there are: {there or 'none'}")
+        names = {path.stem.removeprefix("step="): path for path in (*folder.glob(BEST_CHECKPOINT), *paths)}
+        if name in names:
+            return _Weights(stage, names[name].stem, names[name])
+        if names:
+            there.append(f"{stage}: {', '.join(names)}")
+    raise VaeLdmError(f"{run.path}: has no checkpoint {wanted}; there are {'; '.join(there) or 'none'}")
 
 
 def _checkpoints(run: RunFolder) -> dict[Stage, list[Path]]:
@@ -137,9 +143,10 @@ def _save_autoencoder(autoencoder: AutoencoderKL, folder: Path) -> None:
 def _load(module: nn.Module, checkpoint: Path, prefix: str) -> None:
     weights = module_weights(checkpoint)
     own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-    missing, unexpected = module.load_state_dict(own, strict=False)
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    if unexpected or trained & set(missing):
+    expected = {name: value.shape for name, value in module.state_dict().items()}
+    if trained - own.keys() or any(expected.get(name) != value.shape for name, value in own.items()):
         raise WeightsError(
             f"{checkpoint}: holds other weights than the recipe's networks have; take another checkpoint"
         )
+    module.load_state_dict(own, strict=False)

@@ -15,6 +15,7 @@ from vae_ldm.recipe.stages import stage_named
 from vae_ldm.run.folder import Stage
 from vae_ldm.run.loggers import build_loggers
 from vae_ldm.run.session import Session
+from vae_ldm.text import counted
 from vae_ldm.training.callbacks import (
     BEST_CHECKPOINT,
     BatchesTaken,
@@ -80,7 +81,7 @@ def fit_stage(
             )
         if once != processes.count:
             session.say(
-                f"{stage}: written by {once} process{'es' * (once > 1)}, read by {processes.count}: pictures come in "
+                f"{stage}: written by {counted(once, 'process')}, read by {processes.count}: pictures come in "
                 "the same order, but a step takes another number of them and noise differs, so the weights will not "
                 "be bit-identical to those of an undisturbed run"
             )
@@ -88,8 +89,8 @@ def fit_stage(
     taken = BatchesTaken(pictures.key)
     manual = not module.automatic_optimization
     stopwatch = Stopwatch()
-    counted = {"first_step": first_step, "batches_per_step": batches_per_step if manual else 1}
-    others = build_loggers(session.recipe, stage, session.run.path / stage, **counted) if processes.is_first else []
+    steps = {"first_step": first_step, "batches_per_step": batches_per_step if manual else 1}
+    others = build_loggers(session.recipe, stage, session.run.path / stage, **steps) if processes.is_first else []
     progress = StageProgress(
         stage,
         max_steps=part.max_steps,
@@ -102,7 +103,7 @@ def fit_stage(
         seed=session.recipe.seed,
         ema=ema,
         checkpoint_dir=checkpoint_dir,
-        loggers=[CsvLog(session.run.log(stage), **counted), *others],
+        loggers=[CsvLog(session.run.log(stage), **steps), *others],
         callbacks=[
             stopwatch,
             taken,
@@ -124,7 +125,7 @@ def fit_stage(
     except Exception as error:
         # A time limit's SIGTERM ends compilers and loading processes as well, and the step that waits for them fails.
         if asked_to_stop(trainer):
-            raise StoppedError("stopped by SIGTERM in mid-step; repeat the command to go on") from error
+            raise StoppedError("stopped by SIGTERM in mid-step") from error
         raise
     finally:
         progress.stop()  # whatever ends it: Lightning tells no callback of an error that another one raises

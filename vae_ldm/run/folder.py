@@ -14,6 +14,7 @@ from vae_ldm.recipe import Recipe, keys_free_under_way, read_recipe, recipe_diff
 from vae_ldm.recipe.stages import EXPORTS, STAGES, from_stage_on, stage_named
 from vae_ldm.run.places import placed
 from vae_ldm.stored_json import StoredKind, content_of
+from vae_ldm.training.callbacks import BEST_CHECKPOINT, checkpoint_step, run_checkpoints
 
 _STATE = StoredKind(
     newest=2,
@@ -63,7 +64,7 @@ class RunFolder(RunPaths):
     @property
     def has_begun(self) -> bool:
         """Whether a stage is finished or under way."""
-        return any(self.finished(stage.name) or any(self.checkpoints(stage.name).glob("*.ckpt")) for stage in STAGES)
+        return any(self._has_begun(stage.name) for stage in STAGES)
 
     def restart(self, stages: Sequence[Stage]) -> None:
         """Delete what the named stages and all that follow from them have written."""
@@ -77,6 +78,24 @@ class RunFolder(RunPaths):
             for name in stage.writes:
                 remove(self.path / name)
 
+    def as_begun(self, recipe: Recipe, *, restart: Sequence[Stage] = ()) -> Recipe:
+        """`recipe` with what it leaves open as the UNet of this run was begun, unless that is to be restarted."""
+        if (
+            stage_named("diffusion") in from_stage_on(restart)
+            or not self._has_begun("diffusion")
+            or not self.recipe.exists()
+        ):
+            return recipe
+        return recipe.as_begun(read_recipe(self.recipe, as_trained=True))
+
+    def saved_step(self, stage: Stage) -> int | None:
+        """The step that an unfinished stage goes on from, of its newest checkpoint; None where it has none."""
+        found = [*run_checkpoints(self.checkpoints(stage)), *self.checkpoints(stage).glob(BEST_CHECKPOINT)]
+        return checkpoint_step(found[0]) if found else None
+
+    def _has_begun(self, stage: Stage) -> bool:
+        return self.finished(stage) is not None or any(self.checkpoints(stage).glob("*.ckpt"))
+
     def adopt(self, recipe: Recipe, *, restart: Sequence[Stage] = ()) -> None:
         """Make `recipe` the run's recipe, after deleting what the stages to restart have written.
 
@@ -84,19 +103,22 @@ class RunFolder(RunPaths):
         under way, was begun with.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        kept = [stage for stage in STAGES if stage not in from_stage_on(restart)]
-        if self.recipe.exists():
-            for stage in kept:
-                self._check_unchanged(stage.name, recipe)
+        self.check_adoptable(recipe, restart=restart)
         if restart:
             self.restart(restart)
         write_recipe(recipe, self.recipe)
 
+    def check_adoptable(self, recipe: Recipe, *, restart: Sequence[Stage] = ()) -> None:
+        """Raise RecipeError where `adopt` would."""
+        if self.recipe.exists():
+            for stage in STAGES:
+                if stage not in from_stage_on(restart):
+                    self._check_unchanged(stage.name, recipe)
+
     def _check_unchanged(self, stage: Stage, recipe: Recipe) -> None:
-        finished = self.finished(stage) is not None
-        under_way = not finished and any(self.checkpoints(stage).glob("*.ckpt"))
-        if not (finished or under_way):
+        if not self._has_begun(stage):
             return
+        finished = self.finished(stage) is not None
         changes, free = [], keys_free_under_way()
         for section in stage_named(stage).follows_from:
             before = placed(read_recipe(self.recipe, as_trained=True))

@@ -23,6 +23,7 @@ from vae_ldm.run.diffusion_stage import save_pipeline
 from vae_ldm.run.fingerprint import check_autoencoder, check_pipeline, pipeline_fingerprint
 from vae_ldm.run.folder import Stage
 from vae_ldm.run.session import Session
+from vae_ldm.text import counted
 from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
 
 
@@ -235,7 +236,7 @@ def _licence(session: Session, asked: str | None, token: str | None) -> Licence:
 def _say(session: Session, pushed: Pushed) -> None:
     seen_by = "private" if pushed.is_private else "public"
     if pushed.num_changed:
-        what = f"{pushed.num_changed} files as commit {pushed.commit[:7]}"
+        what = f"{counted(pushed.num_changed, 'file')} as commit {pushed.commit[:7]}"
     else:
         what = f"nothing, it was there already as commit {pushed.commit[:7]}"
     session.say(f"pushed to {pushed.url} ({seen_by}): {what}")

@@ -4,21 +4,22 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 
 import torch
 from safetensors import SafetensorError
 
 from vae_ldm.assembly import build_source, check_precision
-from vae_ldm.errors import GO_ON, DataError, RunError, StoppedError
+from vae_ldm.errors import DataError, RunError, StoppedError, VaeLdmError
 from vae_ldm.hardware import num_free_cores
 from vae_ldm.processes import processes_in_words
 from vae_ldm.recipe import Recipe
-from vae_ldm.recipe.stages import TRAINED
+from vae_ldm.recipe.stages import TRAINED, stages_of
 from vae_ldm.run.autoencoder_stage import run_autoencoder_stage
 from vae_ldm.run.diffusion_stage import check_prompts, run_diffusion_stage
 from vae_ldm.run.evaluate import run_evaluation_stage
-from vae_ldm.run.folder import Stage
+from vae_ldm.run.folder import RunFolder, Stage
 from vae_ldm.run.loggers import check_loggers
 from vae_ldm.run.push import check_push, push_when_asked, pusher_on_the_way
 from vae_ldm.run.session import Session
@@ -42,11 +43,16 @@ def train_run(recipe: Recipe, *, dry_run: bool = False, restart: Sequence[Stage]
     if dry_run:
         from vae_ldm.run.dry_run import describe_run
 
-        describe_run(session)
+        describe_run(session, restart=restart)
         return
-    with ending_on_sigterm(session.processes.count), session.processes.joined(), ExitStack() as until_the_end:
-        session.processes.first(lambda: _take(session, until_the_end, restart))
-        until_the_end.enter_context(_going_on_without(restart))
+    with (
+        _saying_how_to_go_on(session.run, recipe, restart) as ending,
+        ending_on_sigterm(session.processes.count),
+        session.processes.joined(),
+        ExitStack() as until_the_end,
+    ):
+        session.recipe = session.processes.first(lambda: _take(session, until_the_end, restart))
+        ending.restarted = bool(restart)
         _check_enough_pictures(session)
         check_prompts(session)
         if session.processes.is_first:
@@ -63,17 +69,39 @@ def train_run(recipe: Recipe, *, dry_run: bool = False, restart: Sequence[Stage]
     session.say_where()
 
 
+@dataclass
+class _Ending:
+    """What a stop has to know of the command that it ends."""
+
+    restarted: bool = False
+    """What --restart names is deleted: once more, the command would delete what it has saved since."""
+
+
 @contextmanager
-def _going_on_without(restart: Sequence[Stage]) -> Iterator[None]:
-    """A stop says how to go on: with --restart once more, the command would delete what it has saved."""
+def _saying_how_to_go_on(run: RunFolder, recipe: Recipe, restart: Sequence[Stage]) -> Iterator[_Ending]:
+    """The line of a stop says what is saved, and where the command goes on when it is repeated."""
+    ending = _Ending()
     try:
-        yield
+        yield ending
     except (StoppedError, KeyboardInterrupt) as error:
-        if not restart:
-            raise
-        said = str(error) or f"stopped; {GO_ON}"
-        flags = " ".join(f"--restart {stage}" for stage in restart)
-        raise type(error)(said.replace(GO_ON, f"to go on, repeat the command without {flags}")) from None
+        said = str(error) or "stopped"
+        if restart and not ending.restarted:
+            raise type(error)(f"{said}; nothing is trained yet, so repeat the command as it is") from None
+        flags = f" without {' '.join(f'--restart {stage}' for stage in restart)}" if restart else ""
+        with suppress(VaeLdmError, OSError):  # a state.json that is damaged
+            said = f"{said}; {_how_to_go_on(run, recipe, f'repeat the command{flags}')}"
+        raise type(error)(said) from None
+
+
+def _how_to_go_on(run: RunFolder, recipe: Recipe, repeat: str) -> str:
+    for stage in stages_of(recipe):
+        if run.finished(stage.name) is not None:
+            continue
+        step = run.saved_step(stage.name)
+        if step is not None:
+            return f"{repeat} to go on from step {step} of the stage {stage.name}"
+        return f"nothing of the stage {stage.name} is saved yet, so {repeat} to begin this stage anew"
+    return f"all stages are finished; {repeat} to do the rest"
 
 
 def _check_enough_pictures(session: Session) -> None:
@@ -87,7 +115,9 @@ def _check_enough_pictures(session: Session) -> None:
         *(trainer.num_val_images for trainer in trainers),
     )
     if found < count:
-        raise DataError(f"{found} pictures (or num_val_images) cannot be shared by {count} processes; start fewer")
+        raise DataError(
+            f"{counted(found, 'picture')} (or num_val_images) cannot be shared by {count} processes; start fewer"
+        )
 
 
 @contextmanager
@@ -99,7 +129,7 @@ def ending_on_sigterm(num_processes: int) -> Iterator[None]:
 
     def stop(*_: object) -> None:
         sender = ", which the launcher sends as well when another process has gone" if num_processes > 1 else ""
-        raise StoppedError(f"stopped by SIGTERM{sender}; {GO_ON}")
+        raise StoppedError(f"stopped by SIGTERM{sender}")
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -111,14 +141,17 @@ def ending_on_sigterm(num_processes: int) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _take(session: Session, until_the_end: ExitStack, restart: Sequence[Stage]) -> None:
+def _take(session: Session, until_the_end: ExitStack, restart: Sequence[Stage]) -> Recipe:
+    """The recipe as the run is to follow it."""
     if not session.run.path.exists():
         build_source(session.recipe)  # raises before a wrong path has left an empty run behind
     until_the_end.enter_context(session.run.locked())
-    session.run.adopt(session.recipe, restart=restart)
+    recipe = session.run.as_begun(session.recipe, restart=restart)
+    session.run.adopt(recipe, restart=restart)
     if restart:
         session.say(f"{restart[0]}: begun afresh; whatever stops this run, leave --restart out to go on with it")
     _choose_threads(session)
+    return recipe
 
 
 def _choose_threads(session: Session) -> None:

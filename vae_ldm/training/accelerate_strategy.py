@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, DistributedSampler
 
 from vae_ldm.errors import VaeLdmError
+from vae_ldm.text import counted
 from vae_ldm.training.deepspeed_engine import Zero
 from vae_ldm.training.engine import new_engine, sharding_of
 from vae_ldm.training.engine_plugins import EngineEnvironment, engine_precision
@@ -299,7 +300,7 @@ class AccelerateStrategy(ParallelStrategy):
         num_batches = _length(dataloader)
         if not training and num_batches is not None and num_batches < self.world_size:
             raise VaeLdmError(
-                f"{num_batches} batches cannot be shared by {self.world_size} processes; lower the batch size"
+                f"{counted(num_batches, 'batch')} cannot be shared by {self.world_size} processes; lower the batch size"
             )
         return SharedLoader(shared, seed=self.data_seed, skip=skip_first_batches)
 

@@ -187,7 +187,7 @@ class RunCheckpoint(Checkpoint):
                 trainer._logger_connector.update_train_step_metrics()
             self._save(trainer, step)
         if stops:
-            raise StoppedError(f"stopped by SIGTERM after step {step}, which is saved; repeat the command to go on")
+            raise StoppedError(f"stopped by SIGTERM after step {step}, which is saved")
 
     @property
     def asked_to_stop(self) -> bool:

@@ -16,6 +16,7 @@ from vae_ldm.desk.pipeline import PhotoPipeline
 from vae_ldm.models.pixels import as_images
 from vae_ldm.pipelines.sampling import sample_images
 from vae_ldm.terminal import PlainConsole, StepReport
+from vae_ldm.text import counted
 
 _FRUITLESS_ROUNDS, _FRUITLESS_DRAWN = 2, 16
 """A way that has kept nothing of so many rounds and so many pictures is given up for a class."""
@@ -43,7 +44,8 @@ class PictureDrawer:
         methods = self.request.methods
         if idle := self.request.methods_without_share(len(self.prompts)):
             self.console.say(
-                f"{wanted} pictures are too few for all ways; what another way misses is drawn by {', '.join(idle)}"
+                f"{counted(wanted, 'picture')} {'is' if wanted == 1 else 'are'} too few for all ways; what another way "
+                f"misses is drawn by {', '.join(idle)}"
             )
         given_up: set[str] = set()
         with StepReport("drawing pictures", self.console) as report:

@@ -76,7 +76,10 @@ def prove_augmentation(
         )
         jittered = _jittered(np.asarray(train.images), flips=preparation.horizontal_flip)
         pictures = np.concatenate([train.images, drawn.images, jittered])
-        command.say(f"{len(train)} real and {len(drawn)} synthetic photos, {len(held_out)} held out, {classifier}")
+        command.say(
+            f"{counted(len(train), 'real photo')}, {counted(len(drawn), 'synthetic one')}, {len(held_out)} held out, "
+            f"{classifier}"
+        )
         learner = _learner(classifier, pictures, np.asarray(held_out.images), num_steps)
         with command.progress("training classifiers") as report:
             proof = prove(
@@ -161,7 +164,10 @@ def _left_out_note(splits: PictureSplits, judged: Sequence[int], num_duplicates:
     names = [splits.train.class_names[label] for label in splits.trained_classes if label not in judged]
     said = []
     if names:
-        said.append(f"{len(judged)} classes are judged; there are no held-out photos of {', '.join(names)}.")
+        said.append(
+            f"{counted(len(judged), 'class')} {'is' if len(judged) == 1 else 'are'} judged; "
+            f"there are no held-out photos of {', '.join(names)}."
+        )
     if num_duplicates:
         are = (
             "is a training photo as well and judges" if num_duplicates == 1 else "are training photos as well and judge"
@@ -281,5 +287,5 @@ def _generator_note(facts: dict | None, of_held_out: str) -> str:
     if facts is None:
         return "How the synthetic photos were made, and from which real ones, is not known."
     count = facts.get("num_generator_photos")
-    known = "all training photos" if count is None else f"all {count:,} training photos"
+    known = "all training photos" if count is None else f"all {counted(count, 'training photo')}"
     return f"The generator was trained on {known}{of_held_out}."

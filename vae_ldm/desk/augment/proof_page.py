@@ -87,10 +87,10 @@ def as_markdown(proof: Proof, setting: ProofSetting) -> str:
         lines.append(f"| {row.name} ({row.num_real}) | {' | '.join(cells)} |")
     height, width = setting.image_size
     measured = (
-        f"The table shows the balanced accuracy in % of {setting.classifier} ({proof.num_steps} steps in every cell) "
-        f"on {counted(len(proof.labels), 'held-out photo')} of {setting.title} at {width}x{height} px, as the mean of "
-        f"{proof.num_seeds} seeds. Brackets hold the gain in points over real photos alone, with its 95 % interval "
-        "(over seeds and photos, paired), and the number of photos added."
+        f"The table shows the balanced accuracy in % of {setting.classifier} ({counted(proof.num_steps, 'step')} in "
+        f"every cell) on {counted(len(proof.labels), 'held-out photo')} of {setting.title} at {width}x{height} px, as "
+        f"the mean of {proof.num_seeds} seeds. Brackets hold the gain in points over real photos alone, with its 95 % "
+        "interval (over seeds and photos, paired), and the number of photos added."
     )
     said = [proof.sentence(setting.classifier), *_notes(proof, setting)]
     return "\n".join([*lines, "", measured, "", *(part for line in said for part in (line, ""))])

@@ -177,7 +177,10 @@ def _certainty(num_calibration: int, rate: float) -> str:
         return f"between {100 * low:.2g} and {100 * high:.2g} %"
 
     enough = ceil(_CERTAIN_ALARMS / rate)
-    said = f"with {num_calibration} calibration photos the true rate lies {within(num_calibration)} (95 % confidence)"
+    said = (
+        f"with {counted(num_calibration, 'calibration photo')} the true rate lies {within(num_calibration)} "
+        "(95 % confidence)"
+    )
     return said if num_calibration >= enough else f"{said}, with {enough} it would lie {within(enough)}"
 
 

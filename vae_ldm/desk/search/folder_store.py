@@ -28,6 +28,7 @@ from vae_ldm.errors import DataError, VaeLdmError, first_line
 from vae_ldm.files import is_temporary, locked, remove_abandoned, write_whole
 from vae_ldm.latent_space.features import FeatureSpace
 from vae_ldm.latent_space.vector_index import FAISS_ABOVE, ExactIndex, FaissIndex, VectorIndex, has_faiss
+from vae_ldm.text import counted
 
 _INDEX, _SPACE, _LOCK = "index.json", "space.safetensors", "lock"
 _OURS = re.compile(r"(part-\d+\.(npy|parquet)|neighbours-\d+\.faiss)(\.part)?")
@@ -251,7 +252,9 @@ class IndexFolder:
                 self._checked(f"{stem}.npy", part.vectors, give=False)
                 vectors = np.load(self.path / f"{stem}.npy", mmap_mode="r")  # it may have gone since
                 if not len(table) == len(vectors) == part.rows:
-                    raise KIND.damaged(file, f"{stem} holds {len(table)} photos and {len(vectors)} vectors")
+                    raise KIND.damaged(
+                        file, f"{stem} holds {counted(len(table), 'photo')} and {counted(len(vectors), 'vector')}"
+                    )
                 tables.append(table)
                 self._vectors.append(vectors)
             self._photos = pa.concat_tables(tables)

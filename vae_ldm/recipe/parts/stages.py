@@ -56,9 +56,17 @@ class TrainedTextEncoder(Part):
     num_heads: Annotated[int, Field(gt=0, le=256)] = 4
     max_length: Annotated[int, Field(ge=4, le=77)] = 24
     """Tokens a caption, begin and end included; longer captions are cut."""
+    min_length: Annotated[int, Field(ge=2, le=77)] | None = None
+    """Tokens that a prompt may have, begin and end included, however short the captions are, up to max_length; null:
+    16. A run keeps the number that it was begun with."""
     word_dropout: Share | None = None
     """Share of words replaced by `<unknown>` in training, so that a prompt with a new word is not drawn at random;
     null: 0.01 where conditioning is caption, else 0."""
+
+    @property
+    def fewest_tokens(self) -> int:
+        """`min_length`, with its default."""
+        return 16 if self.min_length is None else self.min_length
 
 
 class PretrainedTextEncoder(Part):
