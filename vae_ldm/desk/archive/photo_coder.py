@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vae_ldm.choices import Preference
 from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, upright_size
-from vae_ldm.desk.archive.store import Entry
+from vae_ldm.desk.archive.part import Entry
 from vae_ldm.errors import first_line
 from vae_ldm.evaluation.codec import CodecLadder, Ladder, codecs, decode_file, picture_psnr
 from vae_ldm.evaluation.reconstruction import MAX_PSNR

@@ -16,8 +16,9 @@ from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, pillow_l
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.desk.archive.add import check_model, content_digest
 from vae_ldm.desk.archive.listing import Problems, no_picture
+from vae_ldm.desk.archive.part import Damage, Entry
 from vae_ldm.desk.archive.photo_coder import PhotoCoder, decode_payload
-from vae_ldm.desk.archive.store import Archive, Damage, Entry
+from vae_ldm.desk.archive.store import Archive
 from vae_ldm.desk.archive.targets import target_file, target_names
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.encoder import stored_model
