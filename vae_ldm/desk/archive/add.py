@@ -117,7 +117,7 @@ def add(
             prefer=settings.prefer,
         )
         stack.enter_context(pillow_limit_lifted())
-        report = stack.enter_context(command.progress("archiving"))
+        report = stack.enter_context(command.progress("archiving photos"))
         done = 0
         for chunk in _parts(records, photos_per_part):
             outcomes = command.share(

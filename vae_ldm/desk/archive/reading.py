@@ -66,7 +66,7 @@ def extract(
     num_written = num_existing = num_found = 0
     names: list[str] = []
     written: set[tuple[int, int]] = set()
-    with command.progress("extracting") as report, pillow_limit_lifted():
+    with command.progress("extracting photos") as report, pillow_limit_lifted():
         for entry in archive.entries(problems):
             names.append(entry.id)
             if patterns and not any(fnmatch.fnmatchcase(entry.id, pattern) for pattern in patterns):
@@ -128,7 +128,7 @@ def verify(path: Path, photos: Path | None = None, *, model: str | None = None) 
     targets = target_names(archive.methods(), "own")
     num_whole = 0
     seen = set()
-    with command.progress("verifying") as report, pillow_limit_lifted():
+    with command.progress("verifying photos") as report, pillow_limit_lifted():
         for done, entry in enumerate(archive.entries(problems), start=1):
             seen.add(entry.id)
             what = _what_is_wrong(entry, opened, originals.get(entry.id))
