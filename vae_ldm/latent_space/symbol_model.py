@@ -238,11 +238,13 @@ def _cheapest_forms(histograms: np.ndarray) -> np.ndarray:
     forms = np.zeros(histograms.shape[:3], np.uint8)
     for channel, of_channel in enumerate(histograms):
         everywhere = of_channel.sum(axis=(0, 1))
-        for number, counts in enumerate(of_channel):
+        used = everywhere > 0
+        bits = _bits()[:, used].astype(np.float64).T
+        share = everywhere[used] / everywhere.sum()
+        for number, counts in enumerate(of_channel[..., used]):
             here = counts.sum(axis=0)
-            leaned = counts + 4 * here / max(here.sum(), 1) + everywhere / everywhere.sum()
-            used = leaned.any(axis=0)
-            forms[channel, number] = (leaned[:, used] @ _bits()[:, used].T).argmin(axis=1)
+            leaned = counts + 4 * here / max(here.sum(), 1) + share
+            forms[channel, number] = (leaned @ bits).argmin(axis=1)
     return forms
 
 
