@@ -17,7 +17,7 @@ from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.desk.archive.add import check_model, content_digest
 from vae_ldm.desk.archive.listing import Problems, no_picture
 from vae_ldm.desk.archive.part import Damage, Entry
-from vae_ldm.desk.archive.photo_coder import PhotoCoder, decode_payload
+from vae_ldm.desk.archive.photo_coder import PhotoCoder, check_memory, decode_payload
 from vae_ldm.desk.archive.store import Archive
 from vae_ldm.desk.archive.targets import target_file, target_names
 from vae_ldm.desk.command import DeskCommand
@@ -186,6 +186,7 @@ def _what_is_wrong(entry: Entry, opened: _OpenedModel, original: Path | None) ->
             return None if psnr >= least else f"is {psnr:.2f} dB from its photo, below the target"
         if entry.method == "latents":
             settings = opened.archive.settings
+            check_memory(settings.coder, entry.payload)
             settings.coder.decode(entry.payload, (entry.height, entry.width), settings.downsample_factor)
         else:
             pixels_of(entry, opened)
