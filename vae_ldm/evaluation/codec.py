@@ -16,8 +16,9 @@ from vae_ldm.pages.image_grid import MODES
 
 _STRAIGHT_STEPS = 4
 """Interpolation steps of a search; on a curve where these do not suffice, halving is faster."""
-_DB_A_QUALITY = 0.22
-"""What a quality of AVIF adds near 32 dB, on photos of clothes and of tins: how far a search goes on from its guess."""
+_DB_A_QUALITY = (0.1, 0.003)
+"""A and B of A + B * quality, the dB that a quality of AVIF adds on photos of clothes, labels and tins; a search that
+begins with a guess goes on by it."""
 
 
 @dataclass(frozen=True)
@@ -158,10 +159,11 @@ class Ladder(ABC):
                 quality = min(max(low + math.ceil(share * (high - low)), low + 1), high - 1)
             elif straight and near is not None:
                 straight -= 1
+                constant, slope = _DB_A_QUALITY
                 if value_low is not None:
-                    near = low + math.ceil((least - value_low) / _DB_A_QUALITY)
+                    near = low + math.ceil((least - value_low) / (constant + slope * low))
                 elif value_high is not None:
-                    near = high - math.floor((value_high - least) / _DB_A_QUALITY)
+                    near = high - math.floor((value_high - least) / (constant + slope * high))
                 quality = min(max(near, low + 1), high - 1)
             value = measure(quality)
             if value is None:
