@@ -67,6 +67,11 @@ def memory_in_use() -> int:
     return psutil.Process().memory_info().rss
 
 
+def free_memory() -> int:
+    """The bytes of main memory that this machine can give without swapping."""
+    return psutil.virtual_memory().available
+
+
 def device_name(device: torch.device) -> str:
     """The name that a page gives the device of its measurements."""
     if device.type == "cuda":

@@ -106,8 +106,13 @@ class FeatureSpace:
 
     @classmethod
     def from_tensors(cls, kind: FeatureKind, tensors: Mapping[str, Tensor]) -> Self:
-        """The space that `tensors()` came from."""
+        """The space that `tensors()` came from. Raises KeyError or ValueError where they are of none."""
         parts = parts_of(kind)
+        for part in parts:
+            mean, projection, share = (tensors[f"{part}.{name}"] for name in ("mean", "projection", "share"))
+            shapes = tuple(mean.shape), tuple(projection.shape), tuple(share.shape)
+            if shapes != ((mean.numel(),), (len(projection), mean.numel()), ()):
+                raise ValueError(f"{part}: tensors of shape {shapes} make no feature space")
         return cls(
             kind,
             {part: Whitening(tensors[f"{part}.mean"], tensors[f"{part}.projection"]) for part in parts},

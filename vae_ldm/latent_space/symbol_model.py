@@ -26,6 +26,8 @@ _NUM_SCALES = 40
 _EXPONENTS = (1.0, 1.5, 2.0)
 """p of exp(-|x / scale|^p): Laplace's, Gauss's and one between them."""
 _NUM_FORMS = _NUM_SCALES * len(_EXPONENTS)
+_SPREADS = np.array([number.bit_length() for number in range(2 ** (_NUM_SPREADS - 1))], np.uint8)
+"""The class of each spread: 0 for 0, 1 for 1, 2 for 2 and 3, 3 for 4 to 7, and so on; the last one for all above."""
 _UNIT = 2**20
 _ESCAPE_BITS = 32.0
 
@@ -75,30 +77,31 @@ class Surroundings(NamedTuple):
 def surroundings(symbols: np.ndarray, place: Pass) -> Surroundings:
     """The surroundings of symbols int32 [C, h, w], of which those of earlier passes are known."""
     height, width = symbols.shape[1:]
-    rows = np.arange(place.top, height, place.stride)
-    columns = np.arange(place.left, width, place.stride)
-    values, inside = [], []
+    rows, columns = range(place.top, height, place.stride), range(place.left, width, place.stride)
+    total = np.zeros((len(symbols), len(rows), len(columns)), np.int32)  # at most 4 * 2^20, and no product is 2^27
+    count = np.zeros(total.shape[1:], np.int32)
+    known = []
     for down, right in place.neighbours:
-        y, x = rows + down, columns + right
-        within = ((y >= 0) & (y < height))[:, None] & ((x >= 0) & (x < width))
-        known = symbols[:, y.clip(0, height - 1)[:, None], x.clip(0, width - 1)].astype(np.int64)
-        values.append(np.where(within, known, 0))
-        inside.append(within)
-    total = np.zeros((len(symbols), len(rows), len(columns)), np.int64)
-    count = np.zeros((len(rows), len(columns)), np.int64)
-    for value, within in zip(values, inside, strict=True):
-        total += value
-        count += within
+        here_rows, there_rows = _within(rows, down, height)
+        here_columns, there_columns = _within(columns, right, width)
+        here, values = (slice(None), here_rows, here_columns), symbols[:, there_rows, there_columns]
+        total[here] += values
+        count[here[1:]] += 1
+        known.append((here, values))
     count = count.clip(min=1)
     apart = np.zeros_like(total)
-    for value, within in zip(values, inside, strict=True):
-        apart += np.abs(count * value - total) * within
-    return Surroundings(total, count, _bit_length(apart // count).clip(max=_NUM_SPREADS - 1))
+    for here, values in known:
+        apart[here] += np.abs(count[here[1:]] * values - total[here])
+    apart //= count
+    return Surroundings(total, count, _SPREADS[np.minimum(apart, len(_SPREADS) - 1, out=apart)])
 
 
-def _bit_length(numbers: np.ndarray) -> np.ndarray:
-    """0 for 0, 1 for 1, 2 for 2 and 3, 3 for 4 to 7, and so on; exact below 2^53."""
-    return np.frexp(numbers.astype(np.float64))[1]
+def _within(positions: range, shift: int, length: int) -> tuple[slice, slice]:
+    """Which of the positions, moved by `shift`, lie within `length`, and where those are then."""
+    moved, step = positions.start + shift, positions.step
+    first = max(0, -(moved // step))
+    end = max(first, min(len(positions), -((moved - length) // step)))
+    return slice(first, end), slice(moved + first * step, moved + end * step, step)
 
 
 class Expectation(NamedTuple):
@@ -160,10 +163,10 @@ class SymbolModel:
     def expect(self, symbols: np.ndarray, place: Pass) -> Expectation:
         """The surroundings of symbols int32 [C, h, w], of which those of earlier passes are known."""
         around = surroundings(symbols, place)
-        weight = self.weights[:, place.number].astype(np.int64)[:, None, None]
+        weight = self.weights[:, place.number].astype(np.int32)[:, None, None]
         base, offset = _center(weight, around.total, around.number)
         channel = np.arange(self.num_channels)[:, None, None]
-        form = self.forms[channel, place.number, around.spread].astype(np.int64)
+        form = self.forms[channel, place.number, around.spread].astype(np.int32)
         return Expectation(base, form * _GRID + offset)
 
 
@@ -177,7 +180,7 @@ def _seen(stack: np.ndarray, place: Pass, channels: int) -> np.ndarray:
     """Total, number and spread of the neighbours, and the symbol itself, of a stack's positions: [4, C, positions]."""
     around, actual = surroundings(stack, place), place.of(stack)
     columns = (around.total, np.broadcast_to(around.number, actual.shape), around.spread, actual)
-    found = np.stack([column.astype(np.int64) for column in columns])
+    found = np.stack([column.astype(np.int32) for column in columns])
     number, size = len(stack) // channels, actual[0].size
     return found.reshape(4, number, channels, size).swapaxes(1, 2).reshape(4, channels, number * size)
 
@@ -235,11 +238,13 @@ def _cheapest_forms(histograms: np.ndarray) -> np.ndarray:
     forms = np.zeros(histograms.shape[:3], np.uint8)
     for channel, of_channel in enumerate(histograms):
         everywhere = of_channel.sum(axis=(0, 1))
-        for number, counts in enumerate(of_channel):
+        used = everywhere > 0
+        bits = _bits()[:, used].astype(np.float64).T
+        share = everywhere[used] / everywhere.sum()
+        for number, counts in enumerate(of_channel[..., used]):
             here = counts.sum(axis=0)
-            leaned = counts + 4 * here / max(here.sum(), 1) + everywhere / everywhere.sum()
-            used = leaned.any(axis=0)
-            forms[channel, number] = (leaned[:, used] @ _bits()[:, used].T).argmin(axis=1)
+            leaned = counts + 4 * here / max(here.sum(), 1) + share
+            forms[channel, number] = (leaned @ bits).argmin(axis=1)
     return forms
 
 

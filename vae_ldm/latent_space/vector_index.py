@@ -2,13 +2,16 @@
 
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from vae_ldm.errors import first_line
 
 FAISS_ABOVE = 100_000
 """Vectors up to which comparing with all of them is fast enough (`benchmarks/search_scale.py`)."""
@@ -128,12 +131,17 @@ class FaissIndex:
         self._index.add(vectors.numpy())
 
     def search(self, queries: Tensor, k: int) -> Nearest:
-        """Nearly always the nearest rows to each of the unit vectors [Q, dim]."""
+        """Nearly always the nearest rows to each of the unit vectors [Q, dim].
+
+        Raises ValueError where the lists name other rows than those that were added.
+        """
         k = min(k, len(self))
         offered = self._offered(queries.numpy(), k)
         similarities, rows = torch.empty(len(queries), k), torch.empty(len(queries), k, dtype=torch.long)
         for number, (query, candidates) in enumerate(zip(queries, offered, strict=True)):
-            candidates = np.sort(candidates[candidates >= 0])
+            candidates = np.unique(candidates[candidates >= 0])
+            if len(candidates) < k or candidates[-1] >= len(self):
+                raise ValueError("its lists do not hold the rows that were added")
             best = _largest((torch.from_numpy(self._lookup(candidates)) @ query)[None], k)
             similarities[number], rows[number] = best.similarities[0], torch.from_numpy(candidates)[best.rows[0]]
         return Nearest(similarities, rows)
@@ -159,11 +167,43 @@ class FaissIndex:
 
     @classmethod
     def open(cls, file: Path, lookup: Callable[[np.ndarray], np.ndarray], *, grows: bool) -> Self:
-        """What `to_bytes` gave; only if it `grows` is all of it read, else what queries need."""
+        """What `to_bytes` gave; only if it `grows` is all of it read, else what queries need.
+
+        Raises ValueError for any other file, and before it takes more memory than the file has bytes.
+        """
         import faiss
 
         flags = 0 if grows else faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY
-        return cls(faiss.read_index(str(file), flags), lookup)
+        try:
+            with _no_vector_larger_than(file.stat().st_size):
+                index = faiss.read_index(str(file), flags)
+        except (RuntimeError, MemoryError) as error:  # faiss raises nothing else
+            raise ValueError(f"faiss cannot read it: {first_line(error)}") from None
+        if not isinstance(index, faiss.IndexIVFScalarQuantizer) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise ValueError("it holds an index of another kind")
+        return cls(index, lookup)
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self._index.d
+
+
+@contextmanager
+def _no_vector_larger_than(num_bytes: int) -> Iterator[None]:
+    """Let faiss refuse a file that claims a longer vector, where this faiss (1.13 and newer) knows such a limit."""
+    import faiss
+
+    set_limit = getattr(faiss, "set_deserialization_vector_byte_limit", None)
+    if set_limit is None:
+        yield
+        return
+    before = faiss.get_deserialization_vector_byte_limit()
+    set_limit(num_bytes)
+    try:
+        yield
+    finally:
+        set_limit(before)
 
 
 def _num_lists(num_vectors: int) -> int:

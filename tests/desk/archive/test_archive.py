@@ -28,7 +28,7 @@ from vae_ldm.desk.archive.photo_coder import PhotoCoder
 from vae_ldm.desk.archive.reading import extract, verify
 from vae_ldm.desk.archive.store import Archive, locked
 from vae_ldm.errors import RunError
-from vae_ldm.evaluation.codec import picture_psnr
+from vae_ldm.evaluation.codec import CodecLadder, picture_psnr
 from vae_ldm.latent_space.entropy_coding import _varint
 
 EASY = 14.0
@@ -625,6 +625,20 @@ def test_latents_of_another_size_than_their_row_says_are_told_before_they_take_m
     one_line_error(command("extract", path, "--out", tmp_path / "out"), 1, "3 things are wrong")
 
 
+def test_latents_of_a_picture_that_is_too_large_for_this_machine_are_told(photos, tmp_path, model, monkeypatch):
+    path = tmp_path / "archive"
+    add(path, photos, model=model, target_psnr=5.0, prefer="latents")
+    archive, side = Archive.open(path), 9_456  # 89 megapixels in a few bytes
+    factor = archive.settings.downsample_factor
+    vast = of_other_size(archive, entries(path)[0], side // factor, side // factor)
+    archive.append([dataclasses.replace(vast, id="vast.png", width=side, height=side)])
+    monkeypatch.setattr(photo_coder, "free_memory", lambda: 2**24)
+    line = r"vast.png: cannot be decoded (it takes "
+    one_line_error(command("verify", path), 1, "7 pictures are whole", line, "GB of memory, and 0.017 GB are free")
+    one_line_error(command("extract", path, "--out", tmp_path / "out"), 1, line)
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 7
+
+
 def test_a_codecs_file_of_another_size_than_its_row_says_is_told(photos, tmp_path, model):
     path = tmp_path / "archive"
     add(path, photos, model=model)
@@ -662,12 +676,14 @@ def test_what_saves_work_changes_no_byte(tmp_path, model, monkeypatch, target):
     noise = np.random.default_rng(0).integers(0, 256, (72, 90, 3), np.uint8)
     Image.fromarray(noise).save(folder / "noise.png")
     Image.new("RGB", (70, 70), (120, 90, 60)).save(folder / "plain.png")
+    photo(7, (130, 140)).save(folder / "large.png")
     for number, mode in enumerate(("RGB", "L", "RGBA")):
         photo(number, (96, 80), mode).save(folder / f"{number}.png")
         photo(number, (100, 70)).convert(mode).save(folder / f"{number + 3}.png")
     add(tmp_path / "saving", folder, model=model, target_psnr=target)
     monkeypatch.setattr(PhotoCoder, "_is_hopeless", lambda self, pixels: False)
-    monkeypatch.setattr(PhotoCoder, "_measure_near", lambda self, ladder, quality: None)
+    monkeypatch.setattr(PhotoCoder, "_likely_avif", lambda self, file, pixels: None)
+    monkeypatch.setattr(CodecLadder, "same_as", lambda self, quality: quality)
     monkeypatch.setattr(photo_coder, "_NOISE_DB", np.inf)
     add(tmp_path / "thorough", folder, model=model, target_psnr=target)
     assert files(tmp_path / "saving") == files(tmp_path / "thorough")

@@ -42,7 +42,8 @@ def test_it_says_from_the_start_what_time_is_left(photos, trained_run, tmp_path,
     monkeypatch.setattr(StepReport, "seconds_to_first_line", 0.0)
     monkeypatch.setattr(StepReport, "seconds_between_lines", 0.0)
     report(photos, model=str(trained_run.path), out=tmp_path / "page.html", num_photos=2)
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("measuring 2 photos: ")]
+    begins = "measurements of 2 photos at 9 quality steps and in 3 codecs: "
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith(begins)]
     assert re.search(r": 0 of \d+$", lines[0])
     assert all(line.endswith(" left") for line in lines[1:])
     assert len(lines) > 2 * 9
@@ -54,6 +55,8 @@ def test_one_photo_is_no_photos(photos, trained_run, tmp_path, capsys):
     assert "mean of 1 photo\n" in said
     assert "1 of 1 photo, each at its own size" in said
     assert "1 photos" not in said
+    assert f" · autoencoder {trained_run.path.name} · " in said
+    assert str(trained_run.path) not in said  # the page is for others
 
 
 def test_a_disk_that_takes_nothing_is_told_by_the_name_of_the_page(photos, trained_run, small_disk):

@@ -13,7 +13,8 @@ import torch
 
 from vae_ldm import stored_json
 from vae_ldm.desk.archive import store as archive_module
-from vae_ldm.desk.archive.store import Archive, Entry, Part, Settings, locked
+from vae_ldm.desk.archive.part import Entry, Part
+from vae_ldm.desk.archive.store import Archive, Settings, locked
 from vae_ldm.errors import DataError, RunError
 from vae_ldm.latent_space.latent_coder import LatentCoder
 

@@ -2,18 +2,25 @@
 
 import dataclasses
 import errno
+import hashlib
+import io
 import json
+import pickle
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from safetensors.torch import save
 
 from vae_ldm import files
 from vae_ldm.desk.search import folder_store
 from vae_ldm.desk.search.folder_store import IndexFolder
 from vae_ldm.desk.search.store import KIND
+from vae_ldm.desk.search.stored_vectors import VectorRows
 from vae_ldm.errors import DataError, RunError, VaeLdmError
+from vae_ldm.latent_space.vector_index import FaissIndex
 
 
 @pytest.fixture
@@ -159,6 +166,53 @@ def test_facts_that_are_none_are_one_line_even_where_the_digest_is_right(filled,
     assert "\n" not in str(caught.value)
 
 
+def npz(folder):
+    stream = io.BytesIO()
+    np.savez(stream, **{f"array{number}": np.zeros(1) for number in range(60)})
+    return stream.getvalue()
+
+
+def npy_of(shape, dtype="<f4"):
+    header = repr({"descr": dtype, "fortran_order": False, "shape": shape}).encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(60 * 4)
+
+
+def photos_without_names(folder):
+    columns = {name: pa.array([None] * 60, pa.string()) for name in folder_store._FIELDS}
+    return folder_store._parquet(pa.table(columns))
+
+
+def small_space(folder):
+    return save({**folder.space.tensors(), "latents.projection": torch.zeros(3)})
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ("part-000000.npy", npz), ("part-000000.npy", lambda folder: b"garbage"),
+        ("part-000000.npy", lambda folder: pickle.dumps([0] * 60)),
+        *(("part-000000.npy", lambda folder, change=change: npy_of(*change)) for change in (
+            ((60, 2**40),), ((2**62, 2**62),), ((60,),), ((),), ((60, -1),), ((60, 0),), ((60, 1), "|O"),
+            ((60, 1), ">f4"),
+        )),
+        ("part-000000.parquet", lambda folder: b"PAR1garbagePAR1"), ("part-000000.parquet", photos_without_names),
+        ("space.safetensors", lambda folder: bytes([255] * 7 + [0]) + b"{}"), ("space.safetensors", small_space),
+    ],
+)  # fmt: skip
+def test_a_file_that_somebody_made_is_one_line_even_where_its_digest_is_right(filled, name, made):
+    file = filled.path / name
+    file.write_bytes(made(filled))
+    digest, content = hashlib.sha256(file.read_bytes()).hexdigest(), content_of(filled)
+    if name.startswith("part"):
+        content["parts"][0]["vectors" if name.endswith("npy") else "photos"] = digest
+    else:
+        content["space"] = digest
+    (filled.path / "index.json").write_text(json.dumps(KIND.sealed(content)))
+    with pytest.raises(DataError, match=r"is damaged .*build the index anew") as caught:
+        IndexFolder(filled.path)
+    assert "\n" not in str(caught.value)
+
+
 def test_one_changed_fact_is_noticed(filled):
     file = filled.path / "index.json"
     file.write_text(file.read_text().replace('"abc"', '"abd"'))
@@ -194,7 +248,7 @@ def test_two_writers_at_once_are_refused_and_in_turn_both_are_kept(filled, photo
     assert len(IndexFolder(filled.path)) == 120
 
 
-@pytest.mark.parametrize(("owner", "function"), [(IndexFolder, "_checked"), (np, "load")])
+@pytest.mark.parametrize(("owner", "function"), [(IndexFolder, "_checked"), (np.lib.format, "open_memmap")])
 def test_a_reader_survives_a_writer_that_replaces_the_part_it_reads(
     filled, photos, vectors, monkeypatch, owner, function
 ):
@@ -248,8 +302,26 @@ def test_above_the_limit_faiss_is_asked_kept_on_disk_and_grows(filled, photos, v
         filled.prepare()
     assert [file.name for file in filled.path.glob("*.faiss")] == ["neighbours-120.faiss"]
 
-    (filled.path / "neighbours-120.faiss").write_bytes(b"damaged")  # no loss: it follows from the vectors
-    assert [matches[0].photo for matches in IndexFolder(filled.path).search(-vectors, 1)] == more
+    file = filled.path / "neighbours-120.faiss"
+    whole, content = file.read_bytes(), content_of(filled)
+    of_others = FaissIndex.train(torch.randn(120, 3).numpy(), num_vectors=120, lookup=lambda rows: rows)
+    vast = whole.replace((8).to_bytes(8, "little"), (2**39).to_bytes(8, "little"))  # its lists, of which there are 8
+    twice = whole.replace((119).to_bytes(8, "little"), (118).to_bytes(8, "little"))
+    outside = whole.replace((119).to_bytes(8, "little"), (10**6).to_bytes(8, "little"))
+    for made in (b"damaged", whole[:200], vast, of_others.to_bytes()):
+        file.write_bytes(made)
+        for digest in (content["neighbours"]["digest"], hashlib.sha256(made).hexdigest()):
+            neighbours = {**content["neighbours"], "digest": digest}
+            (filled.path / "index.json").write_text(json.dumps(KIND.sealed({**content, "neighbours": neighbours})))
+            # No loss: it follows from the vectors.
+            assert [matches[0].photo for matches in IndexFolder(filled.path).search(-vectors, 1)] == more
+    for made in (twice, outside):
+        assert made != whole
+        file.write_bytes(made)
+        neighbours = {**content["neighbours"], "digest": hashlib.sha256(made).hexdigest()}
+        (filled.path / "index.json").write_text(json.dumps(KIND.sealed({**content, "neighbours": neighbours})))
+        with pytest.raises(DataError, match="do not hold the rows that were added"):
+            list(IndexFolder(filled.path).search(vectors, 120))
 
 
 def test_without_faiss_all_are_compared_and_the_way_out_is_said(filled, vectors, monkeypatch):
@@ -269,7 +341,7 @@ def test_a_copied_folder_is_the_same_index(filled, vectors, tmp_path):
 
 
 def test_rows_of_several_arrays_are_read_as_one():
-    rows = folder_store._Rows(2)
+    rows = VectorRows(2)
     whole = np.arange(20, dtype=np.float32).reshape(10, 2)
     for part in (whole[:3], whole[3:3], whole[3:9], whole[9:]):
         rows.append(part)

@@ -18,8 +18,9 @@ from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, encoded_
 from vae_ldm.data.names import as_text
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.data.sources import Record
+from vae_ldm.desk.archive.part import Damage, Entry
 from vae_ldm.desk.archive.photo_coder import PhotoCoder, middle
-from vae_ldm.desk.archive.store import Archive, Damage, Entry, Settings, check_place, locked
+from vae_ldm.desk.archive.store import Archive, Settings, check_place, locked
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.errors import DataError, StoppedError, VaeLdmError, WeightsError, first_line
 from vae_ldm.latent_space.latent_coder import LatentCoder
@@ -117,7 +118,7 @@ def add(
             prefer=settings.prefer,
         )
         stack.enter_context(pillow_limit_lifted())
-        report = stack.enter_context(command.progress("archiving"))
+        report = stack.enter_context(command.progress("archiving photos"))
         done = 0
         for chunk in _parts(records, photos_per_part):
             outcomes = command.share(

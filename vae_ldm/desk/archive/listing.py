@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vae_ldm.desk.archive.store import Archive, Damage
+from vae_ldm.desk.archive.part import Damage
+from vae_ldm.desk.archive.store import Archive
 from vae_ldm.errors import DataError, RunError
 from vae_ldm.terminal import PlainConsole, new_console
 from vae_ldm.text import counted

@@ -16,8 +16,9 @@ from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, pillow_l
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.desk.archive.add import check_model, content_digest
 from vae_ldm.desk.archive.listing import Problems, no_picture
-from vae_ldm.desk.archive.photo_coder import PhotoCoder, decode_payload
-from vae_ldm.desk.archive.store import Archive, Damage, Entry
+from vae_ldm.desk.archive.part import Damage, Entry
+from vae_ldm.desk.archive.photo_coder import PhotoCoder, check_memory, decode_payload
+from vae_ldm.desk.archive.store import Archive
 from vae_ldm.desk.archive.targets import target_file, target_names
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.encoder import stored_model
@@ -65,7 +66,7 @@ def extract(
     num_written = num_existing = num_found = 0
     names: list[str] = []
     written: set[tuple[int, int]] = set()
-    with command.progress("extracting") as report, pillow_limit_lifted():
+    with command.progress("extracting photos") as report, pillow_limit_lifted():
         for entry in archive.entries(problems):
             names.append(entry.id)
             if patterns and not any(fnmatch.fnmatchcase(entry.id, pattern) for pattern in patterns):
@@ -127,7 +128,7 @@ def verify(path: Path, photos: Path | None = None, *, model: str | None = None) 
     targets = target_names(archive.methods(), "own")
     num_whole = 0
     seen = set()
-    with command.progress("verifying") as report, pillow_limit_lifted():
+    with command.progress("verifying photos") as report, pillow_limit_lifted():
         for done, entry in enumerate(archive.entries(problems), start=1):
             seen.add(entry.id)
             what = _what_is_wrong(entry, opened, originals.get(entry.id))
@@ -185,6 +186,7 @@ def _what_is_wrong(entry: Entry, opened: _OpenedModel, original: Path | None) ->
             return None if psnr >= least else f"is {psnr:.2f} dB from its photo, below the target"
         if entry.method == "latents":
             settings = opened.archive.settings
+            check_memory(settings.coder, entry.payload)
             settings.coder.decode(entry.payload, (entry.height, entry.width), settings.downsample_factor)
         else:
             pixels_of(entry, opened)

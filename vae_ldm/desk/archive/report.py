@@ -22,7 +22,7 @@ from vae_ldm.evaluation.legibility import READING_EXTRA, Reader, barcode_reader,
 from vae_ldm.evaluation.rate_distortion import LATENTS, RateDistortion, RateDistortionJudge
 from vae_ldm.evaluation.rate_distortion_summary import in_words, step_rows
 from vae_ldm.hardware import device_name
-from vae_ldm.paths import PAGE_SUFFIXES, check_output_file
+from vae_ldm.paths import PAGE_SUFFIXES, check_output_file, expanded
 from vae_ldm.text import counted
 
 _EVERY = 3
@@ -60,7 +60,9 @@ def report(
     sizes: list[tuple[int, int]] = []
     num_other_colors = 0
     parts = judge.parts_a_photo
-    with command.progress(f"measuring {counted(len(measured), 'photo')}") as progress, pillow_limit_lifted():
+    chosen = counted(len(measured), "photo")
+    ways = f"{counted(len(steps), 'quality step')} and in {counted(len(judge.codecs), 'codec')}"
+    with command.progress(f"measurements of {chosen} at {ways}") as progress, pillow_limit_lifted():
 
         def told(photo: int, part: int = 0) -> None:
             progress(photo * parts + part, len(measured) * parts)
@@ -86,13 +88,12 @@ def report(
     command.tell_left_out()
     if not sizes:
         channels = counted(autoencoder.channels, "channel")
-        chosen = counted(len(measured), "photo")
         raise DataError(f"none of {chosen} of {photos} suits an autoencoder of {channels}")
     result = judge.result()
     words = in_words(result, tuple(KEPT_CODECS), target_psnr)
     setting = ArchiveSetting(
         title=str(photos),
-        model=model,
+        model=_name_of(model),
         num_in_folder=len(records),
         num_fitted=len(others),
         fitted_on_others=others is not measured,
@@ -111,6 +112,15 @@ def report(
         command.hand_over(line)
     command.check_left_out(len(measured), f"the others are measured in {out}")
     return result
+
+
+def _name_of(model: str) -> str:
+    """What a page that others read calls the model: the name of its run or folder, not where it lies here."""
+    path = expanded(model)
+    if not path.exists():
+        return model  # of the Hub
+    last = path.resolve()
+    return f"{last.parent.name}/{last.name}" if last.name in ("autoencoder", "pipeline", "vae") else last.name
 
 
 def _split(records: Sequence[Record], num_photos: int) -> tuple[Sequence[Record], Sequence[Record]]:
@@ -153,14 +163,17 @@ def _said_of_lowest(result: RateDistortion) -> Iterator[str]:
     if concerned:
         lowest = {codec.name: codec.psnr[0].mean() for codec in result.codecs if codec.name in concerned}
         kept = ", ".join(f"{name} {psnr:.1f} dB" for name, psnr in lowest.items())
-        yield f"≤: some photos or all at the codec's lowest quality, which keeps more than the step does (mean: {kept})"
+        yield (
+            "≤ marks bytes of a codec's lowest quality, which keeps more of some or all photos than the step does "
+            f"(in the mean {kept})"
+        )
 
 
 def _said_of_text(result: RateDistortion) -> Iterator[str]:
     for one in result.legibility:
         yield (
             f"{one.what} read by {one.reader} on {one.num_photos} of {counted(result.num_photos, 'photo')}: "
-            f"{one.num_read}; of these are read still, by step, and in the same bytes from codecs:"
+            f"{one.num_read}. The share of these that is still read, at each step and from codecs in the same bytes:"
         )
         for way, shares in one.kept.items():
             told = ", ".join(

@@ -24,6 +24,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from vae_ldm.desk.search.store import KIND, IndexedPhoto, IndexFacts, Match
+from vae_ldm.desk.search.stored_vectors import VectorRows, mapped_vectors
 from vae_ldm.errors import DataError, VaeLdmError, first_line
 from vae_ldm.files import is_temporary, locked, remove_abandoned, write_whole
 from vae_ldm.latent_space.features import FeatureSpace
@@ -39,6 +40,9 @@ _TRAIN_AGAIN = 4
 _ROWS_AT_ONCE = 65_536
 _FIELDS = tuple(IndexedPhoto.__dataclass_fields__)
 _SCHEMA = pa.schema([(name, pa.string()) for name in _FIELDS])
+_NEVER_EMPTY = ("id", "path", "content")
+_UNREADABLE = (KeyError, TypeError, ValueError, OSError, MemoryError, SafetensorError, pa.ArrowException)
+"""What readers raise for files that this program has not written."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,11 @@ class IndexFolder:
             raise DataError(f"{self.path}: holds no photos yet; add some with vae-ldm index add")
         if self._searched is None:
             self._searched = self._searchable()
-        for similarities, rows in zip(*self._searched.search(queries, k), strict=True):
+        try:
+            nearest = self._searched.search(queries, k)
+        except ValueError as error:
+            raise KIND.damaged(self.path, first_line(error)) from None
+        for similarities, rows in zip(*nearest, strict=True):
             photos = self._photos.take(rows.numpy()).to_pylist()
             yield [
                 Match(IndexedPhoto(**photo), similarity)
@@ -201,14 +209,23 @@ class IndexFolder:
         """A faiss index of all vectors, from its file where that still serves, and for how many it was made."""
         stored = self._index["neighbours"]
         if stored is not None and len(self) < _TRAIN_AGAIN * stored["made_for"]:
-            file = self.path / f"neighbours-{int(stored['rows'])}.faiss"
-            if file.is_file() and _digest_of(file) == stored["digest"]:
-                opened = FaissIndex.open(file, self._vectors, grows=stored["rows"] < len(self))
+            opened = self._from_file(stored["rows"], stored["digest"])
+            if opened is not None:
                 return self._completed(opened), stored["made_for"]
-        # A lost or damaged one is no loss: it follows from the vectors.
         chosen = np.random.default_rng(0).choice(len(self), FaissIndex.training_size(len(self)), replace=False)
         sample = self._vectors(np.sort(chosen))
         return self._completed(FaissIndex.train(sample, num_vectors=len(self), lookup=self._vectors)), len(self)
+
+    def _from_file(self, rows: int, digest: str) -> FaissIndex | None:
+        """The stored faiss index; None for one that is lost, damaged or of other vectors: it follows from these."""
+        file = self.path / f"neighbours-{rows}.faiss"
+        if not file.is_file() or _digest_of(file) != digest:
+            return None
+        try:
+            opened = FaissIndex.open(file, self._vectors, grows=rows < len(self))
+        except ValueError:
+            return None
+        return opened if (opened.dim, len(opened)) == (self.space.dim, rows) and rows <= len(self) else None
 
     def _completed(self, neighbours: FaissIndex) -> FaissIndex:
         """The faiss index, completed with the rows that it lacks."""
@@ -245,20 +262,21 @@ class IndexFolder:
         self._index = {**asdict(self.facts), **asdict(listed)}
         try:
             self.space = FeatureSpace.from_tensors(self.facts.kind, load(self._checked(_SPACE, listed.space)))
-            tables, self._vectors = [_SCHEMA.empty_table()], _Rows(self.space.dim)
+            tables, self._vectors = [_SCHEMA.empty_table()], VectorRows(self.space.dim)
             for part in listed.parts:
                 stem = f"part-{part.number:06d}"
                 table = pq.read_table(pa.BufferReader(self._checked(f"{stem}.parquet", part.photos)))
                 self._checked(f"{stem}.npy", part.vectors, give=False)
-                vectors = np.load(self.path / f"{stem}.npy", mmap_mode="r")  # it may have gone since
-                if not len(table) == len(vectors) == part.rows:
-                    raise KIND.damaged(
-                        file, f"{stem} holds {counted(len(table), 'photo')} and {counted(len(vectors), 'vector')}"
-                    )
+                vectors = mapped_vectors(self.path / f"{stem}.npy", (part.rows, self.space.dim))
+                if len(table) != part.rows:
+                    photos, rows = counted(len(table), "photo"), counted(part.rows, "vector")
+                    raise KIND.damaged(file, f"{stem} holds {photos} and {rows}")
+                if any(table.column(name).null_count for name in _NEVER_EMPTY):
+                    raise KIND.damaged(file, f"{stem} holds photos without a name")
                 tables.append(table)
                 self._vectors.append(vectors)
             self._photos = pa.concat_tables(tables)
-        except (KeyError, TypeError, ValueError, OSError, SafetensorError, pa.ArrowInvalid) as error:
+        except _UNREADABLE as error:
             if isinstance(error, DataError):
                 raise
             raise KIND.damaged(file, first_line(error)) from None
@@ -289,31 +307,6 @@ class IndexFolder:
         for file in list(self.path.iterdir()):
             if _OURS.fullmatch(file.name) and file.name not in named:
                 file.unlink()
-
-
-class _Rows:
-    """Arrays [n, dim], memory-mapped or not, read as one: called with rising rows, int64 [n], it gives them."""
-
-    def __init__(self, dim: int) -> None:
-        self._arrays: list[np.ndarray] = []
-        self._ends = np.zeros(0, np.int64)
-        self._dim = dim
-
-    def append(self, array: np.ndarray) -> None:
-        if array.ndim != 2 or array.shape[1] != self._dim or array.dtype != np.float32:
-            raise ValueError(f"{array.dtype} {array.shape} are no vectors of {self._dim}")
-        self._arrays.append(array)
-        self._ends = np.append(self._ends, (self._ends[-1] if len(self._ends) else 0) + len(array))
-
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        found = np.empty((len(rows), self._dim), np.float32)
-        cuts = np.searchsorted(rows, self._ends)
-        first = 0
-        for array, start, cut in zip(self._arrays, self._ends - [len(one) for one in self._arrays], cuts, strict=True):
-            if first < cut:
-                found[first:cut] = array[rows[first:cut] - start]
-            first = cut
-        return found
 
 
 @contextmanager
