@@ -35,7 +35,9 @@ def photo(path: Path) -> Path:
     """One photo."""
     place = expanded(path)
     if not place.is_file():
-        raise DataError(f"{path}: {'is a folder; give one photo' if place.is_dir() else 'no such photo'}")
+        if place.is_dir():
+            raise DataError(f"{path}: is a folder; give one photo")
+        raise DataError(f"{path}: {'not a regular file' if place.exists() else 'no such photo'}")
     return path
 
 

@@ -17,6 +17,7 @@ from vae_ldm.errors import VaeLdmError
 from vae_ldm.models.image_input import Images, as_image_batch
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 from vae_ldm.pipelines.plain_folder import save_plain_pipeline
+from vae_ldm.pipelines.sampling import check_prompt
 
 Generators = torch.Generator | list[torch.Generator]
 
@@ -233,19 +234,23 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
         prompts = [prompt] * len(latents) if isinstance(prompt, str) else list(prompt)
         if len(prompts) != len(latents):
             raise VaeLdmError(f"{len(prompts)} prompts for {len(latents)} images; give one for all, or one an image")
+        for text in prompts:
+            check_prompt(text)
         check_guidance(options.get("guidance_scale", 0.0))
         if isinstance(negative := options.get("negative_prompt"), str):
             options["negative_prompt"] = [negative] * len(latents)  # diffusers wants the kind that the prompt has
-        # At least one step, however small the share.
-        num_steps = max(num_inference_steps, math.floor(1 / strength) + 1) if strength else 0
-        if num_steps > self.scheduler.config.num_train_timesteps:
-            least = 1 / self.scheduler.config.num_train_timesteps
-            raise VaeLdmError(
-                f"strength is {strength:g} and steps are {num_inference_steps}: at most "
-                f"{self.scheduler.config.num_train_timesteps} steps can be taken; give 0, or from {least:g} on"
-            )
         if strength == 0:
             return latents.repeat_interleave(n, dim=0)
+        most = self.scheduler.config.num_train_timesteps
+        if num_inference_steps > most:
+            raise VaeLdmError(f"{num_inference_steps:,} steps are too many: this model takes {most:,} at most")
+        # At least one step, however small the share.
+        num_steps = max(num_inference_steps, min(math.floor(1 / strength) + 1, most))
+        if int(num_steps * strength) < 1:
+            raise VaeLdmError(
+                f"strength is {strength:g}, less than one of {most:,} steps, the most that can be taken; "
+                f"give 0, or from {1 / most:g} on"
+            )
         if not any(prompts) and not options.get("negative_prompt"):
             options["guidance_scale"] = 1.0  # guidance from the empty prompt to itself would change nothing
         image_to_image = _LatentToLatent(**self.components, requires_safety_checker=False)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from vae_ldm.assembly import (
     build_autoencoder,
     build_diffusion,
+    build_features,
     build_lit_autoencoder,
     build_lit_latent_diffusion,
     build_source,
@@ -23,6 +24,7 @@ from vae_ldm.run.session import Session
 from vae_ldm.run.step_time import Update, seconds_a_step
 from vae_ldm.training.lit_autoencoder import LitAutoencoder
 from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
+from vae_ldm.text import counted
 from vae_ldm.training.progress import format_seconds
 
 _CHANNELS = {1: "grey", 3: "RGB", 4: "RGBA"}
@@ -53,6 +55,7 @@ def describe_run(session: Session) -> None:
         num_read = len(images) + len(preview.unreadable)
         say(f"data: of the first {num_read}, {len(preview.unreadable)} cannot be used: {examples(preview.unreadable)}")
 
+    build_features(recipe.evaluation.features)
     torch.manual_seed(recipe.seed)
     autoencoder = build_autoencoder(recipe, image_channels=channels).to(session.device)
     examples_at_hand = as_images(images).to(session.device)
@@ -144,7 +147,7 @@ def _count(preview: Preview) -> str:
     train, validation = preview.num_train, preview.num_validation
     if train is None:
         return "as many pictures as the data set has"
-    return f"{train} pictures" + (
+    return counted(train, "picture") + (
         f" to train on, {validation} to judge by" if validation else ", a part of them held out"
     )
 

@@ -57,6 +57,12 @@ def evaluate_run(run_dir: Path, *, num_samples: int | None = None) -> None:
     session.say_where()
 
 
+def check_features(session: Session) -> None:
+    """Raise WeightsError before anything is trained where the network that measures cannot be opened."""
+    if session.run.finished("evaluation") is None:
+        build_features(session.recipe.evaluation.features)
+
+
 def run_evaluation_stage(session: Session, autoencoder: AutoencoderKL) -> None:
     """The run's metrics, grids and report, made now unless they already were."""
     if session.run.finished("evaluation") is None:

@@ -22,6 +22,7 @@ from vae_ldm.models.pixels import as_images
 from vae_ldm.models.vision_features import load_efficientnet_lite
 from vae_ldm.paths import PAGE_SUFFIXES, check_output_file
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
+from vae_ldm.text import counted
 
 _NUM_HALF_PRECISION_IMAGES = 8
 
@@ -55,7 +56,7 @@ def compare(
     images = photo_sample.images
     command.unreadable.extend(photo_sample.unreadable)
     command.tell_left_out()
-    command.say(f"{len(images)} photos of {images.shape[1]} px, {len(opened)} autoencoders")
+    command.say(f"{counted(len(images), 'photo')} of {images.shape[1]} px, {counted(len(opened), 'autoencoder')}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     features = load_efficientnet_lite().to(device)
     distance = PerceptualDistance(features)

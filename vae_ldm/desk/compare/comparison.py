@@ -19,6 +19,7 @@ from vae_ldm.evaluation.reconstruction import psnr_per_image, reconstruction_met
 from vae_ldm.evaluation.set_comparison import FrechetAxes
 from vae_ldm.models.pixels import as_images, as_pictures, image_batches
 from vae_ldm.models.vision_features import VisionFeatures
+from vae_ldm.text import counted
 
 
 class Candidate(NamedTuple):
@@ -199,7 +200,7 @@ def in_a_sentence(results: Sequence[AutoencoderResult]) -> str:
     ranked = sorted(results, key=lambda result: result.psnr.mean().item(), reverse=True)
     best = ranked[0]
     psnr = best.psnr.mean().item()
-    where = f"On {len(best.psnr)} photos of {best.pictures.shape[1]} px"
+    where = f"On {counted(len(best.psnr), 'photo')} of {best.pictures.shape[1]} px"
     if len(ranked) == 1:
         parts = [f"{where} {best.name} keeps {psnr:.1f} dB"]
     else:
