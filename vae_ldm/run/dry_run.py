@@ -22,9 +22,9 @@ from vae_ldm.models.pixels import as_images
 from vae_ldm.recipe import parts
 from vae_ldm.run.session import Session
 from vae_ldm.run.step_time import Update, seconds_a_step
+from vae_ldm.text import counted
 from vae_ldm.training.lit_autoencoder import LitAutoencoder
 from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
-from vae_ldm.text import counted
 from vae_ldm.training.progress import format_seconds
 
 _CHANNELS = {1: "grey", 3: "RGB", 4: "RGBA"}
