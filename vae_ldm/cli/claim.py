@@ -54,8 +54,8 @@ def claim(
     ],
     out: PageOption = Path("claim.html"),
     model: MovedModelOption = None,
-    num_similar: Annotated[int, typer.Option("-k", "--num-similar", min=1, help="Past photos to show.")] = 5,
-    num_variations: Annotated[int, typer.Option(min=0, help="Variations to draw at each strength.")] = 6,
+    num_similar: Annotated[int, typer.Option("-k", "--num-similar", min=1, max=1000, help="Past photos to show.")] = 5,
+    num_variations: Annotated[int, typer.Option(min=0, max=1000, help="Variations to draw at each strength.")] = 6,
     seed: SeedOption = 0,
 ) -> None:
     """Say whether a photo was seen before, what it is like, and write a page about it."""

@@ -27,6 +27,7 @@ from vae_ldm.paths import (
 def photos(path: Path | None) -> Path | None:
     """A folder of photos, or one photo."""
     if path is not None and not expanded(path).is_file():
+        _check_no_device(path)
         existing_folder(path)
     return path
 
@@ -35,10 +36,15 @@ def photo(path: Path) -> Path:
     """One photo."""
     place = expanded(path)
     if not place.is_file():
-        if place.is_dir():
-            raise DataError(f"{path}: is a folder; give one photo")
-        raise DataError(f"{path}: {'not a regular file' if place.exists() else 'no such photo'}")
+        _check_no_device(path)
+        raise DataError(f"{path}: {'is a folder; give one photo' if place.is_dir() else 'no such photo'}")
     return path
+
+
+def _check_no_device(path: Path) -> None:
+    place = expanded(path)
+    if place.exists() and not is_folder_or_file(place):
+        raise DataError(f"{path}: is no regular file; give a photo")
 
 
 def some_photos(paths: list[Path] | None) -> list[Path] | None:

@@ -13,6 +13,7 @@ from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from vae_ldm.choices import MAX_GUIDANCE_SCALE
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.models.image_input import Images, as_image_batch
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
@@ -269,9 +270,9 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
 
 
 def check_guidance(guidance_scale: float) -> None:
-    """Raise VaeLdmError for a guidance that is no finite number from 0 on: the pictures would be black."""
-    if not 0 <= guidance_scale < math.inf:
-        raise VaeLdmError(f"guidance_scale is {guidance_scale:g}; give a number from 0 on")
+    """Raise VaeLdmError for a guidance that is not in [0, MAX_GUIDANCE_SCALE]: the pictures would be black."""
+    if not 0 <= guidance_scale <= MAX_GUIDANCE_SCALE:
+        raise VaeLdmError(f"guidance_scale is {guidance_scale:g}; give a number from 0 to {MAX_GUIDANCE_SCALE:g}")
 
 
 class _LatentToLatent(StableDiffusionImg2ImgPipeline):
