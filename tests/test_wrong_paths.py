@@ -23,6 +23,8 @@ WRONG = {
     "compare photos run --out absent/page.html": "absent: no such folder; name a page",
     "compare photos run --out photos": "photos: is a folder",
     "morph absent.jpg a.jpg --model run": "absent.jpg: no such photo",
+    "morph /dev/null a.jpg --model run": "/dev/null: is no regular file; give a photo",
+    "index query stored /dev/null": "/dev/null: is no regular file; give a photo",
     "morph a.jpg photos --model run": "photos: is a folder; give one photo",
     "morph a.jpg a.jpg --model ./absent": "absent: no such folder",
     "walk a.jpg --model run --like absent": "absent does not exist",

@@ -56,3 +56,7 @@ MAX_SEED = 2**62
 """A seed plus a picture's number has to stay below 2**63."""
 MAX_DENOISING_STEPS = 1000
 """The number of noise levels in training."""
+MAX_GUIDANCE_SCALE = 1000
+"""Far above what any picture gains by; without an end the latents overflow, and the picture is black."""
+MAX_DRAWN = 1_000_000
+"""The most pictures that are drawn at once, of a class or of a run."""

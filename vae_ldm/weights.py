@@ -136,6 +136,8 @@ def check_components(source: Source, folder: Path) -> None:
             with errors_of_libraries(f"its {name} cannot be opened"):
                 check_weights(model_class, folder / name)
         checked_config(folder / "scheduler" / "scheduler_config.json", "scheduler")
+        if (tokenizer := folder / "tokenizer" / "tokenizer_config.json").is_file():
+            read_config(tokenizer)
     except WeightsError as error:
         raise WeightsError(f"{source}: {str(error).replace(f'{folder}/', '')}") from error
 

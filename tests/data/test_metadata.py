@@ -43,9 +43,14 @@ _ROW = '{"file_name": "0.png", "text": "a tin"}\n'
             b'{"file_name": "0.png", "x": ' + b"[" * 10**5 + b"]" * 10**5 + b"}",
             "1: nested too deeply",
         ),
-        ("metadata.jsonl", b'{"file_name": "0.png", "x": ' + b"9" * 5000 + b"}", "line 1: Exceeds the limit"),
+        (
+            "metadata.jsonl",
+            b'{"file_name": "0.png", "x": ' + b"9" * 5000 + b"}",
+            "line 1: holds a number of too many digits; write it as text, in quotes",
+        ),
         ("metadata.jsonl", b'{"file_name": "\\ud800.png", "label": "y"}', r"line 1: no file can be named \\ud800.png"),
         ("metadata.jsonl", b"[1]", "line 1: a row must be an object"),
+        ("metadata.jsonl", b'{"file_name": 5}', "line 1: file_name is 5, not text"),
         ("metadata.jsonl", b"{}", "line 1: every row needs a file_name; this one has nothing"),
     ],
 )

@@ -56,6 +56,12 @@ def test_steps_and_guidance_are_by_default_those_of_the_recipe(trained_run, tmp_
     assert asked[0].read_bytes() == told[0].read_bytes()
 
 
+def test_a_prompt_that_is_not_utf_8_is_one_line(trained_run, tmp_path):
+    with pytest.raises(VaeLdmError, match=r"^the prompt a caf\S+ is not UTF-8; type it in a terminal that is$"):
+        generate(trained_run.path, "a caf\udce9", output_dir=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_unknown_words_are_named_in_one_line(trained_run, tmp_path, capsys):
     settings = {"num_images": 1, "num_inference_steps": 1}
     generate(trained_run.path, "a Photo of a zebra, a unicorn; a zebra!", output_dir=tmp_path / "unknown", **settings)

@@ -123,7 +123,11 @@ def test_a_hostile_configuration_is_one_line(folder, name, content):
         file.write_text(content if isinstance(content, str) else json.dumps(content))
         if "index.json" in name and "unet" in name:
             (file.with_name("diffusion_pytorch_model.safetensors")).unlink()
-    refusal(folder)
+    said = str(refusal(folder))
+    if content == []:
+        assert "holds no JSON object" in said or "index.json" in name or name == "tokenizer/tokenizer.json"
+    if content == DEEP:
+        assert "is nested too deeply for a configuration" in said
     for part, load in (
         ("vae", lambda: load_autoencoder(str(folder / "vae"))),
         ("scheduler", lambda: load_scheduler(folder)),

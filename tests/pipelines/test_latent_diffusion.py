@@ -203,14 +203,28 @@ def test_a_strength_that_would_take_more_steps_than_there_are_is_refused(trained
         lambda: pipeline.morph(photo, photo, 3, strength=strength),
         lambda: pipeline.redraw(torch.zeros(1, 4, 4, 4), strength),
     ):
-        with pytest.raises(VaeLdmError, match=r"at most 1000 steps can be taken; give 0, or from 0\.001 on$"):
+        with pytest.raises(VaeLdmError, match=r"1,000 steps, the most that can be taken; give 0, or from 0\.001 on$"):
             call()
 
 
-@pytest.mark.parametrize("guidance_scale", [float("inf"), float("nan"), -1.0])
+def test_the_least_strength_that_the_message_names_is_taken(trained_run):
+    pipeline = loading.pipeline(trained_run.path)
+    latents = torch.zeros(1, 4, 4, 4)
+    with pytest.raises(VaeLdmError, match=r"^1,001 steps are too many: this model takes 1,000 at most$"):
+        pipeline.redraw(latents, 0.5, num_inference_steps=1001)
+    assert pipeline.redraw(latents, 0.001, num_inference_steps=2).images
+
+
+def test_a_prompt_that_is_not_utf_8_is_refused_in_one_line(trained_run):
+    pipeline = loading.pipeline(trained_run.path)
+    with pytest.raises(VaeLdmError, match=r"^the prompt caf\S+ is not UTF-8; "):
+        pipeline.vary(np.zeros((16, 16, 3), np.uint8), prompt="caf\udce9")
+
+
+@pytest.mark.parametrize("guidance_scale", [float("inf"), float("nan"), -1.0, 1e30])
 def test_a_guidance_that_is_no_number_is_refused_and_draws_nothing_black(trained_run, guidance_scale):
     pipeline = loading.pipeline(trained_run.path)
-    with pytest.raises(VaeLdmError, match=r"guidance_scale is .*; give a number from 0 on"):
+    with pytest.raises(VaeLdmError, match=r"guidance_scale is .*; give a number from 0 to 1000"):
         pipeline("a tin", num_inference_steps=1, guidance_scale=guidance_scale)
-    with pytest.raises(VaeLdmError, match=r"guidance_scale is .*; give a number from 0 on"):
+    with pytest.raises(VaeLdmError, match=r"guidance_scale is .*; give a number from 0 to 1000"):
         pipeline.vary(np.zeros((16, 16, 3), np.uint8), prompt="a tin", guidance_scale=guidance_scale)

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.conftest import MakeRecipe
 from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.picture_cache import look_through
-from vae_ldm.errors import DataError, RecipeError, VaeLdmError
+from vae_ldm.errors import DataError, RecipeError, VaeLdmError, WeightsError
 from vae_ldm.processes import Processes
 from vae_ldm.run import step_time
 from vae_ldm.run.folder import RunFolder
@@ -76,6 +76,28 @@ def test_what_is_done_is_not_counted_once_more(
     with pytest.raises(RecipeError, match=r"the stage diffusion has begun with another recipe \(diffusion.dropout"):
         train_run(make_recipe(diffusion__dropout=0.5), dry_run=True)
     assert sorted(path.name for path in checkpoints.iterdir()) == ["best.ckpt", "step=4.ckpt"]
+
+
+def test_one_picture_is_as_few_for_a_dry_run_as_for_a_run(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "photos" / "a.png")
+    asked = make_recipe(
+        data={"type": "image_folder", "path": str(tmp_path / "photos"), "image_size": 16}, diffusion=None
+    )
+    for dry_run in (True, False):
+        with pytest.raises(DataError, match=r"1 of 1 picture in .* can be used; at least 2 are needed, one to valid"):
+            train_run(asked, dry_run=dry_run)
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_network_that_measures_is_opened_before_anything_is_trained(
+    make_recipe: MakeRecipe, tmp_path: Path, dry_run: bool
+) -> None:
+    (tmp_path / "empty").mkdir()
+    asked = make_recipe(evaluation__features={"type": "transformers", "from_pretrained": str(tmp_path / "empty")})
+    with pytest.raises(WeightsError, match=r"^no vision model in .*/empty "):
+        train_run(asked, dry_run=dry_run)
+    assert not list(tmp_path.glob("**/*.ckpt"))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
-from vae_ldm.choices import MAX_DENOISING_STEPS, Stage
+from vae_ldm.choices import MAX_DENOISING_STEPS, MAX_DRAWN, Stage
 from vae_ldm.cli import archive as archive_verbs
 from vae_ldm.cli import augment as augment_verbs
 from vae_ldm.cli import claim as claim_verbs
@@ -127,7 +127,7 @@ def generate(
         str, typer.Argument(metavar="SOURCE", help="A run folder or a pipeline folder.", callback=paths.model)
     ],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help='What to draw; "" for anything.')],
-    num_images: Annotated[int, typer.Option("-n", "--num-images", min=1)] = 16,
+    num_images: Annotated[int, typer.Option("-n", "--num-images", min=1, max=MAX_DRAWN)] = 16,
     seed: SeedOption = 0,
     out: Annotated[Path | None, folder_option("samples")] = None,
     steps: Annotated[
@@ -156,7 +156,9 @@ def generate(
 @app.command(rich_help_panel=TRAIN)
 def evaluate(
     run: RunArgument,
-    num_samples: Annotated[int | None, typer.Option(min=1, help="Pictures to draw; by default the recipe's.")] = None,
+    num_samples: Annotated[
+        int | None, typer.Option(min=1, max=MAX_DRAWN, help="Pictures to draw; by default the recipe's.")
+    ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Also replace measurements of more pictures than are to be drawn now.")
     ] = False,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, cast, get_args
 import typer
 from typer.core import TyperGroup
 
-from vae_ldm.choices import ClassifierKind, How
+from vae_ldm.choices import MAX_DRAWN, ClassifierKind, How
 from vae_ldm.cli import paths
 from vae_ldm.cli.endings import going_on
 from vae_ldm.cli.options import (
@@ -56,7 +56,7 @@ PhotosArgument = Annotated[
 def draw(
     model: PipelineOption,
     photos: PhotosArgument = None,
-    per_class: Annotated[int, typer.Option(min=1, help="Pictures of each class.")] = 50,
+    per_class: Annotated[int, typer.Option(min=1, max=MAX_DRAWN, help="Pictures of each class.")] = 50,
     how: Annotated[
         list[str] | None,
         typer.Option(help="One way or several; by default all three.", show_default=False, **each_of(How)),
@@ -72,7 +72,7 @@ def draw(
     min_confidence: Annotated[
         float, typer.Option(min=0, max=1, help="The probe's probability of the class, at least.", callback=finite)
     ] = 0.0,
-    max_tries: Annotated[int, typer.Option(min=1, help="Pictures drawn for each one wanted, at most.")] = 8,
+    max_tries: Annotated[int, typer.Option(min=1, max=1000, help="Pictures drawn for each one wanted, at most.")] = 8,
     seed: SeedOption = 0,
     denoising_steps: DenoisingStepsOption = None,
     guidance_scale: GuidanceOption = None,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from vae_ldm.choices import MAX_DENOISING_STEPS, MAX_SEED, MIN_STRENGTH, FeatureKind
+from vae_ldm.choices import MAX_DENOISING_STEPS, MAX_GUIDANCE_SCALE, MAX_SEED, MIN_STRENGTH, FeatureKind
 from vae_ldm.cli import paths
 
 
@@ -110,7 +110,8 @@ DenoisingStepsOption = Annotated[
     ),
 ]
 GuidanceOption = Annotated[
-    float | None, typer.Option(min=0, help="By default the recipe's.", show_default=False, callback=finite)
+    float | None,
+    typer.Option(min=0, max=MAX_GUIDANCE_SCALE, help="By default the recipe's.", show_default=False, callback=finite),
 ]
 TargetPSNROption = Annotated[
     float | None,

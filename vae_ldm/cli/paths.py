@@ -30,15 +30,25 @@ def photos(path: Path | None) -> Path | None:
     if path is None:
         return None
     place = expanded(path)
-    return place if place.is_file() else existing_folder(path)
+    if place.is_file():
+        return place
+    _check_no_device(path)
+    return existing_folder(path)
 
 
 def photo(path: Path) -> Path:
     """One photo."""
     place = expanded(path)
     if not place.is_file():
+        _check_no_device(path)
         raise DataError(f"{path}: {'is a folder; give one photo' if place.is_dir() else 'no such photo'}")
     return place
+
+
+def _check_no_device(path: Path) -> None:
+    place = expanded(path)
+    if place.exists() and not is_folder_or_file(place):
+        raise DataError(f"{path}: is no regular file; give a photo")
 
 
 def some_photos(paths: list[Path] | None) -> list[Path] | None:

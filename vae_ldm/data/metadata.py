@@ -40,6 +40,8 @@ def read_metadata(
             raise DataError(f"{place}: more fields than columns; put text that holds commas in double quotes")
         file_name = row.get("file_name")
         if not isinstance(file_name, str):
+            if file_name is not None and "file_name" in row:
+                raise DataError(f"{place}: file_name is {_briefly(file_name)}, not text")
             columns = ", ".join(shown(str(column)) for column in row)
             hint = "; separate columns by commas" if len(row) == 1 and ";" in columns else ""
             raise DataError(f"{place}: every row needs a file_name; this one has {columns or 'nothing'}{hint}")
@@ -147,8 +149,8 @@ def _json_row(file: Path, number: int, line: str) -> dict[str, Any]:
         raise DataError(f"{place}: not JSON ({error.msg})") from None
     except RecursionError:
         raise DataError(f"{place}: nested too deeply") from None
-    except ValueError as error:  # a number of more digits than Python reads
-        raise DataError(f"{place}: {first_line(error)}") from None
+    except ValueError:  # Python reads whole numbers of 4,300 digits at most
+        raise DataError(f"{place}: holds a number of too many digits; write it as text, in quotes") from None
     if not isinstance(row, dict):
         raise DataError(f"{place}: a row must be an object with file_name")
     return row

@@ -145,7 +145,8 @@ def inspect_pictures(
 ) -> Preview:
     """The first few training pictures, decoded in memory, and how many there are; nothing is written.
 
-    `channels` None is decided by these few. Raises DataError when none of them can be used.
+    `channels` None is decided by these few. Raises DataError where none of them can be used, or none is
+    left to train on.
     """
     transform = Transform(image_size, channels, resize, max_pixels)
     tell(source.remarks())
@@ -174,6 +175,8 @@ def inspect_pictures(
     if num_validation == 0 and num_train is not None:
         num_validation = max(1, round(num_train * validation_fraction))
         num_train -= num_validation
+    if num_train == 0:
+        raise DataError(_too_few(source.name, len(found), list(unreadable.each())))
     pictures = Pictures(images, np.array(labels, np.int64), captions, ids, class_names)
     return Preview(pictures, num_train, num_validation, list(unreadable.each()))
 

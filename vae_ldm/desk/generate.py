@@ -12,7 +12,7 @@ from vae_ldm.models.batches import batch_size_for, in_batches
 from vae_ldm.opening import open_pipeline, settings_of
 from vae_ldm.pages.image_grid import image_grid
 from vae_ldm.paths import check_new_folder
-from vae_ldm.pipelines.sampling import sample_images, unknown_words
+from vae_ldm.pipelines.sampling import check_prompt, sample_images, unknown_words
 
 _BATCH_SIZE = 32
 
@@ -31,9 +31,10 @@ def generate(
 
     `source` is a run folder, a pipeline folder or a Hub name. Picture i follows from (seed, i) alone, however many
     are asked for. Steps and guidance are by default those that the run's recipe evaluates with. Raises VaeLdmError
-    where `output_dir` holds something already, WeightsError where the source cannot be opened.
+    where `output_dir` holds something already or the prompt is no text, WeightsError where the source cannot be opened.
     """
     command = DeskCommand()
+    check_prompt(prompt)
     check_new_folder(output_dir)
     pipeline = open_pipeline(source)
     unknown = unknown_words(pipeline, prompt)

@@ -93,7 +93,9 @@ def read_config(file: Path) -> dict[str, Any]:
         config = json.loads(content)
     except FileNotFoundError:
         raise WeightsError(f"{file}: is missing; save the model again with save_pretrained") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise WeightsError(f"{file}: is nested too deeply for a configuration") from None
+    except (OSError, ValueError) as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(f"{file}: cannot be read as JSON ({first_line(error)})") from error

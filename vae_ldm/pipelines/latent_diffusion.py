@@ -13,11 +13,13 @@ from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from vae_ldm.choices import MAX_GUIDANCE_SCALE
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.models.image_input import Images, as_image_batch
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 from vae_ldm.pipelines.plain_folder import save_plain_pipeline
 from vae_ldm.pipelines.prompt_length import telling_what_is_cut_off
+from vae_ldm.pipelines.sampling import check_prompt
 from vae_ldm.text import counted
 
 Generators = torch.Generator | list[torch.Generator]
@@ -239,19 +241,23 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
                 f"{counted(len(prompts), 'prompt')} for {counted(len(latents), 'image')}; give one for all, "
                 "or one an image"
             )
+        for text in prompts:
+            check_prompt(text)
         check_guidance(options.get("guidance_scale", 0.0))
         if isinstance(negative := options.get("negative_prompt"), str):
             options["negative_prompt"] = [negative] * len(latents)  # diffusers wants the kind that the prompt has
-        # At least one step, however small the share.
-        num_steps = max(num_inference_steps, math.floor(1 / strength) + 1) if strength else 0
-        if num_steps > self.scheduler.config.num_train_timesteps:
-            least = 1 / self.scheduler.config.num_train_timesteps
-            raise VaeLdmError(
-                f"strength is {strength:g} and steps are {num_inference_steps}: at most "
-                f"{self.scheduler.config.num_train_timesteps} steps can be taken; give 0, or from {least:g} on"
-            )
         if strength == 0:
             return latents.repeat_interleave(n, dim=0)
+        most = self.scheduler.config.num_train_timesteps
+        if num_inference_steps > most:
+            raise VaeLdmError(f"{num_inference_steps:,} steps are too many: this model takes {most:,} at most")
+        # At least one step, however small the share.
+        num_steps = max(num_inference_steps, min(math.floor(1 / strength) + 1, most))
+        if int(num_steps * strength) < 1:
+            raise VaeLdmError(
+                f"strength is {strength:g}, less than one of {most:,} steps, the most that can be taken; "
+                f"give 0, or from {1 / most:g} on"
+            )
         if not any(prompts) and not options.get("negative_prompt"):
             options["guidance_scale"] = 1.0  # guidance from the empty prompt to itself would change nothing
         image_to_image = _LatentToLatent(**self.components, requires_safety_checker=False)
@@ -271,9 +277,9 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
 
 
 def check_guidance(guidance_scale: float) -> None:
-    """Raise VaeLdmError for a guidance that is no finite number from 0 on: the pictures would be black."""
-    if not 0 <= guidance_scale < math.inf:
-        raise VaeLdmError(f"guidance_scale is {guidance_scale:g}; give a number from 0 on")
+    """Raise VaeLdmError for a guidance that is not in [0, MAX_GUIDANCE_SCALE]: the pictures would be black."""
+    if not 0 <= guidance_scale <= MAX_GUIDANCE_SCALE:
+        raise VaeLdmError(f"guidance_scale is {guidance_scale:g}; give a number from 0 to {MAX_GUIDANCE_SCALE:g}")
 
 
 class _LatentToLatent(StableDiffusionImg2ImgPipeline):

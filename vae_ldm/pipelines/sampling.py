@@ -7,6 +7,9 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 
+from vae_ldm.errors import VaeLdmError
+from vae_ldm.text import shown
+
 
 def sample_images(
     pipeline: StableDiffusionPipeline,
@@ -29,6 +32,14 @@ def sample_images(
         output_type="np",
     )
     return [np.round(image * 255).astype(np.uint8) for image in result.images]
+
+
+def check_prompt(prompt: str) -> None:
+    """Raise VaeLdmError where the prompt is no Unicode text: bytes of another encoding on the command line."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise VaeLdmError(f"the prompt {shown(prompt)} is not UTF-8; type it in a terminal that is") from None
 
 
 def unknown_words(pipeline: StableDiffusionPipeline, prompt: str) -> list[str]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from vae_ldm.assembly import (
     build_autoencoder,
     build_diffusion,
+    build_features,
     build_lit_autoencoder,
     build_lit_latent_diffusion,
     build_source,
@@ -69,6 +70,7 @@ def describe_run(session: Session, *, restart: Sequence[Stage] = ()) -> None:
         num_read = len(images) + len(preview.unreadable)
         say(f"data: of the first {num_read}, {len(preview.unreadable)} cannot be used: {examples(preview.unreadable)}")
 
+    build_features(recipe.evaluation.features)
     torch.manual_seed(recipe.seed)
     autoencoder = build_autoencoder(recipe, image_channels=channels).to(session.device)
     examples_at_hand = as_images(images).to(session.device)

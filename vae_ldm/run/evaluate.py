@@ -76,6 +76,12 @@ def _keep_better(session: Session, num_samples: int) -> None:
             )
 
 
+def check_features(session: Session) -> None:
+    """Raise WeightsError before anything is trained where the network that measures cannot be opened."""
+    if session.run.finished("evaluation") is None:
+        build_features(session.recipe.evaluation.features)
+
+
 def run_evaluation_stage(session: Session, autoencoder: AutoencoderKL) -> None:
     """The run's metrics, grids and report, made now unless they already were."""
     if session.run.finished("evaluation") is None:

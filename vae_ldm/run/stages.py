@@ -18,7 +18,7 @@ from vae_ldm.recipe import Recipe
 from vae_ldm.recipe.stages import TRAINED, stages_of
 from vae_ldm.run.autoencoder_stage import run_autoencoder_stage
 from vae_ldm.run.diffusion_stage import check_prompts, run_diffusion_stage
-from vae_ldm.run.evaluate import run_evaluation_stage
+from vae_ldm.run.evaluate import check_features, run_evaluation_stage
 from vae_ldm.run.folder import RunFolder, Stage
 from vae_ldm.run.loggers import check_loggers
 from vae_ldm.run.push import check_push, push_when_asked, pusher_on_the_way
@@ -57,6 +57,7 @@ def train_run(recipe: Recipe, *, dry_run: bool = False, restart: Sequence[Stage]
         check_prompts(session)
         if session.processes.is_first:
             check_push(session)
+            check_features(session)
         try:
             autoencoder = run_autoencoder_stage(session)
             run_diffusion_stage(session, autoencoder, pusher_on_the_way)

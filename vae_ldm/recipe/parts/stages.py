@@ -4,7 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict
 
-from vae_ldm.choices import Conditioning, PredictionType, TimestepSampling, TrainedPart
+from vae_ldm.choices import (
+    MAX_DRAWN,
+    MAX_GUIDANCE_SCALE,
+    Conditioning,
+    PredictionType,
+    TimestepSampling,
+    TrainedPart,
+)
 from vae_ldm.recipe.parts.base import (
     REPOSITORY,
     BatchSize,
@@ -128,10 +135,10 @@ class Diffusion(Part):
 class Evaluation(Part):
     """What is measured after training and shown in report.html."""
 
-    num_samples: Annotated[int, Field(gt=0, le=1_000_000)] = 256
+    num_samples: Annotated[int, Field(gt=0, le=MAX_DRAWN)] = 256
     num_inference_steps: Annotated[int, Field(gt=0, le=1000)] = 12
     """At most the 1000 timesteps that a UNet is trained on."""
-    guidance_scale: Annotated[float, Field(ge=0, le=1000)] = 2.0
+    guidance_scale: Annotated[float, Field(ge=0, le=MAX_GUIDANCE_SCALE)] = 2.0
     batch_size: BatchSize = 64
     features: Features = EfficientNetLite()
     """Features behind FD, KID, precision, recall and nearest neighbours."""
