@@ -51,8 +51,25 @@ def test_a_value_is_yaml_and_replaces_the_recipes(write, mistakes, override, pat
 def test_the_later_override_wins(write):
     text = HEAD + "data: {type: rendered_claims}\ndiffusion: {size: base}\n"
     assert read_recipe(write(text), ["diffusion=null"]).diffusion is None
-    assert read_recipe(write(text), ["diffusion=null", "diffusion.dropout=0.5"]).diffusion.size == "tiny"
+    assert read_recipe(write(text), ["diffusion.dropout=0.5", "diffusion=null"]).diffusion is None
+    again = ["diffusion=null", "diffusion={}", "diffusion.dropout=0.5"]
+    assert read_recipe(write(text), again).diffusion.size == "tiny"
     assert read_recipe(write(text), ["seed=1", "seed=2"]).seed == 2
+
+
+@pytest.mark.parametrize(
+    ("null", "key", "below"),
+    [
+        ("diffusion=null", "diffusion", "diffusion.trainer.max_steps=4"),
+        ("diffusion={text_encoder: null}", "diffusion.text_encoder", "diffusion.text_encoder.hidden_size=8"),
+        ("autoencoder.loss.perceptual=", "autoencoder.loss.perceptual", "autoencoder.loss.perceptual.weight=0.1"),
+    ],
+)
+def test_an_override_below_what_another_sets_to_null_is_a_mistake(mistakes, null, key, below):
+    text = HEAD + "data: {type: rendered_claims}\ndiffusion: {}\n"
+    assert f"override {below}: override {null} sets {key} to null; leave out one of the two" in mistakes(
+        text, null, below
+    )
 
 
 def test_keys_that_are_not_overridden_stay(write):

@@ -38,6 +38,7 @@ def _set(root: Node, path: tuple[str, ...], value: Node) -> None:
         entries = _entries(node, path[:depth])
         parts = chosen(parts, _type(node))
         if key not in entries or entries[key].value is None:
+            _check_not_switched_off(entries.get(key), path[: depth + 1])
             entries[key] = Node({}, value.origin)
             default_type = _default_type(parts, key)
             if default_type is not None:
@@ -48,6 +49,12 @@ def _set(root: Node, path: tuple[str, ...], value: Node) -> None:
         _leave_other_type(node, entries, parts, value)
     _leave_other_key(entries, parts, path[-1])
     entries[path[-1]] = value
+
+
+def _check_not_switched_off(node: Node | None, path: tuple[str, ...]) -> None:
+    """Raise RecipeError where an override has set the part at `path` to null, which a later one would bring back."""
+    if node is not None and node.origin.override_path is not None:
+        raise RecipeError(f"{node.origin.label} sets {dotted(path)} to null; leave out one of the two")
 
 
 def _entries(node: Node, path: tuple[str, ...]) -> dict[str, Node]:

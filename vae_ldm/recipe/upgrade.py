@@ -140,7 +140,10 @@ def _change_node(root: Node, change: Change) -> None:
     node = root
     for key in change.path[:-1]:
         assert isinstance(node.value, dict)
-        node = node.value.setdefault(key, Node({}, node.origin))
+        child = node.value.get(key)
+        if child is None or child.value is None:
+            child = node.value[key] = Node({}, node.origin)
+        node = child
     assert isinstance(node.value, dict)
     if change.value is None:
         del node.value[change.path[-1]]
@@ -153,6 +156,8 @@ def _change_mapping(mapping: Any, change: Change) -> None:
     for key in change.path[:-1]:
         if key not in mapping:
             mapping.insert(0, key, CommentedMap())
+        elif mapping[key] is None:
+            mapping[key] = CommentedMap()
         mapping = mapping[key]
     if change.value is None:
         del mapping[change.path[-1]]
