@@ -52,6 +52,19 @@ _ROW = '{"file_name": "0.png", "text": "a tin"}\n'
         ("metadata.jsonl", b"[1]", "line 1: a row must be an object"),
         ("metadata.jsonl", b'{"file_name": 5}', "line 1: file_name is 5, not text"),
         ("metadata.jsonl", b"{}", "line 1: every row needs a file_name; this one has nothing"),
+        ("metadata.csv", b"", r"metadata\.csv: names no pictures; list them, a row each with file_name, or delete"),
+        ("metadata.csv", b"file_name,text\n", r"metadata\.csv: names no pictures"),
+        ("metadata.jsonl", b"\n", r"metadata\.jsonl: names no pictures"),
+        (
+            "metadata.csv",
+            b"file_name,label,text\n0.png,a,x\n1.png,a,x\n./0.png,b,x\n",
+            "line 4: gives 0.png another label than .*metadata.csv, line 2; leave one of them out",
+        ),
+        (
+            "metadata.jsonl",
+            (_ROW + '{"file_name": "0.png", "text": "a can"}').encode(),
+            "line 2: gives 0.png another caption than .*metadata.jsonl, line 1; leave",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_one_line(photos: Path, name: str, content: bytes, message: str) -> None:
@@ -68,6 +81,15 @@ def test_parquet_rows_are_numbered(photos: Path) -> None:
     pq.write_table(pa.table({"file_name": ["0.png", None]}), photos / "metadata.parquet")
     with pytest.raises(DataError, match=r"metadata\.parquet, row 2: every row needs a file_name"):
         ImageFolderSource(photos)
+
+
+def test_a_picture_that_is_listed_twice_counts_once(photos: Path) -> None:
+    listed = "file_name,label\n" + "".join(f"{number}.png,7\n" for number in (0, 1, 2, 3, 0))
+    (photos / "metadata.csv").write_text(listed)
+    (photos / "metadata.jsonl").write_text('{"file_name": "1.png", "label": 7}')
+    source = ImageFolderSource(photos)
+    assert sorted(record.id for record in source.records("train")) == ["0.png", "1.png", "2.png", "3.png"]
+    assert len(photo_records(photos)) == 4
 
 
 _FAULTS = {

@@ -44,7 +44,7 @@ class ImageFolderSource:
         self._remarks: list[str] = []
         split_folders = self._find_splits()
         if self.photos.metadata:
-            found = [named for name in self.photos.metadata for named in self._described(name)]
+            found = self._described()
         elif caption_column is not None:
             raise DataError(f"caption_column {caption_column} needs a metadata.jsonl; there is none in {self.name}")
         else:
@@ -97,13 +97,14 @@ class ImageFolderSource:
             return {"train": f"{train}/"}
         return {"train": f"{train}/", "validation": f"{validation}/"}
 
-    def _described(self, metadata: str) -> Iterator[_Named]:
-        yield from read_metadata(
+    def _described(self) -> list[_Named]:
+        described = read_metadata(
             self._folder,
-            metadata,
+            self.photos.metadata,
             self._caption_column or CAPTION_COLUMNS,
             captions_of_classes=self._caption_column is not None,
         )
+        return list(described.items())
 
     def _read_class_folders(self, split_folders: Iterable[str]) -> list[_Named]:
         prefixes = tuple(split_folders)

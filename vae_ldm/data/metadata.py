@@ -4,9 +4,9 @@ import csv
 import json
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from vae_ldm.data.decoding import Picture, Unusable
 from vae_ldm.data.names import as_text
@@ -21,18 +21,56 @@ _Row = tuple[int, dict[str, Any]]
 """The number of its line, or of its row in a parquet file, from 1 on; and its fields."""
 
 
+class _Described(NamedTuple):
+    """What one row says of a picture."""
+
+    place: str
+    label: Any
+    caption: Any
+    record: Record
+
+
 def read_metadata(
-    folder: Path, name: str, caption_column: str | Sequence[str] | None, *, captions_of_classes: bool = True
-) -> Iterator[tuple[str, Record]]:
-    """The pictures that the metadata file `name` below `folder` speaks of, each with its path relative to `folder`.
+    folder: Path,
+    names: Iterable[str],
+    caption_column: str | Sequence[str] | None,
+    *,
+    captions_of_classes: bool = True,
+) -> dict[str, Record]:
+    """The pictures that the metadata files `names` below `folder` speak of, by their paths relative to `folder`.
+
+    A picture in several rows that say the same of it is there once.
 
     The caption is in `caption_column`, which must be there, or in the first of several that is; without
     `captions_of_classes` a picture that has a label gets no caption from such a guess. A label or caption that is no
     text makes a record whose picture cannot be used.
 
     Raises DataError, in one line with the file and the row, where the file cannot be read, or a row has no file_name,
-    more fields than columns, a file_name outside the folder, or no such column.
+    more fields than columns, a file_name outside the folder, or no such column; where rows contradict one another, or a
+    file has no rows.
     """
+    found: dict[str, _Described] = {}
+    for name in names:
+        place = None
+        for picture, row in _described(folder, name, caption_column, captions_of_classes):
+            place, first = row.place, found.setdefault(picture, row)
+            for what, value, other in (("label", row.label, first.label), ("caption", row.caption, first.caption)):
+                if _as_string(value) != _as_string(other):
+                    raise DataError(
+                        f"{place}: gives {shown(as_text(picture))} another {what} than {first.place}; "
+                        "leave one of them out"
+                    )
+        if place is None:
+            raise DataError(
+                f"{shown(as_text(folder / name))}: names no pictures; list them, a row each with file_name, or delete "
+                "this file"
+            )
+    return {picture: row.record for picture, row in found.items()}
+
+
+def _described(
+    folder: Path, name: str, caption_column: str | Sequence[str] | None, captions_of_classes: bool
+) -> Iterator[tuple[str, _Described]]:
     file = folder / name
     for number, row in _rows(file):
         place = f"{shown(as_text(file))}, {_row_word(file)} {number:,}"
@@ -61,7 +99,8 @@ def read_metadata(
             caption = None
         else:
             caption = next((row[column] for column in caption_column or () if row.get(column)), None)
-        yield picture, _record(picture, folder / picture, label, caption, f"{posixpath.basename(name)}, {number:,}")
+        record = _record(picture, folder / picture, label, caption, f"{posixpath.basename(name)}, {number:,}")
+        yield picture, _Described(place, label, caption, record)
 
 
 def _record(name: str, picture: Picture, label: Any, caption: Any, place: str) -> Record:
@@ -71,14 +110,14 @@ def _record(name: str, picture: Picture, label: Any, caption: Any, place: str) -
             return Record(as_text(name), Unusable(f"its {what} is {_briefly(value)}, not {kinds} (row {place})"))
         if isinstance(value, str) and not _is_unicode(value):
             return Record(as_text(name), Unusable(f"its {what} holds half a character (row {place})"))
-    return Record(as_text(name), picture, None if label is None else _label_text(label), caption)
+    return Record(as_text(name), picture, None if label is None else _as_string(label), caption)
 
 
-def _label_text(label: str | float) -> str:
+def _as_string(value: Any) -> str:
     try:
-        return str(label)
+        return str(value)
     except ValueError:  # a whole number of more than 4,300 digits
-        return hex(label)  # type: ignore[arg-type]
+        return hex(value)
 
 
 def _is_unicode(text: str) -> bool:

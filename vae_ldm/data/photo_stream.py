@@ -72,11 +72,7 @@ def photo_records(photos: Path | str, *, caption_column: str | None = None) -> l
         return [Record(as_text(path.name), path)]
     found = find_photos(existing_folder(path))
     tell_left_out(found)
-    described = {
-        picture: record
-        for name in found.metadata
-        for picture, record in read_metadata(found.folder, name, caption_column or CAPTION_COLUMNS)
-    }
+    described = read_metadata(found.folder, found.metadata, caption_column or CAPTION_COLUMNS)
     return [
         described.get(name) or Record(as_text(name), found.folder / name, _folder_label(name))
         for name in found.pictures
