@@ -147,10 +147,14 @@ def test_a_restart_that_is_refused_deletes_nothing(finished, make_recipe):
     assert times(finished) == before
 
 
-def test_an_output_dir_that_cannot_be_written_is_the_users_mistake(make_recipe, tmp_path):
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_an_output_dir_that_cannot_be_written_is_the_users_mistake(make_recipe, tmp_path, dry_run):
     (tmp_path / "file").touch()
-    with pytest.raises(VaeLdmError, match=r"cannot be written \(Not a directory\); set output_dir"):
-        train_run(make_recipe(tmp_path / "file"))
+    for output_dir in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(VaeLdmError, match=r"cannot be written \(Not a directory\); set output_dir"):
+            train_run(make_recipe(output_dir), dry_run=dry_run)
+    with pytest.raises(VaeLdmError, match=r"cannot be written \(.*\); set output_dir"):
+        train_run(make_recipe(Path("/proc/none")), dry_run=dry_run)  # also root cannot write there
 
 
 def test_pictures_without_prompts_are_refused_before_anything_is_trained(make_recipe, tmp_path):

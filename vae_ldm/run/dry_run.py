@@ -41,6 +41,7 @@ def describe_run(session: Session, *, restart: Sequence[Stage] = ()) -> None:
     Raises what the run itself would raise for wrong data, weights or settings.
     """
     run, say = session.run, session.say
+    run.check_writable()
     recipe = session.recipe = run.as_begun(session.recipe, restart=restart)
     run.check_adoptable(recipe, restart=restart)
     afresh = {stage.name for stage in from_stage_on(restart)}

@@ -4,6 +4,7 @@ import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from vae_ldm.choices import Stage
@@ -138,21 +139,33 @@ class RunFolder(RunPaths):
 
         Raises VaeLdmError where the folder cannot be made or written to.
         """
-        try:
+        with self._refused_if_not_writable():
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / "lock").touch()
-        except OSError as error:
-            if error.errno in _FULL_DISK:
-                raise
-            raise VaeLdmError(
-                f"{self.path}: the run folder cannot be written ({error.strerror}); set output_dir to another folder"
-            ) from error
         with locked(self.path / "lock", f"{self.path}: another process is running here"):
             for folder in (self.path, *(path for path in self.path.rglob("*") if path.is_dir())):
                 remove_abandoned(folder)
             for name in EXPORTS:
                 finish_swap(self.path / name)
             yield
+
+    def check_writable(self) -> None:
+        """Raise VaeLdmError where `locked` would; nothing is left behind."""
+        with self._refused_if_not_writable():
+            place = next(path for path in (self.path, *self.path.parents) if path.exists())
+            with TemporaryFile(dir=place):
+                pass
+
+    @contextmanager
+    def _refused_if_not_writable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _FULL_DISK:
+                raise
+            raise VaeLdmError(
+                f"{self.path}: the run folder cannot be written ({error.strerror}); set output_dir to another folder"
+            ) from error
 
     def _read_state(self) -> dict[str, Any]:
         if not self.state.exists():
