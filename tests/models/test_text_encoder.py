@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerFast
@@ -129,6 +131,15 @@ def test_no_text_encoder_is_one_line(tmp_path):
     with pytest.raises(WeightsError, match="no CLIP text encoder found") as caught:
         load_text_encoder(str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_that_needs_code_of_its_own_is_refused(tmp_path):
+    save_clip(tmp_path)
+    (tmp_path / "tok.py").write_text("raise AssertionError('code of a model ran')")
+    wanted = {"tokenizer_class": "T", "auto_map": {"AutoTokenizer": [None, "tok.T"]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(wanted))
+    with pytest.raises(WeightsError, match="needs code of its own, which never runs here; name a model whose class"):
+        load_text_encoder(str(tmp_path))
 
 
 def test_a_text_encoder_without_its_tokenizer_is_one_line(tmp_path):

@@ -1,6 +1,7 @@
 """Frozen features: they see, they let gradients through, and they leave no trace in what is trained and saved."""
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,18 @@ def test_pictures_are_normalized_as_the_image_processor_says(tmp_path: Path) -> 
     with torch.no_grad():
         expected = model.eval()(pixel_values=((pictures + 1) / 2 - mean) / std).pooler_output
     torch.testing.assert_close(features.embed(pictures), expected)
+
+
+def test_a_model_that_needs_code_of_its_own_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("raise AssertionError('code of a model ran')")
+    wanted = {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
+    (tmp_path / "config.json").write_text(json.dumps(wanted))
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    with pytest.raises(WeightsError) as caught:
+        load_transformers_backbone(str(tmp_path))
+    assert str(caught.value) == (
+        f"{tmp_path}: needs code of its own, which never runs here; name a model whose class transformers has"
+    )
 
 
 def test_unusable_folders_are_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vae_ldm.choices import FeatureKind
+from vae_ldm.latent_space.stored_tensors import check_tensors
 
 FEATURE_KINDS: tuple[FeatureKind, ...] = get_args(FeatureKind)
 Part = Literal["latents", "backbone"]
@@ -109,10 +110,8 @@ class FeatureSpace:
         """The space that `tensors()` came from. Raises KeyError or ValueError where they are of none."""
         parts = parts_of(kind)
         for part in parts:
-            mean, projection, share = (tensors[f"{part}.{name}"] for name in ("mean", "projection", "share"))
-            shapes = tuple(mean.shape), tuple(projection.shape), tuple(share.shape)
-            if shapes != ((mean.numel(),), (len(projection), mean.numel()), ()):
-                raise ValueError(f"{part}: tensors of shape {shapes} make no feature space")
+            check_tensors(tensors, {f"{part}.mean": ("D",), f"{part}.projection": ("k", "D")})
+            check_tensors(tensors, {f"{part}.share": ()}, dtype=torch.float64)
         return cls(
             kind,
             {part: Whitening(tensors[f"{part}.mean"], tensors[f"{part}.projection"]) for part in parts},

@@ -13,6 +13,7 @@ from vae_ldm.choices import FeatureKind, ScoreName
 from vae_ldm.latent_space.distances import Mahalanobis, PixelNeighbours, mean_nearest
 from vae_ldm.latent_space.features import Part, Whitening, parts_of
 from vae_ldm.latent_space.patch_memory import PatchMemory
+from vae_ldm.latent_space.stored_tensors import Shape, check_tensors
 
 SCORE_NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
 SINGLE_SCORES = SCORE_NAMES[1:]
@@ -165,8 +166,31 @@ class Scorers:
 
     @classmethod
     def from_tensors(cls, kind: FeatureKind, tensors: Mapping[str, Tensor], *, num_pixels: int) -> Self:
-        """The scorers that `tensors()` came from. Raises KeyError where one is missing."""
+        """The scorers that `tensors()` came from. Raises KeyError where one is missing, ValueError for any others."""
         parts = parts_of(kind)
+        for part in parts:
+            check_tensors(tensors, {f"mean.{part}": ("D",), f"deviation.{part}": ("D",)})
+        dim = sum(len(tensors[f"mean.{part}"]) for part in parts)
+        check_tensors(
+            tensors,
+            {
+                "references": ("N", dim),
+                "memory.patches": ("M", "C"),
+                "memory.mean": ("C",),
+                "memory.std": ("C",),
+                "pixels.mean": ("D",),
+                "pixels.projection": ("k", "D"),
+                "pixels.references": ("N", "k"),
+            },
+        )
+        in_double: dict[str, Shape] = {
+            "mahalanobis.mean": (dim,),
+            "mahalanobis.whitener": (dim, dim),
+            "noise_variance": (),
+        }
+        check_tensors(tensors, in_double, dtype=torch.float64)
+        if num_pixels < 1:
+            raise ValueError(f"num_pixels is {num_pixels}")
         return cls(
             Standardisation(
                 {part: tensors[f"mean.{part}"] for part in parts},
@@ -214,6 +238,13 @@ class Combination:
         Calibration photos stay out of it, so p-values stay exact.
         """
         return cls(held_out.mean(dim=0), held_out.std(dim=0, correction=0).clamp(min=1e-9))
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """The combination of a file's tensors. Raises KeyError where one is missing, ValueError for any others."""
+        names = "combination.center", "combination.deviation"
+        check_tensors(tensors, dict.fromkeys(names, (len(SINGLE_SCORES),)), dtype=torch.float64)
+        return cls(*(tensors[name] for name in names))
 
     def __call__(self, scores: Tensor) -> Tensor:
         """[N] of scores [N, 6]."""

@@ -16,6 +16,9 @@ from vae_ldm.paths import is_local
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
+OWN_CODE = "needs code of its own, which never runs here; name a model whose class transformers has"
+"""What is said of a model for which `wants_own_code`."""
+
 _KINDS: dict[str, Kind] = {
     "AutoencoderKL": "autoencoder",
     "UNet2DConditionModel": "unet",
@@ -70,8 +73,15 @@ def errors_of_libraries(what: str) -> Iterator[None]:
     except VaeLdmError:
         raise
     except Exception as error:
+        if wants_own_code(error):
+            raise WeightsError(f"{what}: it {OWN_CODE}") from error
         kind = "" if isinstance(error, (OSError, ValueError, RuntimeError)) else f"{type(error).__name__}: "
         raise WeightsError(f"{what}: {kind}{first_line(error)}") from error
+
+
+def wants_own_code(error: BaseException) -> bool:
+    """Whether a library refuses a model because it may not run the code that comes with it."""
+    return "trust_remote_code" in str(error)
 
 
 @contextmanager

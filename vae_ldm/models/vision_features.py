@@ -202,6 +202,8 @@ def load_transformers_backbone(from_pretrained: str) -> TransformersFeatures:
     from transformers import AutoConfig, AutoModel
     from transformers.image_processing_base import ImageProcessingMixin
 
+    from vae_ldm.models.pretrained import OWN_CODE, wants_own_code
+
     try:
         processor, _ = ImageProcessingMixin.get_image_processor_dict(from_pretrained)
         # Said each time: where it is left out, transformers asks on a terminal, and `y` runs the repository's code.
@@ -216,6 +218,8 @@ def load_transformers_backbone(from_pretrained: str) -> TransformersFeatures:
             trust_remote_code=False,
         )
     except Exception as error:  # whatever transformers stumbles over in somebody else's files
+        if wants_own_code(error):
+            raise WeightsError(f"{from_pretrained}: {OWN_CODE}") from error
         raise WeightsError(
             f"no vision model in {from_pretrained} ({first_line(error)}): name a folder or Hub repository with "
             "config.json, preprocessor_config.json and model.safetensors"

@@ -26,6 +26,7 @@ from vae_ldm.files import finish_swap, whole_folder
 from vae_ldm.latent_space.conformal import p_values
 from vae_ldm.latent_space.heat_map import HeatScale, at_size, overlay, own_scale
 from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, Scorers
+from vae_ldm.latent_space.stored_tensors import check_tensors
 from vae_ldm.stored_json import StoredKind
 
 FACTS_FILE, TENSORS_FILE = "detector.json", "detector.safetensors"
@@ -177,11 +178,14 @@ class Detector:
         facts, fitted = _KIND.typed(file, DetectorFacts, stored), _KIND.typed(file, _Fitted, stored)
         try:
             scorers = Scorers.from_tensors(facts.features, tensors, num_pixels=fitted.num_pixels)
-            combination = Combination(tensors["combination.center"], tensors["combination.deviation"])
-            calibration = tensors["calibration"]
+            combination = Combination.from_tensors(tensors)
+            check_tensors(tensors, {"calibration": ("n", len(SCORE_NAMES))}, dtype=torch.float64)
         except KeyError as error:
             raise _KIND.damaged(folder / TENSORS_FILE, f"it has no {error.args[0]}") from error
+        except ValueError as error:
+            raise _KIND.damaged(folder / TENSORS_FILE, first_line(error)) from error
         observer = _observer(folder, facts, model, device)
+        calibration = tensors["calibration"]
         return cls(facts, observer, scorers, combination, calibration, fitted.patch_heat, fitted.residual_heat)
 
 

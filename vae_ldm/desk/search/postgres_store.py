@@ -43,17 +43,22 @@ class PostgresIndex:
         self.name = f"{name} in {self._address}"
         self._connection = _connect(self._address)
         with _plainly(self._address, self.name):
-            found = _catalogue_row(self._connection, name)
+            try:
+                found = _catalogue_row(self._connection, name)
+            except (ValueError, RecursionError) as error:  # JSON that the server keeps and Python does not read
+                raise KIND.damaged(self.name, first_line(error)) from None
             if found is None:
                 raise DataError(f"{self.name}: no index of this name; make one with vae-ldm index build")
             self._register()
-        stored, space = KIND.checked(self.name, found[0]), bytes(found[1])
+        stored, space = KIND.checked(self.name, found[0]), found[1]
+        if not isinstance(space, bytes):
+            raise KIND.damaged(self.name, "its feature space is no bytes")
         self.facts = IndexFacts.from_json(self.name, stored)
         if "space" in stored and hashlib.sha256(space).hexdigest() != stored["space"]:
             raise KIND.damaged(self.name, "the digest of its feature space is another")
         try:
             self.space = FeatureSpace.from_tensors(self.facts.kind, load(space))
-        except (KeyError, SafetensorError) as error:
+        except (KeyError, ValueError, SafetensorError) as error:
             raise KIND.damaged(self.name, first_line(error)) from None
 
     @staticmethod
@@ -143,9 +148,14 @@ class PostgresIndex:
                 )
                 rows = self._run(statement, [query, query, k]).fetchall()
             yield sorted(
-                (Match(IndexedPhoto(*row[:-1]), row[-1]) for row in rows),
+                (self._match(*row) for row in rows),
                 key=lambda match: (-match.similarity, match.photo.key),
             )
+
+    def _match(self, *row: Any) -> Match:
+        """A row of the table that `search` has found. Raises DataError where it is not one that `add` has written."""
+        photo = dict(zip(_FIELDS, row, strict=False))
+        return KIND.typed(self.name, Match, {"photo": photo, "similarity": row[-1]})
 
     def _run(self, statement: str, values: Sequence[Any] = ()) -> Any:
         from psycopg import sql
