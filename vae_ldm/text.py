@@ -18,7 +18,16 @@ def duration(seconds: float) -> str:
 
 
 def shown(text: str) -> str:
-    r"""The text in one line that a terminal takes: what cannot be printed is escaped, a line feed as `\n`."""
+    r"""The text in one line that a terminal takes: what cannot be printed is escaped, a line feed as `\n`.
+
+    A byte of a path that is no UTF-8, which Python reads as `\udce9`, is shown as `\xe9`, as `data.names` has it.
+    """
     if text.isprintable():
         return text
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    return "".join(each if each.isprintable() else _escaped(each) for each in text)
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vae_ldm.choices import FeatureKind
-from vae_ldm.latent_space.stored_tensors import check_tensors
+from vae_ldm.latent_space.stored_tensors import check_lengths, check_tensors
 
 FEATURE_KINDS: tuple[FeatureKind, ...] = get_args(FeatureKind)
 Part = Literal["latents", "backbone"]
@@ -64,6 +64,7 @@ class Whitening:
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Whitened vectors [N, k]."""
+        check_lengths(self.mean, vectors)
         return (vectors - self.mean) @ self.projection.T
 
 

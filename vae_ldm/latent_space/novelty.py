@@ -13,7 +13,7 @@ from vae_ldm.choices import FeatureKind, ScoreName
 from vae_ldm.latent_space.distances import Mahalanobis, PixelNeighbours, mean_nearest
 from vae_ldm.latent_space.features import Part, Whitening, parts_of
 from vae_ldm.latent_space.patch_memory import PatchMemory
-from vae_ldm.latent_space.stored_tensors import Shape, check_tensors
+from vae_ldm.latent_space.stored_tensors import Shape, check_lengths, check_tensors
 
 SCORE_NAMES: tuple[ScoreName, ...] = get_args(ScoreName)
 SINGLE_SCORES = SCORE_NAMES[1:]
@@ -91,6 +91,7 @@ class Standardisation:
         return torch.cat(units, dim=1) / len(units) ** 0.5
 
     def _standardised(self, vectors: Mapping[Part, Tensor], part: Part) -> Tensor:
+        check_lengths(self.mean[part], vectors[part])
         return (vectors[part] - self.mean[part]) / self.deviation[part]
 
 

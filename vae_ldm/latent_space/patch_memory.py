@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vae_ldm.latent_space.stored_tensors import check_lengths
+
 
 def local_patches(maps: Sequence[Tensor]) -> Tensor:
     """What each place and its eight neighbours show, [B, C, h, w]: feature maps [B, c_i, h_i, w_i], averaged over 3 x 3
@@ -38,6 +40,7 @@ class PatchMemory:
 
     def __call__(self, patches: Tensor) -> Tensor:
         """Distances [B, P] of patches [B, P, C] to the nearest kept one, in standard deviations a channel."""
+        check_lengths(self.mean, patches)
         flat = ((patches - self.mean) / self.std).flatten(0, 1)
         nearest = torch.cat([torch.cdist(some, self.patches).amin(dim=1) for some in flat.split(4096)])
         return nearest.view(patches.shape[:2]) / patches.shape[2] ** 0.5

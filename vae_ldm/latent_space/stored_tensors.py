@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from vae_ldm.errors import DataError
+
 Shape = tuple[str | int, ...]
 """Lengths of a tensor; a name stands for one length, at least 1, in all shapes that are checked together."""
 
@@ -24,6 +26,15 @@ def check_tensors(
         if (tensors[name].dtype, found) != (dtype, expected):
             sizes = ", ".join(map(str, expected))
             raise ValueError(f"{name} is {_words(tensors[name].dtype)} {list(found)}, not {_words(dtype)} [{sizes}]")
+
+
+def check_lengths(stored: Tensor, seen: Tensor) -> None:
+    """Raise DataError where vectors [..., D] that a model gives are not as long as the stored one [D] of its file."""
+    if seen.shape[-1] != len(stored):
+        raise DataError(
+            f"this model gives vectors of {seen.shape[-1]:,} numbers, the stored ones have {len(stored):,}: they do "
+            "not belong together; make the file anew with this model"
+        )
 
 
 def _words(dtype: torch.dtype) -> str:

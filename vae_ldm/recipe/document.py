@@ -26,6 +26,7 @@ from ruamel.yaml.events import (
 )
 
 from vae_ldm.errors import RecipeError
+from vae_ldm.text import shown as printable
 
 KeyPath = tuple[str | int, ...]
 Scalar = str | int | float | bool | None
@@ -64,8 +65,7 @@ class Mistake(NamedTuple):
 
     def __str__(self) -> str:
         path = () if self.origin.override_path == self.path else self.path
-        line = ": ".join(filter(None, (_short(self.origin.label), _short(dotted(path)), self.text)))
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+        return printable(": ".join(filter(None, (_short(self.origin.label), _short(dotted(path)), self.text))))
 
 
 def _short(text: str) -> str:

@@ -1,6 +1,7 @@
 """Detectors from photos to verdicts, with a real autoencoder and a real backbone."""
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from typer.testing import CliRunner
@@ -354,6 +356,29 @@ def test_facts_that_are_none_are_one_line_even_in_a_detector_without_a_digest(by
     with pytest.raises(WeightsError, match=r"detector\.json: is damaged .*; fit the detector again") as caught:
         open_detector(detector)
     assert "\n" not in str(caught.value)
+
+
+def test_tensors_that_somebody_made_are_one_line_even_where_their_digest_is_right(by_latents, photos, tmp_path):
+    detector = by_latents(tmp_path / "detector")
+    whole = safetensors.torch.load((detector / "detector.safetensors").read_bytes())
+    short = {"mean.latents": 3, "deviation.latents": 3, "references": (len(whole["references"]), 3)}
+    short |= {"mahalanobis.mean": 3, "mahalanobis.whitener": (3, 3)}
+    for changed, message in (
+        ({"references": torch.zeros(3)}, r"detector\.safetensors: is damaged \(references is float32 \[3\], not"),
+        ({"calibration": torch.zeros(20, 3, dtype=torch.float64)}, r"is damaged \(calibration is float64 \[20, 3\]"),
+        ({"calibration": whole["calibration"].float()}, r"is damaged \(calibration is float32 \[20, 7\], not float64"),
+        ({"combination.center": torch.zeros(2, dtype=torch.float64)}, r"is damaged \(combination.center is"),
+        ({"memory.patches": whole["memory.patches"][:0]}, r"is damaged \(memory.patches is float32 \[0, "),
+        ({"pixels.projection": whole["pixels.projection"].long()}, r"is damaged \(pixels.projection is int64"),
+        ({name: torch.zeros(shape, dtype=whole[name].dtype) for name, shape in short.items()}, "belong together"),
+    ):
+        content = safetensors.torch.save({**whole, **changed})
+        (detector / "detector.safetensors").write_bytes(content)
+        facts = {**content_of_0_1_0(detector), "sha256": hashlib.sha256(content).hexdigest()}
+        (detector / "detector.json").write_text(json.dumps(facts))
+        with pytest.raises(VaeLdmError, match=message) as caught:
+            open_detector(detector).judge(photo_records(photos / "validation")[:1])
+        assert "\n" not in str(caught.value)
 
 
 def test_a_stored_name_is_never_looked_for_on_the_hub(by_latents, trained_run, tmp_path, monkeypatch):

@@ -1,15 +1,18 @@
 """The index in a real PostgreSQL with pgvector, started for these tests."""
 
 import dataclasses
+import hashlib
+import json
 import threading
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from tests.postgres import postgres_server
 from vae_ldm.desk.search import postgres_store
 from vae_ldm.desk.search.postgres_store import PostgresIndex
-from vae_ldm.desk.search.store import IndexedPhoto
+from vae_ldm.desk.search.store import KIND, IndexedPhoto
 from vae_ldm.errors import DataError, RunError, VaeLdmError
 
 
@@ -100,6 +103,32 @@ def test_a_name_that_is_none_is_refused_before_it_reaches_the_server(url, name, 
     ):
         with pytest.raises(VaeLdmError, match="is no name for an index"):
             call()
+
+
+def test_rows_that_somebody_made_are_one_line(store, url, photos, vectors):
+    store.add(photos, vectors)
+    name = store.name.split()[0]
+    run = store._connection.execute
+    run(f"ALTER TABLE vae_ldm_index_{name} ALTER COLUMN label TYPE bytea USING 'x'::bytea")
+    with pytest.raises(DataError, match=r"is damaged .*; restore it, or delete it and build the index anew"):
+        ids(store, vectors[:1])
+    facts = run("SELECT facts FROM vae_ldm_indexes WHERE name = %s", [name]).fetchone()[0]
+    for changed in (
+        {"latents.projection": torch.zeros(3)},
+        {"latents.projection": store.space.tensors()["latents.projection"].half()},
+        {"latents.share": torch.zeros(2, dtype=torch.float64)},
+    ):
+        space = save({**store.space.tensors(), **changed})
+        content = {key: value for key, value in facts.items() if key != "digest"}
+        sealed = json.dumps(KIND.sealed({**content, "space": hashlib.sha256(space).hexdigest()}))
+        run("UPDATE vae_ldm_indexes SET facts = %s, space = %s WHERE name = %s", [sealed, space, name])
+        with pytest.raises(DataError, match=r"is damaged \(latents.* is .*; restore it") as caught:
+            PostgresIndex(url, name)
+        assert "\n" not in str(caught.value)
+    huge = '{"format": ' + "9" * 5000 + "}"
+    run("UPDATE vae_ldm_indexes SET facts = %s WHERE name = %s", [huge, name])
+    with pytest.raises(DataError, match="is damaged"):
+        PostgresIndex(url, name)
 
 
 def test_absent_taken_and_unreachable_are_one_line_without_the_password(url, store, facts, space):

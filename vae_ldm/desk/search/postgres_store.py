@@ -155,7 +155,10 @@ class PostgresIndex:
     def _match(self, *row: Any) -> Match:
         """A row of the table that `search` has found. Raises DataError where it is not one that `add` has written."""
         photo = dict(zip(_FIELDS, row, strict=False))
-        return KIND.typed(self.name, Match, {"photo": photo, "similarity": row[-1]})
+        try:
+            return KIND.typed(self.name, Match, {"photo": photo, "similarity": row[-1]})
+        except TypeError as error:  # a column of a type that JSON has not
+            raise KIND.damaged(self.name, first_line(error)) from None
 
     def _run(self, statement: str, values: Sequence[Any] = ()) -> Any:
         from psycopg import sql
