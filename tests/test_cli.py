@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -297,6 +298,11 @@ def test_lesson(run, implementation, tmp_path):
         (OSError(errno.ENOSPC, "No space left on device", "x.ckpt"), 1, "error: x.ckpt: No space left on device\n"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "error: No space left on device\n"),
         (OSError("cannot connect"), 1, "error: cannot connect\n"),
+        (
+            shutil.Error([("run/a", "out/a", "[Errno 28] No space left on device: 'run/a' -> 'out/a'")]),
+            1,
+            "error: out/a: No space left on device\n",
+        ),
         (KeyboardInterrupt(), 130, "stopped\n"),
     ],
 )

@@ -125,6 +125,11 @@ def test_a_cut_off_file_is_one_line(folder):
     assert f"{WEIGHTS}: is damaged, or no safetensors file" in refusal(folder)
 
 
+def test_a_sound_file_below_a_path_that_is_not_utf8_is_not_called_damaged(folder, tmp_path):
+    odd = folder.rename(tmp_path / "caf\udce9")
+    assert refusal(odd) == f"{odd / WEIGHTS}: safetensors only opens paths that are UTF-8; rename the folder"
+
+
 def test_no_weights_no_config_and_no_folder(folder, tmp_path):
     assert "no such folder" in refusal(tmp_path / "absent")
     (folder / WEIGHTS).unlink()

@@ -1,6 +1,7 @@
 """How a command ends: signals and expected errors become one line and an exit code."""
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -110,6 +111,9 @@ def _is_our_bug(error: BaseException) -> bool:
 
 
 def _message(error: BaseException) -> str:
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):  # of copytree: one for each file
+        _, place, why = error.args[0][0]
+        return f"{place}: {why.partition('] ')[2].partition(': ')[0] or why}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     if isinstance(error, VaeLdmError) or not isinstance(error, ValueError):

@@ -58,7 +58,17 @@ def tensors_in(file: Path) -> dict[str, Tensor]:
                 for name, part in slices.items()
             }
     except (SafetensorError, OSError) as error:
+        if _is_no_utf8(file):
+            raise WeightsError(f"{file}: safetensors only opens paths that are UTF-8; rename the folder") from error
         raise WeightsError(f"{file}: is damaged, or no safetensors file ({error})") from error
+
+
+def _is_no_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def check_numbers(network: nn.Module, where: object) -> None:
