@@ -232,9 +232,10 @@ def in_sentences(results: Sequence[AutoencoderResult]) -> str:
 
 def _doubt(lead: Tensor) -> str:
     """What is to be said behind a lead in dB, [N], that chance may have made."""
-    if len(lead) < MIN_PHOTOS:
+    interval = bootstrap_interval(lead) if len(lead) >= MIN_PHOTOS else None
+    if interval is None:
         return "; these are too few photos to tell that from chance"
-    return ", which is within chance" if bootstrap_interval(lead).low <= 0 else ""
+    return ", which is within chance" if interval.low <= 0 else ""
 
 
 def _advice(psnr: float, linear_psnr: float) -> str:
