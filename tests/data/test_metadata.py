@@ -47,7 +47,7 @@ _ROW = '{"file_name": "0.png", "text": "a tin"}\n'
         (
             "metadata.jsonl",
             b'{"file_name": "0.png", "x": ' + b"9" * 5000 + b"}",
-            "line 1: holds a number of too many digits; write it as text, in quotes",
+            "line 1: holds a number with too many digits; write it as text, in quotes",
         ),
         ("metadata.jsonl", b'{"file_name": "\\ud800.png", "label": "y"}', r"line 1: no file can be named \\ud800.png"),
         ("metadata.jsonl", b"[1]", "line 1: a row must be an object"),

@@ -27,7 +27,7 @@ def test_a_step_that_fails_because_its_helpers_were_stopped_too_is_a_stop(make_r
     error, line = (
         (
             StoppedError,
-            r"^stopped by SIGTERM in mid-step; nothing of the stage autoencoder is saved yet, so repeat the command to",
+            r"^stopped by SIGTERM in the middle of a step; nothing of the stage autoencoder is saved yet, so repeat",
         )
         if asked
         else (RuntimeError, r"g\+\+ was killed")

@@ -116,7 +116,7 @@ def in_words(result: RateDistortion, kept_codecs: Sequence[str], target_psnr: fl
         )
     finest = result.latents.psnr[-1]
     said.append(
-        f"However fine the step, the autoencoder keeps {finest.mean():.1f} dB in the mean; beyond that codecs go on."
+        f"However fine the step, the autoencoder reaches {finest.mean():.1f} dB on average; only codecs go beyond that."
     )
     targets = target_rows(result, kept_codecs)
     if targets:

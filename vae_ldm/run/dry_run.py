@@ -177,10 +177,10 @@ def _steps(total: int, done: int) -> str:
 def _count(preview: Preview) -> str:
     train, validation = preview.num_train, preview.num_validation
     if train is None:
-        return "as many pictures as the data set has"
-    return counted(train, "picture") + (
-        f" to train on, {validation} to judge by" if validation else ", a part of them held out"
-    )
+        return "an unknown number of pictures"
+    if not validation:
+        return f"{counted(train, 'picture')}, some of which are held out"
+    return f"{train:,} training and {counted(validation, 'validation picture')}"
 
 
 def _millions(module: nn.Module) -> str:

@@ -71,8 +71,9 @@ def _keep_better(session: Session, num_samples: int) -> None:
         drawn = max((timing["num_images"] for timing in timings if timing["stage"] == _SAMPLING), default=0)
         if drawn > num_samples:
             raise VaeLdmError(
-                f"{session.run.path}: its measurements and grids are of {counted(drawn, 'sample')}, and are kept: "
-                f"{num_samples:,} are fewer; ask for as many with --num-samples {drawn}, or replace them with --replace"
+                f"{session.run.path}: its measurements and grids are of {counted(drawn, 'sample')}, and those of "
+                f"{num_samples:,} would replace them; measure as many with --num-samples {drawn}, or allow that with "
+                "--replace"
             )
 
 
