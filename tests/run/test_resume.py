@@ -161,27 +161,24 @@ def test_prompts_stay_as_long_as_the_run_was_begun_with(trained_run, make_recipe
     assert_same_run(trained_run, RunFolder(tmp_path / "nano"), "diffusion")
 
 
-def test_training_may_be_prolonged_while_under_way(make_recipe, tmp_path):
+@pytest.mark.parametrize(
+    ("max_steps", "num_steps", "num_images"),
+    [
+        (8, 8, 64),  # a constant rate and no discriminator's start that moves: the longer run is the same up to here
+        (3, 4, 32),  # it has done enough already, and ends with what it has
+    ],
+)
+def test_training_may_be_prolonged_or_shortened_while_under_way(
+    make_recipe, tmp_path, max_steps, num_steps, num_images
+):
     with pytest.MonkeyPatch.context() as patch:
         stop_at_batch(patch, manual=True, batch=9)
         with pytest.raises(Stop):
             train_run(make_recipe(diffusion=None))
-    # A constant rate and no discriminator's start that moves: the longer run is the same up to here.
-    train_run(make_recipe(diffusion=None, autoencoder__trainer__max_steps=8))
+    train_run(make_recipe(diffusion=None, autoencoder__trainer__max_steps=max_steps))
     facts = RunFolder(tmp_path / "nano").finished("autoencoder")
     assert facts is not None
-    assert (facts["num_steps"], facts["num_images"]) == (8, 64)
-
-
-def test_training_that_has_done_enough_already_ends_with_what_it_has(make_recipe, tmp_path):
-    with pytest.MonkeyPatch.context() as patch:
-        stop_at_batch(patch, manual=True, batch=9)
-        with pytest.raises(Stop):
-            train_run(make_recipe(diffusion=None))
-    train_run(make_recipe(diffusion=None, autoencoder__trainer__max_steps=3))
-    facts = RunFolder(tmp_path / "nano").finished("autoencoder")
-    assert facts is not None
-    assert (facts["num_steps"], facts["num_images"]) == (4, 32)
+    assert (facts["num_steps"], facts["num_images"]) == (num_steps, num_images)
 
 
 def test_checkpoints_do_not_pile_up_over_stops(make_recipe, tmp_path):
