@@ -61,4 +61,4 @@ def test_captions_that_are_cut_are_counted(make_recipe, tmp_path, capsys):
     }
     train_run(make_recipe(data=data, diffusion=stage))
     said = " ".join(capsys.readouterr().err.split())
-    assert re.search(r"diffusion: [1-6] of \d+ captions are cut at 5 tokens; the longest has 7", said)
+    assert re.search(r"diffusion: [1-6] of \d+ captions are cut off at 5 tokens; the longest has 7", said)

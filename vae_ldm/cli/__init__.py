@@ -258,7 +258,7 @@ def pull(
     repository: RepositoryArgument,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write a copy here; by default only into the cache.", callback=paths.any_path),
+        typer.Option(metavar="DIR", help="Write a copy here, besides that in the cache.", callback=paths.any_path),
     ] = None,
     revision: Annotated[str | None, typer.Option(metavar="REV", help="A branch, a tag or a commit.")] = None,
 ) -> None:

@@ -75,7 +75,7 @@ def score(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="A new folder for pictures of where each photo departs.",
+            help="A new folder for pictures that show where each photo is unusual.",
             callback=paths.new_folder,
         ),
     ] = None,

@@ -150,7 +150,7 @@ def output_folder(folder: Path) -> Path:
 
 
 def output_folder_or_none(folder: Path | None) -> Path | None:
-    """As `output_folder`, of an option that may be left out."""
+    """`output_folder` for an option that may be left out."""
     return None if folder is None else output_folder(folder)
 
 

@@ -9,7 +9,7 @@ from vae_ldm.data.decoding_ahead import Transform
 
 @dataclass(frozen=True)
 class PictureSettings:
-    """What decides the pictures, prompts and splits that become of the photos of a source."""
+    """The settings that decide which pictures, prompts and splits are made of a source's photos."""
 
     image_size: tuple[int, int]
     """Height and width in px."""
@@ -26,7 +26,7 @@ class PictureSettings:
 
     @property
     def transform(self) -> Transform:
-        """What makes a photo the pixels of a picture."""
+        """What turns a photo into pixels."""
         return Transform(self.image_size, self.channels, self.resize, self.max_pixels)
 
     def as_stored(self) -> dict[str, Any]:

@@ -101,8 +101,9 @@ def in_words(result: RateDistortion, kept_codecs: Sequence[str], target_psnr: fl
         ends = list(dict.fromkeys(f"{row.psnr:.1f}" for row in (won[0], won[-1])))
         span = f"from {ends[0]} to {ends[1]} dB" if len(ends) > 1 else f"at {ends[0]} dB"
         said.append(
-            f"Latents take fewer bytes than JPEG, WebP and AVIF at equal PSNR {span}; most at {best.psnr:.1f} dB: "
-            f"{best.num_bytes[LATENTS]:,.0f} bytes a photo against {best.num_bytes[rival]:,.0f} of {rival}"
+            f"Latents take fewer bytes than JPEG, WebP and AVIF at equal PSNR {span}; they save most at "
+            f"{best.psnr:.1f} dB: {best.num_bytes[LATENTS]:,.0f} bytes a photo against "
+            f"{best.num_bytes[rival]:,.0f} of {rival}"
             f"{_at_lowest(best, rival)}."
         )
     lost = [row for row in rows if row.best != LATENTS]

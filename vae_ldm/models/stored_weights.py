@@ -58,7 +58,7 @@ def tensors_in(file: Path) -> dict[str, Tensor]:
                 for name, part in slices.items()
             }
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{file}: is damaged, or no safetensors file ({error})") from error
+        raise WeightsError(f"{file}: is damaged, or not a safetensors file ({error})") from error
 
 
 def check_numbers(network: nn.Module, where: object) -> None:

@@ -94,7 +94,7 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
     run, recipe = session.run, session.recipe
     train, validation = session.pictures.train, session.pictures.validation
     run.samples.mkdir(exist_ok=True)
-    session.say(f"evaluation: features of {counted(len(train), 'training picture')}, and a probe classifier of them")
+    session.say(f"evaluation: features of {counted(len(train), 'training picture')}, and a probe classifier on them")
     start = time.perf_counter()
     features = build_features(settings.features).to(session.device)
     probe = None
