@@ -122,7 +122,7 @@ def test_a_pickle_beside_safetensors_is_not_looked_at(folder):
 def test_a_cut_off_file_is_one_line(folder):
     content = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
-    assert f"{WEIGHTS}: is damaged, or no safetensors file" in refusal(folder)
+    assert f"{WEIGHTS}: is damaged, or not a safetensors file" in refusal(folder)
 
 
 def test_no_weights_no_config_and_no_folder(folder, tmp_path):
