@@ -645,7 +645,7 @@ def test_a_stored_name_is_never_looked_for_on_the_hub(photos, tmp_path, model, m
     asked = []
     monkeypatch.setattr(weights, "download", lambda name, **_: asked.append(name))
     result = command("extract", path, "--out", tmp_path / "out")
-    one_line_error(result, 2, "evil/tracker is no folder of this machine", "--model evil/tracker")
+    one_line_error(result, 2, "evil/tracker is no folder on this machine", "--model evil/tracker")
     assert not asked
     assert extract(path, out=tmp_path / "out", model=model) == 8
 

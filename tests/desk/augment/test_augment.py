@@ -396,7 +396,7 @@ def test_classes_that_cannot_be_judged_are_named_and_the_others_are(drawn, photo
     assert f"8 photos of classes that are not judged left out: {CLASS_NAMES[-1]}, zebra" in said.err
 
     shutil.rmtree(judged / "validation" / CLASSES[0])
-    with pytest.raises(DataError, match=f"at least 2 classes are needed .* there is 1 \\({CLASSES[1]}\\): put some"):
+    with pytest.raises(DataError, match=f"at least 2 classes must have .* there is 1 \\({CLASSES[1]}\\): put some"):
         prove_augmentation(judged, synthetic, out=tmp_path / "q.html")
 
 

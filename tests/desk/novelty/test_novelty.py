@@ -340,7 +340,7 @@ def test_a_stored_name_is_never_looked_for_on_the_hub(by_latents, trained_run, t
     monkeypatch.setattr(weights, "download", lambda name, **_: asked.append(name))
     content = {**content_of_0_1_0(detector), "model": "evil/tracker"}
     (detector / "detector.json").write_text(json.dumps(content))
-    with pytest.raises(WeightsError, match=r"evil/tracker is no folder of this machine.*--model evil/tracker"):
+    with pytest.raises(WeightsError, match=r"evil/tracker is no folder on this machine.*--model evil/tracker"):
         open_detector(detector)
     assert not asked
     open_detector(detector, model=str(trained_run.path))
