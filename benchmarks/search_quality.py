@@ -63,13 +63,14 @@ def macro(values: Tensor, classes: Tensor) -> str:
     """The mean of the classes' means, with its interval."""
     counts = torch.bincount(classes)[classes].double()
     weighed = values * len(values) / counts / len(classes.unique())
-    low, high = bootstrap_interval(weighed)
-    return f"{weighed.mean():.3f} [{low:.3f}, {high:.3f}]"
+    return plain(weighed)
 
 
 def plain(values: Tensor) -> str:
-    low, high = bootstrap_interval(values)
-    return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
+    """The mean of values [N], with its interval where there are several."""
+    interval = bootstrap_interval(values)
+    ends = "" if interval is None else f" [{interval.low:.3f}, {interval.high:.3f}]"
+    return f"{values.mean():.3f}{ends}"
 
 
 def limited(records: list[Record], limit: int) -> list[Record]:

@@ -64,3 +64,19 @@ def test_a_wheel_holds_every_room_and_every_template():
     for template in (ROOT / "vae_ldm").rglob("*.jinja"):
         room = ".".join(template.parent.relative_to(ROOT).parts)
         assert any(template.match(pattern) for pattern in listed["package-data"].get(room, [])), template
+
+
+def test_no_test_file_imports_another():
+    """What several tests need lies in a conftest or in tests/support."""
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    tests = {file.stem for file in files if file.stem.startswith("test_")}
+    assert len(tests) > 100
+    found = []
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                origin = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+                named = {part for name in (origin, *(alias.name for alias in node.names)) for part in name.split(".")}
+                if named & tests:
+                    found.append(f"{file.relative_to(ROOT)}:{node.lineno}")
+    assert found == []

@@ -1,6 +1,7 @@
 """The pages of docs/ and of the root name what there is, and their pictures are small."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,12 @@ def test_the_files_that_a_page_names_exist(page):
     """All but the log's, whose files were there on its days; NAME stands for a new file's name."""
     named = re.findall(r"`((?:vae_ldm|tests|benchmarks|recipes)/[\w./]+\.\w+)`", page.read_text(encoding="utf-8"))
     assert [name for name in named if "NAME" not in name and not (ROOT / name).exists()] == []
+
+
+def test_the_newest_entry_of_the_changelog_is_this_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    newest = re.findall(r"^## (\S+), \d{4}-\d{2}-\d{2}$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)[0]
+    assert newest == version
 
 
 def test_no_page_indents_a_command_where_a_fence_gives_a_copy_button():

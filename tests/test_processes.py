@@ -184,7 +184,7 @@ def test_a_run_begun_on_two_processes_goes_on_alone_and_says_what_that_means(mak
     assert places == [(0, 2), (1, 2)]
     train_run(recipe)
     said = capsys.readouterr().err
-    assert "written by 2 processes, read by 1" in said
+    assert "was written by 2 processes and is read by 1;" in said
     assert "not be bit-identical" in said
     facts = RunFolder(tmp_path / "nano").finished("autoencoder")
     assert facts is not None

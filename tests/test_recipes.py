@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.models.test_text_encoder import save_clip
 from tests.run.start_points import SD, save_autoencoder, save_stable_diffusion
+from tests.support.small_networks import save_clip
 from vae_ldm.models.lora import LORA_FILE
 from vae_ldm.recipe import Recipe, parts, read_recipe
 from vae_ldm.run.stages import train_run

@@ -57,6 +57,6 @@ MAX_SEED = 2**62
 MAX_DENOISING_STEPS = 1000
 """The number of noise levels in training."""
 MAX_GUIDANCE_SCALE = 1000
-"""Far above what any picture gains by; without an end the latents overflow, and the picture is black."""
+"""Far more guidance than improves any picture; without a bound the latents overflow, and the picture is black."""
 MAX_DRAWN = 1_000_000
 """The most pictures that are drawn at once, of a class or of a run."""

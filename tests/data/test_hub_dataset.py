@@ -11,6 +11,7 @@ from PIL import Image
 
 from vae_ldm.data.hub_dataset import HubDatasetSource
 from vae_ldm.data.picture_cache import load_pictures
+from vae_ldm.data.picture_settings import PictureSettings
 from vae_ldm.errors import DataError
 
 datasets = pytest.importorskip("datasets")
@@ -51,8 +52,8 @@ def parquet(tmp_path: Path) -> Path:
 
 def test_parquet(parquet: Path, tmp_path: Path) -> None:
     source = HubDatasetSource(str(parquet), validation_split="test", label_column="label", caption_column="words")
-    options = {"image_size": (16, 16), "max_unreadable_share": 0.2}
-    splits = load_pictures(source, tmp_path / "pictures", **options)
+    settings = PictureSettings((16, 16), max_unreadable_share=0.2)
+    splits = load_pictures(source, tmp_path / "pictures", settings)
     assert splits.train.ids == ["train/0", "train/1", "train/2", "train/4", "train/5"]
     assert splits.train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 4, 5]
     assert splits.train.labels.tolist() == [0, 1, 0, 0, 1]
@@ -80,7 +81,7 @@ def test_a_row_that_names_a_file_outside_the_data_set_is_not_read(tmp_path: Path
         file.write_bytes(_png(9))
     through = tmp_path / "shards" / ".." / "private.png"
     source = _named_files(tmp_path / "shards", private, own, own, through)
-    splits = load_pictures(source, tmp_path / "pictures", image_size=(16, 16), max_unreadable_share=0.5)
+    splits = load_pictures(source, tmp_path / "pictures", PictureSettings((16, 16), max_unreadable_share=0.5))
     reason = "its row names a file outside the data set; only pictures inside the data set are read"
     assert splits.unreadable == [f"train/0: {reason}", f"train/3: {reason}"]
     assert sorted(splits.train.ids + splits.validation.ids) == ["train/1", "train/2"]
@@ -89,10 +90,10 @@ def test_a_row_that_names_a_file_outside_the_data_set_is_not_read(tmp_path: Path
 def test_nothing_is_loaded_when_the_cache_is_there(
     parquet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"image_size": (16, 16), "max_unreadable_share": 0.2}
-    first = load_pictures(HubDatasetSource(str(parquet)), tmp_path / "pictures", **options)
+    settings = PictureSettings((16, 16), max_unreadable_share=0.2)
+    first = load_pictures(HubDatasetSource(str(parquet)), tmp_path / "pictures", settings)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("loaded again"))
-    assert load_pictures(HubDatasetSource(str(parquet)), tmp_path / "pictures", **options).key == first.key
+    assert load_pictures(HubDatasetSource(str(parquet)), tmp_path / "pictures", settings).key == first.key
 
 
 def test_numbers_as_labels_and_a_limit(parquet: Path) -> None:
@@ -119,7 +120,7 @@ def test_webdataset_with_a_nested_column(tmp_path: Path) -> None:
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
     source = HubDatasetSource(str(tmp_path / "shards"), image_column="png", label_column="json.kind")
-    splits = load_pictures(source, tmp_path / "pictures", image_size=(16, 16))
+    splits = load_pictures(source, tmp_path / "pictures", PictureSettings((16, 16)))
     found = dict(zip(splits.train.ids, splits.train.labels.tolist(), strict=True))
     found.update(zip(splits.validation.ids, splits.validation.labels.tolist(), strict=True))
     assert found == {f"train/picture{n}": n % 2 for n in range(4)}

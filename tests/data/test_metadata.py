@@ -9,6 +9,7 @@ from PIL import Image
 from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.data.picture_cache import load_pictures
+from vae_ldm.data.picture_settings import PictureSettings
 from vae_ldm.errors import DataError
 
 
@@ -46,7 +47,7 @@ _ROW = '{"file_name": "0.png", "text": "a tin"}\n'
         (
             "metadata.jsonl",
             b'{"file_name": "0.png", "x": ' + b"9" * 5000 + b"}",
-            "line 1: holds a number of too many digits; write it as text, in quotes",
+            "line 1: holds a number with too many digits; write it as text, in quotes",
         ),
         ("metadata.jsonl", b'{"file_name": "\\ud800.png", "label": "y"}', r"line 1: no file can be named \\ud800.png"),
         ("metadata.jsonl", b"[1]", "line 1: a row must be an object"),
@@ -106,8 +107,8 @@ def test_one_bad_caption_or_label_is_that_photos_line(photos: Path, field: str, 
     rows = [f'{{"file_name": "{number}.png", "caption": "fine"}}' for number in range(4)]
     rows[1] = f'{{"file_name": "1.png", {field}}}'
     (photos / "metadata.jsonl").write_text("\n".join(rows))
-    options = {"image_size": (16, 16), "max_unreadable_share": 0.5}
-    splits = load_pictures(ImageFolderSource(photos), photos / "run" / "pictures", **options)
+    settings = PictureSettings((16, 16), max_unreadable_share=0.5)
+    splits = load_pictures(ImageFolderSource(photos), photos / "run" / "pictures", settings)
     assert splits.unreadable == [line]
     assert sorted(splits.train.ids + splits.validation.ids) == ["0.png", "2.png", "3.png"]
 
@@ -116,7 +117,7 @@ def test_captions_that_are_numbers_end_before_anything_is_trained(photos: Path) 
     rows = [json.dumps({"file_name": f"{number}.png", "text": number}) for number in range(1, 4)]
     (photos / "metadata.jsonl").write_text("\n".join(rows))
     with pytest.raises(DataError, match=r"0 of 3 pictures .* can be used \(1.png: its caption is 1, not text"):
-        load_pictures(ImageFolderSource(photos), photos / "run" / "pictures", image_size=(16, 16))
+        load_pictures(ImageFolderSource(photos), photos / "run" / "pictures", PictureSettings((16, 16)))
 
 
 def test_columns_that_nothing_uses_may_hold_anything(photos: Path) -> None:

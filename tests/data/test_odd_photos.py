@@ -22,6 +22,7 @@ from vae_ldm.data.names import as_bytes, as_text
 from vae_ldm.data.photo_sample import sample_photos
 from vae_ldm.data.photo_stream import decoded_batches, photo_records
 from vae_ldm.data.picture_cache import load_pictures
+from vae_ldm.data.picture_settings import PictureSettings
 from vae_ldm.data.unreadable import Unreadable
 from vae_ldm.errors import DataError, ManyUnreadableError
 from vae_ldm.text import shown
@@ -95,8 +96,7 @@ def test_what_is_left_out_is_told_once(tmp_path: Path, caplog: pytest.LogCapture
 def test_training_uses_or_lists_each(odd: OddPhotos, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = ImageFolderSource(odd.path)
     assert source.num_records("train") == len(odd.readable) + len(odd.unreadable)
-    options = {"image_size": (16, 16)}
-    splits = load_pictures(source, tmp_path / "pictures", **options, max_unreadable_share=0.5)
+    splits = load_pictures(source, tmp_path / "pictures", PictureSettings((16, 16), max_unreadable_share=0.5))
     assert sorted(splits.train.ids + splits.validation.ids) == _texts(odd.readable)
     assert sorted(line.split(": ")[0] for line in splits.unreadable) == sorted(odd.unreadable)
     assert splits.trained_classes == [0, 1, 2, 3]
@@ -106,7 +106,7 @@ def test_training_uses_or_lists_each(odd: OddPhotos, tmp_path: Path, caplog: pyt
     assert any("1 picture with a colour profile other than sRGB" in message for message in messages)
     assert f"left out {len(odd.unreadable) - 5} more" in messages
     with pytest.raises(DataError, match=r"more than max_unreadable_share 0\.01"):
-        load_pictures(source, tmp_path / "pictures", **options)
+        load_pictures(source, tmp_path / "pictures", PictureSettings((16, 16)))
 
 
 def test_a_sample_counts_what_it_cannot_read(odd: OddPhotos) -> None:
@@ -219,5 +219,5 @@ def test_sixteen_bits_of_which_few_are_used_are_told(tmp_path: Path, caplog: pyt
     for number in range(4):
         values = np.linspace(7000, 9000, 256, dtype=np.uint16).reshape(16, 16) + number
         Image.fromarray(values).save(tmp_path / f"{number}.tif")
-    load_pictures(ImageFolderSource(tmp_path), tmp_path / "run" / "pictures", image_size=(16, 16))
+    load_pictures(ImageFolderSource(tmp_path), tmp_path / "run" / "pictures", PictureSettings((16, 16)))
     assert "4 pictures of 16 bits: a typical one uses 9 of the 256 levels of 8 bits" in caplog.text

@@ -13,7 +13,8 @@ from PIL import Image
 
 from vae_ldm.data import decoding_ahead
 from vae_ldm.data.image_folder import ImageFolderSource
-from vae_ldm.data.picture_cache import class_caption, inspect_pictures, load_pictures
+from vae_ldm.data.picture_cache import Progress, class_caption, inspect_pictures, load_pictures
+from vae_ldm.data.picture_settings import PictureSettings
 from vae_ldm.data.picture_writer import PicturesWriter
 from vae_ldm.data.pictures import PictureSplits
 from vae_ldm.data.sources import Record, RenderedClaimsSource
@@ -55,8 +56,9 @@ def _color(name: str, **about: str) -> Record:
     return Record(name, Image.new("RGB", (12, 8), (1, 2, 3)), **about)
 
 
-def _load(source: object, folder: Path, **options: object) -> PictureSplits:
-    return load_pictures(source, folder / "pictures", **{"image_size": SIZE, **options})
+def _load(source: object, folder: Path, progress: Progress | None = None, **options: object) -> PictureSplits:
+    settings = PictureSettings(**{"image_size": SIZE, **options})
+    return load_pictures(source, folder / "pictures", settings, progress=progress)
 
 
 def test_arrays_labels_captions_and_ids(tmp_path: Path) -> None:
@@ -223,10 +225,11 @@ import errno
 from pathlib import Path
 from PIL import Image
 from vae_ldm.data.picture_cache import load_pictures
+from vae_ldm.data.picture_settings import PictureSettings
 from vae_ldm.data.sources import RenderedClaimsSource
 source = RenderedClaimsSource(num_train=100, num_validation=10, image_size=(64, 64))
 try:
-    load_pictures(source, Path("{tmp_path}/pictures"), image_size=(64, 64))
+    load_pictures(source, Path("{tmp_path}/pictures"), PictureSettings((64, 64)))
 except OSError as error:
     assert error.errno == errno.ENOSPC, error
     assert list(Path("{tmp_path}").iterdir()) == []
@@ -319,24 +322,24 @@ def test_inspect_reads_only_a_few(tmp_path: Path) -> None:
 
     source = _Listed([_grey(str(n)) for n in range(100)])
     source.records = lambda split: records()  # type: ignore[method-assign]
-    preview = inspect_pictures(source, num_pictures=3, image_size=SIZE)
+    preview = inspect_pictures(source, PictureSettings(SIZE), num_pictures=3)
     assert preview.pictures.images.shape == (2, *SIZE, 3)
     assert preview.pictures.captions == ["a photo of x", ""]
     assert preview.pictures.labels.tolist() == [0, -1]
     assert preview.unreadable == ["bad: not a picture, or of a format that is not supported"]
     assert (preview.num_train, preview.num_validation) == (90, 10)
     with pytest.raises(DataError, match="0 of 1 picture in"):
-        inspect_pictures(_Listed([Record("bad", b"text")]), image_size=SIZE)
+        inspect_pictures(_Listed([Record("bad", b"text")]), PictureSettings(SIZE))
 
 
 def test_rendered_claims_as_a_source(tmp_path: Path) -> None:
     source = RenderedClaimsSource(num_train=20, num_validation=13, image_size=(16, 16))
-    splits = load_pictures(source, tmp_path / "pictures", image_size=(16, 16))
+    splits = load_pictures(source, tmp_path / "pictures", PictureSettings((16, 16)))
     assert splits.train.images.shape == (20, 16, 16, 3)
     assert splits.validation.labels.tolist() == list(range(13))
     assert splits.train.class_names == list(source.class_names)
     assert all(splits.train.captions)
     images = np.concatenate([splits.train.images, splits.validation.images]).reshape(33, -1)
     assert len(np.unique(images, axis=0)) == 33
-    again = load_pictures(source, tmp_path / "again", image_size=(16, 16))
+    again = load_pictures(source, tmp_path / "again", PictureSettings((16, 16)))
     assert np.array_equal(again.train.images, splits.train.images)

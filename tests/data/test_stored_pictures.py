@@ -13,6 +13,7 @@ from PIL import Image
 from vae_ldm.data.held_out import is_held_out, misplaced
 from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.picture_cache import cached_pictures, load_pictures
+from vae_ldm.data.picture_settings import PictureSettings
 from vae_ldm.data.pictures import PictureSplits, open_pictures
 from vae_ldm.data.sources import Record
 from vae_ldm.data.stored_pictures import DamagedPicturesError
@@ -49,7 +50,7 @@ class _Listed:
 
 
 def _load(source: _Listed, folder: Path, **options: object) -> PictureSplits:
-    return load_pictures(source, folder, **{"image_size": SIZE, **options})
+    return load_pictures(source, folder, PictureSettings(SIZE, **options))
 
 
 @pytest.fixture
@@ -113,15 +114,15 @@ def test_a_cache_of_a_newer_version_is_refused_and_kept(cache: Path) -> None:
 
 def test_no_cache_is_none(tmp_path: Path) -> None:
     assert open_pictures(tmp_path) is None
-    assert cached_pictures(tmp_path, image_size=SIZE) is None
+    assert cached_pictures(tmp_path, PictureSettings(SIZE)) is None
 
 
 def test_a_cache_serves_without_its_source_under_the_same_settings(cache: Path) -> None:
-    assert len(cached_pictures(cache, image_size=SIZE).train) > 500
-    assert cached_pictures(cache, image_size=SIZE, resize="pad") is None
-    assert cached_pictures(OLD / "one_split", image_size=SIZE) is not None
-    assert cached_pictures(OLD / "one_split", image_size=(8, 8)) is None
-    assert cached_pictures(OLD / "one_split", image_size=SIZE, channels=3) is None
+    assert len(cached_pictures(cache, PictureSettings(SIZE)).train) > 500
+    assert cached_pictures(cache, PictureSettings(SIZE, resize="pad")) is None
+    assert cached_pictures(OLD / "one_split", PictureSettings(SIZE)) is not None
+    assert cached_pictures(OLD / "one_split", PictureSettings((8, 8))) is None
+    assert cached_pictures(OLD / "one_split", PictureSettings(SIZE, channels=3)) is None
 
 
 _OLD_LABELS = {f"{n}.png": "jar" if n in (1, 2) else "tin" if n < 4 else "box" for n in range(8)}
@@ -164,7 +165,7 @@ def test_the_same_bytes_are_the_same_pictures_whenever_they_were_written(tmp_pat
         Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / f"{number}.png")
 
     def load() -> str:
-        return load_pictures(ImageFolderSource(tmp_path), tmp_path / "run" / "pictures", image_size=(16, 16)).key
+        return load_pictures(ImageFolderSource(tmp_path), tmp_path / "run" / "pictures", PictureSettings((16, 16))).key
 
     before = load()
     os.utime(tmp_path / "0.png", (1, 1))

@@ -173,7 +173,7 @@ def test_duplicates_are_counted_where_they_matter(features: VisionFeatures, spli
     found = by_name(evaluate_samples(train.images[:40], None, train, mixed, features=features).measurements)
     for name in ("memorised_EffLite0", "copies_in_pixels"):
         assert found[name].value == 100
-        assert "3 of 43 validation pictures are training pictures as well and set no bar" in found[name].features
+        assert "3 of 43 validation pictures are also training pictures and are left out" in found[name].features
     assert found["copies_in_pixels"].reference < 10, "of those that are new"
 
 

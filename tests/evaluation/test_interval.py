@@ -17,6 +17,7 @@ def test_the_bootstrap_agrees_with_the_normal_interval() -> None:
     assert interval.low == pytest.approx(values.mean().item() - half, abs=0.05)
     assert interval.high == pytest.approx(values.mean().item() + half, abs=0.05)
     assert bootstrap_interval(values) == interval
+    assert bootstrap_interval(values[:1]) is None
 
 
 def test_shares_by_hand() -> None:

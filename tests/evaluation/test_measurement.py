@@ -31,6 +31,16 @@ def test_a_difference_is_paired_by_picture() -> None:
     assert share.difference.low == pytest.approx(-9, abs=2)
 
 
+def test_one_picture_has_no_interval() -> None:
+    one = torch.tensor([25.0])
+    psnr = measured_mean("psnr", one, unit="dB", floors=one - 1, floor_name="PCA floor")
+    assert [value for name, value in psnr.as_dict().items() if name.endswith(("low", "high"))] == [None] * 6
+    hit = torch.tensor([True])
+    share = share_beside(hit, hit, "the originals", "limit")
+    assert share.difference is None
+    assert share.interval == pytest.approx((20.65, 100), abs=0.01)  # Wilson's
+
+
 def test_a_measurement_of_0_1_0_is_read() -> None:
     fields = {"name": "psnr", "value": 25.0, "unit": "dB", "split": "validation", "num_images": 2,
               "stage": "autoencoder", "better": "higher", "features": None, "reference": 23.9,

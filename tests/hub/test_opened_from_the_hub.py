@@ -44,7 +44,7 @@ def test_the_base_that_a_lora_names_is_not_asked_of_the_hub(hub: HubServer, tmp_
     with pytest.raises(HubError) as caught:
         vae_ldm.pipeline(lora.parent)
     assert str(caught.value) == (
-        f"{lora}: its base acme/base is not on this machine, and nothing is downloaded unasked; "
+        f"{lora}: its base acme/base is not on this machine, and is not downloaded automatically; "
         "run `vae-ldm pull acme/base` once"
     )
     assert not hub.requests

@@ -11,7 +11,7 @@ def test_heat_is_nought_where_usual_and_one_at_the_threshold_of_maxima():
     maxima = torch.arange(1, 20).double()[:, None]  # 19 photos: at 5 % the threshold is their highest
     (scale,) = fit_scales(torch.full((19, 1), 0.5), maxima, 0.05)
     assert scale(torch.tensor([0.5, 19.0, 37.5])).tolist() == [0, 1, 2]
-    with pytest.raises(ValueError, match="takes 19 calibration photos, not 18"):
+    with pytest.raises(ValueError, match="needs 19 calibration photos, not 18"):
         fit_scales(torch.full((18, 1), 0.5), maxima[:18], 0.05)
 
 

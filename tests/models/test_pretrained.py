@@ -122,7 +122,7 @@ def test_a_pickle_beside_safetensors_is_not_looked_at(folder):
 def test_a_cut_off_file_is_one_line(folder):
     content = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
-    assert f"{WEIGHTS}: is damaged, or no safetensors file" in refusal(folder)
+    assert f"{WEIGHTS}: is damaged, or not a safetensors file" in refusal(folder)
 
 
 def test_a_sound_file_below_a_path_that_is_not_utf8_is_not_called_damaged(folder, tmp_path):

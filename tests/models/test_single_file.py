@@ -120,7 +120,7 @@ def test_what_is_something_else_is_one_line(file, tmp_path):
     (tmp_path / "vae.ckpt").write_bytes(b"cposix\nsystem\n(S'touch pwned'\ntR.")
     for name, message in (
         ("other.safetensors", "is no autoencoder with the key names of latent-diffusion"),
-        ("vae.safetensors", "is damaged, or no safetensors file"),
+        ("vae.safetensors", "is damaged, or not a safetensors file"),
         ("vae.ckpt", "vae.ckpt is a pickle, which can run code when opened"),
     ):
         with pytest.raises(WeightsError, match=message) as caught:

@@ -150,7 +150,7 @@ def test_no_memory_is_taken_for_weights_that_the_files_cannot_hold(folder, monke
         return empty(tensor, *rest, **options)
 
     monkeypatch.setattr(torch.nn.init, "kaiming_uniform_", counted)
-    with pytest.raises(WeightsError, match=r"wants [0-9,]+ weights, its files have [0-9,]+ bytes"):
+    with pytest.raises(WeightsError, match=r"describes [0-9,]+ weights, but its files hold [0-9,]+ bytes"):
         load_autoencoder(str(folder / "vae"))
     assert max(made) == 0
 
@@ -161,7 +161,7 @@ def test_no_memory_is_taken_for_weights_that_the_files_cannot_hold(folder, monke
     [
         (
             lambda tensor: tensor.flatten(),
-            r"safetensors: weights of \w+ are mis-shaped \({name} is \[\d+\], its config",
+            r"safetensors: weights of \w+ are mis-shaped \({name} is \[\d+\], but its config",
         ),
         (lambda tensor: tensor.to(torch.int64), r"safetensors: weights of \w+ are mis-shaped \({name} holds int64\)"),
         (lambda tensor: tensor.fill_(torch.nan), r"weights of \w+ are NaN or infinite \({name}\)"),

@@ -2,8 +2,9 @@ import json
 
 import pytest
 import torch
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerFast
+from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
+from tests.support.small_networks import save_clip
 from vae_ldm.errors import WeightsError
 from vae_ldm.models.text_encoder import cut_off, load_text_encoder, new_text_encoder, new_tokenizer, tokenize
 
@@ -96,24 +97,6 @@ def test_states_follow_from_the_prompt_and_not_from_its_neighbours():
 
 
 # --- pretrained -------------------------------------------------------------------------------------------------------
-
-
-def save_clip(folder, tokenizer_folder="", encoder_folder=""):
-    """A tiny CLIP text encoder and its sub-word tokenizer, laid out as on the Hub."""
-    torch.manual_seed(0)
-    vocabulary = {"<|startoftext|>": 0, "<|endoftext|>": 1, "a</w>": 2, "t": 3, "in</w>": 4, "tin</w>": 5, "i": 6}
-    vocabulary |= {"n</w>": 7, "a": 8, "n": 9}
-    merges = [("i", "n</w>"), ("t", "in</w>")]
-    (folder / tokenizer_folder).mkdir(parents=True, exist_ok=True)
-    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=12)
-    tokenizer.save_pretrained(folder / tokenizer_folder)
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-        max_position_embeddings=12,
-    )  # fmt: skip
-    encoder = CLIPTextModel(config)
-    encoder.save_pretrained(folder / encoder_folder)
-    return encoder
 
 
 @pytest.mark.parametrize("folders", [("", ""), ("tokenizer", "text_encoder")])

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.run.test_pretrained_stages import FLUX, SD, SDXL, latents_for_the_unet, save_autoencoder
+from tests.support.small_networks import FLUX, SD, SDXL, latents_for_the_unet, save_autoencoder
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 

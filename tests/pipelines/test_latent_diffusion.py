@@ -203,7 +203,7 @@ def test_a_strength_that_would_take_more_steps_than_there_are_is_refused(trained
         lambda: pipeline.morph(photo, photo, 3, strength=strength),
         lambda: pipeline.redraw(torch.zeros(1, 4, 4, 4), strength),
     ):
-        with pytest.raises(VaeLdmError, match=r"1,000 steps, the most that can be taken; give 0, or from 0\.001 on$"):
+        with pytest.raises(VaeLdmError, match=r"of at most 1,000 steps; give 0, or 0\.001 or more$"):
             call()
 
 

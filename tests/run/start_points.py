@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL, PNDMScheduler, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import AutoTokenizer
 
-from tests.models.test_text_encoder import save_clip
+from tests.support.small_networks import save_clip
 
 SD: dict[str, Any] = {"scaling_factor": 0.18215}
 FLUX: dict[str, Any] = {

@@ -13,6 +13,7 @@ from PIL import Image
 from tests.conftest import MakeRecipe
 from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.picture_cache import look_through
+from vae_ldm.data.picture_settings import PictureSettings
 from vae_ldm.errors import DataError, RecipeError, VaeLdmError, WeightsError
 from vae_ldm.processes import Processes
 from vae_ldm.run import step_time
@@ -25,7 +26,11 @@ from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
 
 @pytest.mark.parametrize("max_share", [0.05, 0.1])
 def test_photos_that_cannot_be_used_are_named_and_refused_as_training_refuses_them(
-    make_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture, max_share: float
+    make_recipe: MakeRecipe,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    max_share: float,
 ) -> None:
     """Also one behind the first eight, which are tried."""
     folder = tmp_path / "photos" / "tin"
@@ -34,10 +39,12 @@ def test_photos_that_cannot_be_used_are_named_and_refused_as_training_refuses_th
         Image.new("RGB", (32, 32)).save(folder / f"{name}.png")
     (folder / "j.jpg").write_text("not a picture")
     data = {"type": "image_folder", "path": str(tmp_path / "photos"), "image_size": 16}
-    recipe = make_recipe(data=data | {"max_unreadable_share": max_share}, diffusion=None)
+    settings = {"max_unreadable_share": max_share, "validation_fraction": 0.3}
+    recipe = make_recipe(data=data | settings, diffusion=None)
     found = f"1 of 10 pictures in {tmp_path}/photos cannot be used"
     if max_share == 0.1:
         train_run(recipe, dry_run=True)
+        assert "data: 7 training and 3 validation pictures;" in capsys.readouterr().err
         assert found in caplog.messages
         assert any(line.startswith("left out tin/j.jpg: not a picture, or of a format") for line in caplog.messages)
         return
@@ -52,7 +59,7 @@ def test_of_very_many_photos_some_are_looked_at(tmp_path: Path) -> None:
         Image.new("RGB", (32, 32)).save(tmp_path / f"{number}.png")
     (tmp_path / "4.png").write_text("not a picture")
     with pytest.raises(DataError, match=r"^1 of 4 pictures, of 8 evenly spread, in .* cannot be used, more than"):
-        look_through(ImageFolderSource(str(tmp_path)), tmp_path / "absent", image_size=(16, 16), most=4)
+        look_through(ImageFolderSource(str(tmp_path)), tmp_path / "absent", PictureSettings((16, 16)), most=4)
 
 
 def test_what_is_done_is_not_counted_once_more(

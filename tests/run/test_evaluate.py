@@ -123,7 +123,7 @@ def test_measurements_of_more_samples_are_kept_unless_told(trained_run, tmp_path
     evaluating.evaluate_run(run.path)
     write_json(run.metrics, {"timings": [{"stage": "sampling", "num_images": 256}]})
     for num_samples in (None, 4):  # the recipe's is 2
-        with pytest.raises(VaeLdmError, match=r"are of 256 samples, and are kept: \d are fewer; ask for as many with"):
+        with pytest.raises(VaeLdmError, match=r"are of 256 samples, and those of \d would replace them; measure as"):
             evaluating.evaluate_run(run.path, num_samples=num_samples)
     evaluating.evaluate_run(run.path, num_samples=256)
     evaluating.evaluate_run(run.path, num_samples=4, replace=True)

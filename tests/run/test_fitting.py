@@ -27,7 +27,7 @@ def test_a_step_that_fails_because_its_helpers_were_stopped_too_is_a_stop(make_r
     error, line = (
         (
             StoppedError,
-            r"^stopped by SIGTERM in mid-step; nothing of the stage autoencoder is saved yet, so repeat the command to",
+            r"^stopped by SIGTERM in the middle of a step; nothing of the stage autoencoder is saved yet, so repeat",
         )
         if asked
         else (RuntimeError, r"g\+\+ was killed")
@@ -61,4 +61,4 @@ def test_captions_that_are_cut_are_counted(make_recipe, tmp_path, capsys):
     }
     train_run(make_recipe(data=data, diffusion=stage))
     said = " ".join(capsys.readouterr().err.split())
-    assert re.search(r"diffusion: [1-6] of \d+ captions are cut at 5 tokens; the longest has 7", said)
+    assert re.search(r"diffusion: [1-6] of \d+ captions are cut off at 5 tokens; the longest has 7", said)

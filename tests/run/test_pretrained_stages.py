@@ -10,34 +10,12 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from tests.models.test_text_encoder import save_clip
+from tests.support.small_networks import FLUX, SD, SDXL, latents_for_the_unet, save_autoencoder, save_clip
 from vae_ldm.data.posterior_cache import PosteriorDataset
 from vae_ldm.errors import WeightsError
 from vae_ldm.models.latent_scaling import latent_statistics
 from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.stages import train_run
-
-SD: dict[str, Any] = {"scaling_factor": 0.18215}
-FLUX: dict[str, Any] = {
-    "use_quant_conv": False, "use_post_quant_conv": False, "shift_factor": 0.25, "scaling_factor": 0.5,
-}  # fmt: skip
-SDXL: dict[str, Any] = {
-    "latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [2.0, 1.0, 0.5, 4.0], "scaling_factor": 0.5,
-}  # fmt: skip
-
-
-def save_autoencoder(folder: Path, **layout: Any) -> AutoencoderKL:
-    torch.manual_seed(0)
-    autoencoder = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(8, 16, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        **layout,
-    )
-    autoencoder.save_pretrained(folder)
-    return autoencoder.eval()
 
 
 def run_from(make_recipe: Any, tmp_path: Path, train: str, layout: dict[str, Any], **overrides: Any) -> Any:
@@ -60,16 +38,6 @@ def changed(before: AutoencoderKL, after: AutoencoderKL) -> set[str]:
     old, new = before.state_dict(), after.state_dict()
     assert old.keys() == new.keys()
     return {name.split(".")[0] for name in old if not torch.equal(old[name], new[name])}
-
-
-@torch.no_grad()
-def latents_for_the_unet(before: AutoencoderKL, images: Tensor, layout: dict[str, Any]) -> Tensor:
-    """What the layout's own pipelines hand to their UNet or transformer, from the weights as they came."""
-    mean = before.encode(images).latent_dist.mean
-    if "latents_mean" in layout:
-        shift, spread = (torch.tensor(layout[key]).view(1, 4, 1, 1) for key in ("latents_mean", "latents_std"))
-        return (mean - shift) * layout["scaling_factor"] / spread
-    return (mean - layout.get("shift_factor", 0.0)) * layout["scaling_factor"]
 
 
 def test_nothing_trained_keeps_weights_and_factor_bit_for_bit(make_recipe, tmp_path):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import MakeRecipe
 from tests.hub.server import HubServer
 from tests.run.conftest import assert_same_weights
-from tests.run.test_pretrained_stages import save_autoencoder
+from tests.support.small_networks import save_autoencoder
 from vae_ldm.errors import HubError, RecipeError, RunError, VaeLdmError, WeightsError
 from vae_ldm.files import write_json
 from vae_ldm.hub import Pushed, download, pull

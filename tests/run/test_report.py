@@ -235,6 +235,10 @@ def test_verdicts_of_0_1_0_without_an_interval(
         ({"value": 20.0, "low": 19.0, "high": 21.0, "reference_kind": "limit"}, "fair", "falls short"),
         ({"value": 24.5, "low": 24.4, "high": 24.6, "reference_kind": "limit"}, "good", "close"),
         ({"value": 30.0, "low": 29.0, "high": 31.0, "reference_kind": "limit"}, "good", "reached"),
+        # a mean over one picture; 0.1.0 wrote an interval of no width
+        ({"value": 29.0, "num_images": 1}, "open", "one picture cannot tell"),
+        ({"value": 29.0, "low": 29.0, "high": 29.0, "num_images": 1}, "open", "one picture cannot tell"),
+        ({"value": 100.0, "low": 30.0, "high": 100.0, "num_images": 1}, "good", "clears the floor"),
     ],
 )  # fmt: skip
 def test_a_verdict_respects_the_interval_beside_it(fields: dict[str, Any], grade: str, word: str) -> None:

@@ -161,27 +161,24 @@ def test_prompts_stay_as_long_as_the_run_was_begun_with(trained_run, make_recipe
     assert_same_run(trained_run, RunFolder(tmp_path / "nano"), "diffusion")
 
 
-def test_training_may_be_prolonged_while_under_way(make_recipe, tmp_path):
+@pytest.mark.parametrize(
+    ("max_steps", "num_steps", "num_images"),
+    [
+        (8, 8, 64),  # a constant rate and no discriminator's start that moves: the longer run is the same up to here
+        (3, 4, 32),  # it has done enough already, and ends with what it has
+    ],
+)
+def test_training_may_be_prolonged_or_shortened_while_under_way(
+    make_recipe, tmp_path, max_steps, num_steps, num_images
+):
     with pytest.MonkeyPatch.context() as patch:
         stop_at_batch(patch, manual=True, batch=9)
         with pytest.raises(Stop):
             train_run(make_recipe(diffusion=None))
-    # A constant rate and no discriminator's start that moves: the longer run is the same up to here.
-    train_run(make_recipe(diffusion=None, autoencoder__trainer__max_steps=8))
+    train_run(make_recipe(diffusion=None, autoencoder__trainer__max_steps=max_steps))
     facts = RunFolder(tmp_path / "nano").finished("autoencoder")
     assert facts is not None
-    assert (facts["num_steps"], facts["num_images"]) == (8, 64)
-
-
-def test_training_that_has_done_enough_already_ends_with_what_it_has(make_recipe, tmp_path):
-    with pytest.MonkeyPatch.context() as patch:
-        stop_at_batch(patch, manual=True, batch=9)
-        with pytest.raises(Stop):
-            train_run(make_recipe(diffusion=None))
-    train_run(make_recipe(diffusion=None, autoencoder__trainer__max_steps=3))
-    facts = RunFolder(tmp_path / "nano").finished("autoencoder")
-    assert facts is not None
-    assert (facts["num_steps"], facts["num_images"]) == (4, 32)
+    assert (facts["num_steps"], facts["num_images"]) == (num_steps, num_images)
 
 
 def test_checkpoints_do_not_pile_up_over_stops(make_recipe, tmp_path):
@@ -198,16 +195,23 @@ def test_checkpoints_do_not_pile_up_over_stops(make_recipe, tmp_path):
 # --- Ctrl-C and SIGTERM -----------------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_ends_with_a_line(make_recipe, recipe_file, tmp_path):
+@pytest.mark.parametrize(
+    ("sent", "exit_code", "begins"),
+    [
+        (signal.SIGINT, 130, "stopped; "),
+        (signal.SIGTERM, 143, "stopped by SIGTERM after step {step}, which is saved; "),
+    ],
+)
+def test_a_stop_ends_with_a_line_and_its_code(make_recipe, recipe_file, tmp_path, sent, exit_code, begins):
     run = RunFolder(tmp_path / "nano")
     command = ("train", recipe_file(make_recipe(autoencoder__trainer__max_steps=400, diffusion=None)))
     process = start(*command)
     wait_for(lambda: any(run.checkpoints("autoencoder").glob("step=*.ckpt")), process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     code, said = finish(process)
-    assert code == 130, said
+    assert code == exit_code, said
     step = max(map(checkpoint_step, run.checkpoints("autoencoder").glob("step=*.ckpt")))
-    expected = f"stopped; repeat the command to go on from step {step} of the stage autoencoder"
+    expected = f"{begins.format(step=step)}repeat the command to go on from step {step} of the stage autoencoder"
     assert said.splitlines()[-1] == expected
     assert "Traceback" not in said
 
@@ -262,18 +266,6 @@ def test_a_stop_before_anything_was_deleted_is_repeated_as_it_is(trained_run, ma
     monkeypatch.setattr(RunFolder, "adopt", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(StoppedError, match=r"^stopped by SIGTERM; nothing is trained yet, so repeat the command as it"):
         train_run(make_recipe(), restart=["diffusion"])
-
-
-def test_sigterm_ends_with_a_line_and_its_code(make_recipe, recipe_file, tmp_path):
-    run = RunFolder(tmp_path / "nano")
-    command = ("train", recipe_file(make_recipe(autoencoder__trainer__max_steps=400, diffusion=None)))
-    process = start(*command)
-    wait_for(lambda: any(run.checkpoints("autoencoder").glob("step=*.ckpt")), process)
-    process.send_signal(signal.SIGTERM)
-    code, said = finish(process)
-    assert code == 143, said
-    assert "stopped by SIGTERM after step" in said.splitlines()[-1]
-    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])

@@ -4,6 +4,7 @@ Imported before anything else: libraries read much of it once, when they are imp
 """
 
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -29,6 +30,8 @@ if "VAE_LDM_TEST_SURROUNDINGS" not in os.environ:
             del os.environ[name]
     os.environ |= {"HOME": _HOME.name, "TERM": "xterm-256color", "LANG": "C.UTF-8", "TZ": "UTC"}
     os.environ["VAE_LDM_TEST_SURROUNDINGS"] = "1"
+# A command in the background ignores Ctrl-C, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 time.tzset()
 os.umask(0o022)
 # The checkout comes first for the processes that tests start, wherever they start them.

@@ -13,8 +13,8 @@ from accelerate.utils import DistributedType
 from pytorch_lightning.plugins import MixedPrecision, Precision
 
 from tests.processes import Processes, two_processes
+from tests.support.training_states import assert_same, difference
 from tests.training import strategy_scenarios as scenarios
-from tests.training.strategy_scenarios import State
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.training.accelerate_strategy import AccelerateStrategy
 from vae_ldm.training.engine_plugins import engine_precision
@@ -26,27 +26,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def two() -> Iterator[Processes]:
     with two_processes() as processes:
         yield processes
-
-
-def difference(one: State, other: State) -> float:
-    """Largest difference of a weight, beside the largest weight."""
-    left, right = one["weights"], other["weights"]
-    assert left.keys() == right.keys()
-    largest = max(float(value.abs().max()) for value in left.values())
-    return max(float((left[name].float() - right[name].float()).abs().max()) for name in left) / largest
-
-
-def assert_same(one: State, other: State, tolerance: float, *, ignore: str = "", only: str = "") -> None:
-    one, other = (
-        {**state, "weights": {k: v for k, v in state["weights"].items() if k != ignore}} for state in (one, other)
-    )
-    assert difference(one, other) <= tolerance
-    assert one["step"] == other["step"]
-    assert one["metrics"].keys() == other["metrics"].keys()
-    for name, value in one["metrics"].items():
-        if only not in name:
-            continue
-        assert value == pytest.approx(other["metrics"][name], rel=max(tolerance, 1e-12) * 10), name
 
 
 # --- one process ------------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.processes import Processes, two_processes
+from tests.support.training_states import assert_same, difference
 from tests.training import strategy_scenarios as scenarios
-from tests.training.test_accelerate_strategy import assert_same, difference
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.training.deepspeed_engine import Zero
 from vae_ldm.training.divergence import StopOnDivergence

@@ -6,7 +6,7 @@ import torch
 from pytorch_lightning import Callback
 from torch import Tensor
 
-from tests.training.test_callbacks import Line, Notes, X
+from tests.support.line import Line, Notes, X
 from vae_ldm.errors import DataError, RunError
 from vae_ldm.losses.reconstruction import l1_error
 from vae_ldm.training.callbacks import RunCheckpoint, WarmedEma

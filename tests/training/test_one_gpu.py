@@ -8,9 +8,9 @@ import pytest
 
 from tests.processes import Processes
 from tests.run import gpu_scenarios
+from tests.support.training_states import assert_same, difference
 from tests.training import strategy_scenarios as scenarios
 from tests.training.strategy_scenarios import State
-from tests.training.test_accelerate_strategy import assert_same, difference
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from vae_ldm.data.crop_advice import crop_advice
 from vae_ldm.data.hub_dataset import HubDatasetSource
 from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.listing import PhotosMissingError
 from vae_ldm.data.picture_cache import Progress, cached_pictures, class_caption, load_pictures
+from vae_ldm.data.picture_settings import PictureSettings
 from vae_ldm.data.pictures import Pictures, PictureSplits
 from vae_ldm.data.sources import PictureSource, RenderedClaimsSource
 from vae_ldm.errors import DataError
@@ -55,32 +55,31 @@ def read_pictures(
     """
     data = recipe.data
     settings = picture_settings(recipe)
-    max_share = settings.pop("max_unreadable_share")
     try:
         source = build_source(recipe)
     except PhotosMissingError as missing:
-        kept = cached_pictures(cache_dir, **settings)
+        kept = cached_pictures(cache_dir, settings)
         if kept is None:
             raise
         say(f"{missing}; going on with the pictures in {cache_dir}, which were decoded from it")
         return kept
     if advice := crop_advice(source, recipe.image_size, data.resize):
         say(advice)
-    return load_pictures(source, cache_dir, max_unreadable_share=max_share, progress=progress, **settings)
+    return load_pictures(source, cache_dir, settings, progress=progress)
 
 
-def picture_settings(recipe: Recipe) -> dict[str, Any]:
-    """How the recipe's pictures are made of its photos, for `load_pictures` and `look_through`."""
+def picture_settings(recipe: Recipe) -> PictureSettings:
+    """How the recipe's pictures are made of its photos."""
     data = recipe.data
-    return {
-        "image_size": recipe.image_size,
-        "channels": data.channels,
-        "resize": data.resize,
-        "max_pixels": data.max_pixels,
-        "max_unreadable_share": data.max_unreadable_share,
-        "caption_template": data.caption_template,
-        "validation_fraction": data.validation_fraction,
-    }
+    return PictureSettings(
+        image_size=recipe.image_size,
+        channels=data.channels,
+        resize=data.resize,
+        max_pixels=data.max_pixels,
+        max_unreadable_share=data.max_unreadable_share,
+        caption_template=data.caption_template,
+        validation_fraction=data.validation_fraction,
+    )
 
 
 def class_prompts(recipe: Recipe, class_names: Sequence[str]) -> list[str]:

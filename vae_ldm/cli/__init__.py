@@ -95,7 +95,7 @@ def train(
     overrides: OverridesArgument = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Look through the photos, build everything, say what is left to do."),
+        typer.Option("--dry-run", help="Look through the photos, build everything and say what is left to do."),
     ] = False,
     restart: Annotated[
         list[str] | None,
@@ -160,7 +160,7 @@ def evaluate(
         int | None, typer.Option(min=1, max=MAX_DRAWN, help="Pictures to draw; by default the recipe's.")
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Also replace measurements of more pictures than are to be drawn now.")
+        bool, typer.Option("--replace", help="Replace the measurements even where they are of more pictures.")
     ] = False,
 ) -> None:
     """Measure a run again. report.html, metrics.json and the grids are written anew."""
@@ -182,7 +182,7 @@ def compare(
         int | None, typer.Option(min=8, help="Crop photos to squares of this many px; by default their median.")
     ] = None,
 ) -> None:
-    """Say which autoencoder keeps most of your photos. Also whether to train one at all."""
+    """Say which autoencoder reconstructs your photos best. It also says whether to train one at all."""
     from vae_ldm.desk.compare.compare import compare as compare_autoencoders
 
     compare_autoencoders(
@@ -197,7 +197,7 @@ def export(
         str | None,
         typer.Option(
             metavar="[last|best|STEP|FILE]",
-            help="Of the diffusion stage, or of the autoencoder's where that has none; by default last.",
+            help="A checkpoint of the diffusion stage, or of the autoencoder where that has none; by default last.",
         ),
     ] = None,
     out: Annotated[
@@ -258,7 +258,7 @@ def pull(
     repository: RepositoryArgument,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write a copy here; by default only into the cache.", callback=paths.any_path),
+        typer.Option(metavar="DIR", help="Write a copy here, besides that in the cache.", callback=paths.any_path),
     ] = None,
     revision: Annotated[str | None, typer.Option(metavar="REV", help="A branch, a tag or a commit.")] = None,
 ) -> None:

@@ -72,7 +72,7 @@ def draw(
     min_confidence: Annotated[
         float, typer.Option(min=0, max=1, help="The probe's probability of the class, at least.", callback=finite)
     ] = 0.0,
-    max_tries: Annotated[int, typer.Option(min=1, max=1000, help="Pictures drawn for each one wanted, at most.")] = 8,
+    max_tries: Annotated[int, typer.Option(min=1, max=1000, help="The most pictures to draw for each one wanted.")] = 8,
     seed: SeedOption = 0,
     denoising_steps: DenoisingStepsOption = None,
     guidance_scale: GuidanceOption = None,

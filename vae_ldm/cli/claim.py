@@ -61,7 +61,7 @@ def claim(
     num_variations: Annotated[int, typer.Option(min=0, max=1000, help="Variations to draw at each strength.")] = 6,
     seed: SeedOption = 0,
 ) -> None:
-    """Say whether a photo was seen before and what it is like. A page shows it."""
+    """Say whether a photo was seen before and what it resembles. A page shows the details."""
     from vae_ldm.desk.claim.claim import claim as put_before
 
     put_before(

@@ -51,7 +51,7 @@ class _TerminatedError(KeyboardInterrupt):
 
 
 def going_on(verb: Callable[P, T]) -> Callable[P, T]:
-    """Declare that the verb keeps what it has done: repeated after a stop it goes on, and the stop says so."""
+    """Declare that the verb keeps finished work: after a stop, the same command goes on, and the message says so."""
 
     @wraps(verb)
     def told(*arguments: P.args, **options: P.kwargs) -> T:

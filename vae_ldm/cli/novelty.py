@@ -75,13 +75,13 @@ def score(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="A new folder for pictures of where each photo departs.",
+            help="A new folder for pictures that show where each photo is unusual.",
             callback=paths.new_folder,
         ),
     ] = None,
     model: MovedModelOption = None,
 ) -> None:
-    """Judge photos by a detector. A table has verdict, p-value and every score."""
+    """Judge photos by a detector. A table holds the verdict, the p-value and every score."""
     from vae_ldm.desk.novelty.novelty import score as score_photos
 
     score_photos(photos, detector, out=out or free_place(Path("scores.csv")), heat_maps=heat_maps, model=model)

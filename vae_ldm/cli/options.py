@@ -42,17 +42,17 @@ def strengths(numbers: list[float] | None) -> list[float] | None:
 
 
 def page_option(default: str) -> Any:
-    """The option that names a page; `default` is what a page is called that the user does not name."""
+    """The option that names a page; `default` is its name where the user gives none."""
     return _new("FILE", f"A new file for the page (.html); by default {_first_free(default)}.", paths.page)
 
 
 def table_option(default: str) -> Any:
-    """The option that names a table, as `page_option`."""
+    """The option that names a table; see `page_option`."""
     return _new("FILE", f"A new file for the table (.csv); by default {_first_free(default)}.", paths.table)
 
 
 def folder_option(default: str) -> Any:
-    """The option that names a folder of pictures, as `page_option`."""
+    """The option that names a folder of pictures; see `page_option`."""
     return _new("DIR", f"A new folder for the pictures; by default {_first_free(default)}.", paths.new_folder)
 
 

@@ -48,7 +48,7 @@ def photo(path: Path) -> Path:
 def _check_no_device(path: Path) -> None:
     place = expanded(path)
     if place.exists() and not is_folder_or_file(place):
-        raise DataError(f"{path}: is no regular file; give a photo")
+        raise DataError(f"{path}: is not a regular file; give a photo")
 
 
 def some_photos(paths: list[Path] | None) -> list[Path] | None:
@@ -150,7 +150,7 @@ def output_folder(folder: Path) -> Path:
 
 
 def output_folder_or_none(folder: Path | None) -> Path | None:
-    """As `output_folder`, of an option that may be left out."""
+    """`output_folder` for an option that may be left out."""
     return None if folder is None else output_folder(folder)
 
 

@@ -62,7 +62,7 @@ def morph(
     guidance_scale: GuidanceOption = None,
     out: Annotated[Path | None, folder_option("morph")] = None,
 ) -> None:
-    """Go from one photo to another, as a strip and as a film. Once through latents, once through the model."""
+    """Go from one photo to another, as a strip and as a film. Each is made twice: by latents and by the model."""
     from vae_ldm.desk.walk.walk import morph as draw
 
     drawing = _drawing(strength, prompt, seed, denoising_steps, guidance_scale)
@@ -86,7 +86,7 @@ def walk(
     guidance_scale: GuidanceOption = None,
     out: Annotated[Path | None, folder_option("walk")] = None,
 ) -> None:
-    """Go once around a photo, as a strip and as an endless film. Once through latents, once through the model."""
+    """Go once around a photo, as a strip and as an endless film. Each is made twice: by latents and by the model."""
     from vae_ldm.desk.walk.walk import walk as draw
 
     drawing = _drawing(strength, prompt, seed, denoising_steps, guidance_scale)
@@ -117,7 +117,7 @@ def grid(
     guidance_scale: GuidanceOption = None,
     out: Annotated[Path | None, folder_option("grid")] = None,
 ) -> None:
-    """Change a photo in two directions at once. Photos differ most along them, or they lead to two others."""
+    """Change a photo in two directions at once. Photos differ most in them, or they lead to two other photos."""
     from vae_ldm.desk.walk.walk import grid as draw
 
     drawing = _drawing(strength, prompt, seed, denoising_steps, guidance_scale)

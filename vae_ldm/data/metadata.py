@@ -189,7 +189,7 @@ def _json_row(file: Path, number: int, line: str) -> dict[str, Any]:
     except RecursionError:
         raise DataError(f"{place}: nested too deeply") from None
     except ValueError:  # Python reads whole numbers of 4,300 digits at most
-        raise DataError(f"{place}: holds a number of too many digits; write it as text, in quotes") from None
+        raise DataError(f"{place}: holds a number with too many digits; write it as text, in quotes") from None
     if not isinstance(row, dict):
         raise DataError(f"{place}: a row must be an object with file_name")
     return row

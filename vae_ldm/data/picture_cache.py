@@ -7,18 +7,17 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from vae_ldm.choices import Resize
 from vae_ldm.data.decoding import pillow_limit_lifted
-from vae_ldm.data.decoding_ahead import Transform, decode_all
+from vae_ldm.data.decoding_ahead import decode_all
 from vae_ldm.data.held_out import is_held_out, misplaced
 from vae_ldm.data.listing import tell
 from vae_ldm.data.picture_remarks import DecodingRemarks, remarks_on_classes
+from vae_ldm.data.picture_settings import PictureSettings
 from vae_ldm.data.picture_writer import PicturesWriter
 from vae_ldm.data.pictures import Pictures, PictureSplits, splits_of
 from vae_ldm.data.sources import SPLITS, PictureSource, Record, sort_class_names
@@ -52,36 +51,31 @@ def class_caption(caption_template: str, class_name: str) -> str:
 def load_pictures(
     source: PictureSource,
     cache_dir: Path,
+    settings: PictureSettings,
     *,
-    image_size: tuple[int, int],
-    channels: int | None = None,
-    resize: Resize = "crop",
-    max_pixels: int = 89_478_485,
-    max_unreadable_share: float = 0.01,
-    caption_template: str = "a photo of {label}",
-    validation_fraction: float = 0.1,
     progress: Progress | None = None,
 ) -> PictureSplits:
     """Both splits of a source, from `cache_dir` where it holds them already, else decoded into it first.
 
-    With `channels` None the pictures are grey when all of them are, else RGB. Where the source has no validation
-    split, pictures are held out by a hash of their id, and of each class of two or more pictures at least one is held
-    out and one is trained on; neither split is ever empty. The cache appears whole or not at all, and is made anew when
-    the data, its description or the transform changes, or when it is damaged; a cache of version 0.1.0 is read as it
-    is. Pictures that cannot be used are listed in `unreadable.txt` beside the cache.
+    Where the source has no validation split, pictures are held out by a hash of their id, and of each class of two or
+    more pictures at least one is held out and one is trained on; neither split is ever empty. The cache appears whole
+    or not at all, and is made anew when the data, its description or the transform changes, or when it is damaged; a
+    cache of version 0.1.0 is read as it is. Pictures that cannot be used are listed in `unreadable.txt` beside the
+    cache.
 
     `progress(done, total)` is called after each picture, with a total of None where it is not known.
 
-    Raises DataError when more than `max_unreadable_share` of the pictures cannot be used, or fewer than 2 are left.
+    Raises DataError when more of the pictures than the settings allow cannot be used, or fewer than 2 are left.
     """
-    transform = Transform(image_size, channels, resize, max_pixels)
-    settings = _settings(transform, caption_template, validation_fraction)
     source_keys = {_source_key(number, source, settings): number for number in range(1, FORMAT + 1)}
     stored = _read_or_tell(cache_dir)
     tell(source.remarks())
     if stored is None or source_keys.get(stored.source_key) != stored.format:
-        with _appearing_whole(cache_dir) as folder, closing(PicturesWriter(folder, image_size, channels)) as writer:
-            unreadable = _decode_into(writer, source, transform, caption_template, validation_fraction, progress)
+        with (
+            _appearing_whole(cache_dir) as folder,
+            closing(PicturesWriter(folder, settings.image_size, settings.channels)) as writer,
+        ):
+            unreadable = _decode_into(writer, source, settings, progress)
             both_sides = stored is None or stored.classes_on_both_sides  # an older run keeps its split
             if both_sides and source.num_records("validation") == 0:
                 to_validation, to_train = misplaced(writer.labels("train"), writer.labels("validation"))
@@ -93,7 +87,7 @@ def load_pictures(
             source_key = _source_key(FORMAT, source, settings)
             writer.finish(
                 source_key,
-                settings,
+                settings.as_stored(),
                 source.class_names,
                 list(unreadable.each()),
                 classes_on_both_sides=both_sides,
@@ -102,21 +96,12 @@ def load_pictures(
         stored = read_stored(cache_dir, checked=False)
         assert stored is not None, "a cache just written cannot be read"
     splits = splits_of(stored)
-    tell(remarks_on_classes(splits, _class_prompts(splits, caption_template)))
-    _check_unreadable(source.name, splits, max_unreadable_share, _list_file(cache_dir))
+    tell(remarks_on_classes(splits, _class_prompts(splits, settings.caption_template)))
+    _check_unreadable(source.name, splits, settings.max_unreadable_share, _list_file(cache_dir))
     return splits
 
 
-def cached_pictures(
-    cache_dir: Path,
-    *,
-    image_size: tuple[int, int],
-    channels: int | None = None,
-    resize: Resize = "crop",
-    max_pixels: int = 89_478_485,
-    caption_template: str = "a photo of {label}",
-    validation_fraction: float = 0.1,
-) -> PictureSplits | None:
+def cached_pictures(cache_dir: Path, settings: PictureSettings) -> PictureSplits | None:
     """What `load_pictures` left in `cache_dir` under these settings, for when its source is gone; None where nothing.
 
     Of a cache of version 0.1.0, which keeps no settings, only size and channels are compared.
@@ -125,30 +110,19 @@ def cached_pictures(
     stored = read_stored(cache_dir)
     if stored is None:
         return None
-    settings = _settings(Transform(image_size, channels, resize, max_pixels), caption_template, validation_fraction)
     shape = stored.images["train"].shape
-    fits = tuple(shape[1:3]) == image_size and channels in (None, shape[3])
-    made_so = stored.format == 1 or stored.index["settings"] == json.loads(json.dumps(settings))
+    fits = tuple(shape[1:3]) == settings.image_size and settings.channels in (None, shape[3])
+    made_so = stored.format == 1 or stored.index["settings"] == json.loads(json.dumps(settings.as_stored()))
     return splits_of(stored) if fits and made_so else None
 
 
-def inspect_pictures(
-    source: PictureSource,
-    *,
-    num_pictures: int = 8,
-    image_size: tuple[int, int],
-    channels: int | None = None,
-    resize: Resize = "crop",
-    max_pixels: int = 89_478_485,
-    caption_template: str = "a photo of {label}",
-    validation_fraction: float = 0.1,
-) -> Preview:
+def inspect_pictures(source: PictureSource, settings: PictureSettings, *, num_pictures: int = 8) -> Preview:
     """The first few training pictures, decoded in memory, and how many there are; nothing is written.
 
-    `channels` None is decided by these few. Raises DataError where none of them can be used, or none is
-    left to train on.
+    Channels that the settings leave open are decided by these few. Raises DataError where none of them can be used, or
+    none is left to train on.
     """
-    transform = Transform(image_size, channels, resize, max_pixels)
+    transform = settings.transform
     tell(source.remarks())
     remarks = DecodingRemarks()
     found: list[tuple[Record, np.ndarray]] = []
@@ -169,11 +143,11 @@ def inspect_pictures(
     if class_names is None:
         class_names = sort_class_names(record.label for record, _ in found)
     labels = [class_names.index(record.label) if record.label is not None else -1 for record, _ in found]
-    captions = [_caption(record, caption_template) for record, _ in found]
+    captions = [_caption(record, settings.caption_template) for record, _ in found]
     ids = [record.id for record, _ in found]
     num_train, num_validation = source.num_records("train"), source.num_records("validation")
     if num_validation == 0 and num_train is not None:
-        num_validation = max(1, round(num_train * validation_fraction))
+        num_validation = max(1, round(num_train * settings.validation_fraction))
         num_train -= num_validation
     if num_train == 0:
         raise DataError(_too_few(source.name, len(found), list(unreadable.each())))
@@ -184,14 +158,8 @@ def inspect_pictures(
 def look_through(
     source: PictureSource,
     cache_dir: Path,
+    settings: PictureSettings,
     *,
-    image_size: tuple[int, int],
-    channels: int | None = None,
-    resize: Resize = "crop",
-    max_pixels: int = 89_478_485,
-    max_unreadable_share: float = 0.01,
-    caption_template: str = "a photo of {label}",
-    validation_fraction: float = 0.1,
     most: int = 20_000,
     progress: Progress | None = None,
 ) -> None:
@@ -200,16 +168,14 @@ def look_through(
     Pictures that `cache_dir` holds already are not decoded again. Of more than `most` pictures that many are decoded,
     evenly spread. Nothing is written.
     """
-    transform = Transform(image_size, channels, resize, max_pixels)
     stored = _read_or_tell(cache_dir)
-    settings = _settings(transform, caption_template, validation_fraction)
     if stored is not None and stored.source_key == _source_key(stored.format, source, settings):
         return
     records = [(split, record) for split in SPLITS for record in source.records(split)]
     chosen = records[:: -(-len(records) // most)]
     unreadable = Unreadable()
     with pillow_limit_lifted():
-        for done, (_, record, pixels) in enumerate(decode_all(chosen, transform, DecodingRemarks()), start=1):
+        for done, (_, record, pixels) in enumerate(decode_all(chosen, settings.transform, DecodingRemarks()), start=1):
             if isinstance(pixels, str):
                 unreadable.add(record.id, pixels)
             if progress is not None:
@@ -218,20 +184,12 @@ def look_through(
     if len(chosen) - len(lines) < 2:
         raise DataError(_too_few(source.name, len(chosen) - len(lines), lines))
     some = "" if len(chosen) == len(records) else f", of {len(records):,} evenly spread,"
-    _check_share(source.name, lines, len(chosen), max_unreadable_share, some=some)
+    _check_share(source.name, lines, len(chosen), settings.max_unreadable_share, some=some)
 
 
-def _settings(transform: Transform, caption_template: str, validation_fraction: float) -> dict[str, Any]:
-    return {
-        "transform": asdict(transform),
-        "caption_template": caption_template,
-        "validation_fraction": validation_fraction,
-    }
-
-
-def _source_key(number: int, source: PictureSource, settings: dict[str, Any]) -> str:
+def _source_key(number: int, source: PictureSource, settings: PictureSettings) -> str:
     """What a cache of format `number` follows from."""
-    description = {"format": number, "source": source.description(), **settings}
+    description = {"format": number, "source": source.description(), **settings.as_stored()}
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
@@ -264,9 +222,7 @@ def _appearing_whole(folder: Path) -> Iterator[Path]:
 def _decode_into(
     writer: PicturesWriter,
     source: PictureSource,
-    transform: Transform,
-    caption_template: str,
-    validation_fraction: float,
+    settings: PictureSettings,
     progress: Progress | None,
 ) -> Unreadable:
     """Decode every picture of a source; returns those that cannot be used."""
@@ -276,13 +232,13 @@ def _decode_into(
     records = ((split, record) for split in SPLITS if sizes[split] != 0 for record in source.records(split))
     unreadable, remarks = Unreadable(), DecodingRemarks()
     with pillow_limit_lifted():
-        for done, (split, record, pixels) in enumerate(decode_all(records, transform, remarks), start=1):
+        for done, (split, record, pixels) in enumerate(decode_all(records, settings.transform, remarks), start=1):
             if isinstance(pixels, str):
                 unreadable.add(record.id, pixels)
             else:
-                if not has_validation and is_held_out(record.id, validation_fraction):
+                if not has_validation and is_held_out(record.id, settings.validation_fraction):
                     split = "validation"
-                caption = _caption(record, caption_template)
+                caption = _caption(record, settings.caption_template)
                 writer.append(split, pixels, name=record.id, label=record.label, caption=caption)
             if progress is not None:
                 progress(done, total)

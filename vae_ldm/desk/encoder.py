@@ -136,8 +136,8 @@ def stored_model(name: str, stored_in: Path | str) -> str:
     if not is_of_the_hub(name):
         raise WeightsError(f"{stored_in}: its model {name} is gone; say with --model where it lies now")
     raise WeightsError(
-        f"{stored_in}: its model {name} is no folder of this machine, and nothing is downloaded unasked; say with "
-        f"--model where it lies now, or --model {name} for the one on the Hub"
+        f"{stored_in}: its model {name} is no folder on this machine, and is not downloaded automatically; say "
+        f"with --model where it lies now, or --model {name} for the one on the Hub"
     )
 
 
@@ -148,8 +148,8 @@ def _backbone(name: str, downloads: bool) -> VisionFeatures:
         config = cached_file(name, "config.json", local_files_only=True)
     except OSError as error:
         raise WeightsError(
-            f"the backbone {name} is not on this machine, and nothing is downloaded unasked; run `hf download {name}` "
-            "once"
+            f"the backbone {name} is not on this machine, and is not downloaded automatically; run "
+            f"`hf download {name}` once"
         ) from error
     loaded = load_transformers_backbone(str(Path(str(config)).parent))
     loaded.name = Path(name).name

@@ -14,12 +14,15 @@ from vae_ldm.opening import settings_of, usual_psnr
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 
 _FOREIGN_DB = 6.0
-"""So far below the mean of the validation photos one photo is foreign: its error is four times theirs.
+"""A photo is foreign where its PSNR is this many dB below the mean of the validation photos: four times their error.
 
 Validation photos themselves differ by about 3 dB (standard deviation; claims-32).
 """
 _FOREIGN_FOLDER_DB = 3.0
-"""So far below it a folder is, by the median of its photos, which differs by about 1 dB from one sample to another."""
+"""A folder is foreign where the median of its photos is this many dB below that mean.
+
+The median differs by about 1 dB from one sample to another.
+"""
 _NUM_PHOTOS = 16
 
 
@@ -34,7 +37,7 @@ def foreign_words(psnr: float, usual: float | None) -> str | None:
 def _words(what: str, psnr: float, usual: float) -> str:
     return (
         f"the model reconstructs {what} at {psnr:.1f} dB and its own validation photos at {usual:.1f} dB; it does not "
-        "know such photos well, so expect little of it"
+        "know such photos well, so expect poor results"
     )
 
 

@@ -294,8 +294,8 @@ def _duplicates_in_words(held_out: Neighbours) -> str:
         return ""
     of_all = f"{count} of {counted(len(held_out.distances), 'validation picture')}"
     if count == 1:
-        return f"; {of_all} is a training picture as well and sets no bar"
-    return f"; {of_all} are training pictures as well and set no bar"
+        return f"; {of_all} is also a training picture and is left out"
+    return f"; {of_all} are also training pictures and are left out"
 
 
 def evenly_chosen(pictures: np.ndarray, max_values: int) -> np.ndarray:

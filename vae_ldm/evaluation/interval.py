@@ -17,8 +17,13 @@ class Interval(NamedTuple):
     high: float
 
 
-def bootstrap_interval(values: Tensor, *, num_resamples: int = 1000, seed: int = 0) -> Interval:
-    """Percentile interval of the mean of values [N], by drawing pictures again with replacement (Efron 1979)."""
+def bootstrap_interval(values: Tensor, *, num_resamples: int = 1000, seed: int = 0) -> Interval | None:
+    """Percentile interval of the mean of values [N], by drawing pictures again with replacement (Efron 1979).
+
+    None for a single value, which says nothing of its own spread.
+    """
+    if len(values) == 1:
+        return None
     generator = torch.Generator().manual_seed(seed)
     # One resample at a time: num_resamples x N indices at once would not fit for a large set.
     means = [

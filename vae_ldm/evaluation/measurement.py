@@ -148,10 +148,11 @@ def percent(interval: Interval) -> Interval:
 
 def share_beside(hits: Tensor, others: Tensor, name: str, kind: ReferenceKind) -> Reference:
     """The share of True among `others` [N], booleans of the same pictures as `hits` [N], as a reference in percent."""
+    difference = bootstrap_interval(hits.double() - others.double())
     return Reference(
         100 * others.float().mean().item(),
         name,
         kind,
         interval=percent(share_interval(int(others.sum()), len(others))),
-        difference=percent(bootstrap_interval(hits.double() - others.double())),
+        difference=None if difference is None else percent(difference),
     )

@@ -101,8 +101,9 @@ def in_words(result: RateDistortion, kept_codecs: Sequence[str], target_psnr: fl
         ends = list(dict.fromkeys(f"{row.psnr:.1f}" for row in (won[0], won[-1])))
         span = f"from {ends[0]} to {ends[1]} dB" if len(ends) > 1 else f"at {ends[0]} dB"
         said.append(
-            f"Latents take fewer bytes than JPEG, WebP and AVIF at equal PSNR {span}; most at {best.psnr:.1f} dB: "
-            f"{best.num_bytes[LATENTS]:,.0f} bytes a photo against {best.num_bytes[rival]:,.0f} of {rival}"
+            f"Latents take fewer bytes than JPEG, WebP and AVIF at equal PSNR {span}; they save most at "
+            f"{best.psnr:.1f} dB: {best.num_bytes[LATENTS]:,.0f} bytes a photo against "
+            f"{best.num_bytes[rival]:,.0f} of {rival}"
             f"{_at_lowest(best, rival)}."
         )
     lost = [row for row in rows if row.best != LATENTS]
@@ -116,7 +117,7 @@ def in_words(result: RateDistortion, kept_codecs: Sequence[str], target_psnr: fl
         )
     finest = result.latents.psnr[-1]
     said.append(
-        f"However fine the step, the autoencoder keeps {finest.mean():.1f} dB in the mean; beyond that codecs go on."
+        f"However fine the step, the autoencoder reaches {finest.mean():.1f} dB on average; only codecs go beyond that."
     )
     targets = target_rows(result, kept_codecs)
     if targets:

@@ -36,13 +36,15 @@ def verdict(measurement: Measurement) -> Verdict | None:
     """How `measurement` stands to its reference as far as the 95 % interval of their difference tells.
 
     A floor is cleared where the whole interval is on the better side of it. A limit, which nobody is blamed for not
-    passing, is reached where the whole interval is better, or no worse than by a tenth of it. None where there is
-    nothing to judge, a mere comparison for instance.
+    passing, is reached where the whole interval is better, or no worse than by a tenth of it. A mean over one picture
+    has no interval and decides nothing. None where there is nothing to judge, a mere comparison for instance.
     """
     reference, better = measurement.reference, measurement.better
     kind = _kind(measurement)
     if reference is None or better is None or kind == "comparison":
         return None
+    if measurement.num_images == 1 and measurement.low == measurement.high:  # 0.1.0 wrote an interval of no width
+        return Verdict("open", "one picture cannot tell")
     difference = _difference(measurement)
     low, high = difference if better == "higher" else (-difference.high, -difference.low)
     if kind == "floor":

@@ -73,7 +73,8 @@ def cached(name: str, *, revision: str | None = None, cache_dir: Path | str | No
     except LocalEntryNotFoundError:
         wanted = f"{repository} --revision {revision}" if revision else repository
         raise HubError(
-            f"{repository} is not on this machine, and nothing is downloaded unasked; run `vae-ldm pull {wanted}` once"
+            f"{repository} is not on this machine, and is not downloaded automatically; run "
+            f"`vae-ldm pull {wanted}` once"
         ) from None
     _check_classes(repository, folder)
     return folder

@@ -32,7 +32,7 @@ def threshold(calibration: Tensor, false_alarm_rate: float) -> float:
     if rank < 1:
         needed = photos_needed(false_alarm_rate)
         raise ValueError(
-            f"a rate of {false_alarm_rate} takes {counted(needed, 'calibration photo')}, not {len(calibration)}"
+            f"a rate of {false_alarm_rate} needs {counted(needed, 'calibration photo')}, not {len(calibration)}"
         )
     return calibration.sort(descending=True).values[rank - 1].item()
 

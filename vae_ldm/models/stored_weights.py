@@ -1,4 +1,4 @@
-"""Weights that somebody else wrote, held against their configuration and searched for numbers that are none."""
+"""Checks weights that somebody else wrote, for shapes that do not fit their configuration and for NaN and infinity."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ def check_weights(model_class: type[nn.Module], folder: Path) -> None:
     held = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     if count > held:  # a weight takes a byte at the least
         raise WeightsError(
-            f"{folder}: its config.json wants {count:,} weights, its files have {held:,} bytes; "
+            f"{folder}: its config.json describes {count:,} weights, but its files hold {held:,} bytes; "
             "one of them belongs to another model"
         )
     for file in sorted(file for pattern in _LOADED for file in folder.glob(pattern)):
@@ -60,7 +60,7 @@ def tensors_in(file: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         if _is_no_utf8(file):
             raise WeightsError(f"{file}: safetensors only opens paths that are UTF-8; rename the folder") from error
-        raise WeightsError(f"{file}: is damaged, or no safetensors file ({error})") from error
+        raise WeightsError(f"{file}: is damaged, or not a safetensors file ({error})") from error
 
 
 def _is_no_utf8(path: Path) -> bool:
@@ -105,7 +105,7 @@ def _wrong(tensors: dict[str, Tensor], wanted: dict[str, nn.Parameter]) -> Itera
         if expected is None:
             continue
         if tensor.shape != expected.shape:
-            yield f"{name} is {list(tensor.shape)}, its config.json wants {list(expected.shape)}"
+            yield f"{name} is {list(tensor.shape)}, but its config.json wants {list(expected.shape)}"
         elif not tensor.is_floating_point():
             yield f"{name} holds {str(tensor.dtype).removeprefix('torch.')}"
 

@@ -239,7 +239,7 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
         if len(prompts) != len(latents):
             raise VaeLdmError(
                 f"{counted(len(prompts), 'prompt')} for {counted(len(latents), 'image')}; give one for all, "
-                "or one an image"
+                "or one for each image"
             )
         for text in prompts:
             check_prompt(text)
@@ -255,8 +255,8 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
         num_steps = max(num_inference_steps, min(math.floor(1 / strength) + 1, most))
         if int(num_steps * strength) < 1:
             raise VaeLdmError(
-                f"strength is {strength:g}, less than one of {most:,} steps, the most that can be taken; "
-                f"give 0, or from {1 / most:g} on"
+                f"strength is {strength:g}, which is less than one of at most {most:,} steps; "
+                f"give 0, or {1 / most:g} or more"
             )
         if not any(prompts) and not options.get("negative_prompt"):
             options["guidance_scale"] = 1.0  # guidance from the empty prompt to itself would change nothing
@@ -299,7 +299,7 @@ class _LatentToLatent(StableDiffusionImg2ImgPipeline):
         if isinstance(generator, list) and len(generator) != len(latents):
             raise VaeLdmError(
                 f"{counted(len(generator), 'generator')} for {counted(len(latents), 'image')}; give one, or one "
-                "an image"
+                "for each image"
             )
         noise = randn_tensor(latents.shape, generator=generator, device=latents.device, dtype=dtype)
         return self.scheduler.add_noise(latents, noise, timestep)

@@ -39,7 +39,7 @@ def check_prompt(prompt: str) -> None:
     try:
         prompt.encode()
     except UnicodeEncodeError:
-        raise VaeLdmError(f"the prompt {shown(prompt)} is not UTF-8; type it in a terminal that is") from None
+        raise VaeLdmError(f"the prompt {shown(prompt)} is not UTF-8; type it in a UTF-8 terminal") from None
 
 
 def unknown_words(pipeline: StableDiffusionPipeline, prompt: str) -> list[str]:

@@ -59,7 +59,7 @@ class Recipe(Part):
             raise RecipeError(f"output_dir: {self.output_dir}: there is no such home folder") from None
 
     def as_begun(self, begun: "Recipe") -> "Recipe":
-        """This recipe with what it leaves open as `begun` has it, whose run it goes on with: the length of prompts."""
+        """This recipe, which resumes the run of `begun`: a length of prompts that it leaves open is that of `begun`."""
         if self.diffusion is None or begun.diffusion is None:
             return self
         now, before = self.diffusion.text_encoder, begun.diffusion.text_encoder

@@ -22,7 +22,7 @@ class Stage:
     writes: tuple[str, ...]
     """Names in the run folder that are deleted when the stage begins afresh."""
     exports: tuple[str, ...] = ()
-    """Folders of the run with what it leaves to use, the first that is there before the others."""
+    """Folders of the run that hold the stage's exports; the first that exists is used."""
     summary: str = ""
     """What it learns, in a sentence or two below its title in the report."""
     network: Network | None = None
@@ -68,7 +68,7 @@ TRAINED = tuple(stage for stage in STAGES if stage.network is not None)
 """The stages that train a network; each has checkpoints, a log.csv and measurements."""
 
 EXPORTS = tuple(folder for stage in STAGES for folder in stage.exports)
-"""Folders of a run with what its stages leave to use."""
+"""Folders of a run that hold the exports of its stages."""
 
 
 def stages_of(recipe: "Recipe") -> tuple[Stage, ...]:

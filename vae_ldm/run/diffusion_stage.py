@@ -96,8 +96,8 @@ def cut_captions(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> 
     cut = sum(count for count, length in zip(counts.values(), lengths, strict=True) if length > limit)
     if not cut:
         return None
-    are = "is" if cut == 1 else "are"
-    return f"{cut:,} of {counted(len(prompts), 'caption')} {are} cut at {limit} tokens; the longest has {max(lengths)}"
+    found = f"{cut:,} of {counted(len(prompts), 'caption')} {'is' if cut == 1 else 'are'} cut off"
+    return f"{found} at {limit} tokens; the longest has {max(lengths)}"
 
 
 def check_prompts(session: Session) -> None:

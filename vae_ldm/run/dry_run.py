@@ -50,14 +50,7 @@ def describe_run(session: Session, *, restart: Sequence[Stage] = ()) -> None:
         say(f"{run.path}: all stages are finished; the command would train nothing")
         return
     source = build_source(recipe)
-    preview = inspect_pictures(
-        source,
-        image_size=recipe.image_size,
-        channels=recipe.data.channels,
-        resize=recipe.data.resize,
-        max_pixels=recipe.data.max_pixels,
-        caption_template=recipe.data.caption_template,
-    )
+    preview = inspect_pictures(source, picture_settings(recipe))
     images = preview.pictures.images
     height, width, channels = images.shape[1:]
     kind = f"{height} high, {width} wide, {_CHANNELS[channels]}"
@@ -66,7 +59,7 @@ def describe_run(session: Session, *, restart: Sequence[Stage] = ()) -> None:
         say(advice)
     if recipe.data.photo_folder is not None:
         with session.progress("looking through the photos") as report:
-            look_through(source, run.pictures, progress=report, **picture_settings(recipe))
+            look_through(source, run.pictures, picture_settings(recipe), progress=report)
     elif preview.unreadable:
         num_read = len(images) + len(preview.unreadable)
         say(f"data: of the first {num_read}, {len(preview.unreadable)} cannot be used: {examples(preview.unreadable)}")
@@ -185,10 +178,10 @@ def _steps(total: int, done: int) -> str:
 def _count(preview: Preview) -> str:
     train, validation = preview.num_train, preview.num_validation
     if train is None:
-        return "as many pictures as the data set has"
-    return counted(train, "picture") + (
-        f" to train on, {validation} to judge by" if validation else ", a part of them held out"
-    )
+        return "an unknown number of pictures"
+    if not validation:
+        return f"{counted(train, 'picture')}, some of which are held out"
+    return f"{train:,} training and {counted(validation, 'validation picture')}"
 
 
 def _millions(module: nn.Module) -> str:

@@ -71,8 +71,9 @@ def _keep_better(session: Session, num_samples: int) -> None:
         drawn = max((timing["num_images"] for timing in timings if timing["stage"] == _SAMPLING), default=0)
         if drawn > num_samples:
             raise VaeLdmError(
-                f"{session.run.path}: its measurements and grids are of {counted(drawn, 'sample')}, and are kept: "
-                f"{num_samples:,} are fewer; ask for as many with --num-samples {drawn}, or replace them with --replace"
+                f"{session.run.path}: its measurements and grids are of {counted(drawn, 'sample')}, and those of "
+                f"{num_samples:,} would replace them; measure as many with --num-samples {drawn}, or allow that with "
+                "--replace"
             )
 
 
@@ -93,7 +94,7 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
     run, recipe = session.run, session.recipe
     train, validation = session.pictures.train, session.pictures.validation
     run.samples.mkdir(exist_ok=True)
-    session.say(f"evaluation: features of {counted(len(train), 'training picture')}, and a probe classifier of them")
+    session.say(f"evaluation: features of {counted(len(train), 'training picture')}, and a probe classifier on them")
     start = time.perf_counter()
     features = build_features(settings.features).to(session.device)
     probe = None

@@ -81,9 +81,9 @@ def fit_stage(
             )
         if once != processes.count:
             session.say(
-                f"{stage}: written by {counted(once, 'process')}, read by {processes.count}: pictures come in "
-                "the same order, but a step takes another number of them and noise differs, so the weights will not "
-                "be bit-identical to those of an undisturbed run"
+                f"{stage}: the checkpoint was written by {counted(once, 'process')} and is read by "
+                f"{processes.count}; pictures come in the same order, but a step takes a different number of them and "
+                "the noise differs, so the weights will not be bit-identical to those of an undisturbed run"
             )
     batches_per_step = part.accumulate_grad_batches
     taken = BatchesTaken(pictures.key)
@@ -125,7 +125,7 @@ def fit_stage(
     except Exception as error:
         # A time limit's SIGTERM ends compilers and loading processes as well, and the step that waits for them fails.
         if asked_to_stop(trainer):
-            raise StoppedError("stopped by SIGTERM in mid-step") from error
+            raise StoppedError("stopped by SIGTERM in the middle of a step") from error
         raise
     finally:
         progress.stop()  # whatever ends it: Lightning tells no callback of an error that another one raises

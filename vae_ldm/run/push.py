@@ -230,7 +230,7 @@ def _licence(session: Session, asked: str | None, token: str | None) -> Licence:
     if len(names) == 1:
         return Licence(names.pop(), "as the weights it was started from")
     parts_differ = ", ".join(f"{name} ({'weights of a folder' if is_local(of) else of})" for name, of in found)
-    return Licence("other", f"for its parts differ: {parts_differ}")
+    return Licence("other", f"because its parts differ: {parts_differ}")
 
 
 def _say(session: Session, pushed: Pushed) -> None:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from tests.processes import two_processes
 from tests.run.conftest import finish, start, wait_for
 from tests.run.start_points import SD, save_autoencoder
+from tests.support.archived_photos import EASY, one_line_error, photo
 from vae_ldm import weights
 from vae_ldm.cli import app
 from vae_ldm.data import unreadable as unreadable_photos
@@ -30,17 +31,6 @@ from vae_ldm.desk.archive.store import Archive, locked
 from vae_ldm.errors import RunError
 from vae_ldm.evaluation.codec import CodecLadder, picture_psnr
 from vae_ldm.latent_space.entropy_coding import _varint
-
-EASY = 14.0
-"""dB that even a network of a few weights reaches on a picture of one colour."""
-
-
-def photo(seed=0, size=(24, 20), mode="RGB"):
-    """Soft blobs of colour, as a small photo would have."""
-    rng = np.random.default_rng(seed)
-    channels = {"L": 1, "RGB": 3, "RGBA": 4}[mode]
-    small = Image.fromarray(rng.integers(60, 200, (4, 4, channels), np.uint8).squeeze())
-    return small.resize(size, Image.Resampling.BICUBIC)
 
 
 @pytest.fixture
@@ -60,15 +50,6 @@ def model(trained_run):
 
 def command(*arguments):
     return CliRunner().invoke(app, ["archive", *map(str, arguments)])
-
-
-def one_line_error(result, code, *words):
-    assert result.exit_code == code, result.output
-    lines = [line for line in result.output.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, result.output
-    assert "Traceback" not in result.output
-    for word in words:
-        assert word in lines[0], lines[0]
 
 
 def entries(path):
@@ -664,7 +645,7 @@ def test_a_stored_name_is_never_looked_for_on_the_hub(photos, tmp_path, model, m
     asked = []
     monkeypatch.setattr(weights, "download", lambda name, **_: asked.append(name))
     result = command("extract", path, "--out", tmp_path / "out")
-    one_line_error(result, 2, "evil/tracker is no folder of this machine", "--model evil/tracker")
+    one_line_error(result, 2, "evil/tracker is no folder on this machine", "--model evil/tracker")
     assert not asked
     assert extract(path, out=tmp_path / "out", model=model) == 8
 

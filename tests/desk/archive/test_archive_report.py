@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from typer.testing import CliRunner
 
-from tests.desk.archive.test_archive import EASY, one_line_error, photo
+from tests.support.archived_photos import EASY, one_line_error, photo
 from vae_ldm import loading
 from vae_ldm.cli import app
 from vae_ldm.data.decoding import decode_whole

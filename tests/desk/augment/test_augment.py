@@ -139,7 +139,7 @@ def test_a_small_number_is_made_by_different_methods_from_class_to_class(
     methods = [(row["how"], row["strength"]) for row in rows_of(out)]
     assert methods == [("posterior", None), ("vary", 0.3), ("vary", 0.5), ("vary", 0.7)]
     printed = capsys.readouterr()
-    assert "4 pictures are too few for all ways; what another way misses is drawn by sample" in printed.err
+    assert "4 pictures are too few to share among all ways; sample draws only what the others miss" in printed.err
     assert "sample 0 0 0 0" in " ".join(printed.out.split())
 
 
@@ -396,7 +396,7 @@ def test_classes_that_cannot_be_judged_are_named_and_the_others_are(drawn, photo
     assert f"8 photos of classes that are not judged left out: {CLASS_NAMES[-1]}, zebra" in said.err
 
     shutil.rmtree(judged / "validation" / CLASSES[0])
-    with pytest.raises(DataError, match=f"at least 2 classes are needed .* there is 1 \\({CLASSES[1]}\\): put some"):
+    with pytest.raises(DataError, match=f"at least 2 classes must have .* there is 1 \\({CLASSES[1]}\\): put some"):
         prove_augmentation(judged, synthetic, out=tmp_path / "q.html")
 
 
@@ -593,7 +593,7 @@ def test_held_out_photos_that_the_generator_has_learned_from_are_counted(drawn, 
         Image.fromarray(learned.images[row]).save(judged / "validation" / CLASSES[0] / f"learned {row}.png")
     prove = partial(prove_augmentation, judged, shots=(), num_seeds=2, num_steps=2)
     prove(drawn, out=tmp_path / "proof.html")
-    assert "and on 3 of the 15 held-out ones as well, so nothing of this is proved." in capsys.readouterr().out
+    assert "and on 3 of the 15 held-out ones as well, so this proves nothing." in capsys.readouterr().out
 
     elsewhere = Path(shutil.copytree(drawn, tmp_path / "drawn"))
     facts = json.loads((elsewhere / "augment.json").read_text())

@@ -17,8 +17,8 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from typer.testing import CliRunner
 
-from tests.desk.novelty.test_novelty import save_photos
 from tests.run.start_points import SD, save_autoencoder
+from tests.support.tin_photos import save_photos
 from vae_ldm import loading
 from vae_ldm.cli import app
 from vae_ldm.data.photo_stream import photo_records

@@ -111,7 +111,7 @@ def test_the_worst_crops_are_where_the_damage_is():
 def test_the_sentence_says_what_the_numbers_say(results):
     fine, coarse = results
     said = in_sentences([coarse, fine])
-    assert said.startswith("On 20 photos of 32 px, acme/fine keeps most: ")
+    assert said.startswith("On 20 photos of 32 px, acme/fine reconstructs best: ")
     assert "dB above coarse. " in said
     assert "so train an autoencoder on these photos" in said
     assert said.endswith(".")
@@ -120,12 +120,12 @@ def test_the_sentence_says_what_the_numbers_say(results):
     close = replace(good, linear_psnr=fine.psnr.mean().item() - 1)
     assert "That is only 1.0 dB above a linear code of its size, so fine-tune its decoder" in in_sentences([close])
     twin = replace(fine, name="twin", psnr=fine.psnr + torch.randn(20, generator=torch.Generator().manual_seed(0)))
-    assert "within chance" in in_sentences([fine, twin])
+    assert "which may be chance" in in_sentences([fine, twin])
     (few, others) = (replace(one, psnr=one.psnr[:5]) for one in (fine, coarse))
     assert "too few photos to tell that from chance" in in_sentences([few, others])
     assert (few.psnr_interval, fine.psnr_interval is None) == (None, False)
     sharp = replace(coarse, perceptual=fine.perceptual / 2)
-    assert "By features, coarse comes nearest" in in_sentences([fine, sharp])
+    assert "Judged by features, coarse comes nearest" in in_sentences([fine, sharp])
     assert "No codec gets all photos into the" in in_sentences([replace(coarse, codecs=coarse.codecs[:1])])
 
 

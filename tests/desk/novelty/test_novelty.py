@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from PIL import Image
 from typer.testing import CliRunner
 
 from tests.processes import two_processes
 from tests.run.start_points import SD, save_autoencoder
+from tests.support.tin_photos import save_photos
 from vae_ldm import files, weights
 from vae_ldm.cli import app
 from vae_ldm.data.photo_stream import photo_records
@@ -27,28 +27,6 @@ from vae_ldm.latent_space.novelty import SCORE_NAMES
 from vae_ldm.models.vision_features import EfficientNetLiteFeatures
 
 PHOTO_SIZE = (64, 64)
-
-
-def usual_photo(rng, *, blemish=None):
-    """A bright tin on a dark table, wandering a little; the blemish is a dark cross with its middle there."""
-    rows, columns = np.mgrid[0:64, 0:64]
-    top, left = rng.integers(14, 18), rng.integers(14, 18)
-    pixels = np.full((64, 64, 3), 40.0)
-    inside = (rows >= top) & (rows < top + 34) & (columns >= left) & (columns < left + 34)
-    pixels[inside] = 170 + 40 * np.cos((columns[inside] - left) / 6)[:, None]
-    if blemish is not None:
-        y, x = blemish
-        down, across = abs(rows - y), abs(columns - x)
-        pixels[(down < 5) & (across < 2) | (down < 2) & (across < 5)] = (90, 10, 0)
-    return np.clip(pixels + rng.normal(0, 3, pixels.shape), 0, 255).astype(np.uint8)
-
-
-def save_photos(folder, count, *, seed, blemish=None):
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(seed)
-    for number in range(count):
-        Image.fromarray(usual_photo(rng, blemish=blemish)).save(folder / f"{number:03d}.png")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -387,7 +365,7 @@ def test_a_stored_name_is_never_looked_for_on_the_hub(by_latents, trained_run, t
     monkeypatch.setattr(weights, "download", lambda name, **_: asked.append(name))
     content = {**content_of_0_1_0(detector), "model": "evil/tracker"}
     (detector / "detector.json").write_text(json.dumps(content))
-    with pytest.raises(WeightsError, match=r"evil/tracker is no folder of this machine.*--model evil/tracker"):
+    with pytest.raises(WeightsError, match=r"evil/tracker is no folder on this machine.*--model evil/tracker"):
         open_detector(detector)
     assert not asked
     open_detector(detector, model=str(trained_run.path))

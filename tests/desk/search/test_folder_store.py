@@ -146,6 +146,14 @@ def content_of(folder):
     return {name: value for name, value in stored.items() if name not in ("format", "written_by", "digest")}
 
 
+def assert_refused_with(index, content):
+    """Asserts that the index is one line to build it anew where index.json holds this content, its digest right."""
+    (index.path / "index.json").write_text(json.dumps(KIND.sealed(content)))
+    with pytest.raises(DataError, match=r"is damaged .*build the index anew") as caught:
+        IndexFolder(index.path)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -160,10 +168,7 @@ def content_of(folder):
 def test_facts_that_are_none_are_one_line_even_where_the_digest_is_right(filled, name, value):
     content = content_of(filled)
     content[name] = [{**content["parts"][0], **value}] if name == "parts" and isinstance(value, dict) else value
-    (filled.path / "index.json").write_text(json.dumps(KIND.sealed(content)))
-    with pytest.raises(DataError, match=r"is damaged .*build the index anew") as caught:
-        IndexFolder(filled.path)
-    assert "\n" not in str(caught.value)
+    assert_refused_with(filled, content)
 
 
 def npz(folder):
@@ -207,10 +212,7 @@ def test_a_file_that_somebody_made_is_one_line_even_where_its_digest_is_right(fi
         content["parts"][0]["vectors" if name.endswith("npy") else "photos"] = digest
     else:
         content["space"] = digest
-    (filled.path / "index.json").write_text(json.dumps(KIND.sealed(content)))
-    with pytest.raises(DataError, match=r"is damaged .*build the index anew") as caught:
-        IndexFolder(filled.path)
-    assert "\n" not in str(caught.value)
+    assert_refused_with(filled, content)
 
 
 def test_one_changed_fact_is_noticed(filled):

@@ -347,7 +347,7 @@ def test_a_stored_name_is_never_looked_for_on_the_hub(index, photos, model, monk
     asked = []
     monkeypatch.setattr(weights, "download", lambda name, **_: asked.append(name))
     IndexFolder(index)._replace_index(model="evil/tracker")
-    with pytest.raises(WeightsError, match=r"evil/tracker is no folder of this machine.*--model evil/tracker"):
+    with pytest.raises(WeightsError, match=r"evil/tracker is no folder on this machine.*--model evil/tracker"):
         open_index(index)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *place, **_: asked.append(place))
     with pytest.raises(WeightsError, match=r"backbone evil/eye is not on this machine.*hf download evil/eye"):

@@ -30,7 +30,7 @@ _SMALL, _MARGIN_DB = 64, 2.0
 """Shorter side in px below which nothing is gained by looking at the middle of a photo first."""
 _AVIF_GUESS = (17.4, 15.5, 2.0)
 """A, B and C of the quality of AVIF at which a photo likely reaches a target: A + B ln(bytes a pixel of WebP) + C dB.
-Fitted to 58 photos of clothes, labels and tins at 26 to 38 dB, from which it is 4 off (root mean square)."""
+Fitted to 58 photos of clothes, labels and tins at 26 to 38 dB, from which it differs by 4 (root mean square)."""
 _BYTES_A_LATENT, _BYTES_A_PIXEL = 16, 40
 """The most memory that decoding takes: symbols with what their neighbours say, and a picture that is made of tiles."""
 _NOISE_DB = 0.5

@@ -173,7 +173,7 @@ def _said_of_text(result: RateDistortion) -> Iterator[str]:
     for one in result.legibility:
         yield (
             f"{one.what} read by {one.reader} on {one.num_photos} of {counted(result.num_photos, 'photo')}: "
-            f"{one.num_read}. The share of these that is still read, at each step and from codecs in the same bytes:"
+            f"{one.num_read}. It still reads this share of them at each step, and from codecs in the same bytes:"
         )
         for way, shares in one.kept.items():
             told = ", ".join(

@@ -44,8 +44,8 @@ class PictureDrawer:
         methods = self.request.methods
         if idle := self.request.methods_without_share(len(self.prompts)):
             self.console.say(
-                f"{counted(wanted, 'picture')} {'is' if wanted == 1 else 'are'} too few for all ways; what another way "
-                f"misses is drawn by {', '.join(idle)}"
+                f"{counted(wanted, 'picture')} {'is' if wanted == 1 else 'are'} too few to share among all ways; "
+                f"{', '.join(idle)} {'draws' if len(idle) == 1 else 'draw'} only what the others miss"
             )
         given_up: set[str] = set()
         with StepReport("drawing pictures", self.console) as report:

@@ -141,7 +141,7 @@ def judged_classes(splits: PictureSplits) -> list[int]:
     if len(found) < 2:
         names = f" ({', '.join(splits.train.class_names[label] for label in found)})" if found else ""
         raise DataError(
-            "at least 2 classes are needed with a photo to learn from and another to judge by, and there "
+            "at least 2 classes must have a photo to learn from and another to judge by, but there "
             f"{'is 1' if found else 'are 0'}{names}: put some photos of each class in validation/"
         )
     return found
@@ -280,7 +280,7 @@ def _of_held_out(photos: Path | None, run: Path | None, held_out: Pictures) -> s
     count = sum(digest in known for digest in _digests(held_out.images))
     if not count:
         return " and, pixel by pixel, on none of the held-out ones"
-    return f" and on {count} of the {len(held_out)} held-out ones as well, so nothing of this is proved"
+    return f" and on {count} of the {len(held_out)} held-out ones as well, so this proves nothing"
 
 
 def _generator_note(facts: dict | None, of_held_out: str) -> str:

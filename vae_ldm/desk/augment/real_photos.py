@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from vae_ldm.choices import Resize
 from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.picture_cache import load_pictures
+from vae_ldm.data.picture_settings import PictureSettings
 from vae_ldm.data.pictures import PictureSplits
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.pipeline import PhotoPipeline
@@ -78,11 +79,13 @@ def real_photos(
             splits = load_pictures(
                 ImageFolderSource(photos),
                 folder / "pictures",
-                image_size=preparation.image_size,
-                channels=preparation.channels,
-                resize=preparation.resize,
-                validation_fraction=preparation.validation_fraction,
-                max_unreadable_share=1.0,
+                PictureSettings(
+                    preparation.image_size,
+                    preparation.channels,
+                    preparation.resize,
+                    validation_fraction=preparation.validation_fraction,
+                    max_unreadable_share=1.0,
+                ),
                 progress=report,
             )
         for line in splits.unreadable:

@@ -53,7 +53,7 @@ def build_desk(
 ) -> None:
     """Make `desk`: an index of the photos to search in, and a detector fitted on them, or on those of `only_classes`.
 
-    What is there already is gone on with (the index) or made anew (the detector). Raises what `build_index` and
+    An index that exists is extended; a detector that exists is replaced. Raises what `build_index` and
     `novelty.fit` raise, ManyUnreadableError when all is done.
     """
     check_photos(photos, false_alarm_rate=false_alarm_rate, only_classes=only_classes)

@@ -210,12 +210,12 @@ def in_sentences(results: Sequence[AutoencoderResult]) -> str:
         second = ranked[1]
         lead = psnr - second.psnr.mean().item()
         said = [
-            f"{where}, {best.name} keeps most: it reaches {psnr:.1f} dB, {lead:.1f} dB above {second.name}"
+            f"{where}, {best.name} reconstructs best: it reaches {psnr:.1f} dB, {lead:.1f} dB above {second.name}"
             + _doubt(best.psnr - second.psnr)
         ]
         nearest = min(results, key=lambda result: result.perceptual.mean().item())
         if nearest is not best:
-            said.append(f"By features, {nearest.name} comes nearest to the photos")
+            said.append(f"Judged by features, {nearest.name} comes nearest to the photos")
     said.append(_advice(psnr, best.linear_psnr))
     keeping = [codec for codec in best.codecs if codec.share_that_fits == 1]
     if keeping:
@@ -232,9 +232,10 @@ def in_sentences(results: Sequence[AutoencoderResult]) -> str:
 
 def _doubt(lead: Tensor) -> str:
     """What is to be said behind a lead in dB, [N], that chance may have made."""
-    if len(lead) < MIN_PHOTOS:
+    interval = bootstrap_interval(lead) if len(lead) >= MIN_PHOTOS else None
+    if interval is None:
         return "; these are too few photos to tell that from chance"
-    return ", which is within chance" if bootstrap_interval(lead).low <= 0 else ""
+    return ", which may be chance" if interval.low <= 0 else ""
 
 
 def _advice(psnr: float, linear_psnr: float) -> str:
