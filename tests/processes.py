@@ -81,6 +81,7 @@ def _work(pipe: Connection, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     while True:
         module, name, kwargs = pipe.recv()
+        os.environ.pop("PL_GLOBAL_SEED", None)  # the call before may have left it: see no_seed_of_another_test
         try:
             function: Any = importlib.import_module(module)
             for part in name.split("."):
