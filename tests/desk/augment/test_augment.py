@@ -641,6 +641,11 @@ def test_what_cannot_be_proved_is_one_line(drawn, photos, tmp_path):
     render(strange / "zebra", 1, CLASSES[0])
     cases = [
         (lambda: prove_augmentation(photos, leaking, out=page), VaeLdmError, "1 of its photos was made from held-out"),
+        (
+            lambda: prove_augmentation(photos, photos / "validation", out=page),
+            VaeLdmError,
+            "12 of its 12 photos are held-out photos, pixel by pixel",
+        ),
         (lambda: prove_augmentation(photos, strange, out=page), DataError, "no real photos of its class zebra"),
         (lambda: prove_augmentation(photos, drawn, out=tmp_path / "no" / "p.html"), VaeLdmError, "no such folder"),
         (lambda: prove_augmentation(photos, drawn, out=page, num_seeds=1), VaeLdmError, "at least 2"),

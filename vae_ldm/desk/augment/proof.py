@@ -68,6 +68,7 @@ def prove_augmentation(
             command.say(left_out)
         train, held_out = of_classes(splits.train, classes), of_classes(splits.validation, classes)
         drawn = _synthetic_photos(synthetic, preparation, train.class_names, command)
+        _check_not_held_out(synthetic, drawn, splits.validation)
         pool = Pool(
             torch.from_numpy(train.labels),
             torch.from_numpy(drawn.labels),
@@ -222,6 +223,17 @@ def _synthetic_photos(folder: Path, preparation: Preparation, names: Sequence[st
     labels = np.array([names.index(str(record.label)) for record in kept], np.int64)
     images = np.concatenate([batch.images[0] for batch in batches])
     return Pictures(images, labels, ["" for _ in kept], [record.id for record in kept], list(names))
+
+
+def _check_not_held_out(folder: Path, drawn: Pictures, held_out: Pictures) -> None:
+    """Raise VaeLdmError where a synthetic photo is, pixel by pixel, one that is to judge."""
+    judges = set(_digests(held_out.images))
+    if count := sum(digest in judges for digest in _digests(drawn.images)):
+        raise VaeLdmError(
+            f"{folder}: {count} of its {counted(len(drawn), 'photo')} {'is a' if count == 1 else 'are'} held-out "
+            f"{'photo' if count == 1 else 'photos'}, pixel by pixel; a classifier must not learn the photos that judge "
+            "it, so give synthetic photos only"
+        )
 
 
 def _sources(folder: Path, drawn: Pictures, train: Pictures, held_out: Pictures) -> torch.Tensor:
