@@ -163,6 +163,7 @@ def test_the_deprecated_key_works_with_one_line_that_says_what_to_write(write, w
     read_recipe(write("format: 2\n" + MINIMAL), ["autoencoder.loss.kl_weight=1e-5"], warn=warnings.append)
     assert len(warnings) == 1
     assert warnings[0].startswith("override autoencoder.loss.kl_weight=1e-5: autoencoder.loss.kl_weight is deprecated")
+    assert upgrade_recipe(write(text))[1][-1].endswith("per_latent: 0.00256 is the same for this recipe")
 
 
 def test_an_old_recipe_is_read_with_one_line(write, warnings):
@@ -241,7 +242,11 @@ def test_an_upgraded_file_is_the_same_recipe(name, tmp_path):
     (tmp_path / "new.yaml").write_text(text)
     assert read_recipe(tmp_path / "new.yaml") == read_recipe(FORMAT_1 / f"{name}.yaml")
     assert changes[0] == "format: 1 -> 2"
-    assert upgrade_recipe(tmp_path / "new.yaml") == (text, ["is of format 2 already"])
+    again, said = upgrade_recipe(tmp_path / "new.yaml")
+    assert (again, said[0]) == (text, "is of format 2 already")
+    assert [line.partition(" is deprecated")[0] for line in said[1:]] == ["autoencoder.loss.kl_weight"] * (
+        "kl_weight:" in text
+    )
 
 
 def test_the_upgraded_file_keeps_the_users_comments(write):
@@ -278,6 +283,8 @@ def test_the_upgraded_file_keeps_the_users_comments(write):
         "prediction_type)",
         "r.yaml: diffusion.text_encoder.type: 'trained' (the default of format 1)",
         "r.yaml: diffusion.text_encoder.min_length: 2 (format 1 cut prompts at the longest caption)",
+        "r.yaml: autoencoder.loss.kl_weight is deprecated and goes with vae_ldm 0.3; write "
+        "autoencoder.loss.kl_weight_per_latent: 0.001024 is the same for this recipe",
     ]
     assert path.read_text() == text
 

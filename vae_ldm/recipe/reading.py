@@ -64,12 +64,13 @@ def upgrade_recipe(path: Path) -> tuple[str, list[str]]:
 
     Raises RecipeError with all mistakes of the recipe as it stands.
     """
-    read_recipe(path)
+    recipe = read_recipe(path)
     number = format_of(parse_file(path)[0])
     text, changes = upgraded_text(path, number)
+    kept = [] if (line := _deprecated_kl_weight(recipe)) is None else [line]
     if number == NEWEST:
-        return text, [f"is of format {NEWEST} already"]
-    return text, [f"format: {number} -> {NEWEST}", *map(str, changes)]
+        return text, [f"is of format {NEWEST} already", *kept]
+    return text, [f"format: {number} -> {NEWEST}", *map(str, changes), *kept]
 
 
 def _name_old_min_length(root: Node) -> None:
@@ -92,14 +93,8 @@ def _in_words(mistakes: list[Mistake]) -> str:
 
 def _deprecation(recipe: Recipe, path: Path, number: int, kl_weight: Node | None) -> str | None:
     """A line for the user about the deprecated key that they wrote, else about an older format."""
-    value = recipe.autoencoder.loss.kl_weight
-    if kl_weight is not None and value is not None:
-        latents = recipe.num_latents
-        same = "" if latents is None else f": {value * latents:.6g} is the same for this recipe"
-        return (
-            f"{kl_weight.origin.label}: autoencoder.loss.kl_weight is deprecated and goes with vae_ldm 0.3; "
-            f"write autoencoder.loss.kl_weight_per_latent{same}"
-        )
+    if kl_weight is not None and (line := _deprecated_kl_weight(recipe)) is not None:
+        return f"{kl_weight.origin.label}: {line}"
     if number < NEWEST:
         return (
             f"{path}: is a recipe of format {number} and means what it meant in vae_ldm 0.{number}; "
@@ -145,3 +140,15 @@ def _key(path: KeyPath) -> KeyPath:
 
 def _overlap(one: KeyPath, other: KeyPath) -> bool:
     return all(a == b for a, b in zip(one, other, strict=False))
+
+
+def _deprecated_kl_weight(recipe: Recipe) -> str | None:
+    """What to write instead of `kl_weight`; None for a recipe without it."""
+    value, latents = recipe.autoencoder.loss.kl_weight, recipe.num_latents
+    if value is None:
+        return None
+    same = "" if latents is None else f": {value * latents:.6g} is the same for this recipe"
+    return (
+        "autoencoder.loss.kl_weight is deprecated and goes with vae_ldm 0.3; "
+        f"write autoencoder.loss.kl_weight_per_latent{same}"
+    )
