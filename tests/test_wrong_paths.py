@@ -17,6 +17,8 @@ WRONG = {
     "push absent acme/tins": "absent: is no run folder",
     "generate ./absent prompt": "absent: no such folder",
     "generate run prompt --out full": "full: exists already",
+    "generate runs/absent prompt": "runs/absent: no such folder",
+    "generate photos prompt": "photos: holds no model; give a run folder",
     "generate run prompt --out a.jpg/there": "a.jpg: is a file",
     "compare absent run": "absent does not exist",
     "compare photos ./absent": "absent: no such folder",
@@ -59,6 +61,7 @@ WRONG = {
     "archive report absent --model run": "absent does not exist",
     "desk d absent --model run": "absent does not exist",
     "claim absent.jpg --desk stored": "absent.jpg does not exist",
+    "claim photos --desk stored": "photos: holds 2 photos; give one of them",
     "claim a.jpg --desk absent": "absent: no such folder, so no desk",
     "claim a.jpg --desk photos": "photos: is no desk (it has no novelty)",
     "claim a.jpg --desk stored --out taken.html": "taken.html: exists already; name another page with --out",
@@ -100,7 +103,15 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
     """Exit code, standard error and heavy libraries imported so far, of each command in WRONG."""
     folder = tmp_path_factory.mktemp("paths")
     for name in (
-        *("photos/0.jpg", "a.jpg", "full/something", "run/recipe.yaml", "stored/novelty/x", "stored/index/x"),
+        *(
+            "photos/0.jpg",
+            "photos/1.jpg",
+            "a.jpg",
+            "full/something",
+            "run/recipe.yaml",
+            "stored/novelty/x",
+            "stored/index/x",
+        ),
         *TAKEN,
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

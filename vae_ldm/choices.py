@@ -58,5 +58,7 @@ MAX_DENOISING_STEPS = 1000
 """The number of noise levels in training."""
 MAX_GUIDANCE_SCALE = 1000
 """Far more guidance than improves any picture; without a bound the latents overflow, and the picture is black."""
+RUNS_FOLDER = "runs"
+"""Where runs lie unless a recipe says otherwise; runs/NAME is never a repository of the Hub."""
 MAX_DRAWN = 1_000_000
 """The most pictures that are drawn at once, of a class or of a run."""

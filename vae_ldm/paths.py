@@ -7,6 +7,7 @@ where it is taken (`check_output_file`, `check_new_folder`); a verb's own defaul
 import os
 from pathlib import Path
 
+from vae_ldm.choices import RUNS_FOLDER
 from vae_ldm.errors import DataError, VaeLdmError, WeightsError
 from vae_ldm.files import finish_swap
 
@@ -14,6 +15,8 @@ HUB_PREFIX = "hf://"
 PAGE_SUFFIXES = (".html", ".htm")
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TABLE_SUFFIXES = (".csv", ".txt")
+_OF_MODELS = ("recipe.yaml", "model_index.json", "config.json", "autoencoder", "vae", "pipeline", "lora")
+"""At least one of these lies in the folder of a run, of a pipeline or of a network."""
 
 
 def expanded(path: Path | str) -> Path:
@@ -25,8 +28,9 @@ def expanded(path: Path | str) -> Path:
 
 
 def is_local(source: str) -> bool:
-    """A path, and not ORG/NAME of the Hub: it or the folder it would lie in exists, or it is written as a path."""
-    return Path(source).parent.is_dir() or source.startswith((".", "/", "~")) or source.count("/") != 1
+    """A path, and not ORG/NAME of the Hub: its folder exists, or it is written as a path or as runs/NAME."""
+    written_so = source.startswith((".", "/", "~", f"{RUNS_FOLDER}/")) or source.count("/") != 1
+    return written_so or Path(source).parent.is_dir()
 
 
 def is_of_the_hub(source: Path | str) -> bool:
@@ -43,6 +47,15 @@ def check_model(source: Path | str) -> None:
         raise WeightsError(
             f"{source}: no such folder; give a run folder, a folder made by save_pretrained or ORG/NAME of the Hub"
         )
+
+
+def check_weights_within(source: Path | str) -> None:
+    """Raise WeightsError where the folder `source` holds neither a run nor weights, such as a folder of photos."""
+    folder = expanded(source)
+    if is_of_the_hub(source) or not folder.is_dir():
+        return
+    if not any((folder / name).exists() for name in _OF_MODELS) and not list(folder.glob("*.safetensors")):
+        raise WeightsError(f"{source}: holds no model; give a run folder, or a folder made by save_pretrained")
 
 
 def check_run(folder: Path) -> None:

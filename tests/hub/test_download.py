@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import constants, hf_hub_download
 
 from tests.hub.server import HubServer
-from vae_ldm.errors import HubError, RunError, VaeLdmError
+from vae_ldm.errors import HubError, RunError, VaeLdmError, WeightsError
 from vae_ldm.hub import download, download_recipe
 from vae_ldm.hub.names import parse_name
 from vae_ldm.weights import local_folder
@@ -261,7 +261,9 @@ def test_no_network(tmp_path: Path, no_waiting: None) -> None:
 
 
 def test_a_name_that_was_meant_as_a_path(tmp_path: Path, no_waiting: None) -> None:
-    with pytest.raises(RunError, match=r"cannot be reached .*; nor is there a folder runs/tins here$"):
+    with pytest.raises(RunError, match=r"cannot be reached .*; nor is there a folder acme/tins here$"):
+        local_folder("acme/tins", cache_dir=tmp_path)
+    with pytest.raises(WeightsError, match=r"^runs/tins: no such folder"):
         local_folder("runs/tins", cache_dir=tmp_path)
     with pytest.raises(RunError, match=r"and try again$"):
         local_folder("hf://runs/tins", cache_dir=tmp_path)

@@ -44,7 +44,7 @@ def test_photos_that_cannot_be_used_are_named_and_refused_as_training_refuses_th
     found = f"1 of 10 pictures in {tmp_path}/photos cannot be used"
     if max_share == 0.1:
         train_run(recipe, dry_run=True)
-        assert "data: 7 training and 3 validation pictures;" in capsys.readouterr().err
+        assert "data: 7 training and 3 validation pictures found;" in capsys.readouterr().err
         assert found in caplog.messages
         assert any(line.startswith("left out tin/j.jpg: not a picture, or of a format") for line in caplog.messages)
         return

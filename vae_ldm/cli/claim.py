@@ -51,7 +51,7 @@ def desk(
 
 
 def claim(
-    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="The photo of a new claim.", callback=paths.photos)],
+    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="The photo of a new claim.", callback=paths.one_photo)],
     desk: Annotated[
         Path, typer.Option(metavar="DESK", help="A folder that vae-ldm desk has made.", callback=paths.desk)
     ],

@@ -7,7 +7,7 @@ leaves in --out=~/x and between quotes, or raises VaeLdmError.
 from collections.abc import Callable
 from pathlib import Path
 
-from vae_ldm.data.listing import existing_folder
+from vae_ldm.data.listing import existing_folder, find_photos
 from vae_ldm.errors import DataError, WeightsError
 from vae_ldm.paths import (
     PAGE_SUFFIXES,
@@ -19,6 +19,7 @@ from vae_ldm.paths import (
     check_output_folder,
     check_run,
     check_store,
+    check_weights_within,
     expanded,
     is_folder_or_file,
     is_local,
@@ -42,6 +43,15 @@ def photo(path: Path) -> Path:
     if not place.is_file():
         _check_no_device(path)
         raise DataError(f"{path}: {'is a folder; give one photo' if place.is_dir() else 'no such photo'}")
+    return place
+
+
+def one_photo(path: Path) -> Path:
+    """One photo, or a folder that holds no more than one."""
+    place = photos(path)
+    assert place is not None
+    if place.is_dir() and (count := len(find_photos(place).pictures)) > 1:
+        raise DataError(f"{path}: holds {count} photos; give one of them")
     return place
 
 
@@ -72,16 +82,14 @@ def share_or_photos(text: str | None) -> str | None:
 
 def model(source: str | None) -> str | None:
     """A run, a folder of weights, or ORG/NAME of the Hub."""
-    if source is None:
-        return None
-    check_model(source)
-    return _home(source)
+    return None if source is None else models([source])[0]
 
 
 def models(sources: list[str]) -> list[str]:
     """Several of them."""
     for source in sources:
         check_model(source)
+        check_weights_within(source)
     return [_home(source) for source in sources]
 
 

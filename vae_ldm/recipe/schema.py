@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, Strict, ValidationInfo, model_validator
 
+from vae_ldm.choices import RUNS_FOLDER
 from vae_ldm.errors import RecipeError
 from vae_ldm.recipe.agreement import SettingsError, disagreements
 from vae_ldm.recipe.parts import (
@@ -32,7 +33,7 @@ class Recipe(Part):
     name: Annotated[str, Field(max_length=200, pattern=RUN_NAME)]
     """Name of the run folder inside output_dir."""
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
-    output_dir: LocalPath = "runs"
+    output_dir: LocalPath = RUNS_FOLDER
     data: Data
     autoencoder: Autoencoder
     diffusion: Diffusion | None = None

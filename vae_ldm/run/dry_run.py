@@ -178,10 +178,10 @@ def _steps(total: int, done: int) -> str:
 def _count(preview: Preview) -> str:
     train, validation = preview.num_train, preview.num_validation
     if train is None:
-        return "an unknown number of pictures"
+        return "an unknown number of pictures found"
     if not validation:
-        return f"{counted(train, 'picture')}, some of which are held out"
-    return f"{train:,} training and {counted(validation, 'validation picture')}"
+        return f"{counted(train, 'picture')} found, some of which are held out"
+    return f"{train:,} training and {counted(validation, 'validation picture')} found"
 
 
 def _millions(module: nn.Module) -> str:

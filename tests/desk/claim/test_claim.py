@@ -173,7 +173,7 @@ def test_what_is_wrong_is_said_in_one_line(photos, desk, tmp_path):
         claim(new, tmp_path)
     with pytest.raises(VaeLdmError, match="no such folder"):
         claim(new, desk, out=tmp_path / "nowhere" / "claim.html")
-    with pytest.raises(VaeLdmError, match="holds 3 photos, and a claim is about one"):
+    with pytest.raises(VaeLdmError, match="holds 3 photos; give one of them"):
         claim(photos / "new", desk)
     (tmp_path / "half.png").write_bytes(new.read_bytes()[:60])
     with pytest.raises(DataError, match=r"half\.png: cannot be read"):

@@ -295,6 +295,6 @@ def _summary(archive: Archive, added: Added) -> Iterator[str]:
         yield (
             f"  {how}; {added.payload_bytes / added.num_added:,.0f} bytes a photo "
             f"(the photos' own files: {added.source_bytes / added.num_added:,.0f}), "
-            f"{np.mean(added.psnr):.2f} dB in the mean, {min(added.psnr):.2f} at worst"
+            f"{np.mean(added.psnr):.2f} dB on average, {min(added.psnr):.2f} at worst"
         )
     yield f"  all files of the archive: {archive.num_bytes:,} bytes"

@@ -165,7 +165,7 @@ def _said_of_lowest(result: RateDistortion) -> Iterator[str]:
         kept = ", ".join(f"{name} {psnr:.1f} dB" for name, psnr in lowest.items())
         yield (
             "≤ marks bytes of a codec's lowest quality, which keeps more of some or all photos than the step does "
-            f"(in the mean {kept})"
+            f"(on average {kept})"
         )
 
 

@@ -100,7 +100,7 @@ def claim(
     check_output_file(out, "page", PAGE_SUFFIXES)
     records = photo_records(photo)
     if len(records) != 1:
-        raise VaeLdmError(f"{photo}: holds {len(records)} photos, and a claim is about one; name one of them")
+        raise VaeLdmError(f"{photo}: holds {len(records)} photos; give one of them")
     detector, index = open_desk(desk, model=model)
     encoder = detector.observer.encoder
     (batch,) = list(encoder.batches(records, on_unreadable=_refuse))

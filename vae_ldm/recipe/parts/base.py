@@ -15,6 +15,8 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from vae_ldm.choices import RUNS_FOLDER
+
 
 def _whole_number(value: object) -> object:
     # A Literal alone takes true and 1.0 for 1.
@@ -67,10 +69,13 @@ class PlaceKind:
     """A regular expression for names of repositories; None where the setting is a path whatever it looks like."""
 
     def is_of_the_hub(self, place: str) -> bool:
-        """Whether `place` is the name of a repository and no path: nothing of its name lies in the current folder."""
+        """Whether `place` is the name of a repository and no path: it is no run, and nothing of its name lies here."""
         if self.hub_name is None or re.fullmatch(self.hub_name, place) is None:
             return False
-        return place.startswith("hf://") or not Path(place.partition("/")[0]).exists()
+        if place.startswith("hf://"):
+            return True
+        first = place.partition("/")[0]
+        return first != RUNS_FOLDER and not Path(first).exists()
 
 
 def place_kind(field: FieldInfo) -> PlaceKind | None:
