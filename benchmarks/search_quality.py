@@ -21,7 +21,7 @@ from vae_ldm.data.sources import Record, sort_class_names
 from vae_ldm.desk.encoder import PhotoEncoder
 from vae_ldm.evaluation.interval import bootstrap_interval
 from vae_ldm.evaluation.memorisation import shrink
-from vae_ldm.latent_space.features import FEATURE_KINDS, FeatureSpace, Part, Whitening, parts_of
+from vae_ldm.latent_space.features import FEATURE_KINDS, FeaturePart, FeatureSpace, Whitening, parts_of
 from vae_ldm.latent_space.vector_index import ExactIndex
 from vae_ldm.terminal import quieten_libraries
 
@@ -33,7 +33,7 @@ class Split:
     """The photos of one split, as every feature sees them."""
 
     def __init__(self, encoder: PhotoEncoder, records: Sequence[Record]) -> None:
-        raw: dict[Part, list[Tensor]] = {part: [] for part in parts_of(encoder.kind)}
+        raw: dict[FeaturePart, list[Tensor]] = {part: [] for part in parts_of(encoder.kind)}
         pixels, self.labels = [], []
         for batch in encoder.batches([record for record in records if record.label is not None]):
             for part, vectors in encoder.vectors(batch).items():

@@ -2,9 +2,13 @@
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from collections import Counter
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 MAP = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -80,3 +84,39 @@ def test_no_test_file_imports_another():
                 if named & tests:
                     found.append(f"{file.relative_to(ROOT)}:{node.lineno}")
     assert found == []
+
+
+def test_no_two_classes_have_one_name():
+    """One word for one idea: whoever searches for a class finds one."""
+    classes: dict[str, list[str]] = {}
+    for file, tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                classes.setdefault(node.name, []).append(file)
+    assert len(classes) > 150
+    assert {name: files for name, files in classes.items() if len(files) > 1} == {}
+
+
+def test_no_two_public_functions_have_one_name():
+    """Except a verb and what it calls, and the lesson, which stands by itself and uses the field's words anew."""
+    functions: dict[str, list[str]] = {}
+    for file, tree in trees():
+        if not file.startswith(("vae_ldm/cli/", "vae_ldm/lesson/")):
+            for node in tree.body:
+                if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                    functions.setdefault(node.name, []).append(file)
+    assert len(functions) > 300
+    assert {name: files for name, files in functions.items() if len(files) > 1} == {}
+
+
+@pytest.mark.slow
+def test_pytest_collects_the_tests_without_the_checkout_on_its_path():
+    """`pytest` alone puts no folder on the path, where `python -m pytest` puts the current one."""
+    command = [sys.executable, "-I", "-m", "pytest", "--collect-only", "-qq", "-n", "0", "tests/test_floors.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def trees() -> list[tuple[str, ast.Module]]:
+    files = sorted((ROOT / "vae_ldm").rglob("*.py"))
+    return [(str(file.relative_to(ROOT)), ast.parse(file.read_text(encoding="utf-8"))) for file in files]

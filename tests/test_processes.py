@@ -20,7 +20,7 @@ from vae_ldm.data.posterior_cache import PosteriorDataset
 from vae_ldm.data.sampling import Batch
 from vae_ldm.errors import RunError
 from vae_ldm.evaluation.distribution import frechet_distance, kernel_distance
-from vae_ldm.models.autoencoder import load_autoencoder
+from vae_ldm.models.autoencoder import load_autoencoder_kl
 from vae_ldm.models.pixels import as_images
 from vae_ldm.processes import OtherProcessFailedError, Processes
 from vae_ldm.run.folder import RunFolder
@@ -105,7 +105,7 @@ def test_a_run_on_two_processes_of_which_one_is_killed_and_which_is_then_stopped
     StableDiffusionPipeline.from_pretrained(run.pipeline)
 
     # Every picture's posterior is there, once and in its place, whichever process has computed it.
-    pictures, autoencoder = Session(recipe, run).pictures, load_autoencoder(str(run.autoencoder))
+    pictures, autoencoder = Session(recipe, run).pictures, load_autoencoder_kl(str(run.autoencoder))
     for split, expected in (("train", pictures.train), ("validation", pictures.validation)):
         cached = PosteriorDataset(run.latents / split, torch.zeros(len(expected), 2), seed=0, augment=False)
         batch = cached[Batch(0, torch.arange(len(expected)).numpy())]

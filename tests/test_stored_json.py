@@ -8,7 +8,7 @@ import pytest
 from vae_ldm.errors import DataError, VaeLdmError
 from vae_ldm.stored_json import StoredKind, content_of
 
-KIND = StoredKind(newest=3, sealed_from=2, unnumbered=1, cure="delete it")
+KIND = StoredKind(newest=3, digest_from=2, unnumbered=1, cure="delete it")
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_damage_is_one_line_with_the_cure(file, content, why):
 def test_a_file_of_version_0_1_has_no_number(file):
     file.write_text('{"a": 1}')
     assert KIND.read(file) == {"a": 1}
-    assert "it has no format number" in refused(file, StoredKind(newest=3, sealed_from=2, cure="delete it"))
+    assert "it has no format number" in refused(file, StoredKind(newest=3, digest_from=2, cure="delete it"))
 
 
 @pytest.mark.parametrize(
@@ -89,4 +89,4 @@ def test_content_of_another_type_is_damage_too(file):
 
 def test_the_error_is_the_one_of_the_kind(file):
     file.write_text("")
-    refused(file, StoredKind(newest=1, sealed_from=1, cure="delete it", error=VaeLdmError))
+    refused(file, StoredKind(newest=1, digest_from=1, cure="delete it", error=VaeLdmError))

@@ -53,7 +53,7 @@ def fastest_precision(network: Network) -> Precision:
     """
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    # Not every supported torch has it; without it nothing is known of the CPU.
+    # Some supported versions of torch do not have it; then nothing is known of the CPU.
     cpu: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if network == "autoencoder" and cpu.get("avx512_bf16") and "AMD" in str(cpu.get("cpu_name")):
         return "bf16-mixed"

@@ -56,7 +56,7 @@ def pipeline(
         base_folder = _base_folder(lora, base, cache_dir)
         opened = _open(base.source, pipeline_folder(base_folder))
         if (folder / "autoencoder" / "config.json").is_file():  # a run's own, whose decoder may have been trained
-            opened.register_modules(vae=autoencoder_models.load_autoencoder(str(folder / "autoencoder")))
+            opened.register_modules(vae=autoencoder_models.load_autoencoder_kl(str(folder / "autoencoder")))
         with errors_of_libraries(f"{lora}: does not fit {base.source}"):
             opened.load_lora_weights(lora.parent, weight_name=lora.name)
         check_numbers(opened.unet, lora)
@@ -100,7 +100,7 @@ def load_autoencoder(
     `vae_ldm.hub.download` raises where a repository cannot be had.
     """
     folder = autoencoder_folder(source, revision=revision, token=token, cache_dir=cache_dir, subfolder=subfolder)
-    opened = autoencoder_models.load_autoencoder(str(folder)).requires_grad_(False)
+    opened = autoencoder_models.load_autoencoder_kl(str(folder)).requires_grad_(False)
     if folder.is_file():
         assumed, *others = known_scalings(opened)
         warnings.warn(
@@ -156,7 +156,7 @@ def _place(module: nn.Module, device: torch.device | str | None, dtype: torch.dt
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise VaeLdmError(f"torch_dtype {dtype!r} is none; give torch.float16, torch.bfloat16 or torch.float32")
     try:
-        # Not the models' own `to`, which warns of modules to be kept in float32 even where there are none.
+        # The models' own `to` warns of modules to be kept in float32 even where there are none.
         nn.Module.to(module, device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype or torch.float32)
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
         raise VaeLdmError(f"device {device}: {first_line(error)}") from error

@@ -28,7 +28,7 @@ from vae_ldm.stored_json import StoredKind
 from vae_ldm.terminal import StepReport, new_console
 from vae_ldm.weights import autoencoder_folder, local_folder, lora_file, pipeline_folder
 
-_METRICS = StoredKind(newest=1, sealed_from=2, unnumbered=1, cure="measure the run again with vae-ldm evaluate")
+_METRICS = StoredKind(newest=1, digest_from=2, unnumbered=1, cure="measure the run again with vae-ldm evaluate")
 """metrics.json: it travels with a push for others to read, so it holds numbers alone, and no digest of ours."""
 
 
@@ -90,7 +90,7 @@ def read_pictures(recipe: Recipe, paths: RunPaths, console: Console) -> PictureS
     from vae_ldm.assembly import data  # with it comes Lightning, which most who open a run do without
 
     with StepReport("reading pictures", console) as report:
-        return data.read_pictures(
+        return data.decode_pictures(
             recipe, paths.pictures, say=lambda line: console.print(line, markup=False), progress=report
         )
 

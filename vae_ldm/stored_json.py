@@ -27,14 +27,14 @@ class StoredKind:
     Beside its content a file holds `format`, which says what the other keys mean, `written_by`, the version of vae_ldm,
     and `digest`, the SHA-256 of everything else.
 
-    >>> kind = StoredKind(newest=3, sealed_from=3, cure="fit the detector again")
-    >>> kind.checked("detector.json", kind.sealed({"threshold": 4.0}))["threshold"]
+    >>> kind = StoredKind(newest=3, digest_from=3, cure="fit the detector again")
+    >>> kind.checked("detector.json", kind.with_digest({"threshold": 4.0}))["threshold"]
     4.0
     """
 
     newest: int
     """The format that is written."""
-    sealed_from: int
+    digest_from: int
     """The first format that holds a digest of its content."""
     cure: str
     """What a user does about a damaged file."""
@@ -42,14 +42,14 @@ class StoredKind:
     unnumbered: int | None = None
     """The format of a file that has no number, where there are such files: those of version 0.1.0."""
 
-    def sealed(self, content: Mapping[str, Any]) -> dict[str, Any]:
+    def with_digest(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """The content with its format, the version of vae_ldm that writes it, and a digest of everything."""
         whole = json.loads(json.dumps({"format": self.newest, "written_by": _version(), **content}))
         return {**whole, "digest": _digest(whole)}
 
     def write(self, file: Path, content: Mapping[str, Any]) -> None:
-        """Write the content, sealed, as a whole, so that it stays after a power cut. Raises OSError of the file."""
-        write_whole(file, json.dumps(self.sealed(content), indent=1), synced=True)
+        """Write the content with its digest, as a whole, and keep it over a power cut. Raises OSError of the file."""
+        write_whole(file, json.dumps(self.with_digest(content), indent=1), synced=True)
 
     def read(self, file: Path) -> dict[str, Any]:
         """What a file holds, checked. Raises OSError where it cannot be read, `error` where its content is wrong."""
@@ -73,7 +73,7 @@ class StoredKind:
             raise self.damaged(where, "it has no format number")
         if number > self.newest:
             raise self.error(f"{where}: {_newer(number, stored.get('written_by'), self.newest)}")
-        if number >= self.sealed_from or "digest" in stored:
+        if number >= self.digest_from or "digest" in stored:
             content = {name: value for name, value in stored.items() if name != "digest"}
             if stored.get("digest") != _digest(content):
                 raise self.damaged(where, "its digest is another")

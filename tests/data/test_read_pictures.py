@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import recipe_settings
-from vae_ldm.assembly import read_pictures
+from vae_ldm.assembly import decode_pictures
 from vae_ldm.errors import DataError
 from vae_ldm.recipe import Recipe
 from vae_ldm.run.places import placed
@@ -32,7 +32,7 @@ def test_a_relative_path_means_the_same_in_any_current_folder(tmp_path: Path, mo
     monkeypatch.chdir(tmp_path / "one")
     recipe = placed(_recipe("photos"))
     monkeypatch.chdir(tmp_path / "two")
-    splits = read_pictures(recipe, tmp_path / "pictures", say=pytest.fail)
+    splits = decode_pictures(recipe, tmp_path / "pictures", say=pytest.fail)
     assert np.unique(splits.train.images).tolist() == [1]
     assert placed(recipe) == recipe
 
@@ -52,15 +52,15 @@ def test_pictures_serve_where_their_photos_are_gone(tmp_path: Path, mount_point:
     _paint(photos, 7)
     recipe, said = _recipe(str(photos)), []
     with pytest.raises(DataError, match="does not exist"):
-        read_pictures(_recipe(str(tmp_path / "others")), cache, say=said.append)
-    before = read_pictures(recipe, cache, say=said.append)
+        decode_pictures(_recipe(str(tmp_path / "others")), cache, say=said.append)
+    before = decode_pictures(recipe, cache, say=said.append)
     shutil.rmtree(photos)
     if mount_point:
         photos.mkdir()
-    after = read_pictures(recipe, cache, say=said.append)
+    after = decode_pictures(recipe, cache, say=said.append)
     assert after.key == before.key
     assert np.array_equal(after.train.images, before.train.images)
     (line,) = said
     assert line.endswith(f"going on with the pictures in {cache}, which were decoded from it")
     with pytest.raises(DataError, match=r"does not exist|no pictures in"):  # they were decoded in another way
-        read_pictures(_recipe(str(photos), resize="pad"), cache, say=said.append)
+        decode_pictures(_recipe(str(photos), resize="pad"), cache, say=said.append)

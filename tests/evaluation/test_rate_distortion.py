@@ -187,6 +187,7 @@ def test_the_page_opens_offline_and_escapes(tmp_path, readers):
     assert "http" not in page.replace("http-equiv", "")
     assert page.count("<path") == 1 + len(NAMES)
     assert "target 32 dB" in page
+    assert "The entropy coder was fitted on 6 other photos of the folder." in page
     assert page.count("s lowest quality</title>") == len(NAMES)
     assert page.count('class="crop"') == 3
     assert page.count('class="lowest"') == sum(len(row.lowest) for row in step_rows(result)) == 1

@@ -1,9 +1,12 @@
 """Feature spaces: whitened, of unit length, and the same after a visit to disk."""
 
+from typing import get_args
+
 import pytest
 import torch
 
-from vae_ldm.latent_space.features import FEATURE_KINDS, FeatureSpace, Whitening, parts_of, pool_latents
+from vae_ldm.choices import FeatureKind
+from vae_ldm.latent_space.features import FeatureSpace, Whitening, parts_of, pool_latents
 
 
 def correlated(count, dim, seed=0):
@@ -42,7 +45,7 @@ def test_a_space_of_one_photo_still_tells_photos_apart():
     assert (similarity.fill_diagonal_(0) < 0.999).all()
 
 
-@pytest.mark.parametrize("kind", FEATURE_KINDS)
+@pytest.mark.parametrize("kind", get_args(FeatureKind))
 def test_vectors_have_unit_length_and_survive_the_disk(kind):
     raw = {"latents": correlated(40, 12), "backbone": correlated(40, 20, seed=1)}
     space = FeatureSpace.fit(kind, raw)

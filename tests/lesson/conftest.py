@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vae_ldm.lesson.autoencoder import Autoencoder, fit
+from vae_ldm.lesson.autoencoder import PlainAutoencoder, fit
 from vae_ldm.lesson.judgement import Judgement
 from vae_ldm.lesson.story import Material, prepare, tell
 from vae_ldm.lesson.vae import Vae
@@ -19,8 +19,8 @@ def material() -> Material:
 
 
 @pytest.fixture(scope="session")
-def autoencoder(material) -> Autoencoder:
-    model = Autoencoder(seed=0)
+def autoencoder(material) -> PlainAutoencoder:
+    model = PlainAutoencoder(seed=0)
     fit(model, material.train.pixels, num_steps=SHORT, seed=0)
     return model
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from vae_ldm.lesson.canvas import CHOSEN, Canvas, Scale
+from vae_ldm.lesson.canvas import CHOSEN, FigureCanvas, Scale
 from vae_ldm.lesson.disentanglement import explain
 from vae_ldm.lesson.figure import HOLE, KIND_COLOURS, decoded_prior_picture, latent_space_picture, trade_off_picture
 from vae_ldm.lesson.judgement import judge
@@ -27,7 +27,7 @@ def chosen(vae, material):
 
 
 def test_a_patch_is_painted_grey_value_by_grey_value():
-    canvas = Canvas(100, 100)
+    canvas = FigureCanvas(100, 100)
     pixels = np.linspace(0, 1, 25)
     canvas.patch((50, 50), pixels, 10, frame="#ff0000", frame_width=4)
     page = np.asarray(canvas.picture())
@@ -39,7 +39,7 @@ def test_a_patch_is_painted_grey_value_by_grey_value():
 
 
 def test_a_paragraph_stays_within_its_width():
-    canvas = Canvas(400, 200)
+    canvas = FigureCanvas(400, 200)
     canvas.paragraph((20, 20), "patches of twenty-five numbers " * 12, 200, colour="#000000")
     rows, columns = np.nonzero(np.asarray(canvas.picture().convert("L")) < 128)
     assert columns.min() >= 19

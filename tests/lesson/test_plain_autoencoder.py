@@ -3,7 +3,7 @@ import pytest
 
 from vae_ldm.errors import RunError
 from vae_ldm.lesson.autoencoder import (
-    Autoencoder,
+    PlainAutoencoder,
     fit,
     linear_code_error,
     principal_components,
@@ -17,7 +17,7 @@ from vae_ldm.lesson.vae import Vae
 
 
 def test_every_weights_gradient_agrees_with_central_differences(material):
-    model, pixels = Autoencoder(seed=1), material.four.pixels
+    model, pixels = PlainAutoencoder(seed=1), material.four.pixels
     terms = model.learn(pixels, np.random.default_rng(0))
 
     def loss():
@@ -57,7 +57,7 @@ def test_neighbours_are_of_a_kind_and_midpoints_of_codes_beat_those_of_pixels(au
 
 def test_training_is_the_same_again_and_never_of_another_seed(material):
     def trained(seed):
-        model = Autoencoder(seed=0)
+        model = PlainAutoencoder(seed=0)
         history = fit(model, material.train.pixels, num_steps=5, seed=seed)
         return [terms["loss"] for terms in history]
 

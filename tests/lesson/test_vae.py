@@ -6,7 +6,7 @@ from torch.distributions import Normal
 from torch.distributions import kl_divergence as torch_kl_divergence
 from torch.nn import functional as F
 
-from vae_ldm.lesson.autoencoder import Autoencoder, fit
+from vae_ldm.lesson.autoencoder import PlainAutoencoder, fit
 from vae_ldm.lesson.judgement import judge, posterior
 from vae_ldm.lesson.layers import central_differences, relative_error
 from vae_ldm.lesson.vae import PlainDraw, Reparameterised, Vae, encoder_gradients, kl_divergence
@@ -145,7 +145,7 @@ def test_torch_says_the_same_of_its_draws(draw, reaches_encoder):
 
 def test_a_vae_and_an_autoencoder_of_one_seed_begin_alike(material):
     pixels = material.four.pixels
-    np.testing.assert_array_equal(Vae(beta=1, seed=4).reconstruct(pixels), Autoencoder(seed=4).reconstruct(pixels))
+    np.testing.assert_array_equal(Vae(beta=1, seed=4).reconstruct(pixels), PlainAutoencoder(seed=4).reconstruct(pixels))
 
 
 def test_clouds_resemble_the_prior_and_its_draws_decode_better_than_an_autoencoders(vae, autoencoder, material):

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from vae_ldm.errors import WeightsError
-from vae_ldm.models.autoencoder import load_autoencoder
+from vae_ldm.models.autoencoder import load_autoencoder_kl
 from vae_ldm.models.pretrained import load_pretrained
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -41,7 +41,7 @@ def change(folder: Path, how: Any) -> None:
 
 def refusal(source: Path) -> str:
     with pytest.raises(WeightsError) as caught:
-        load_autoencoder(str(source))
+        load_autoencoder_kl(str(source))
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(str(source))
     return str(caught.value)
@@ -58,7 +58,7 @@ def refusal(source: Path) -> str:
 def test_every_layout_is_opened_as_it_was_saved(tmp_path, layout):
     saved = tiny(**layout)
     saved.save_pretrained(tmp_path / "vae")
-    opened = load_autoencoder(str(tmp_path / "vae"))
+    opened = load_autoencoder_kl(str(tmp_path / "vae"))
     assert not opened.training
     assert {key: opened.config[key] for key in layout} == layout
     assert opened.state_dict().keys() == saved.state_dict().keys()
@@ -67,12 +67,12 @@ def test_every_layout_is_opened_as_it_was_saved(tmp_path, layout):
 
 def test_half_precision_weights_are_opened_in_float32(tmp_path):
     tiny().half().save_pretrained(tmp_path / "vae")
-    assert {value.dtype for value in load_autoencoder(str(tmp_path / "vae")).parameters()} == {torch.float32}
+    assert {value.dtype for value in load_autoencoder_kl(str(tmp_path / "vae")).parameters()} == {torch.float32}
 
 
 def test_a_subfolder_of_a_pipeline(tmp_path):
     tiny().save_pretrained(tmp_path / "pipeline" / "vae")
-    assert isinstance(load_autoencoder(str(tmp_path / "pipeline"), subfolder="vae"), AutoencoderKL)
+    assert isinstance(load_autoencoder_kl(str(tmp_path / "pipeline"), subfolder="vae"), AutoencoderKL)
 
 
 def test_a_missing_weight_is_named_and_nothing_else_is_said(folder, capfd):
@@ -116,7 +116,7 @@ def test_a_pickle_is_refused_and_never_opened(folder, name):
 
 def test_a_pickle_beside_safetensors_is_not_looked_at(folder):
     (folder / "diffusion_pytorch_model.bin").write_bytes(b"not even a pickle")
-    load_autoencoder(str(folder))
+    load_autoencoder_kl(str(folder))
 
 
 def test_a_cut_off_file_is_one_line(folder):
@@ -148,6 +148,6 @@ def test_a_name_of_the_hub_is_no_path(monkeypatch):
     # Offline, a name that no cache holds: one line as well, and no look at a folder of that name.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(WeightsError) as caught:
-        load_autoencoder("nobody/nothing-of-this-name")
+        load_autoencoder_kl("nobody/nothing-of-this-name")
     assert "nobody/nothing-of-this-name: cannot be opened as AutoencoderKL" in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -15,7 +15,7 @@ from torch import Tensor
 import vae_ldm
 from tests.run.start_points import save_stable_diffusion
 from vae_ldm.errors import WeightsError
-from vae_ldm.models.autoencoder import load_autoencoder
+from vae_ldm.models.autoencoder import load_autoencoder_kl
 from vae_ldm.models.single_file import measured_scaling
 from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.stages import train_run
@@ -88,7 +88,7 @@ def test_every_weight_comes_back(tmp_path, layout, prefix):
     beside = {} if not prefix else {"model.diffusion_model.out.2.bias": torch.zeros(4)}
     weights = {f"{prefix}{name}": value for name, value in original_names(saved).items()}
     save_file(weights | beside, tmp_path / "model.safetensors")
-    opened = load_autoencoder(str(tmp_path / "model.safetensors"))
+    opened = load_autoencoder_kl(str(tmp_path / "model.safetensors"))
     assert not opened.training
     assert opened.state_dict().keys() == saved.state_dict().keys()
     assert all(torch.equal(value, opened.state_dict()[name]) for name, value in saved.state_dict().items())
@@ -101,7 +101,7 @@ def test_every_weight_comes_back(tmp_path, layout, prefix):
 
 def test_half_precision_is_opened_in_float32(tmp_path):
     save_file({k: v.half() for k, v in original_names(tiny()).items()}, tmp_path / "vae.safetensors")
-    assert {value.dtype for value in load_autoencoder(str(tmp_path / "vae.safetensors")).parameters()} == {
+    assert {value.dtype for value in load_autoencoder_kl(str(tmp_path / "vae.safetensors")).parameters()} == {
         torch.float32
     }
 
@@ -111,7 +111,7 @@ def test_a_missing_weight_is_named(file):
     del weights["decoder.norm_out.bias"]
     save_file(weights, file)
     with pytest.raises(WeightsError, match=r"weights of AutoencoderKL are missing \(decoder\.conv_norm_out\.bias\)"):
-        load_autoencoder(str(file))
+        load_autoencoder_kl(str(file))
 
 
 def test_what_is_something_else_is_one_line(file, tmp_path):
@@ -124,7 +124,7 @@ def test_what_is_something_else_is_one_line(file, tmp_path):
         ("vae.ckpt", "vae.ckpt is a pickle, which can run code when opened"),
     ):
         with pytest.raises(WeightsError, match=message) as caught:
-            load_autoencoder(str(tmp_path / name))
+            load_autoencoder_kl(str(tmp_path / name))
         assert "\n" not in str(caught.value)
 
 
@@ -190,4 +190,4 @@ def test_the_weights_file_of_a_diffusers_folder_is_sent_to_its_folder(tmp_path):
     tiny().save_pretrained(tmp_path / "vae")
     file = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
     with pytest.raises(WeightsError, match="weights file of a diffusers folder; give the folder that it lies in"):
-        load_autoencoder(str(file))
+        load_autoencoder_kl(str(file))

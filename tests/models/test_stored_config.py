@@ -14,7 +14,7 @@ import vae_ldm
 from tests.run.start_points import save_stable_diffusion
 from vae_ldm.errors import HubError, WeightsError
 from vae_ldm.hub import download
-from vae_ldm.models.autoencoder import load_autoencoder
+from vae_ldm.models.autoencoder import load_autoencoder_kl
 from vae_ldm.models.pretrained import load_scheduler
 from vae_ldm.models.stored_config import read_config
 from vae_ldm.models.text_encoder import load_text_encoder
@@ -129,7 +129,7 @@ def test_a_hostile_configuration_is_one_line(folder, name, content):
     if content == DEEP:
         assert "is nested too deeply for a configuration" in said
     for part, load in (
-        ("vae", lambda: load_autoencoder(str(folder / "vae"))),
+        ("vae", lambda: load_autoencoder_kl(str(folder / "vae"))),
         ("scheduler", lambda: load_scheduler(folder)),
         ("text_encoder", lambda: load_text_encoder(str(folder))),
         ("tokenizer", lambda: load_text_encoder(str(folder))),
@@ -151,7 +151,7 @@ def test_no_memory_is_taken_for_weights_that_the_files_cannot_hold(folder, monke
 
     monkeypatch.setattr(torch.nn.init, "kaiming_uniform_", counted)
     with pytest.raises(WeightsError, match=r"describes [0-9,]+ weights, but its files hold [0-9,]+ bytes"):
-        load_autoencoder(str(folder / "vae"))
+        load_autoencoder_kl(str(folder / "vae"))
     assert max(made) == 0
 
 

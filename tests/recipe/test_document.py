@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 
 from vae_ldm.errors import RecipeError
 from vae_ldm.recipe import read_recipe
-from vae_ldm.recipe.document import dotted, parse_text, read_scalar, shown
+from vae_ldm.recipe.document import as_yaml, dotted, parse_text, read_scalar
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_an_endless_file_is_not_read_to_its_end():
     ],
 )
 def test_values_are_shown_as_yaml_and_short(value, text):
-    assert shown(value) == text
+    assert as_yaml(value) == text
 
 
 def test_dotted():

@@ -16,7 +16,7 @@ from vae_ldm.assembly import build_optimizer
 from vae_ldm.losses.reconstruction import l1_error, ssim_error
 from vae_ldm.models.autoencoder import new_autoencoder
 from vae_ldm.recipe import parts
-from vae_ldm.training.lit_autoencoder import Adversarial, ImageLoss, ImageTerm, LitAutoencoder
+from vae_ldm.training.lit_autoencoder import AdversarialGame, ImageLoss, ImageTerm, LitAutoencoder
 
 Batches = list[dict[str, Tensor]]
 Fit = Callable[..., Trainer]
@@ -96,7 +96,7 @@ def lit_settings(
         terms["perceptual"] = ImageTerm(perceptual_weight, perceptual)
     adversarial = None
     if discriminator is not None:
-        adversarial = Adversarial(
+        adversarial = AdversarialGame(
             discriminator,
             discriminator_learning_rate,
             adversarial_weight,

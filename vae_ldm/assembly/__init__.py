@@ -7,7 +7,7 @@ from vae_ldm.assembly.autoencoder import (
     build_lit_autoencoder,
     check_pretrained_fits,
 )
-from vae_ldm.assembly.data import build_source, class_prompts, picture_prompts, picture_settings, read_pictures
+from vae_ldm.assembly.data import build_source, class_prompts, decode_pictures, picture_prompts, picture_settings
 from vae_ldm.assembly.diffusion import (
     DiffusionParts,
     build_diffusion,
@@ -44,10 +44,10 @@ __all__ = [
     "check_pretrained_fits",
     "class_prompts",
     "compile_if_asked",
+    "decode_pictures",
     "expected_precision",
     "picture_prompts",
     "picture_settings",
     "place_channels_last",
     "prompt_ids",
-    "read_pictures",
 ]

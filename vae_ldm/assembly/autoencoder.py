@@ -8,12 +8,12 @@ from vae_ldm.assembly.trainer import build_optimizer
 from vae_ldm.errors import WeightsError
 from vae_ldm.losses.perceptual import PerceptualDistance, load_lpips
 from vae_ldm.losses.reconstruction import huber_error, l1_error, l2_error, ssim_error
-from vae_ldm.models.autoencoder import downsample_factor, load_autoencoder, new_autoencoder, set_trained_part
+from vae_ldm.models.autoencoder import downsample_factor, load_autoencoder_kl, new_autoencoder, set_trained_part
 from vae_ldm.models.discriminator import PatchDiscriminator
 from vae_ldm.models.vision_features import VisionFeatures, load_efficientnet_lite, load_transformers_backbone
 from vae_ldm.recipe import Recipe, parts
 from vae_ldm.training.frozen_weights import leave_frozen_out
-from vae_ldm.training.lit_autoencoder import Adversarial, ImageLoss, ImageTerm, LitAutoencoder
+from vae_ldm.training.lit_autoencoder import AdversarialGame, ImageLoss, ImageTerm, LitAutoencoder
 from vae_ldm.weights import autoencoder_folder
 
 
@@ -32,7 +32,7 @@ def build_autoencoder(recipe: Recipe, *, image_channels: int) -> AutoencoderKL:
             image_size=recipe.image_size,
         )
     folder = autoencoder_folder(stage.from_pretrained, revision=stage.revision, subfolder=stage.subfolder)
-    autoencoder = load_autoencoder(str(folder))
+    autoencoder = load_autoencoder_kl(str(folder))
     check_pretrained_fits(autoencoder, recipe, image_channels=image_channels)
     set_trained_part(autoencoder, stage.train)
     return autoencoder
@@ -104,7 +104,7 @@ def build_lit_autoencoder(recipe: Recipe, autoencoder: AutoencoderKL) -> LitAuto
         variational=stage.variational,
         adversarial=None
         if game is None
-        else Adversarial(
+        else AdversarialGame(
             PatchDiscriminator(
                 in_channels=autoencoder.config.in_channels, base_channels=game.base_channels, num_layers=game.num_layers
             ),

@@ -45,7 +45,7 @@ _HUB_KEYS = {
 }
 
 
-def read_pictures(
+def decode_pictures(
     recipe: Recipe, cache_dir: Path, *, say: Callable[[str], None], progress: Progress | None = None
 ) -> PictureSplits:
     """Both splits of the recipe's pictures, decoded into `cache_dir` where they are not there already.

@@ -14,10 +14,10 @@ from vae_ldm.errors import VaeLdmError
 from vae_ldm.hardware import fastest_precision
 from vae_ldm.recipe import parts
 from vae_ldm.training.callbacks import RunCheckpoint, SeedEachStep, WarmedEma
+from vae_ldm.training.checkpoint_file import DigestCheckpointIO
 from vae_ldm.training.divergence import StopOnDivergence
 from vae_ldm.training.engine_plugins import launcher_precision
 from vae_ldm.training.optimizers import OptimizerSettings
-from vae_ldm.training.sealed_checkpoint import SealedCheckpointIO
 
 
 def build_optimizer(part: parts.Optimizer) -> OptimizerSettings:
@@ -58,7 +58,7 @@ def build_trainer(
         strategy="accelerate",
         # "warn" and not an error: attention over long sequences has no such kernel that is fast.
         deterministic="warn" if part.deterministic and torch.cuda.is_available() else None,
-        plugins=[SealedCheckpointIO()],
+        plugins=[DigestCheckpointIO()],
         precision=expected_precision(part, network),  # type: ignore[arg-type]
         max_steps=part.max_steps,
         max_epochs=-1,

@@ -102,9 +102,10 @@ def load_pictures(
 
 
 def cached_pictures(cache_dir: Path, settings: PictureSettings) -> PictureSplits | None:
-    """What `load_pictures` left in `cache_dir` under these settings, for when its source is gone; None where nothing.
+    """What `load_pictures` left in `cache_dir` under these settings; None where it left nothing.
 
-    Of a cache of version 0.1.0, which keeps no settings, only size and channels are compared.
+    It serves where the source of the pictures is gone. A cache of version 0.1.0 keeps no settings, so that only its
+    size and channels are compared.
     Raises DamagedPicturesError where the cache is not as it was written.
     """
     stored = read_stored(cache_dir)

@@ -31,7 +31,7 @@ Encode = Callable[[Tensor], DiagonalGaussianDistribution]
 Progress = Callable[[int, int], None]
 
 _INDEX = "index.json"
-_KIND = StoredKind(newest=2, sealed_from=2, unnumbered=1, cure="delete its folder, and it is made anew")
+_KIND = StoredKind(newest=2, digest_from=2, unnumbered=1, cure="delete its folder, and it is made anew")
 _DIGEST = ".sha256"
 
 

@@ -12,7 +12,7 @@ from vae_ldm.choices import FeatureKind, Resize
 from vae_ldm.data.photo_stream import PhotoBatch, decoded_batches
 from vae_ldm.data.sources import Record
 from vae_ldm.errors import WeightsError
-from vae_ldm.latent_space.features import Part, parts_of, pool_latents
+from vae_ldm.latent_space.features import FeaturePart, parts_of, pool_latents
 from vae_ldm.models.pixels import as_images
 from vae_ldm.models.vision_features import (
     EfficientNetLiteFeatures,
@@ -51,7 +51,7 @@ class PhotoEncoder:
         self.autoencoder: ImageAutoencoder = loading.load_autoencoder(source, device=self.device)
         self.backbone: VisionFeatures | None = None
         self.backbone_digest: str | None = None
-        """Of the backbone's weights, as they were trained."""
+        """The digest of the backbone's weights, as they were trained."""
         if "backbone" in parts_of(kind):
             loaded = load_efficientnet_lite() if backbone is None else _backbone(backbone, backbone_downloads)
             self.backbone_digest = weights_digest(loaded.network)
@@ -74,7 +74,7 @@ class PhotoEncoder:
     @property
     def features_name(self) -> str:
         """What stands beside every number measured on these features."""
-        names: dict[Part, str] = {"latents": "latents", "backbone": self.backbone.name if self.backbone else ""}
+        names: dict[FeaturePart, str] = {"latents": "latents", "backbone": self.backbone.name if self.backbone else ""}
         return " + ".join(names[part] for part in parts_of(self.kind))
 
     @property
@@ -108,9 +108,9 @@ class PhotoEncoder:
         return self.autoencoder.encode_batch(as_images(batch.images[0])).float().cpu()
 
     @torch.no_grad()
-    def vectors(self, batch: PhotoBatch) -> dict[Part, Tensor]:
+    def vectors(self, batch: PhotoBatch) -> dict[FeaturePart, Tensor]:
         """Raw vectors [B, D] of each part, which a FeatureSpace makes comparable."""
-        found: dict[Part, Tensor] = {}
+        found: dict[FeaturePart, Tensor] = {}
         if "latents" in parts_of(self.kind):
             found["latents"] = pool_latents(self.latents(batch))
         if self.backbone is not None:

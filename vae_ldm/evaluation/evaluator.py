@@ -142,30 +142,37 @@ def evaluate_autoencoder(
     judged = np.flatnonzero(np.isin(validation.labels, trained_classes(train.labels)))
     if probe is not None and len(judged):
         labels = torch.from_numpy(np.asarray(validation.labels)[judged]).long()
-        told = probe.agrees(validation.images[judged], labels)
-        kept = probe.agrees(reconstructed[judged], labels)
-        commonest = int(labels.bincount().max())
-        measurements += [
-            measured_share(
-                "probe_accuracy",
-                told,
-                split="validation",
-                stage="autoencoder",
-                better="higher",
-                features=f"{features.name} probe on the originals",
-                reference=Reference(100 * commonest / len(labels), "always naming the commonest class", "floor"),
-            ),
-            measured_share(
-                "reconstruction_agreement",
-                kept,
-                split="validation",
-                stage="autoencoder",
-                better="higher",
-                features=f"{features.name} probe",
-                reference=share_beside(kept, told, "the originals", "limit"),
-            ),
-        ]
+        measurements += _seen_by_probe(probe, validation.images[judged], reconstructed[judged], labels, features.name)
     return AutoencoderEvaluation(measurements, reconstructed, psnr.numpy(), psnr.argsort().tolist())
+
+
+def _seen_by_probe(
+    probe: ProbeClassifier, originals: np.ndarray, reconstructions: np.ndarray, labels: Tensor, features: str
+) -> list[Measurement]:
+    """How often the probe names the class [N] of originals and of their reconstructions, uint8 [N, H, W, C] each."""
+    told = probe.agrees(originals, labels)
+    kept = probe.agrees(reconstructions, labels)
+    commonest = int(labels.bincount().max())
+    return [
+        measured_share(
+            "probe_accuracy",
+            told,
+            split="validation",
+            stage="autoencoder",
+            better="higher",
+            features=f"{features} probe on the originals",
+            reference=Reference(100 * commonest / len(labels), "always naming the commonest class", "floor"),
+        ),
+        measured_share(
+            "reconstruction_agreement",
+            kept,
+            split="validation",
+            stage="autoencoder",
+            better="higher",
+            features=f"{features} probe",
+            reference=share_beside(kept, told, "the originals", "limit"),
+        ),
+    ]
 
 
 def evaluate_samples(
@@ -221,36 +228,41 @@ def evaluate_samples(
         measurements += compare_sets(features, seen, others, compared, seed, composition)
 
     if len(held_out) >= MIN_IMAGES:
-        held_out_near = nearest_in_features(held_out, seen)
-        measurements.append(
-            measured_share(
-                f"memorised_{features.name}",
-                too_near(near, held_out_near),
-                split="generated",
-                stage="diffusion",
-                better="lower",
-                features=features.name + _duplicates_in_words(held_out_near),
-                reference=Reference(100 * HELD_OUT_QUANTILE, "what new pictures come to by construction", "limit"),
-            )
-        )
+        measurements.append(_memorised(near, nearest_in_features(held_out, seen), features.name))
     held_out_in_pixels = nearest_in_pixels(validation.images, train.images) if len(held_out) else None
-    measurements.append(
-        measured_share(
-            "copies_in_pixels",
-            copies(near_in_pixels),
-            split="generated",
-            stage="diffusion",
-            better="lower",
-            features="pixels" + ("" if held_out_in_pixels is None else _duplicates_in_words(held_out_in_pixels)),
-            reference=None if held_out_in_pixels is None else _copies_among_new(held_out_in_pixels),
-        )
-    )
+    measurements.append(_copied(near_in_pixels, held_out_in_pixels))
     return SampleEvaluation(
         measurements,
         near.indices.numpy(),
         near_in_pixels.indices.numpy(),
         near.distances.argsort().tolist(),
         None if agrees is None else agrees.numpy(),
+    )
+
+
+def _memorised(samples: Neighbours, held_out: Neighbours, features: str) -> Measurement:
+    """The share of samples that are as near to a training picture as few held-out pictures are."""
+    return measured_share(
+        f"memorised_{features}",
+        too_near(samples, held_out),
+        split="generated",
+        stage="diffusion",
+        better="lower",
+        features=features + _duplicates_in_words(held_out),
+        reference=Reference(100 * HELD_OUT_QUANTILE, "what new pictures come to by construction", "limit"),
+    )
+
+
+def _copied(samples: Neighbours, held_out: Neighbours | None) -> Measurement:
+    """The share of samples that are copies in pixels, beside that of the held-out pictures where there are any."""
+    return measured_share(
+        "copies_in_pixels",
+        copies(samples),
+        split="generated",
+        stage="diffusion",
+        better="lower",
+        features="pixels" + ("" if held_out is None else _duplicates_in_words(held_out)),
+        reference=None if held_out is None else _copies_among_new(held_out),
     )
 
 

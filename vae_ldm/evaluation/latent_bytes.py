@@ -3,7 +3,7 @@
 from torch import Tensor
 
 
-def to_eight_bits(latents: Tensor) -> Tensor:
+def rounded_to_eight_bits(latents: Tensor) -> Tensor:
     """Latents [B, c, h, w] after rounding to 256 levels a picture and channel, between the least and the largest there.
 
     The two ends cost another 4 bytes a channel, as float16.

@@ -55,7 +55,7 @@ class Legibility:
 
 @dataclass(frozen=True, eq=False)
 class RateDistortion:
-    """The photos in latents and in codecs."""
+    """What latents and codecs take and keep of the photos."""
 
     latents: Curve
     """The curve of the latents, one point a step."""
@@ -201,7 +201,7 @@ def _reaching(ladder: Ladder, psnr: float) -> tuple[float, float]:
 def _bytes_at(ladder: Ladder, psnr: float) -> float:
     """Bytes at `psnr` dB, log bytes interpolated between the two qualities around it; NaN where none reaches it.
 
-    The lowest quality's own bytes where even that keeps more.
+    Where even the lowest quality keeps more, the result is the bytes of that quality.
     """
     quality = ladder.reaching(psnr)
     if quality is None:

@@ -2,20 +2,17 @@
 
 from functools import partial
 from itertools import pairwise
-from typing import Protocol, get_args
+from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_ldm.choices import ClassifierKind
 from vae_ldm.evaluation.probe_classifier import pool_stages, train_head
 from vae_ldm.models.batches import batch_size_for, in_batches
 from vae_ldm.models.pixels import as_images, to_unit_range
 from vae_ldm.models.vision_features import VisionFeatures
-
-CLASSIFIER_KINDS: tuple[ClassifierKind, ...] = get_args(ClassifierKind)
 
 
 class Learner(Protocol):

@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 from vae_ldm.errors import HubError, WeightsError
 from vae_ldm.files import finish_swap, whole_folder
 from vae_ldm.hub.failures import in_plain_words
-from vae_ldm.hub.files import EXPECTED, NETWORKS, choose
+from vae_ldm.hub.files import EXPECTED, NETWORKS, choose_files
 from vae_ldm.hub.names import parse_name
 from vae_ldm.models.stored_config import read_config
 from vae_ldm.paths import expanded
@@ -56,7 +56,7 @@ def download(
                 raise
             folder = _cached(repository, where, subfolder, error)
         else:
-            chosen = choose(repository, names, subfolder)
+            chosen = choose_files(repository, names, subfolder)
             folder = Path(snapshot_download(repository, **where, allow_patterns=chosen))
     _check_classes(repository, folder)
     return folder

@@ -61,7 +61,7 @@ def check_names(repository: str, names: Iterable[str]) -> None:
             )
 
 
-def choose(repository: str, names: Iterable[str], subfolder: str | None = None) -> list[str]:
+def choose_files(repository: str, names: Iterable[str], subfolder: str | None = None) -> list[str]:
     """The files of a repository that are on the list and, where it is given, in the subfolder.
 
     Raises HubError where a network has pickled weights only, or there are no weights at all.

@@ -18,7 +18,7 @@ _MAX_LISTED_CLASSES = 40
 
 @dataclass(frozen=True)
 class Licence:
-    """Under what the weights may be used: an identifier of the Hub, None where none was named, and who says so."""
+    """The licence of the weights: an identifier of the Hub, None where none was named, and who says so."""
 
     id: str | None = None
     source: str = ""
@@ -26,7 +26,7 @@ class Licence:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card is made of. `recipe` and `metrics` are the contents of recipe.yaml and metrics.json."""
+    """The facts of a card. `recipe` and `metrics` are the contents of recipe.yaml and metrics.json."""
 
     repository: str
     recipe: dict[str, Any]
@@ -37,7 +37,7 @@ class CardFacts:
     pictures: Sequence[str] = ()
     """Paths in the repository of the grids that travel with it."""
     prompts: Sequence[str] = ()
-    """What it was trained to be asked, as far as that may be told."""
+    """The prompts that it was trained on, as far as they may be told."""
     step: tuple[int, int] | None = None
     """(now, at the end), where training is under way."""
     measurements: list[Measurement] = field(init=False)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -11,17 +11,16 @@ from torch import Tensor
 from vae_ldm.choices import FeatureKind
 from vae_ldm.latent_space.stored_tensors import check_lengths, check_tensors
 
-FEATURE_KINDS: tuple[FeatureKind, ...] = get_args(FeatureKind)
-Part = Literal["latents", "backbone"]
+FeaturePart = Literal["latents", "backbone"]
 
-SHARES: Mapping[Part, float] = {"latents": 0.25, "backbone": 0.75}
+SHARES: Mapping[FeaturePart, float] = {"latents": 0.25, "backbone": 0.75}
 """How much each part has of a cosine of both. A quarter finds more photos of the same class than either part alone, of
 things and of heat (docs/search.md)."""
 
 _FEW = 8
 
 
-def parts_of(kind: FeatureKind) -> tuple[Part, ...]:
+def parts_of(kind: FeatureKind) -> tuple[FeaturePart, ...]:
     """What vectors of this kind are made of."""
     return ("latents", "backbone") if kind == "both" else (kind,)
 
@@ -73,18 +72,18 @@ class FeatureSpace:
     """Unit vectors whose cosine says how alike two photos are; fitted once on the photos of an index or a detector."""
 
     kind: FeatureKind
-    whitenings: Mapping[Part, Whitening]
-    shares: Mapping[Part, float]
+    whitenings: Mapping[FeaturePart, Whitening]
+    shares: Mapping[FeaturePart, float]
     """The share of each part in the cosine; shares sum to 1."""
 
     @classmethod
-    def fit(cls, kind: FeatureKind, vectors: Mapping[Part, Tensor]) -> Self:
+    def fit(cls, kind: FeatureKind, vectors: Mapping[FeaturePart, Tensor]) -> Self:
         """The space of raw vectors [N, D] for each part of `kind`."""
         parts = parts_of(kind)
         shares = SHARES if len(parts) > 1 else dict.fromkeys(parts, 1.0)
         return cls(kind, {part: Whitening.fit(vectors[part]) for part in parts}, shares)
 
-    def __call__(self, vectors: Mapping[Part, Tensor]) -> Tensor:
+    def __call__(self, vectors: Mapping[FeaturePart, Tensor]) -> Tensor:
         """Unit vectors [N, dim] of raw ones."""
         units = {part: F.normalize(self.whitenings[part](vectors[part]), dim=1) for part in parts_of(self.kind)}
         return torch.cat([self.shares[part] ** 0.5 * unit for part, unit in units.items()], dim=1)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vae_ldm.choices import FeatureKind, ScoreName
 from vae_ldm.latent_space.distances import Mahalanobis, PixelNeighbours, mean_nearest
-from vae_ldm.latent_space.features import Part, Whitening, parts_of
+from vae_ldm.latent_space.features import FeaturePart, Whitening, parts_of
 from vae_ldm.latent_space.patch_memory import PatchMemory
 from vae_ldm.latent_space.stored_tensors import Shape, check_lengths, check_tensors
 
@@ -29,7 +29,7 @@ _NUM_FOLDS = 5
 class Observations:
     """What a model sees in N photos, from which every score follows."""
 
-    vectors: Mapping[Part, Tensor]
+    vectors: Mapping[FeaturePart, Tensor]
     """Raw feature vectors [N, D] of each part."""
     patches: Tensor
     """[N, P, C]: of all places of a photo, or of some."""
@@ -63,13 +63,13 @@ class Observations:
 class Standardisation:
     """Vectors of several parts brought to one scale: zero mean and unit variance of every number, then stacked."""
 
-    mean: Mapping[Part, Tensor]
+    mean: Mapping[FeaturePart, Tensor]
     """[D] of each part"""
-    deviation: Mapping[Part, Tensor]
+    deviation: Mapping[FeaturePart, Tensor]
     """[D] of each part"""
 
     @classmethod
-    def fit(cls, vectors: Mapping[Part, Tensor]) -> Self:
+    def fit(cls, vectors: Mapping[FeaturePart, Tensor]) -> Self:
         """The standardisation fitted on raw vectors [N, D] of each part.
 
         A number that hardly varies is damped, not blown up.
@@ -81,16 +81,16 @@ class Standardisation:
             {part: some.clamp(min=floors[part]) for part, some in deviation.items()},
         )
 
-    def __call__(self, vectors: Mapping[Part, Tensor]) -> Tensor:
+    def __call__(self, vectors: Mapping[FeaturePart, Tensor]) -> Tensor:
         """Stacked vectors [N, all D]."""
         return torch.cat([self._standardised(vectors, part) for part in self.mean], dim=1)
 
-    def directions(self, vectors: Mapping[Part, Tensor]) -> Tensor:
+    def directions(self, vectors: Mapping[FeaturePart, Tensor]) -> Tensor:
         """Unit vectors [N, all D] in which each part weighs the same."""
         units = [F.normalize(self._standardised(vectors, part), dim=1) for part in self.mean]
         return torch.cat(units, dim=1) / len(units) ** 0.5
 
-    def _standardised(self, vectors: Mapping[Part, Tensor], part: Part) -> Tensor:
+    def _standardised(self, vectors: Mapping[FeaturePart, Tensor], part: FeaturePart) -> Tensor:
         check_lengths(self.mean[part], vectors[part])
         return (vectors[part] - self.mean[part]) / self.deviation[part]
 

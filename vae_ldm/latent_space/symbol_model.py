@@ -1,4 +1,4 @@
-"""How likely a quantised latent is, given its neighbours: all that an entropy coder needs, from whole numbers alone.
+"""The probability of a quantised latent, given its neighbours. It is made of whole numbers alone, for an entropy coder.
 
 Encoder and decoder must agree on every probability to the last bit, whatever machine and library each runs on. So
 neighbours enter as integers, what is fitted is stored as integers, and the one exponential is taken in decimal
@@ -6,7 +6,7 @@ arithmetic, which rounds it correctly everywhere.
 
 Positions are coded from coarse to fine, as in an interlaced picture: every eighth of each side first, then the middle
 of each square between four known ones, then the middles of its sides, and so on. All but the first have known
-neighbours around them: their mean says where a symbol lies, their spread how surely.
+neighbours around them: their mean says where a symbol lies, and their spread says how surely.
 """
 
 import functools
@@ -161,7 +161,7 @@ class SymbolModel:
         return cls(weights, _cheapest_forms(histograms))
 
     def expect(self, symbols: np.ndarray, place: Pass) -> Expectation:
-        """The surroundings of symbols int32 [C, h, w], of which those of earlier passes are known."""
+        """What to expect at the positions of `place`, given symbols int32 [C, h, w] of earlier passes."""
         around = surroundings(symbols, place)
         weight = self.weights[:, place.number].astype(np.int32)[:, None, None]
         base, offset = _center(weight, around.total, around.number)
@@ -212,9 +212,9 @@ _NUM_RESIDUALS = 2 * _REACH + 3
 
 @functools.cache
 def _bits() -> np.ndarray:
-    """What each form asks for each residual at each offset, float32 [forms, _GRID * _NUM_RESIDUALS].
+    """Bits that each form takes for each residual at each offset, float32 [forms, _GRID * _NUM_RESIDUALS].
 
-    The bits of each symbol under each form; they only choose forms, so floating point suffices.
+    They only choose forms, so floating point suffices.
     """
     bits = np.empty((_NUM_FORMS, _GRID, _NUM_RESIDUALS), np.float32)
     residual = np.arange(-_REACH - 1, _REACH + 2)

@@ -20,8 +20,8 @@ _QUERIES_AT_ONCE, _ROWS_AT_ONCE = 64, 65_536
 # 64 vectors a list to train on is between the 39 that faiss asks for and the 256 above which it drops some.
 _TRAINING_VECTORS_PER_LIST = 64
 _PROBES = 224
-"""Lists that are read for a query. Of vectors in 2,000 noisy clusters they hold .99, .98 and .99 of the ten nearest
-among 100,001, 250,000 and 500,000; 64 lists held .90, .93 and .94."""
+"""Lists that are read for a query. They hold .99, .98 and .99 of the ten nearest among 100,001, 250,000 and 500,000
+vectors in 2,000 noisy clusters; 64 lists held .90, .93 and .94."""
 _CANDIDATES_PER_RESULT, _FEWEST_CANDIDATES = 4, 64
 
 
@@ -99,8 +99,8 @@ def has_faiss() -> bool:
 class FaissIndex:
     """Vectors in lists of neighbours, a byte a number (faiss IVF, SQ8); few lists are read for a query.
 
-    What they offer is compared again with the vectors themselves, which `lookup` gives for ascending rows, int64 [n],
-    as float32 [n, dim]: similarities are exact, only a neighbour in a list that was not read is missed.
+    The candidates are compared again with the vectors themselves, which `lookup` gives for ascending rows, int64 [n],
+    as float32 [n, dim]. Similarities are therefore exact; a neighbour is missed if its list was not read.
     """
 
     def __init__(self, index: Any, lookup: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -160,14 +160,14 @@ class FaissIndex:
         return self._index.ntotal
 
     def to_bytes(self) -> bytes:
-        """All of it but the vectors themselves, for a file."""
+        """The index without the vectors themselves, for a file."""
         import faiss
 
         return faiss.serialize_index(self._index).tobytes()
 
     @classmethod
     def open(cls, file: Path, lookup: Callable[[np.ndarray], np.ndarray], *, grows: bool) -> Self:
-        """What `to_bytes` gave; only if it `grows` is all of it read, else what queries need.
+        """The index that `to_bytes` gave. All of it is read if it `grows`, otherwise only what queries need.
 
         Raises ValueError for any other file, and before it takes more memory than the file has bytes.
         """

@@ -26,7 +26,7 @@ class Model(Protocol):
         """Fill every parameter's gradient from one batch; gives the loss and its terms, means over the batch."""
 
 
-class Autoencoder:
+class PlainAutoencoder:
     """encode: pixels [N, 25] -> latents [N, 2]. decode: latents [N, 2] -> pixels [N, 25] in (0, 1)."""
 
     def __init__(self, *, seed: int) -> None:

@@ -17,7 +17,7 @@ _SUPERSAMPLING = 2  # Pillow's lines and circles have hard edges; drawing larger
 Point = tuple[float, float]
 
 
-class Canvas:
+class FigureCanvas:
     """A white page. Colours are hex strings; `anchor` is Pillow's, two letters: l, m, r and t (a), m, b (s)."""
 
     def __init__(self, width: int, height: int) -> None:

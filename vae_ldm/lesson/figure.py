@@ -8,8 +8,8 @@ from statistics import NormalDist
 import numpy as np
 from PIL import Image
 
-from vae_ldm.lesson.autoencoder import Autoencoder
-from vae_ldm.lesson.canvas import CHOSEN, FAINT, HEADING, INK, PAPER, SMALL, SOFT, TITLE, Canvas, Point, Scale
+from vae_ldm.lesson.autoencoder import PlainAutoencoder
+from vae_ldm.lesson.canvas import CHOSEN, FAINT, HEADING, INK, PAPER, SMALL, SOFT, TITLE, FigureCanvas, Point, Scale
 from vae_ldm.lesson.holes import HoleMeter
 from vae_ldm.lesson.judgement import Judgement, Model, fitted_gaussian, posterior
 from vae_ldm.lesson.patches import KINDS, Array, Patches
@@ -28,7 +28,7 @@ def latent_space_picture(
     plain: Judgement, chosen: Judgement, patches: Patches, four: Patches, train: Array
 ) -> Image.Image:
     """Patches at their codes, autoencoder beside VAE, and the four patches beside their reconstructions."""
-    canvas = Canvas(1560, 868)
+    canvas = FigureCanvas(1560, 868)
     canvas.text((40, 40), "Where patches lie: two numbers stand for the 25 of a patch", size=TITLE, bold=True)
     side, top = 560, 118
     for judgement, left in ((plain, 80), (chosen, 716)):
@@ -56,7 +56,7 @@ def latent_space_picture(
 
 
 def _draw_codes(
-    canvas: Canvas, judgement: Judgement, patches: Patches, four: Patches, train: Array, corner: Point, side: int
+    canvas: FigureCanvas, judgement: Judgement, patches: Patches, four: Patches, train: Array, corner: Point, side: int
 ) -> None:
     """One panel: axes, thumbnails that do not overlap, the ring of random draws, the four patches."""
     left, top = corner
@@ -107,7 +107,7 @@ def _clear(at: Point, others: Sequence[Point], room: float) -> bool:
 
 
 def _draw_in_and_out(
-    canvas: Canvas, plain: Judgement, chosen: Judgement, four: Patches, *, left: float, top: float
+    canvas: FigureCanvas, plain: Judgement, chosen: Judgement, four: Patches, *, left: float, top: float
 ) -> None:
     canvas.text((left, top - 20), "In and out", size=HEADING, bold=True)
     columns = [
@@ -133,7 +133,7 @@ def _draw_in_and_out(
 
 def decoded_prior_picture(plain: Judgement, chosen: Judgement, meter: HoleMeter) -> Image.Image:
     """Decodings of a grid of equally likely latents, those that look like no real patch framed."""
-    canvas = Canvas(1260, 812)
+    canvas = FigureCanvas(1260, 812)
     canvas.text((40, 40), "What random draws decode to, with holes in red", size=TITLE, bold=True)
     cell, top = 34, 118
     side = _GRID * cell
@@ -177,7 +177,7 @@ def decoded_prior_picture(plain: Judgement, chosen: Judgement, meter: HoleMeter)
 
 def _drawn_from(model: Model, train: Array) -> tuple[Array, Array]:
     """Mean and spread of the Gaussian that latents are drawn from: N(0, 1), for an autoencoder the fitted one."""
-    return fitted_gaussian(model, train) if isinstance(model, Autoencoder) else (np.zeros(2), np.ones(2))
+    return fitted_gaussian(model, train) if isinstance(model, PlainAutoencoder) else (np.zeros(2), np.ones(2))
 
 
 def _short(value: float) -> str:
@@ -190,7 +190,7 @@ def trade_off_picture(
 ) -> Image.Image:
     """One column a model, autoencoder first: three curves, and below them what the numbers look like."""
     left, column_width, top, chart_height = 190, 176, 140, 132
-    canvas = Canvas(left + column_width * len(judgements) + 30, 960)
+    canvas = FigureCanvas(left + column_width * len(judgements) + 30, 960)
     canvas.text((40, 40), "Beta weighs faithful patches against useful random draws", size=TITLE, bold=True)
     middles = [left + (column + 0.5) * column_width for column in range(len(judgements))]
     for judgement, x in zip(judgements, middles, strict=True):
@@ -206,11 +206,14 @@ def trade_off_picture(
     nats = [None if judgement.beta is None else judgement.kl for judgement in judgements]
     real, covered = [100 * score.real for score in draws], [100 * score.coverage for score in draws]
     charts = [
-        (["squared error", "a patch", "(lower is better)"], [Curve("", ERROR, errors, "{:.3f}")]),
-        (["KL in nats", "a patch (how much", "the code can tell)"], [Curve("", NATS, nats, "{:.1f}")]),
+        (["squared error", "a patch", "(lower is better)"], [PlottedCurve("", ERROR, errors, "{:.3f}")]),
+        (["KL in nats", "a patch (how much", "the code can tell)"], [PlottedCurve("", NATS, nats, "{:.1f}")]),
         (
             ["random draws", "(higher is better)"],
-            [Curve("look real", REAL, real, "{:.0f} %"), Curve("cover the real", COVERAGE, covered, "{:.0f} %")],
+            [
+                PlottedCurve("look real", REAL, real, "{:.0f} %"),
+                PlottedCurve("cover the real", COVERAGE, covered, "{:.0f} %"),
+            ],
         ),
     ]
     for number, (label, curves) in enumerate(charts):
@@ -238,7 +241,7 @@ def trade_off_picture(
 
 
 @dataclass(frozen=True)
-class Curve:
+class PlottedCurve:
     """One measure of every model, None where it has none; `form` writes a value beside its point."""
 
     name: str
@@ -248,7 +251,7 @@ class Curve:
 
 
 def _draw_chart(
-    canvas: Canvas, label: list[str], curves: list[Curve], middles: list[float], top: float, height: float
+    canvas: FigureCanvas, label: list[str], curves: list[PlottedCurve], middles: list[float], top: float, height: float
 ) -> None:
     """Curves over the columns of models. The autoencoder's point stands by itself: it has no place on beta's axis."""
     left, right = (1.5 * middles[0] - 0.5 * middles[1], 1.5 * middles[-1] - 0.5 * middles[-2])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_ldm.lesson.autoencoder import NUM_LATENTS, Autoencoder, squared_error
+from vae_ldm.lesson.autoencoder import NUM_LATENTS, PlainAutoencoder, squared_error
 from vae_ldm.lesson.holes import DrawScore, HoleMeter
 from vae_ldm.lesson.patches import Array, Patches
 from vae_ldm.lesson.vae import Vae, kl_divergence
@@ -13,12 +13,12 @@ from vae_ldm.lesson.vae import Vae, kl_divergence
 NUM_DRAWS = 1000
 ACTIVE_VARIANCE = 0.01
 
-Model = Autoencoder | Vae
+Model = PlainAutoencoder | Vae
 
 
 def posterior(model: Model, pixels: Array) -> tuple[Array, Array]:
     """Mean and standard deviation of each patch's latents, [N, 2] each; a plain autoencoder's deviation is zero."""
-    if isinstance(model, Autoencoder):
+    if isinstance(model, PlainAutoencoder):
         latents = model.encode(pixels)
         return latents, np.zeros_like(latents)
     mean, logvar = model.encode(pixels)

@@ -10,7 +10,7 @@ from vae_ldm.errors import VaeLdmError
 from vae_ldm.lesson.autoencoder import (
     NUM_LATENTS,
     WIDTHS,
-    Autoencoder,
+    PlainAutoencoder,
     fit,
     linear_code_error,
     principal_components,
@@ -147,7 +147,7 @@ loss of the VAE below moves, and compare with the gradient. Relative error: {err
 def tell_autoencoder(say: Say, material: Material, num_steps: int) -> Judgement:
     """Tell chapter 3: a bottleneck of two numbers, what it is good for, and its holes."""
     train, validation, clean = material.train.pixels, material.validation.pixels, material.clean.pixels
-    model = Autoencoder(seed=0)
+    model = PlainAutoencoder(seed=0)
     num_weights = sum(parameter.value.size for parameter in model.parameters())
     say(f"""
 3. THE AUTOENCODER: {NUM_PIXELS} NUMBERS THROUGH A BOTTLENECK OF {NUM_LATENTS}

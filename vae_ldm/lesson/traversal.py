@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from vae_ldm.lesson.autoencoder import NUM_LATENTS
-from vae_ldm.lesson.canvas import FAINT, HEADING, SMALL, SOFT, TITLE, Canvas
+from vae_ldm.lesson.canvas import FAINT, HEADING, SMALL, SOFT, TITLE, FigureCanvas
 from vae_ldm.lesson.disentanglement import Explained, changed_by, mutual_information_gap
 from vae_ldm.lesson.patches import Array
 from vae_ldm.lesson.text import in_words, percent
@@ -30,7 +30,7 @@ def traverse(model: Vae, latent: int) -> Array:
 
 def traversal_picture(print_only: Sequence[Explained], all_kinds: Sequence[Explained]) -> Image.Image:
     """A column a beta: above VAEs that know patches of print alone, below those that know all five kinds."""
-    canvas = Canvas(48 + _PANEL_WIDTH * len(print_only), 748)
+    canvas = FigureCanvas(48 + _PANEL_WIDTH * len(print_only), 748)
     canvas.text((40, 40), "What each latent changes: one thing, several things, or nothing", size=TITLE, bold=True)
     blocks = (
         ("Patches of print alone: a place and a strength for two latents", print_only, 96),
@@ -51,7 +51,7 @@ def traversal_picture(print_only: Sequence[Explained], all_kinds: Sequence[Expla
     return canvas.picture()
 
 
-def _draw_panel(canvas: Canvas, explained: Explained, *, left: float, top: float) -> None:
+def _draw_panel(canvas: FigureCanvas, explained: Explained, *, left: float, top: float) -> None:
     """A strip of patches and the bars of each latent, below beta and the gap."""
     canvas.text((left, top), f"beta {explained.model.beta:g}", size=HEADING, bold=True)
     gap = f"MIG {mutual_information_gap(explained.told):.2f}"
@@ -68,7 +68,7 @@ def _draw_panel(canvas: Canvas, explained: Explained, *, left: float, top: float
         _draw_bars(canvas, {name: shares[latent] for name, shares in explained.told.items()}, left + _BARS, y)
 
 
-def _draw_bars(canvas: Canvas, shares: dict[str, float], left: float, middle: float) -> None:
+def _draw_bars(canvas: FigureCanvas, shares: dict[str, float], left: float, middle: float) -> None:
     """A bar a factor, below its name and its percentage."""
     first = middle - 12 * len(shares) + 9
     for number, (name, share) in enumerate(shares.items()):

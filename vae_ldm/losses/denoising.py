@@ -86,7 +86,7 @@ class DenoisingObjective:
     def check_trains_last_timestep(self) -> None:
         """Raise VaeLdmError where the signal-to-noise ratio ends at zero and the last timestep is never trained.
 
-        Not a matter of the constructor: a run that was trained so can still be opened and exported.
+        The constructor does not check it, so that a run that was trained so can still be opened and exported.
         """
         if self.is_flow or float(self._alphas_cumprod[-1]) > _ZERO_TERMINAL_SNR:
             return

@@ -51,7 +51,7 @@ def new_autoencoder(
     )
 
 
-def load_autoencoder(source: str, *, revision: str | None = None, subfolder: str | None = None) -> AutoencoderKL:
+def load_autoencoder_kl(source: str, *, revision: str | None = None, subfolder: str | None = None) -> AutoencoderKL:
     """A pretrained AutoencoderKL in float32, from a folder, the Hub or a single file of the original layout.
 
     Safetensors only. Raises WeightsError where the weights are missing, incomplete, mis-shaped or pickled.

@@ -114,7 +114,7 @@ class ImageAutoencoder:
 
     @property
     def _parameter(self) -> Tensor:
-        """Of the autoencoder's device and precision, which its own properties look for in every module."""
+        """A parameter, whose device and precision are the autoencoder's; its own properties look at every module."""
         return next(self.autoencoder.parameters())
 
     def _parameters(self, images: Tensor) -> Tensor:

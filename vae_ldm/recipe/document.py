@@ -136,7 +136,9 @@ def parse_file(path: Path) -> tuple[Node, list[Mistake]]:
     if root.value is None:
         raise RecipeError(f"{path}: is empty; a recipe needs at least name, data and autoencoder")
     if not isinstance(root.value, dict):
-        raise RecipeError(f"{path}:{root.origin.order}: a recipe is a mapping (key: value), not {shown(root.plain())}")
+        raise RecipeError(
+            f"{path}:{root.origin.order}: a recipe is a mapping (key: value), not {as_yaml(root.plain())}"
+        )
     return root, mistakes
 
 
@@ -187,14 +189,14 @@ def _place_of_escape(text: str, file: str) -> str:
     return file
 
 
-def shown(value: object) -> str:
+def as_yaml(value: object) -> str:
     """The value as YAML would have it, short enough for a message."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, dict):
         return "a mapping" if value else "an empty mapping"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(shown(item) for item in value[:8])}{', ...' if len(value) > 8 else ''}]"
+        return f"[{', '.join(as_yaml(item) for item in value[:8])}{', ...' if len(value) > 8 else ''}]"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:50]}...{text[-1]}"
 

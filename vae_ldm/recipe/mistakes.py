@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 from pydantic import ValidationError
 
 from vae_ldm.recipe.agreement import Disagreement, SettingsError
-from vae_ldm.recipe.document import KeyPath, Mistake, Node, dotted, in_quotes, read_scalar, shown
+from vae_ldm.recipe.document import KeyPath, Mistake, Node, as_yaml, dotted, in_quotes, read_scalar
 from vae_ldm.recipe.parts import PATTERNS, Part
 from vae_ldm.recipe.schema import Recipe
 from vae_ldm.recipe.schema_walk import all_key_paths, chosen, parts_below, tag
@@ -86,7 +86,7 @@ def misspelt_types(error: ValidationError) -> Iterator[tuple[KeyPath, str]]:
                 yield (*place.path, "type"), nearest
 
 
-def disagreements(error: ValidationError) -> list[Disagreement]:
+def disagreements_behind(error: ValidationError) -> list[Disagreement]:
     """The settings that cannot work together behind a failed validation."""
     found = (_disagreement_error(detail) for detail in error.errors(include_url=False))
     return [disagreement for cause in found if cause is not None for disagreement in cause.disagreements]
@@ -129,7 +129,7 @@ def _mistake(detail: Any, place: _Place, root: Node) -> Mistake:
     """One mistake, from an error that is not merely about the kind of value."""
     path, kind, value, context = place.path, detail["type"], detail["input"], detail.get("ctx") or {}
     if kind == "missing" and isinstance(path[-1], int):
-        path, text = path[:-1], f"has too few items: {shown(value)}"
+        path, text = path[:-1], f"has too few items: {as_yaml(value)}"
     elif kind == "missing":
         return _missing(place, root)
     elif kind == "union_tag_not_found":
@@ -143,19 +143,19 @@ def _mistake(detail: Any, place: _Place, root: Node) -> Mistake:
     elif kind in _BOUNDS:
         bound, words = _BOUNDS[kind]
         limit = context[bound]
-        text = f"must be {words} {limit if isinstance(limit, int) else f'{limit:.10g}'}, not {shown(value)}"
+        text = f"must be {words} {limit if isinstance(limit, int) else f'{limit:.10g}'}, not {as_yaml(value)}"
     elif kind == "finite_number":
-        text = f"must be a finite number, not {shown(value)}"
+        text = f"must be a finite number, not {as_yaml(value)}"
     elif kind == "too_long":
-        text = f"has too many items: {shown(value)}"
+        text = f"has too many items: {as_yaml(value)}"
     elif kind == "string_too_short":
         text = "must not be empty"
     elif kind == "string_too_long":
-        text = f"has more than {context['max_length']:,} characters: {shown(value)}"
+        text = f"has more than {context['max_length']:,} characters: {as_yaml(value)}"
     elif kind == "string_pattern_mismatch":
-        text = f"{PATTERNS[context['pattern']]}, not {shown(value)}"
+        text = f"{PATTERNS[context['pattern']]}, not {as_yaml(value)}"
     else:
-        text = f"{detail['msg'].removeprefix('Value error, ')}, not {shown(value)}"
+        text = f"{detail['msg'].removeprefix('Value error, ')}, not {as_yaml(value)}"
     return Mistake(root.nearest(path).origin, path, text)
 
 
@@ -164,11 +164,11 @@ def _missing(place: _Place, root: Node) -> Mistake:
     type_node = part.child("type")
     if type_node is None:
         return Mistake(part.origin, place.path, "required, but missing")
-    return Mistake(type_node.origin, place.path, f"required by type {shown(type_node.plain())}, but missing")
+    return Mistake(type_node.origin, place.path, f"required by type {as_yaml(type_node.plain())}, but missing")
 
 
 def _wrong_kind(kinds: list[str], value: object) -> str:
-    text = f"needs {' or '.join(kinds)}, not {shown(value)}"
+    text = f"needs {' or '.join(kinds)}, not {as_yaml(value)}"
     if kinds == ["text"] and isinstance(value, bool | int | float):
         return f"{text}{_IN_QUOTES}"
     if kinds == ["true or false"] and str(value).lower() in _MEANT_BY:
@@ -208,7 +208,7 @@ def _shared_steps(one: KeyPath, other: KeyPath) -> int:
 def _unknown(noun: str, value: object, legal: tuple[object, ...]) -> str:
     near = _nearest(str(value), map(str, legal))
     hint = f"did you mean {near}? " if near is not None else ""
-    return f"unknown {noun} {shown(value)}; {hint}{_legal(legal)}"
+    return f"unknown {noun} {as_yaml(value)}; {hint}{_legal(legal)}"
 
 
 def _nearest(word: str, legal: Iterable[str]) -> str | None:
@@ -216,7 +216,7 @@ def _nearest(word: str, legal: Iterable[str]) -> str | None:
 
 
 def _legal(values: Iterable[object]) -> str:
-    return f"legal: {', '.join(value if isinstance(value, str) else shown(value) for value in values)}"
+    return f"legal: {', '.join(value if isinstance(value, str) else as_yaml(value) for value in values)}"
 
 
 def _tags(parts: tuple[type[Part], ...]) -> tuple[str | None, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from vae_ldm.errors import RecipeError
-from vae_ldm.recipe.document import DEEPEST, OVERRIDE, Mistake, Node, Origin, dotted, parse_value, shown
+from vae_ldm.recipe.document import DEEPEST, OVERRIDE, Mistake, Node, Origin, as_yaml, dotted, parse_value
 from vae_ldm.recipe.parts import AutoencoderLoss, Part
 from vae_ldm.recipe.schema import Recipe
 from vae_ldm.recipe.schema_walk import chosen, parts_below, tag
@@ -59,7 +59,9 @@ def _check_not_switched_off(node: Node | None, path: tuple[str, ...]) -> None:
 
 def _entries(node: Node, path: tuple[str, ...]) -> dict[str, Node]:
     if not isinstance(node.value, dict):
-        raise RecipeError(f"{dotted(path)} is {shown(node.plain())}, which has no keys; set {dotted(path)} as a whole")
+        raise RecipeError(
+            f"{dotted(path)} is {as_yaml(node.plain())}, which has no keys; set {dotted(path)} as a whole"
+        )
     return node.value
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from vae_ldm.errors import RecipeError
 from vae_ldm.recipe.document import KeyPath, Mistake, Node, parse_file
-from vae_ldm.recipe.mistakes import MOST_SHOWN, disagreements, explain, locate, misspelt_types
+from vae_ldm.recipe.mistakes import MOST_SHOWN, disagreements_behind, explain, locate, misspelt_types
 from vae_ldm.recipe.overrides import apply_overrides
 from vae_ldm.recipe.schema import Recipe
 from vae_ldm.recipe.upgrade import NEWEST, OLD_MIN_LENGTH, format_of, upgrade, upgraded_text
@@ -126,7 +126,7 @@ def _disagreements_of_the_rest(root: Node, wrong: frozenset[KeyPath], context: d
     except ValidationError as error:
         return [
             locate(disagreement, root)
-            for disagreement in disagreements(error)
+            for disagreement in disagreements_behind(error)
             if not any(_overlap(tuple(key.split(".")), path) for key in disagreement.keys for path in wrong)
         ]
     return []

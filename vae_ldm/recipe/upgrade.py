@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from vae_ldm.errors import RecipeError
-from vae_ldm.recipe.document import Node, Scalar, dotted, shown
+from vae_ldm.recipe.document import Node, Scalar, as_yaml, dotted
 
 NEWEST = 2
 KL_WEIGHT_OF_FORMAT_1 = 1e-6
@@ -33,7 +33,7 @@ class Change(NamedTuple):
     because: str
 
     def __str__(self) -> str:
-        value = "left out" if self.value is None else shown(self.value)
+        value = "left out" if self.value is None else as_yaml(self.value)
         return f"{dotted(self.path)}: {value} ({self.because})"
 
 
@@ -46,10 +46,10 @@ def format_of(root: Node) -> int:
     if type(value) is not int or value < 1:
         raise RecipeError(f"{node.origin.label}: format: needs a whole number from 1 to {NEWEST}, not {_brief(node)}")
     if value > NEWEST:
-        version = f"0.{shown(value)}"
+        version = f"0.{as_yaml(value)}"
         raise RecipeError(
-            f"{node.origin.label}: format: {shown(value)} came with vae_ldm {version}, and this version reads formats "
-            f"up to {NEWEST}; install a newer one: pip install 'vae_ldm>={version}'"
+            f"{node.origin.label}: format: {as_yaml(value)} came with vae_ldm {version}, and this version reads "
+            f"formats up to {NEWEST}; install a newer one: pip install 'vae_ldm>={version}'"
         )
     return value
 
@@ -166,4 +166,4 @@ def _change_mapping(mapping: Any, change: Change) -> None:
 
 
 def _brief(node: Node) -> str:
-    return shown(node.plain())
+    return as_yaml(node.plain())

@@ -10,7 +10,7 @@ from ruamel.yaml.nodes import ScalarNode, SequenceNode
 from ruamel.yaml.representer import SafeRepresenter
 
 from vae_ldm.files import write_whole
-from vae_ldm.recipe.document import read_scalar, shown
+from vae_ldm.recipe.document import as_yaml, read_scalar
 from vae_ldm.recipe.parts import Part, TrainedTextEncoder, is_decided_by_weights
 from vae_ldm.recipe.schema import Recipe
 from vae_ldm.recipe.stages import TRAINED
@@ -114,7 +114,7 @@ def _differences(was: Any, now: Any, path: str) -> list[str]:
 def _brief(value: object) -> str:
     if isinstance(value, dict):
         return "{...}"
-    return value if isinstance(value, str) else shown(value)
+    return value if isinstance(value, str) else as_yaml(value)
 
 
 def _resolved(recipe: Recipe) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from vae_ldm.assembly import build_autoencoder, build_lit_autoencoder, compile_i
 from vae_ldm.data.datamodule import ImageDataModule
 from vae_ldm.data.pictures import Pictures
 from vae_ldm.files import let_others_read
-from vae_ldm.models.autoencoder import load_autoencoder
+from vae_ldm.models.autoencoder import load_autoencoder_kl
 from vae_ldm.models.batches import batch_size_for, in_batches
 from vae_ldm.models.half_precision import make_fit_for_half
 from vae_ldm.models.latent_scaling import (
@@ -55,7 +55,7 @@ def run_autoencoder_stage(session: Session) -> AutoencoderKL:
         facts |= finish_autoencoder(session, autoencoder)
         facts |= autoencoder_fingerprint(autoencoder)
         processes.first(lambda: _save(session, autoencoder, facts))
-    return load_autoencoder(str(run.autoencoder)).to(session.device).requires_grad_(False)
+    return load_autoencoder_kl(str(run.autoencoder)).to(session.device).requires_grad_(False)
 
 
 def _save(session: Session, autoencoder: AutoencoderKL, facts: dict[str, object]) -> None:
@@ -108,8 +108,8 @@ def finish_autoencoder(session: Session, autoencoder: AutoencoderKL) -> dict[str
     """Fold the latents' scale into the weights where it changed, check the fold, and decide on `force_upcast`.
 
     A pretrained autoencoder whose encoder did not change keeps its weights and factor, and so every old latent and
-    UNet. Only where a UNet is trained on its latents, what StableDiffusionPipeline would ignore (FLUX's shift, SDXL's
-    per-channel statistics) is folded, with the numbers it came with.
+    UNet. Its own numbers that StableDiffusionPipeline would ignore (FLUX's shift, SDXL's per-channel statistics) are
+    folded if a UNet is trained on its latents.
     """
     recipe, train = session.recipe, session.pictures.train
     stage = recipe.autoencoder

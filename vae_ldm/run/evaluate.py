@@ -17,13 +17,18 @@ from vae_ldm.assembly import build_features
 from vae_ldm.choices import Stage
 from vae_ldm.errors import DataError, VaeLdmError
 from vae_ldm.evaluation.embedding import embed_pictures
-from vae_ldm.evaluation.evaluator import evaluate_autoencoder, evaluate_samples, trained_classes
+from vae_ldm.evaluation.evaluator import (
+    AutoencoderEvaluation,
+    evaluate_autoencoder,
+    evaluate_samples,
+    trained_classes,
+)
 from vae_ldm.evaluation.measurement import Measurement, measured_share
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
 from vae_ldm.evaluation.verdict import comparison, verdict
 from vae_ldm.files import write_json
 from vae_ldm.hardware import device_name
-from vae_ldm.models.autoencoder import downsample_factor, load_autoencoder
+from vae_ldm.models.autoencoder import downsample_factor, load_autoencoder_kl
 from vae_ldm.models.batches import batch_size_for, in_batches
 from vae_ldm.opening import open_pipeline, read_metrics
 from vae_ldm.pages.environment import number, quantity
@@ -59,7 +64,7 @@ def evaluate_run(run_dir: Path, *, num_samples: int | None = None, replace: bool
     if recipe.diffusion is not None and not replace:
         _keep_better(session, settings.num_samples)
     with session.run.locked():
-        autoencoder = load_autoencoder(str(session.run.autoencoder)).to(session.device)
+        autoencoder = load_autoencoder_kl(str(session.run.autoencoder)).to(session.device)
         _evaluate(session, autoencoder, settings)
     session.say_where()
 
@@ -92,16 +97,41 @@ def run_evaluation_stage(session: Session, autoencoder: AutoencoderKL) -> None:
 
 def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Evaluation) -> None:
     run, recipe = session.run, session.recipe
-    train, validation = session.pictures.train, session.pictures.validation
     run.samples.mkdir(exist_ok=True)
-    session.say(f"evaluation: features of {counted(len(train), 'training picture')}, and a probe classifier on them")
     start = time.perf_counter()
+    judged_by = _judged_by(session, settings)
+    first = _measure_autoencoder(session, autoencoder, judged_by)
+    draw_reconstructions(session, first)
+    measurements, num_images = first.measurements, len(session.pictures.validation)
+    timings = [_timing(session, stage.name) for stage in TRAINED if getattr(recipe, stage.name) is not None]
+    parameters = {"autoencoder": _count(autoencoder)}
+    if recipe.diffusion is not None:
+        pipeline = open_pipeline(run.path)
+        second, sampling = _measure_samples(session, pipeline, settings, judged_by, first.measurements)
+        measurements, num_images = [*measurements, *second], num_images + sampling["num_images"]
+        timings.append(sampling)
+        parameters |= {"unet": _count(pipeline.unet), "text_encoder": _count(pipeline.text_encoder)}
+    seconds = round(time.perf_counter() - start, 1)
+    timings.append({"stage": "evaluation", "seconds": seconds, "num_images": num_images})
+    write_json(run.metrics, _metrics(session, measurements, timings, parameters))
+    write_report(run.path)
+    for measurement in measurements:
+        session.say(f"  {_in_words(measurement)}")
+
+
+def _judged_by(session: Session, settings: parts.Evaluation) -> dict[str, Any]:
+    """What both stages' pictures are judged by, as arguments of `evaluate_autoencoder` and `evaluate_samples`.
+
+    The probe is None where the training pictures are of fewer than two classes.
+    """
+    recipe, train = session.recipe, session.pictures.train
+    session.say(f"evaluation: features of {counted(len(train), 'training picture')}, and a probe classifier on them")
     features = build_features(settings.features).to(session.device)
-    probe = None
     if untrained := left_out_classes(train.class_names, train):
         session.say(
             f"evaluation: no training pictures of {', '.join(untrained)}: they are neither asked for nor scored"
         )
+    probe = None
     if len(trained_classes(train.labels)) > 1:
         with session.progress("fitting the probe classifier") as report:
             probe = ProbeClassifier.fit(
@@ -115,15 +145,14 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
             )
     with session.progress("features of the training pictures") as report:
         seen = embed_pictures(features, train.images, settings.batch_size, report)
-    shared: dict[str, Any] = {
-        "features": features,
-        "probe": probe,
-        "batch_size": settings.batch_size,
-        "train_embeddings": seen,
-    }
+    return {"features": features, "probe": probe, "batch_size": settings.batch_size, "train_embeddings": seen}
 
+
+def _measure_autoencoder(
+    session: Session, autoencoder: AutoencoderKL, judged_by: dict[str, Any]
+) -> AutoencoderEvaluation:
+    train, validation = session.pictures.train, session.pictures.validation
     session.say(f"evaluation: reconstructions of {counted(len(validation), 'validation picture')}")
-
     with session.progress("reconstructing") as report:
         done = 0
 
@@ -135,57 +164,48 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
             report(done, len(validation))
             return reconstructions
 
-        first = evaluate_autoencoder(
+        return evaluate_autoencoder(
             encode_decode,
             train,
             validation,
             downsample_factor=downsample_factor(autoencoder),
             latent_channels=autoencoder.config.latent_channels,
-            **shared,
+            **judged_by,
         )
-    draw_reconstructions(session, first)
-    num_drawn = 0
-    measurements = first.measurements
-    timings = [_timing(session, stage.name) for stage in TRAINED if getattr(recipe, stage.name) is not None]
-    parameters = {"autoencoder": _count(autoencoder)}
 
-    if recipe.diffusion is not None:
-        pipeline = open_pipeline(run.path)
-        asked = sample_prompts(recipe, train, validation, settings.num_samples)
-        session.say(f"evaluation: {counted(len(asked.prompts), 'generated picture')}")
-        if recipe.diffusion.conditioning == "caption":
-            measurements = [*measurements, _unknown_words(session, pipeline, asked.prompts)]
-        sampling_start = time.perf_counter()
-        samples = _sample(session, pipeline, asked.prompts, settings)
-        sampling = {"stage": _SAMPLING, "seconds": round(time.perf_counter() - sampling_start, 1)}
-        agreements = [m.value for m in measurements if m.name == "reconstruction_agreement"]
-        second = evaluate_samples(
-            samples,
-            asked.labels,
-            train,
-            validation,
-            as_in_training=asked.as_in_training,
-            balanced=asked.balanced,
-            reconstruction_agreement=agreements[0] if agreements else None,
-            seed=recipe.seed,
-            **shared,
-        )
-        num_drawn = len(samples)
-        draw_samples(session, samples, row_names(session, asked), second)
-        measurements = [*measurements, *second.measurements]
-        timings.append({**sampling, "num_images": len(samples)})
-        parameters |= {"unet": _count(pipeline.unet), "text_encoder": _count(pipeline.text_encoder)}
-    timings.append(
-        {
-            "stage": "evaluation",
-            "seconds": round(time.perf_counter() - start, 1),
-            "num_images": len(validation) + num_drawn,
-        }
+
+def _measure_samples(
+    session: Session,
+    pipeline: StableDiffusionPipeline,
+    settings: parts.Evaluation,
+    judged_by: dict[str, Any],
+    of_autoencoder: list[Measurement],
+) -> tuple[list[Measurement], dict[str, Any]]:
+    """Draw the samples and their grid; the measurements of them, and how long the drawing took."""
+    recipe, train, validation = session.recipe, session.pictures.train, session.pictures.validation
+    assert recipe.diffusion is not None
+    measurements: list[Measurement] = []
+    asked = sample_prompts(recipe, train, validation, settings.num_samples)
+    session.say(f"evaluation: {counted(len(asked.prompts), 'generated picture')}")
+    if recipe.diffusion.conditioning == "caption":
+        measurements.append(_unknown_words(session, pipeline, asked.prompts))
+    start = time.perf_counter()
+    samples = _sample(session, pipeline, asked.prompts, settings)
+    seconds = round(time.perf_counter() - start, 1)
+    agreements = [m.value for m in of_autoencoder if m.name == "reconstruction_agreement"]
+    found = evaluate_samples(
+        samples,
+        asked.labels,
+        train,
+        validation,
+        as_in_training=asked.as_in_training,
+        balanced=asked.balanced,
+        reconstruction_agreement=agreements[0] if agreements else None,
+        seed=recipe.seed,
+        **judged_by,
     )
-    write_json(run.metrics, _metrics(session, measurements, timings, parameters))
-    write_report(run.path)
-    for measurement in measurements:
-        session.say(f"  {_in_words(measurement)}")
+    draw_samples(session, samples, row_names(session, asked), found)
+    return [*measurements, *found.measurements], {"stage": _SAMPLING, "seconds": seconds, "num_images": len(samples)}
 
 
 def _unknown_words(session: Session, pipeline: StableDiffusionPipeline, prompts: list[str]) -> Measurement:

@@ -13,7 +13,7 @@ from vae_ldm.assembly import build_autoencoder, build_diffusion
 from vae_ldm.errors import RunError, VaeLdmError, WeightsError, first_line
 from vae_ldm.files import whole_folder
 from vae_ldm.loading import pipeline
-from vae_ldm.models.autoencoder import load_autoencoder
+from vae_ldm.models.autoencoder import load_autoencoder_kl
 from vae_ldm.models.stored_config import forget_origin
 from vae_ldm.paths import expanded
 from vae_ldm.pipelines.plain_folder import save_plain_pipeline
@@ -67,7 +67,7 @@ def _write(session: Session, source: _Weights, target: Path) -> None:
         if source.path == run.lora:
             save_plain_pipeline(pipeline(run.path), part)
         elif source.path == run.autoencoder:  # its checkpoints and curves lie there too
-            _save_autoencoder(load_autoencoder(str(source.path)), part)
+            _save_autoencoder(load_autoencoder_kl(str(source.path)), part)
         else:
             shutil.copytree(source.path, part, dirs_exist_ok=True)
             forget_origin(part)  # an older version noted it
@@ -111,7 +111,7 @@ def _checkpoints(run: RunFolder) -> dict[Stage, list[Path]]:
 
 def _export_diffusion(session: Session, checkpoint: Path, target: Path) -> None:
     session.require_finished("autoencoder")
-    autoencoder = load_autoencoder(str(session.run.autoencoder))
+    autoencoder = load_autoencoder_kl(str(session.run.autoencoder))
     prompts = picture_prompts(session.recipe, session.pictures.train)
     diffusion = build_diffusion(session.recipe, autoencoder, vocabulary(session, prompts))
     _load(diffusion.unet, checkpoint, "unet.")

@@ -24,9 +24,9 @@ from vae_ldm.training.callbacks import (
     checkpoint_step,
     run_checkpoints,
 )
+from vae_ldm.training.checkpoint_file import is_whole, read_checkpoint
 from vae_ldm.training.csv_log import CsvLog
 from vae_ldm.training.progress import StageProgress
-from vae_ldm.training.sealed_checkpoint import is_whole, read_checkpoint
 from vae_ldm.training.trace import TraceSteps
 
 
@@ -42,7 +42,7 @@ class Stopwatch(Callback):
         """Seconds so far."""
         return self.before + time.perf_counter() - self.started
 
-    # Not on_train_start, which a run resumed at its last step never reaches.
+    # A run that is resumed at its last step never reaches on_train_start.
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.perf_counter()
 
@@ -69,22 +69,10 @@ def fit_stage(
     assert declared.best is not None, f"{stage} trains nothing"
     processes, pictures = session.processes, session.pictures
     checkpoint = processes.first(lambda: newest_checkpoint(checkpoint_dir, session))
-    first_step = 0
+    first_step = 0 if checkpoint is None else checkpoint_step(checkpoint)
     if checkpoint is not None:
-        first_step = checkpoint_step(checkpoint)
         session.say(f"{stage}: going on from step {first_step} ({checkpoint})")
-        data.start_batch, once, learned = BatchesTaken.in_checkpoint(checkpoint)  # type: ignore[attr-defined]
-        if learned not in (None, pictures.key):
-            session.say(
-                f"{stage}: the pictures are others than before ({len(pictures.train):,} to train on now): from here on "
-                "weights are not those of an undisturbed run; begin anew with --restart, or under another name"
-            )
-        if once != processes.count:
-            session.say(
-                f"{stage}: the checkpoint was written by {counted(once, 'process')} and is read by "
-                f"{processes.count}; pictures come in the same order, but a step takes a different number of them and "
-                "the noise differs, so the weights will not be bit-identical to those of an undisturbed run"
-            )
+        data.start_batch = _first_batch(session, stage, checkpoint)  # type: ignore[attr-defined]
     batches_per_step = part.accumulate_grad_batches
     taken = BatchesTaken(pictures.key)
     manual = not module.automatic_optimization
@@ -139,6 +127,24 @@ def fit_stage(
         "num_steps": trainer.global_step,
         "precision": str(trainer.precision),
     }
+
+
+def _first_batch(session: Session, stage: Stage, checkpoint: Path) -> int:
+    """The batch that training goes on with; says so where pictures or processes are others than they were."""
+    processes, pictures = session.processes, session.pictures
+    first, once, learned = BatchesTaken.in_checkpoint(checkpoint)
+    if learned not in (None, pictures.key):
+        session.say(
+            f"{stage}: the pictures are others than before ({len(pictures.train):,} to train on now): from here on "
+            "weights are not those of an undisturbed run; begin anew with --restart, or under another name"
+        )
+    if once != processes.count:
+        session.say(
+            f"{stage}: the checkpoint was written by {counted(once, 'process')} and is read by "
+            f"{processes.count}; pictures come in the same order, but a step takes a different number of them and "
+            "the noise differs, so the weights will not be bit-identical to those of an undisturbed run"
+        )
+    return first
 
 
 def newest_checkpoint(folder: Path, session: Session) -> Path | None:

@@ -19,7 +19,7 @@ from vae_ldm.training.callbacks import BEST_CHECKPOINT, checkpoint_step, run_che
 
 _STATE = StoredKind(
     newest=2,
-    sealed_from=2,
+    digest_from=2,
     unnumbered=1,
     cure="restore it, or train the run afresh with --restart autoencoder",
 )

@@ -172,7 +172,7 @@ class AccelerateStrategy(ParallelStrategy):
         return self._evaluate("predict_step", self.precision_plugin.predict_step_context, *args, **kwargs)
 
     def _evaluate(self, name: str, context: Any, *args: Any, **kwargs: Any) -> Any:
-        # Not through the wrapper: its forward is collective, and processes may have different numbers of batches.
+        # The wrapper's forward is collective, and processes may have different numbers of batches.
         with context():
             return getattr(self.lightning_module, name)(*args, **kwargs)
 

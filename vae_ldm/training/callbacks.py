@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, WeightAvera
 from torch import Tensor
 
 from vae_ldm.errors import StoppedError
-from vae_ldm.training.sealed_checkpoint import read_checkpoint
+from vae_ldm.training.checkpoint_file import read_checkpoint
 
 BEST_CHECKPOINT = "best.ckpt"
 _OF_A_STEP = re.compile(r"step=[0-9]+\.ckpt", re.ASCII)
@@ -250,7 +250,7 @@ class PictureEachValidation(Callback):
         self.folder = folder
         self.draw = draw
 
-    # Not on_validation_end: by then the average that was validated has left the module again.
+    # By on_validation_end the average that was validated has left the module again.
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
             return

@@ -1,4 +1,4 @@
-"""Checkpoints that appear whole or not at all and carry their own checksum."""
+"""Checkpoints that appear whole or not at all and carry a digest of themselves."""
 
 import hashlib
 import io
@@ -13,16 +13,16 @@ from vae_ldm.errors import WeightsError
 from vae_ldm.files import written_whole
 
 # A checkpoint is a zip archive, which ends with a comment and, before it, the comment's length in two bytes.
-_SEAL = b"sha256:"
-_SEAL_BYTES = len(_SEAL) + 64
+_DIGEST_NAME = b"sha256:"
+_DIGEST_BYTES = len(_DIGEST_NAME) + 64
 _NO_COMMENT = bytes(2)
 
 
-class SealedCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoints with the SHA-256 of everything before it as the archive's comment.
+class DigestCheckpointIO(TorchCheckpointIO):
+    """Writes Lightning's checkpoints, with the SHA-256 of all other bytes as the comment of the zip archive.
 
-    Written beside its place and moved there when it is on the disk: Lightning's own way takes the system's temporary
-    folder, from which a move to another disk can stop half-way.
+    A checkpoint is written beside its place and moved there when it is on the disk. Lightning's own way takes the
+    system's temporary folder, from which a move to another disk can stop half-way.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -34,8 +34,8 @@ class SealedCheckpointIO(TorchCheckpointIO):
         assert content[-2:] == _NO_COMMENT
         with written_whole(path, synced=True) as file:
             file.write(content[:-2])
-            file.write(_SEAL_BYTES.to_bytes(2, "little"))
-            file.write(_SEAL + hashlib.sha256(content[:-2]).hexdigest().encode())
+            file.write(_DIGEST_BYTES.to_bytes(2, "little"))
+            file.write(_DIGEST_NAME + hashlib.sha256(content[:-2]).hexdigest().encode())
 
     def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
         """The checkpoint as Lightning reads it. Raises WeightsError where the file is not what was written."""
@@ -44,7 +44,7 @@ class SealedCheckpointIO(TorchCheckpointIO):
 
 
 def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
-    """What SealedCheckpointIO wrote to `path`, on the CPU; nothing but tensors and plain values is unpickled.
+    """What DigestCheckpointIO wrote to `path`, on the CPU; nothing but tensors and plain values is unpickled.
 
     With `mmap` tensors stay on the disk until they are used. Raises WeightsError where the file is not what was
     written.
@@ -54,20 +54,20 @@ def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
 
 
 def check_whole(path: Path) -> None:
-    """Raise WeightsError where the file differs in any bit from what SealedCheckpointIO wrote, or is not there."""
+    """Raise WeightsError where the file differs in any bit from what DigestCheckpointIO wrote, or is not there."""
     if not is_whole(path):
         raise WeightsError(f"{path}: is damaged; take another checkpoint")
 
 
 def is_whole(path: Path) -> bool:
-    """The file is, to the bit, what SealedCheckpointIO wrote."""
+    """The file is, to the bit, what DigestCheckpointIO wrote."""
     try:
-        length = path.stat().st_size - _SEAL_BYTES - 2
+        length = path.stat().st_size - _DIGEST_BYTES - 2
         with path.open("rb") as file:
             digest = hashlib.sha256()
             for block in _blocks(file, length):
                 digest.update(block)
-            return file.read() == _SEAL_BYTES.to_bytes(2, "little") + _SEAL + digest.hexdigest().encode()
+            return file.read() == _DIGEST_BYTES.to_bytes(2, "little") + _DIGEST_NAME + digest.hexdigest().encode()
     except OSError:
         return False
 

@@ -24,7 +24,7 @@ _TOO_LONG = 50
 _MEMORY = 200
 _Seen = tuple[int, Tensor, Tensor | None]
 """Step, loss and the pictures' indices of a batch."""
-_PICTURES = StoredKind(newest=2, sealed_from=2, cure="delete it and repeat the command to go on")
+_PICTURES = StoredKind(newest=2, digest_from=2, cure="delete it and repeat the command to go on")
 """diverged.json and skipped.json, which name pictures for the user. Format 1 of the second was a list."""
 _CURE = "lower the learning rate or use precision: 32-true, with --restart or under a new name"
 

@@ -29,7 +29,7 @@ class ImageTerm(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Adversarial:
+class AdversarialGame:
     """The discriminator, its learning rate, and how and from which step on the autoencoder plays against it."""
 
     discriminator: nn.Module
@@ -58,7 +58,7 @@ class LitAutoencoder(LightningModule):
         kl_weight: float,
         kl_warmup_steps: int,
         variational: bool,
-        adversarial: Adversarial | None,
+        adversarial: AdversarialGame | None,
         accumulate_grad_batches: int,
         gradient_clip_norm: float | None,
         log_every_n_steps: int,

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 class SharedLoader:
     """The batches of an Accelerator's loader, with their epoch and their number kept for a checkpoint.
 
-    Order follows from `seed` and the epoch alone, never from the global generator, whose state differs a process. Not
-    a DataLoader, because Lightning would take it apart and put another sampler in.
+    The order follows from `seed` and the epoch alone, because the state of the global generator differs between
+    processes. It is no DataLoader, because Lightning would take that apart and put another sampler in.
     """
 
     def __init__(self, loader: Any, *, seed: int, skip: Callable[[Any, int], Any]) -> None:

@@ -27,7 +27,7 @@ from vae_ldm.desk.archive.add import add
 from vae_ldm.desk.archive.listing import list_entries
 from vae_ldm.desk.archive.photo_coder import PhotoCoder
 from vae_ldm.desk.archive.reading import extract, verify
-from vae_ldm.desk.archive.store import Archive, locked
+from vae_ldm.desk.archive.store import Archive, locked_archive
 from vae_ldm.errors import RunError
 from vae_ldm.evaluation.codec import CodecLadder, picture_psnr
 from vae_ldm.latent_space.entropy_coding import _varint
@@ -385,7 +385,7 @@ def test_verify_beside_the_photos_answers_whether_they_may_go(photos, tmp_path, 
 
 
 def test_two_writers_at_once_are_refused(photos, tmp_path, model):
-    with locked(tmp_path / "archive"):
+    with locked_archive(tmp_path / "archive"):
         one_line_error(command("add", tmp_path / "archive", photos, "--model", model), 1, "another process is writing")
     assert command("add", tmp_path / "archive", photos, "--model", model).exit_code == 0
 

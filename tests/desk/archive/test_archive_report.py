@@ -35,7 +35,7 @@ def autoencoder(trained_run):
 
 @pytest.fixture
 def coder(photos, autoencoder):
-    return fitted_coder(autoencoder, photo_records(photos), lambda done, total: None)
+    return fitted_coder(autoencoder, photo_records(photos), lambda done, total: None)[0]
 
 
 def test_it_says_from_the_start_what_time_is_left(photos, trained_run, tmp_path, monkeypatch, capsys):
@@ -57,6 +57,12 @@ def test_one_photo_is_no_photos(photos, trained_run, tmp_path, capsys):
     assert "1 photos" not in said
     assert f" · autoencoder {trained_run.path.name} · " in said
     assert str(trained_run.path) not in said  # the page is for others
+
+
+def test_the_page_counts_the_photos_that_the_coder_was_fitted_on(photos, trained_run, tmp_path):
+    (photos / "1.png").write_bytes(b"no picture")
+    report(photos, model=str(trained_run.path), out=tmp_path / "page.html", num_photos=2)
+    assert "The entropy coder was fitted on 1 other photo of the folder." in (tmp_path / "page.html").read_text()
 
 
 def test_a_disk_that_takes_nothing_is_told_by_the_name_of_the_page(photos, trained_run, small_disk):

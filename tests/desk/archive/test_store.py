@@ -13,8 +13,8 @@ import torch
 
 from vae_ldm import stored_json
 from vae_ldm.desk.archive import store as archive_module
-from vae_ldm.desk.archive.part import Entry, Part
-from vae_ldm.desk.archive.store import Archive, Settings, locked
+from vae_ldm.desk.archive.part import ArchivePart, Entry
+from vae_ldm.desk.archive.store import Archive, Settings, locked_archive
 from vae_ldm.errors import DataError, RunError
 from vae_ldm.latent_space.latent_coder import LatentCoder
 
@@ -192,9 +192,13 @@ def test_an_index_that_somebody_has_edited_is_refused(archive, tmp_path):
 
 
 def test_one_writer_at_a_time(tmp_path):
-    with locked(tmp_path), pytest.raises(RunError, match="another process is writing"), locked(tmp_path):
+    with (
+        locked_archive(tmp_path),
+        pytest.raises(RunError, match="another process is writing"),
+        locked_archive(tmp_path),
+    ):
         pass
-    with locked(tmp_path):
+    with locked_archive(tmp_path):
         pass
 
 
@@ -236,10 +240,10 @@ def test_an_archive_of_0_1_0_is_read_and_becomes_one_of_the_newest_format_when_i
         Archive.open(tmp_path)
 
 
-def sealed(archive, **changes):
+def stored_index(archive, **changes):
     """archive.json as a stranger would make it: its digest is right."""
     content = {"settings": archive.settings.as_json(), "parts": [list(part) for part in archive.parts], **changes}
-    return json.dumps(archive_module._KIND.sealed(content))
+    return json.dumps(archive_module._KIND.with_digest(content))
 
 
 @pytest.mark.parametrize(
@@ -249,8 +253,8 @@ def sealed(archive, **changes):
 def test_a_part_is_never_a_file_of_somebody_else(archive, tmp_path, name, of_0_1_0):
     victim = tmp_path / "victim.txt"
     victim.write_text("precious")
-    archive.parts.append(Part(name, 1, 8, "0" * 64))
-    (tmp_path / "archive.json").write_text(json.dumps(index_of_0_1_0(archive)) if of_0_1_0 else sealed(archive))
+    archive.parts.append(ArchivePart(name, 1, 8, "0" * 64))
+    (tmp_path / "archive.json").write_text(json.dumps(index_of_0_1_0(archive)) if of_0_1_0 else stored_index(archive))
     with pytest.raises(DataError, match=r"archive\.json") as caught:
         Archive.open(tmp_path)
     assert "\n" not in str(caught.value)
@@ -268,7 +272,7 @@ def test_a_part_is_never_a_file_of_somebody_else(archive, tmp_path, name, of_0_1
     ],
 )  # fmt: skip
 def test_settings_that_are_none_are_one_line(archive, tmp_path, changes):
-    (tmp_path / "archive.json").write_text(sealed(archive, settings={**SETTINGS.as_json(), **changes}))
+    (tmp_path / "archive.json").write_text(stored_index(archive, settings={**SETTINGS.as_json(), **changes}))
     with pytest.raises(DataError, match=r"archive\.json: is damaged") as caught:
         Archive.open(tmp_path)
     assert "\n" not in str(caught.value)
@@ -277,7 +281,7 @@ def test_settings_that_are_none_are_one_line(archive, tmp_path, changes):
 def test_a_coder_that_unpacks_to_more_than_it_says_takes_no_memory(archive, tmp_path):
     bomb = base64.b85encode(zlib.compress(bytes(2**26), 9)).decode()
     settings = {**SETTINGS.as_json(), "coder": {**CODER.as_json(), "models": bomb}}
-    (tmp_path / "archive.json").write_text(sealed(archive, settings=settings))
+    (tmp_path / "archive.json").write_text(stored_index(archive, settings=settings))
     tracemalloc.start()
     with pytest.raises(DataError, match="is damaged"):
         Archive.open(tmp_path)

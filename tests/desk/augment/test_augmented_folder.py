@@ -54,7 +54,7 @@ def test_a_changed_character_of_a_round_is_noticed(folder, note):
 @pytest.mark.parametrize("name", ["../victim.png", "/elsewhere/victim.png", "", 3, None])
 def test_a_round_names_no_picture_of_another_folder(folder, note, name):
     rows = [{"file_name": name}]
-    note.write_text(json.dumps(folder_module._ROUND.sealed({**vars(DONE), "rows": rows})))
+    note.write_text(json.dumps(folder_module._ROUND.with_digest({**vars(DONE), "rows": rows})))
     with pytest.raises(DataError, match="no file of this folder"):
         folder.round("tin", METHOD, 0)
 

@@ -210,8 +210,8 @@ def test_another_model_a_moved_one_and_damage_are_one_line_each(by_latents, phot
     open_detector(detector, model=str(tmp_path / "moved"))
 
     for file, change, message in (
-        ("detector.safetensors", lambda content: content[:-1] + b"\x07", "checksum is another"),
-        ("detector.safetensors", lambda content: content[:100], "checksum is another"),
+        ("detector.safetensors", lambda content: content[:-1] + b"\x07", "digest is another"),
+        ("detector.safetensors", lambda content: content[:100], "digest is another"),
         ("detector.json", lambda content: content[:100], "it is no JSON"),
         ("detector.json", lambda content: content.replace(b'"format": 4', b'"format": 9'), "a newer vae_ldm .format 9"),
         ("detector.json", lambda content: content.replace(b'"format": 4', b'"format": 1'), "its digest is another"),

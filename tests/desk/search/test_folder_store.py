@@ -148,7 +148,7 @@ def content_of(folder):
 
 def assert_refused_with(index, content):
     """Asserts that the index is one line to build it anew where index.json holds this content, its digest right."""
-    (index.path / "index.json").write_text(json.dumps(KIND.sealed(content)))
+    (index.path / "index.json").write_text(json.dumps(KIND.with_digest(content)))
     with pytest.raises(DataError, match=r"is damaged .*build the index anew") as caught:
         IndexFolder(index.path)
     assert "\n" not in str(caught.value)
@@ -314,14 +314,14 @@ def test_above_the_limit_faiss_is_asked_kept_on_disk_and_grows(filled, photos, v
         file.write_bytes(made)
         for digest in (content["neighbours"]["digest"], hashlib.sha256(made).hexdigest()):
             neighbours = {**content["neighbours"], "digest": digest}
-            (filled.path / "index.json").write_text(json.dumps(KIND.sealed({**content, "neighbours": neighbours})))
+            (filled.path / "index.json").write_text(json.dumps(KIND.with_digest({**content, "neighbours": neighbours})))
             # No loss: it follows from the vectors.
             assert [matches[0].photo for matches in IndexFolder(filled.path).search(-vectors, 1)] == more
     for made in (twice, outside):
         assert made != whole
         file.write_bytes(made)
         neighbours = {**content["neighbours"], "digest": hashlib.sha256(made).hexdigest()}
-        (filled.path / "index.json").write_text(json.dumps(KIND.sealed({**content, "neighbours": neighbours})))
+        (filled.path / "index.json").write_text(json.dumps(KIND.with_digest({**content, "neighbours": neighbours})))
         with pytest.raises(DataError, match="do not hold the rows that were added"):
             list(IndexFolder(filled.path).search(vectors, 120))
 

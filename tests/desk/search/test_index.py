@@ -27,7 +27,7 @@ from vae_ldm.desk.encoder import PhotoEncoder
 from vae_ldm.desk.search import build
 from vae_ldm.desk.search.build import add_photos, build_index
 from vae_ldm.desk.search.folder_store import IndexFolder
-from vae_ldm.desk.search.index import content_digest, open_index
+from vae_ldm.desk.search.index import open_index, photo_digest
 from vae_ldm.desk.search.query import query_index
 from vae_ldm.errors import DataError, ManyUnreadableError, RunError, VaeLdmError, WeightsError
 from vae_ldm.models.vision_features import EfficientNetLiteFeatures
@@ -338,9 +338,9 @@ def test_the_same_verbs_on_postgres(tmp_path, photos, model, capsys):
 
 def test_the_digest_is_that_of_the_file(tmp_path, photos):
     record = photo_records(photos)[0]
-    assert content_digest(record) == content_digest(type(record)("x", record.picture.read_bytes()))
-    assert content_digest(type(record)("x", tmp_path / "absent")) is None
-    assert content_digest(type(record)("x", Image.new("L", (9, 9)))) is None
+    assert photo_digest(record) == photo_digest(type(record)("x", record.picture.read_bytes()))
+    assert photo_digest(type(record)("x", tmp_path / "absent")) is None
+    assert photo_digest(type(record)("x", Image.new("L", (9, 9)))) is None
 
 
 def test_a_stored_name_is_never_looked_for_on_the_hub(index, photos, model, monkeypatch):

@@ -120,8 +120,8 @@ def test_rows_that_somebody_made_are_one_line(store, url, photos, vectors):
     ):
         space = save({**store.space.tensors(), **changed})
         content = {key: value for key, value in facts.items() if key != "digest"}
-        sealed = json.dumps(KIND.sealed({**content, "space": hashlib.sha256(space).hexdigest()}))
-        run("UPDATE vae_ldm_indexes SET facts = %s, space = %s WHERE name = %s", [sealed, space, name])
+        stored = json.dumps(KIND.with_digest({**content, "space": hashlib.sha256(space).hexdigest()}))
+        run("UPDATE vae_ldm_indexes SET facts = %s, space = %s WHERE name = %s", [stored, space, name])
         with pytest.raises(DataError, match=r"is damaged \(latents.* is .*; restore it") as caught:
             PostgresIndex(url, name)
         assert "\n" not in str(caught.value)

@@ -20,7 +20,7 @@ from vae_ldm.data.photo_stream import photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.archive.part import Damage, Entry
 from vae_ldm.desk.archive.photo_coder import PhotoCoder, middle
-from vae_ldm.desk.archive.store import Archive, Settings, check_place, locked
+from vae_ldm.desk.archive.store import Archive, Settings, check_place, locked_archive
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.errors import DataError, StoppedError, VaeLdmError, WeightsError, first_line
 from vae_ldm.latent_space.latent_coder import LatentCoder
@@ -90,7 +90,7 @@ def add(
             archive.settings = replace(archive.settings, downsample_factor=autoencoder.downsample_factor)
             return archive
         with command.progress("encoding photos to fit the coder on") as progress:
-            coder = fitted_coder(autoencoder, records, progress)
+            coder, _ = fitted_coder(autoencoder, records, progress)
         settings = Settings(
             model=model,
             digest=digest,
@@ -105,7 +105,7 @@ def add(
         command.say(f"{damage.where}: {damage.what}; what is lost is archived again")
 
     with ExitStack() as stack:
-        processes.first(lambda: stack.enter_context(locked(path)))
+        processes.first(lambda: stack.enter_context(locked_archive(path)))
         archive = processes.first(opened)
         processes.first(lambda: archive.mend(tell))
         present = processes.first(lambda: archive.contents(tell))
@@ -145,7 +145,7 @@ def _suitable(
     archive: Archive, model: str, digest: str, target_psnr: float | None, prefer: Preference | None
 ) -> Archive:
     """The archive. Raises VaeLdmError where it was made with anything else than what is asked for now."""
-    check_model(archive, model, digest)
+    check_same_weights(archive, model, digest)
     settings = archive.settings
     for name, asked, own in (("target PSNR", target_psnr, settings.target_psnr), ("prefer", prefer, settings.prefer)):
         if asked is not None and asked != own:
@@ -155,7 +155,7 @@ def _suitable(
     return archive
 
 
-def check_model(archive: Archive, model: str, digest: str) -> None:
+def check_same_weights(archive: Archive, model: str, digest: str) -> None:
     """Raise VaeLdmError where the archive's latents are of other weights."""
     if archive.settings.digest != digest:
         raise VaeLdmError(
@@ -166,8 +166,10 @@ def check_model(archive: Archive, model: str, digest: str) -> None:
 
 def fitted_coder(
     autoencoder: ImageAutoencoder, records: Sequence[Record], progress: Callable[[int, int], None]
-) -> LatentCoder:
-    """Fitted on photos evenly spread over all, as many as hold enough latents; `progress` hears how many of how many.
+) -> tuple[LatentCoder, int]:
+    """The coder, and the number of photos that it was fitted on: evenly spread, as many as hold enough latents.
+
+    `progress` hears how many of how many are encoded.
 
     Raises DataError where none can be read, WeightsError where the model makes no finite latents of any.
     """
@@ -191,7 +193,7 @@ def fitted_coder(
                 break
     if latents:
         try:
-            return LatentCoder.fit(latents)
+            return LatentCoder.fit(latents), len(latents)
         except UnquantizableError as error:
             reason = str(error)
     if reason.startswith("the latents"):
@@ -228,7 +230,7 @@ def _archived(record: Record, coder: PhotoCoder, present: dict[str, bytes]) -> E
             if not _is_text(text):
                 return as_text(record.id), f"its {what} is no text"
         file = encoded_bytes(record.picture)
-        content = content_digest(file)
+        content = file_digest(file)
         if present.get(record.id) == content:
             return None
         pixels = decode_whole(file)
@@ -264,7 +266,7 @@ def _is_text(text: str | None) -> bool:
     return True
 
 
-def content_digest(file: bytes) -> bytes:
+def file_digest(file: bytes) -> bytes:
     """16 bytes by which a file is known again."""
     return hashlib.blake2b(file, digest_size=16).digest()
 

@@ -85,7 +85,7 @@ class Damage(NamedTuple):
     what: str
 
 
-class Part(NamedTuple):
+class ArchivePart(NamedTuple):
     """A file of the set, as archive.json names it."""
 
     name: str
@@ -112,7 +112,7 @@ class Part(NamedTuple):
         self,
         folder: Path,
         on_damage: Callable[[Damage], None],
-        newest: Mapping[str, "Part"] | None = None,
+        newest: Mapping[str, "ArchivePart"] | None = None,
     ) -> Iterator[Entry]:
         """The pictures that are as they were written, and of which `newest` names no other part."""
         for row in self.rows(folder, on_damage):
@@ -150,7 +150,7 @@ class Part(NamedTuple):
                 on_damage(Damage(self.name, f"holds {counted(count, 'picture')} instead of {self.num_pictures}"))
 
 
-def write_part(folder: Path, number: int, entries: Sequence[Entry]) -> Part:
+def write_part(folder: Path, number: int, entries: Sequence[Entry]) -> ArchivePart:
     """Write a part of these pictures, which no index names yet."""
     stream = io.BytesIO()
     columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
@@ -169,7 +169,7 @@ def write_part(folder: Path, number: int, entries: Sequence[Entry]) -> Part:
     content = stream.getvalue()
     name = f"part-{number:06d}.parquet"
     write_whole(folder / name, content, synced=True)
-    return Part(name, len(entries), len(content), hashlib.sha256(content).hexdigest())
+    return ArchivePart(name, len(entries), len(content), hashlib.sha256(content).hexdigest())
 
 
 def _check_columns(batch: pa.RecordBatch, names: Sequence[str]) -> None:

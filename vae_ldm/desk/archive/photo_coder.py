@@ -143,7 +143,7 @@ class LatentLadder(Ladder):
         self.latents, self.autoencoder, self.coder = latents, autoencoder, coder
 
     def reaching(self, min_psnr: float, max_bytes: float = math.inf, near: int | None = None) -> int | None:
-        """As of any ladder. The finest step says first whether any will do, before a step is coded."""
+        """The same as any ladder's. The finest step is looked at first, to see whether any step will do."""
         if self.psnr(self.max_quality) < min_psnr - _NOISE_DB:
             return None
         if max_bytes < math.inf:

@@ -14,7 +14,7 @@ from vae_ldm import loading
 from vae_ldm.choices import FileFormat
 from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, pillow_limit_lifted
 from vae_ldm.data.photo_stream import photo_records
-from vae_ldm.desk.archive.add import check_model, content_digest
+from vae_ldm.desk.archive.add import check_same_weights, file_digest
 from vae_ldm.desk.archive.listing import Problems, no_picture
 from vae_ldm.desk.archive.part import Damage, Entry
 from vae_ldm.desk.archive.photo_coder import PhotoCoder, check_memory, decode_payload
@@ -164,7 +164,7 @@ class _OpenedModel:
             if self.model is not None:
                 raise
             raise WeightsError(f"{error} (the archive was made by it; say where it is now with --model)") from error
-        check_model(self.archive, source, weights_digest(autoencoder.autoencoder))
+        check_same_weights(self.archive, source, weights_digest(autoencoder.autoencoder))
         return PhotoCoder(autoencoder, settings.coder, target_psnr=settings.target_psnr)
 
 
@@ -178,7 +178,7 @@ def pixels_of(entry: Entry, opened: _OpenedModel) -> np.ndarray:
 def _what_is_wrong(entry: Entry, opened: _OpenedModel, original: Path | None) -> str | None:
     """What is wrong with a picture whose checksum is right; None where nothing is."""
     try:
-        if original is not None and content_digest(original.read_bytes()) != entry.content:
+        if original is not None and file_digest(original.read_bytes()) != entry.content:
             return "the photo has changed since it was archived"
         if original is not None:
             psnr = picture_psnr(pixels_of(entry, opened), decode_whole(original))

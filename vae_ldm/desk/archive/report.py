@@ -53,7 +53,7 @@ def report(
     autoencoder = loading.load_autoencoder(model)
     measured, others = _split(records, num_photos)
     with command.progress("encoding photos to fit the coder on") as progress:
-        coder = fitted_coder(autoencoder, others, progress)
+        coder, num_fitted = fitted_coder(autoencoder, others, progress)
     readers, advice = _readers()
     steps = [(number, coder.steps[number]) for number in range(0, len(coder.steps), _EVERY)]
     judge = RateDistortionJudge(steps, codecs(), readers, crop_step=_CROP_STEP)
@@ -95,7 +95,7 @@ def report(
         title=str(photos),
         model=_name_of(model),
         num_in_folder=len(records),
-        num_fitted=len(others),
+        num_fitted=num_fitted,
         fitted_on_others=others is not measured,
         num_unreadable=len(command.unreadable),
         num_other_colors=num_other_colors,

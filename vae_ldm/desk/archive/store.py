@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from vae_ldm.choices import Preference
-from vae_ldm.desk.archive.part import PART_NAME, Damage, Entry, Part, write_part
+from vae_ldm.desk.archive.part import PART_NAME, ArchivePart, Damage, Entry, write_part
 from vae_ldm.errors import DataError
-from vae_ldm.files import locked as locked_file
-from vae_ldm.files import remove_abandoned, safe_name
+from vae_ldm.files import locked, remove_abandoned, safe_name
 from vae_ldm.latent_space.latent_coder import LatentCoder
 from vae_ldm.paths import expanded
 from vae_ldm.stored_json import StoredKind
 
-_KIND = StoredKind(newest=2, sealed_from=2, cure="bring it back from a copy", error=DataError)
+_KIND = StoredKind(newest=2, digest_from=2, cure="bring it back from a copy", error=DataError)
 _FORMAT_1 = "vae_ldm archive"
 
 
@@ -74,13 +73,13 @@ class _StoredArchive(NamedTuple):
     """What archive.json holds."""
 
     settings: dict[str, Any]
-    parts: list[Part]
+    parts: list[ArchivePart]
 
 
 class Archive:
-    """An archive that exists. Reading needs no lock; `append` is for the one who holds `locked`."""
+    """An archive that exists. Reading needs no lock; `append` is for the one who holds `locked_archive`."""
 
-    def __init__(self, path: Path, settings: Settings, parts: Sequence[Part] = ()) -> None:
+    def __init__(self, path: Path, settings: Settings, parts: Sequence[ArchivePart] = ()) -> None:
         self.path, self.settings = path, settings
         self.parts = list(parts)
 
@@ -136,11 +135,11 @@ class Archive:
             )
             (self.path / part.name).unlink(missing_ok=True)
 
-    def _written(self, entries: Sequence[Entry]) -> Part:
+    def _written(self, entries: Sequence[Entry]) -> ArchivePart:
         """A new part of these pictures, which no index names yet."""
         return write_part(self.path, 1 + max((part.number for part in self.parts), default=-1), entries)
 
-    def _replace_parts(self, parts: Sequence[Part]) -> None:
+    def _replace_parts(self, parts: Sequence[ArchivePart]) -> None:
         before, self.parts = self.parts, list(parts)
         try:
             self._write_index()
@@ -207,13 +206,13 @@ def check_place(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked_archive(path: Path) -> Iterator[None]:
     """Hold the archive at `path`, whose folder is made where it is missing. The lock dies with the process.
 
     Raises RunError where another process holds it.
     """
     path.mkdir(parents=True, exist_ok=True)
-    with locked_file(path / "lock", f"{path}: another process is writing to this archive"):
+    with locked(path / "lock", f"{path}: another process is writing to this archive"):
         remove_abandoned(path)
         yield
 

@@ -22,7 +22,7 @@ from vae_ldm.text import counted
 
 
 @dataclass(frozen=True, eq=False)
-class Judgement:
+class FilterResult:
     """What the filter says of N pictures, [N] each."""
 
     near_copy: Tensor
@@ -88,7 +88,7 @@ class CandidateFilter:
         """Held-out photos that are training photos as well, by features or by pixels: they set no bar."""
         return int((self.held_out_in_features.duplicates | self.held_out_in_pixels.duplicates).sum())
 
-    def __call__(self, pictures: np.ndarray, labels: Tensor) -> Judgement:
+    def __call__(self, pictures: np.ndarray, labels: Tensor) -> FilterResult:
         """The judgement of uint8 pictures [N, H, W, C] that were drawn for classes [N]."""
         in_features = nearest_in_features(embed_pictures(self.features, pictures), self.train_embeddings)
         in_pixels = nearest_in_flat_pixels(pictures, self.train_pixels)
@@ -101,7 +101,7 @@ class CandidateFilter:
         probabilities = self.probe.probabilities(pictures)
         confidence = probabilities.gather(1, labels[:, None]).squeeze(1)
         off_class = (probabilities.argmax(dim=1) != labels) | (confidence < self.min_confidence)
-        return Judgement(
+        return FilterResult(
             near_copy, off_class, in_features.indices, in_features.distances, in_pixels.distances, confidence
         )
 

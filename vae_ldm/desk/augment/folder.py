@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -19,11 +19,10 @@ from vae_ldm.files import locked, safe_name, write_json, write_picture, write_wh
 from vae_ldm.pages.image_grid import MODES
 from vae_ldm.stored_json import StoredKind
 
-HOWS: tuple[How, ...] = get_args(How)
 _MAX_SLUG = 40
 _FORMAT = 3  # raise it when the same settings come to give other pictures
 _ROUND = StoredKind(
-    newest=2, sealed_from=2, unnumbered=1, cure="delete it, and its pictures are drawn again", error=VaeLdmError
+    newest=2, digest_from=2, unnumbered=1, cure="delete it, and its pictures are drawn again", error=VaeLdmError
 )
 """The format of the note of a round. Version 0.1.0 wrote format 1, without a number and without a digest."""
 

@@ -130,10 +130,10 @@ class Proof:
     def verdict(self) -> ProofVerdict:
         """The verdict on the largest share of synthetic photos beside all real ones, against both floors.
 
-        It helped where it beats real photos alone and as many flipped and jittered ones, both beyond chance. It did
-        not where a gain of MARGIN over either of them is ruled out. Otherwise it cannot be told, nor where a gain has
-        no interval. Rows of fewer photos say nothing of that: the generator has seen the photos that the classifier has
-        not.
+        Synthetic photos helped where they beat real photos alone and as many flipped and jittered ones, both beyond
+        chance. They did not help where a gain of MARGIN over either of them is ruled out. In all other cases, and where
+        a gain has no interval, it cannot be told. Rows of fewer photos do not count, because the generator has seen the
+        photos that the classifier has not.
         """
         intervals = [self.gain(LARGEST, floor).interval for floor in (REAL, JITTERED)]
         if all(interval is not None and interval.low > 0 for interval in intervals):

@@ -23,7 +23,7 @@ from vae_ldm.errors import DataError
 from vae_ldm.opening import open_run, settings_of
 
 _PREFIX, _LOCK = "vae-ldm-photos-", "lock"
-"""Of the folder that photos are decoded into."""
+"""How the name of a folder of decoded photos begins, and the name of the lock in it."""
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class ClaimPage:
     foreign: str | None
     """A clause that the model does not know such photos well; None where it knows them."""
     true_rates: tuple[float, float]
-    """Between which shares of usual photos this desk really calls new, with 95 % confidence."""
+    """The range in which the share of usual photos that this desk calls new lies, with 95 % confidence."""
     scores: Sequence[ScoreLine]
     similar: Sequence[SimilarPhoto]
     num_indexed: int

@@ -13,7 +13,7 @@ from vae_ldm.evaluation.codec import Codec, compress_to
 from vae_ldm.evaluation.distribution import MIN_IMAGES
 from vae_ldm.evaluation.embedding import embed_pictures
 from vae_ldm.evaluation.interval import Interval, bootstrap_interval
-from vae_ldm.evaluation.latent_bytes import eight_bit_bytes, to_eight_bits
+from vae_ldm.evaluation.latent_bytes import eight_bit_bytes, rounded_to_eight_bits
 from vae_ldm.evaluation.linear_floor import LinearCode
 from vae_ldm.evaluation.reconstruction import psnr_per_image, reconstruction_metrics
 from vae_ldm.evaluation.set_comparison import FrechetAxes
@@ -146,7 +146,7 @@ class Judge:
         for originals in image_batches(self.images, self.batch_size):
             code = timed("encode", candidate.encode, originals)
             made.append(as_pictures(timed("decode", candidate.decode, code)))
-            rounded = candidate.decode(to_eight_bits(code)).float().cpu().clamp(-1, 1)
+            rounded = candidate.decode(rounded_to_eight_bits(code)).float().cpu().clamp(-1, 1)
             rounded_psnr.append(psnr_per_image(rounded, originals))
             latents.append(code)
             if progress is not None:

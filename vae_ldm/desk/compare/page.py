@@ -50,7 +50,6 @@ class _Figure(NamedTuple):
     source: str
     width: int
     height: int
-    num_crops: int
     crop_side: int
 
 
@@ -94,7 +93,7 @@ def _figure(
     stream = io.BytesIO()
     grid.save(stream, "PNG", optimize=True)
     source = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
-    return _Figure(source, grid.width, grid.height, len(crops), crops[0].side)
+    return _Figure(source, grid.width, grid.height, crops[0].side)
 
 
 def _best(results: Sequence[AutoencoderResult]) -> dict[str, str]:

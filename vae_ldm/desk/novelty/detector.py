@@ -30,7 +30,7 @@ from vae_ldm.latent_space.stored_tensors import check_tensors
 from vae_ldm.stored_json import StoredKind
 
 FACTS_FILE, TENSORS_FILE = "detector.json", "detector.safetensors"
-_KIND = StoredKind(newest=4, sealed_from=3, cure="fit the detector again", error=WeightsError)
+_KIND = StoredKind(newest=4, digest_from=3, cure="fit the detector again", error=WeightsError)
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if stored["format"] < 2:
         raise WeightsError(f"{file}: is of format {stored['format']}, which this version does not read; {_KIND.cure}")
     if hashlib.sha256(content).hexdigest() != stored.get("sha256"):
-        raise WeightsError(f"{folder / TENSORS_FILE}: is damaged (its checksum is another); {_KIND.cure}")
+        raise WeightsError(f"{folder / TENSORS_FILE}: is damaged (its digest is another); {_KIND.cure}")
     try:
         return stored, load(content)
     except SafetensorError as error:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vae_ldm.data.photo_stream import PhotoBatch
 from vae_ldm.desk.encoder import PhotoEncoder
-from vae_ldm.latent_space.features import Part, parts_of, pool_latents
+from vae_ldm.latent_space.features import FeaturePart, parts_of, pool_latents
 from vae_ldm.latent_space.novelty import Observations
 from vae_ldm.latent_space.patch_memory import local_patches
 from vae_ldm.losses.kl import kl_divergence
@@ -65,7 +65,7 @@ class PhotoObserver:
         posterior = DiagonalGaussianDistribution(torch.cat([latents, logvar], dim=1))
         squared = (decoded - images).square().mean(dim=1)
 
-        vectors: dict[Part, Tensor] = {}
+        vectors: dict[FeaturePart, Tensor] = {}
         if "latents" in parts_of(self.encoder.kind):
             vectors["latents"] = pool_latents(latents.float()).cpu()
         if self.encoder.backbone is None:

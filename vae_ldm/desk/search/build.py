@@ -23,16 +23,16 @@ from vae_ldm.desk.encoder import PhotoEncoder
 from vae_ldm.desk.search.index import (
     Index,
     check_encoder,
-    content_digest,
     create_store,
     has_store,
     index_facts,
     open_index,
     open_store,
+    photo_digest,
 )
 from vae_ldm.desk.search.store import IndexedPhoto
 from vae_ldm.errors import VaeLdmError
-from vae_ldm.latent_space.features import FeatureSpace, Part, parts_of
+from vae_ldm.latent_space.features import FeaturePart, FeatureSpace, parts_of
 from vae_ldm.text import counted
 
 FIT_PHOTOS = 2048
@@ -40,7 +40,7 @@ FIT_PHOTOS = 2048
 COMMIT_PHOTOS = 512
 """Photos that are added at one stroke: what a killed command loses at most."""
 
-RawVectors = dict[Part, Tensor]
+RawVectors = dict[FeaturePart, Tensor]
 
 
 def build_index(
@@ -201,5 +201,5 @@ def _stacked(vectors: Sequence[RawVectors]) -> RawVectors:
 def _lasting(record: Record) -> IndexedPhoto:
     """What the index keeps of a photo; `photo_records` gives ids and classes that are valid text."""
     path = as_text(str(record.picture.resolve())) if isinstance(record.picture, Path) else ""
-    content = content_digest(record) or ""
+    content = photo_digest(record) or ""
     return IndexedPhoto(record.id, path, record.label, None if record.caption is None else str(record.caption), content)

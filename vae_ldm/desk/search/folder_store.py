@@ -330,7 +330,7 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    _write(path, json.dumps(KIND.sealed(content), indent=1).encode())
+    _write(path, json.dumps(KIND.with_digest(content), indent=1).encode())
 
 
 def _write(path: Path, content: bytes) -> str:

@@ -16,7 +16,7 @@ from vae_ldm.desk.search.folder_store import IndexFolder
 from vae_ldm.desk.search.postgres_store import PostgresIndex
 from vae_ldm.desk.search.store import IndexedPhoto, IndexFacts, PhotoStore
 from vae_ldm.errors import DataError, WeightsError
-from vae_ldm.latent_space.features import FeatureSpace, Part, parts_of
+from vae_ldm.latent_space.features import FeaturePart, FeatureSpace, parts_of
 from vae_ldm.paths import is_of_the_hub
 
 
@@ -67,11 +67,11 @@ class Index:
             batches = self.encoder.batches(records_of(photos), on_unreadable=_refuse)
         return [hits for batch in batches for hits in self.nearest(batch.records, self.encoder.vectors(batch), k)]
 
-    def nearest(self, records: Sequence[Record], raw: Mapping[Part, Tensor], k: int = 10) -> Iterator[list[Hit]]:
+    def nearest(self, records: Sequence[Record], raw: Mapping[FeaturePart, Tensor], k: int = 10) -> Iterator[list[Hit]]:
         """`query` of photos whose raw vectors, those of `encoder.vectors`, are known already."""
         found = self.store.search(self.store.space(raw), k + 1)
         for record, matches in zip(records, found, strict=True):
-            content = content_digest(record)
+            content = photo_digest(record)
             hits = [Hit(match.photo, match.similarity, match.photo.content == content) for match in matches]
             yield hits[: k + any(hit.same_photo for hit in hits)]
 
@@ -149,7 +149,7 @@ def check_encoder(store: PhotoStore, encoder: PhotoEncoder) -> None:
         )
 
 
-def content_digest(record: Record) -> str | None:
+def photo_digest(record: Record) -> str | None:
     """SHA-256 of the photo's file; None where it cannot be read, or never was one."""
     if isinstance(record.picture, bytes):
         return hashlib.sha256(record.picture).hexdigest()

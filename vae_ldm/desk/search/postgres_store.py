@@ -81,7 +81,7 @@ class PostgresIndex:
             connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
             connection.execute(_CATALOGUE)
             content = save(space.tensors())
-            stored = KIND.sealed({**asdict(facts), "space": hashlib.sha256(content).hexdigest()})
+            stored = KIND.with_digest({**asdict(facts), "space": hashlib.sha256(content).hexdigest()})
             row = [name, json.dumps(stored), content]
             statement = "INSERT INTO vae_ldm_indexes (name, facts, space) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
             if connection.execute(statement, row).rowcount == 0:

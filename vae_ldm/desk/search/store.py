@@ -12,8 +12,8 @@ from vae_ldm.errors import DataError
 from vae_ldm.latent_space.features import FeatureSpace
 from vae_ldm.stored_json import StoredKind
 
-KIND = StoredKind(newest=3, sealed_from=3, cure="restore it, or delete it and build the index anew", error=DataError)
-"""Of the facts of an index. Version 0.1.0 wrote format 2, which holds no digest; it is read as it was meant."""
+KIND = StoredKind(newest=3, digest_from=3, cure="restore it, or delete it and build the index anew", error=DataError)
+"""The kind of the facts of an index. Version 0.1.0 wrote format 2 without a digest; it is read as it was meant."""
 
 
 @dataclass(frozen=True)
