@@ -1,5 +1,6 @@
 """Makes the Lightning Trainer from a stage's settings, and prepares modules for it."""
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from pytorch_lightning.loggers import Logger
 from torch import nn
 
 from vae_ldm.choices import Network
-from vae_ldm.errors import VaeLdmError
+from vae_ldm.errors import VaeLdmError, first_line
 from vae_ldm.hardware import fastest_precision
 from vae_ldm.recipe import parts
 from vae_ldm.training.callbacks import RunCheckpoint, SeedEachStep, WarmedEma
@@ -102,15 +103,40 @@ def compile_if_asked(part: parts.Trainer, modules: Sequence[nn.Module], *, say: 
     """torch.compile in place; where it does not work the modules stay eager and a line says so."""
     if not part.compile:
         return
-    torch._dynamo.config.suppress_errors = True  # a graph that cannot be compiled later on runs eagerly
     try:
-        torch.compile(torch.cos)(torch.ones(2))
-    except RuntimeError as error:
-        say(f"torch.compile does not work here ({str(error).splitlines()[0]}); going on without it")
+        _try_to_compile()
+    except Exception as error:  # compilers and their libraries fail in their own ways
+        say(f"torch.compile does not work here ({first_line(error)}); going on without it")
         return
     say("compiling: the first step of a stage takes minutes")
+    torch._dynamo.config.suppress_errors = True  # a graph that cannot be compiled later on runs eagerly
+    log = logging.getLogger("torch._dynamo.convert_frame")
+    log.filters = [other for other in log.filters if not isinstance(other, _OneLineAFailure)]
+    log.addFilter(_OneLineAFailure(say))
     for module in modules:
         module.compile()
+
+
+def _try_to_compile() -> None:
+    with torch._dynamo.config.patch(suppress_errors=False):
+        torch.compile(torch.cos)(torch.ones(2))
+
+
+class _OneLineAFailure(logging.Filter):
+    """Says in one line, once, that a graph was not compiled, where torch prints the traceback of each."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__()
+        self._say: Callable[[str], None] | None = say
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is None:
+            return True
+        if self._say is not None:
+            self._say(f"a part of the network cannot be compiled ({first_line(error)}) and runs as it is")
+            self._say = None
+        return False
 
 
 def place_channels_last(part: parts.Trainer, module: LightningModule, network: Network) -> None:

@@ -104,22 +104,42 @@ def add(
     def tell(damage: Damage) -> None:
         command.say(f"{damage.where}: {damage.what}; what is lost is archived again")
 
+    # The first process holds the lock from before it reads the archive until the last part is written, and mends damage
+    # before it lists what is present, so that lost photos count as absent. All processes encode.
     with ExitStack() as stack:
         processes.first(lambda: stack.enter_context(locked_archive(path)))
         archive = processes.first(opened)
         processes.first(lambda: archive.mend(tell))
         present = processes.first(lambda: archive.contents(tell))
-        added = Added(num_photos=len(records))
-        settings = archive.settings
-        coder = PhotoCoder(
-            autoencoder,
-            settings.coder,
-            target_psnr=settings.target_psnr,
-            prefer=settings.prefer,
-        )
-        stack.enter_context(pillow_limit_lifted())
-        report = stack.enter_context(command.progress("archiving photos"))
-        done = 0
+        added = _archive_all(command, archive, autoencoder, records, present, photos_per_part)
+        command.unreadable.extend(added.unreadable)
+        processes.first(lambda: command.unreadable.write(path / "unreadable.txt"))
+    command.tell_left_out()
+    for line in _summary(archive, added):
+        command.say(line)
+    command.check_left_out(len(records), f"they are listed in {path / 'unreadable.txt'}, and the others are archived")
+    return added
+
+
+def _archive_all(
+    command: DeskCommand,
+    archive: Archive,
+    autoencoder: ImageAutoencoder,
+    records: Sequence[Record],
+    present: dict[str, bytes],
+    photos_per_part: int,
+) -> Added:
+    """Encode the photos that are not `present` on all processes, and write them part by part in the first."""
+    added = Added(num_photos=len(records))
+    settings = archive.settings
+    coder = PhotoCoder(
+        autoencoder,
+        settings.coder,
+        target_psnr=settings.target_psnr,
+        prefer=settings.prefer,
+    )
+    done = 0
+    with pillow_limit_lifted(), command.progress("archiving photos") as report:
         for chunk in _parts(records, photos_per_part):
             outcomes = command.share(
                 chunk,
@@ -129,15 +149,9 @@ def add(
             )
             entries = [outcome for outcome in outcomes if isinstance(outcome, Entry)]
             if entries:
-                processes.first(partial(archive.append, entries))
+                command.processes.first(partial(archive.append, entries))
             _count(added, chunk, outcomes)
             done += len(chunk)
-        command.unreadable.extend(added.unreadable)
-        processes.first(lambda: command.unreadable.write(path / "unreadable.txt"))
-    command.tell_left_out()
-    for line in _summary(archive, added):
-        command.say(line)
-    command.check_left_out(len(records), f"they are listed in {path / 'unreadable.txt'}, and the others are archived")
     return added
 
 

@@ -57,9 +57,7 @@ def prove_augmentation(
         check_output_file(out.with_suffix(suffix), "page", (suffix,))
     if num_seeds < 2:
         raise VaeLdmError(f"{num_seeds} seed says nothing of chance; at least 2 are needed")
-    facts = read_facts(synthetic)
-    if facts is not None and not facts["finished"]:
-        raise VaeLdmError(f"{synthetic}: is not finished; repeat the augment command that began it")
+    facts = _finished_facts(synthetic)
     preparation = _preparation(synthetic, facts)
     with real_photos(photos, _run_of(facts), preparation, command) as splits:
         splits, num_duplicates = without_duplicates(splits)
@@ -116,6 +114,14 @@ def prove_augmentation(
         num_photos = len(train) + len(held_out) + len(drawn) + len(command.unreadable)
         command.check_left_out(num_photos, f"the proof in {out} is of the others")
     return proof
+
+
+def _finished_facts(synthetic: Path) -> dict | None:
+    """The facts of an augmented folder; None for any other folder. Raises VaeLdmError where it is not finished."""
+    facts = read_facts(synthetic)
+    if facts is not None and not facts["finished"]:
+        raise VaeLdmError(f"{synthetic}: is not finished; repeat the augment command that began it")
+    return facts
 
 
 def _preparation(synthetic: Path, facts: dict | None) -> Preparation:
