@@ -36,8 +36,8 @@ _NEW, _OLD, _SWAP = "vae_ldm-new", "vae_ldm-old", "vae_ldm-swap"
 def write_whole(path: Path, content: bytes | str, *, synced: bool = False) -> None:
     """Write a file that a reader meets whole or as it was before; with `synced` it stays after a power cut as well.
 
-    Text becomes UTF-8, in it file names that are none the bytes that they are. Raises OSError with the file's own name,
-    of a full disk too; what was there before is left as it was.
+    Text becomes UTF-8; the bytes of a file name that is not UTF-8 stay as they are in it. Raises OSError with the
+    file's own name, of a full disk too; what was there before is left as it was.
     """
     with written_whole(path, synced=synced) as stream:
         stream.write(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)

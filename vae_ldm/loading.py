@@ -154,7 +154,7 @@ def _open(source: Source, folder: Path, vae: AutoencoderKL | None = None) -> Lat
 
 def _place(module: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
     if dtype is not None and not isinstance(dtype, torch.dtype):
-        raise VaeLdmError(f"torch_dtype {dtype!r} is none; give torch.float16, torch.bfloat16 or torch.float32")
+        raise VaeLdmError(f"torch_dtype {dtype!r} is no dtype; give torch.float16, torch.bfloat16 or torch.float32")
     try:
         # The models' own `to` warns of modules to be kept in float32 even where there are none.
         nn.Module.to(module, device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype or torch.float32)

@@ -88,7 +88,7 @@ def test_a_photo_that_says_it_lies_on_its_side_is_turned():
         (Path(__file__).parent, "is a folder; give one photo"),
         (__file__, "is not a picture, or of a format that is not supported"),
         (b"photo.jpg", "paths, Pillow images, arrays or tensors, not bytes"),
-        (np.zeros((2, 2, 2)), r"images of shape \[2, 2, 2\] are none"),
+        (np.zeros((2, 2, 2)), r"images of shape \[2, 2, 2\] cannot be used"),
         (np.zeros((0, 4, 3)), r"images of shape \[0, 4, 3\]"),
         (torch.zeros(5, 4, 3), r"images of shape \[5, 4, 3\].*tensors \[C, H, W\]"),
         (torch.full((3, 2, 2), -0.5), "in \\[0, 1\\], these reach from -0.5 to -0.5"),

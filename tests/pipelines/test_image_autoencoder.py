@@ -91,8 +91,8 @@ def test_half_precision_gives_pictures_too(autoencoder):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda a: a.decode(torch.zeros(1, 3, 8, 8)), r"latents of shape \[1, 3, 8, 8\] are none: \[B, 4, h, w\]"),
-        (lambda a: a.decode(torch.zeros(4, 8, 8)), r"latents of shape \[4, 8, 8\]"),
+        (lambda a: a.decode(torch.zeros(1, 3, 8, 8)), r"latents have the shape \[B, 4, h, w\], not \[1, 3, 8, 8\]$"),
+        (lambda a: a.decode(torch.zeros(4, 8, 8)), r"not \[4, 8, 8\]$"),
         (lambda a: a.decode(torch.zeros(1, 4, 8, 8), size=(33, 32)), "size 33x32 is larger"),
         (lambda a: a.decode(torch.zeros(1, 4, 8, 8), output_type="jpg"), "output_type jpg is unknown: pil, np, pt"),
         (lambda a: ImageAutoencoder(a.autoencoder, tile_size=16), "tile_size 16 is less than 32"),

@@ -57,7 +57,7 @@ class Unreadable:
             raise ManyUnreadableError(f"{len(self):,} of {counted(num_photos, 'photo')} cannot be read; {done}")
 
     def write(self, file: Path) -> None:
-        """List all of them in a file, one a line; where there are none, remove it."""
+        """List all of them in a file, one a line; where there are none, remove the file."""
         if self.photos:
             write_whole(file, "".join(f"{line}\n" for line in self.each()))
         else:

@@ -72,7 +72,7 @@ class PhotoPipeline:
         return np.concatenate([nothing, *(batch.images[0] for batch in batches)])
 
     def photo(self, file: Path) -> np.ndarray:
-        """uint8 [1, H, W, C] of one file. Raises DataError where it is none, or cannot be read."""
+        """uint8 [1, H, W, C] of one file. Raises DataError where it is not a picture that can be read."""
         if not file.is_file():
             raise DataError(f"{file}: {'is a folder; give one photo' if file.is_dir() else 'no such photo'}")
         return self.photos([Record(file.name, file)])

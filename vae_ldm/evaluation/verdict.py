@@ -64,7 +64,7 @@ def _kind(measurement: Measurement) -> ReferenceKind:
         return measurement.reference_kind
     name = str(measurement.reference_name).lower()
     if name == "ceiling on reconstructions":
-        return "comparison"  # samples can be easier to tell than photos: it was called a ceiling and is none
+        return "comparison"  # samples can be easier to tell than photos; version 0.1.0 said ceiling
     bar = "floor" if measurement.better == "higher" else "ceiling"
     return "floor" if bar in name else "limit"
 

@@ -133,7 +133,7 @@ class SymbolModel:
 
     @classmethod
     def stored(cls, weights: np.ndarray, forms: np.ndarray) -> Self:
-        """The model of stored numbers. Raises ValueError where one of them is none that `fit` gives."""
+        """The model of stored numbers. Raises ValueError where `fit` cannot have given one of them."""
         if weights.max(initial=0) > _GRID or forms.max(initial=0) >= _NUM_FORMS:
             raise ValueError("a model of symbols holds numbers that none has")
         return cls(weights, forms)

@@ -51,7 +51,7 @@ def known_formats() -> list[str]:
 
 
 def _opened(path: Path) -> Image.Image:
-    """The photo in a file. Raises DataError where it is none, or cannot be read."""
+    """The photo in a file. Raises DataError where the file is not a picture that can be read."""
     if not path.is_file():
         raise DataError(f"{path}: {'is a folder; give one photo' if path.is_dir() else 'no such photo'}")
     try:
@@ -107,8 +107,8 @@ def _unit_floats(image: Any, *, keep_alpha: bool) -> Tensor:
         batch = batch[None]
     if batch.ndim != 4 or batch.shape[1] not in (1, 3, 4) or 0 in batch.shape:
         raise DataError(
-            f"images of shape {list(image.shape)} are none: arrays are [H, W], [H, W, C] or [B, H, W, C], tensors "
-            "[C, H, W] or [B, C, H, W], with C of 1, 3 or 4"
+            f"images of shape {list(image.shape)} cannot be used: arrays are [H, W], [H, W, C] or [B, H, W, C], "
+            "tensors [C, H, W] or [B, C, H, W], with C of 1, 3 or 4"
         )
     if batch.dtype in (torch.uint8, torch.uint16):
         return batch.to(torch.float32) / torch.iinfo(batch.dtype).max

@@ -84,7 +84,7 @@ _ADAPTERS = {kind: {key: TypeAdapter(of) for key, of in schema.items()} for kind
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """The JSON object in a file of somebody else's. Raises WeightsError where it is none, or larger than 4 MB."""
+    """The JSON object in a file of somebody else's. Raises WeightsError where it is no JSON, or above 4 MB."""
     try:
         with file.open("rb") as stream:
             content = stream.read(_MAX_BYTES + 1)

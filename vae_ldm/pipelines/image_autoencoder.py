@@ -98,7 +98,7 @@ class ImageAutoencoder:
         Raises VaeLdmError for latents of another shape, a larger size or an unknown output type.
         """
         if latents.ndim != 4 or latents.shape[1] != self.latent_channels:
-            raise VaeLdmError(f"latents of shape {list(latents.shape)} are none: [B, {self.latent_channels}, h, w]")
+            raise VaeLdmError(f"latents have the shape [B, {self.latent_channels}, h, w], not {list(latents.shape)}")
         if output_type not in OUTPUT_TYPES:
             raise VaeLdmError(f"output_type {output_type} is unknown: {', '.join(OUTPUT_TYPES)}")
         height, width = size or (side * self.downsample_factor for side in latents.shape[-2:])

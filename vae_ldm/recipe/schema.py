@@ -53,7 +53,7 @@ class Recipe(Part):
 
     @property
     def run_folder(self) -> Path:
-        """Where everything of the run lies. Raises RecipeError where output_dir names a home folder that is none."""
+        """Where everything of the run lies. Raises RecipeError for a home folder that does not exist."""
         try:
             return Path(self.output_dir).expanduser() / self.name
         except RuntimeError:

@@ -38,7 +38,7 @@ class Change(NamedTuple):
 
 
 def format_of(root: Node) -> int:
-    """The format of a recipe's tree. Raises RecipeError where it is none that this version reads."""
+    """The format of a recipe's tree. Raises RecipeError where this version does not read it."""
     node = root.child("format")
     if node is None:
         return 1

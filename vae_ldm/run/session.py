@@ -47,7 +47,7 @@ class Session:
 
     @classmethod
     def opened(cls, run_dir: Path) -> "Session":
-        """A session on an existing run folder. Raises VaeLdmError where it is none."""
+        """A session on an existing run folder. Raises VaeLdmError where the folder is no run."""
         run = RunFolder(run_dir)
         return cls(read_run_recipe(run), run)
 

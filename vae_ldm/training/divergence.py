@@ -190,7 +190,7 @@ class StopOnDivergence(Callback):
         return _PICTURES.typed(self.skipped, list[dict[str, Any]], before)
 
     def _rows(self, trainer: Trainer, rows: Tensor) -> list[Any]:
-        """Pictures of all processes by name; rows below 0 are none."""
+        """Pictures of all processes by name; rows below 0 stand for no picture."""
         if trainer.world_size > 1:
             rows = trainer.strategy.all_gather(rows.to(trainer.strategy.root_device)).flatten()
         return [self.names[row] if row < len(self.names) else row for row in rows.tolist() if row >= 0]

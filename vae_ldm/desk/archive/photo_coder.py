@@ -129,7 +129,7 @@ class PhotoCoder:
     def _reaching(
         self, method: str, ladder: Ladder | None, max_bytes: float = math.inf, near: int | None = None
     ) -> Encoded | None:
-        """The photo at the target in at most `max_bytes`; None where the ladder is none or has no such quality."""
+        """The photo at the target in at most `max_bytes`; None without a ladder, or where it has no such quality."""
         if ladder is None or (quality := ladder.reaching(self.target_psnr, max_bytes, near)) is None:
             return None
         return Encoded(method, ladder.file(quality), ladder.psnr(quality))

@@ -16,7 +16,7 @@ SHARES = (0.1, 0.3, 1.0)
 MARGIN = 0.01
 """A gain below one point of accuracy is no help worth having."""
 _NO_WIDTH = 1e-6
-"""An interval as narrow as this is none: all differences are equal, and rounding has made the rest."""
+"""An interval as narrow as this does not count: all differences are equal but for rounding."""
 REAL, JITTERED = "real only", "+100 % flipped, jittered"
 ProofVerdict = Literal["helped", "did not help", "cannot be told"]
 

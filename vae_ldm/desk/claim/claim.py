@@ -94,7 +94,7 @@ def claim(
     """The verdict on one photo, printed with the photos most like it; the page `out` shows all of it.
 
     `model` says where the desk's run lies now, should it have moved. Raises VaeLdmError where the desk or the page's
-    folder is none, DataError where the photo cannot be read, and what opening index, detector and model raises.
+    folder does not exist, DataError where the photo cannot be read, and what opening index, detector and model raises.
     """
     command = DeskCommand()
     check_output_file(out, "page", PAGE_SUFFIXES)
@@ -194,7 +194,7 @@ def _with_variations(
         return replace(page, no_variations=f"{source} holds an autoencoder and no diffusion model to draw with.")
     prompt = _prompt(source, label)
     if unknown_words(pipeline, prompt):
-        prompt = ""  # the desk's classes are none that the model was trained on
+        prompt = ""  # the model was not trained on the desk's classes
     rows = []
     for strength in strengths:
         drawn = pipeline.vary_latents(

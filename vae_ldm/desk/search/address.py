@@ -65,7 +65,7 @@ def _places(hosts: str) -> dict[str, str]:
 
 
 def _options(options: str, shown: str) -> dict[str, str]:
-    """Options of libpq by name, such as sslmode. Raises VaeLdmError where they are none."""
+    """Options of libpq by name, such as sslmode. Raises VaeLdmError where they cannot be read."""
     found = {}
     for option in filter(None, options.split("&")):
         if not (match := _OPTION.fullmatch(option)):

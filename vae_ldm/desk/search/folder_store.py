@@ -258,7 +258,7 @@ class IndexFolder:
         self.facts = IndexFacts.from_json(str(file), index)
         listed = KIND.typed(file, _Listed, index)
         if any(part.number < 0 or part.rows < 1 for part in listed.parts):
-            raise KIND.damaged(file, "it lists a part that is none")
+            raise KIND.damaged(file, "it lists a part with a name that no part has")
         self._index = {**asdict(self.facts), **asdict(listed)}
         try:
             self.space = FeatureSpace.from_tensors(self.facts.kind, load(self._checked(_SPACE, listed.space)))

@@ -63,7 +63,7 @@ class PostgresIndex:
 
     @staticmethod
     def exists(url: str, name: str) -> bool:
-        """Whether the database holds an index of this name. Raises VaeLdmError for a name that is none."""
+        """Whether the database holds an index of this name. Raises VaeLdmError for a name that no index can have."""
         _table(name)
         address = parse_address(url)
         with _plainly(address), _connect(address) as connection:
