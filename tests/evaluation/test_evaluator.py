@@ -1,5 +1,6 @@
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vae_ldm.evaluation.embedding import embed_pictures
-from vae_ldm.evaluation.evaluator import evaluate_autoencoder, evaluate_samples
+from vae_ldm.evaluation.evaluator import RealPictures, evaluate_autoencoder, evaluate_samples
 from vae_ldm.evaluation.measurement import Measurement
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
 from vae_ldm.evaluation.verdict import verdict
@@ -42,18 +43,12 @@ def by_name(measurements: list[Measurement]) -> dict[str, Measurement]:
 
 def test_an_autoencoder_beside_its_floors_and_ceilings(features: VisionFeatures, splits, probe) -> None:
     train, validation = splits
-    embeddings = embed_pictures(features, train.images)
     good, bad = (
         evaluate_autoencoder(
             encode_decode,
-            train,
-            validation,
-            features=features,
+            RealPictures(train, validation, features, probe, batch_size=16),
             downsample_factor=4,
             latent_channels=4,
-            probe=probe,
-            batch_size=16,
-            train_embeddings=embeddings,
         )
         for encode_decode in (lambda images: images * 0.98, soften)
     )
@@ -77,7 +72,10 @@ def test_samples_beside_held_out_pictures(features: VisionFeatures, splits, prob
     train, validation = splits
     fresh, labels = make_pictures(48, seed=2)
     result = evaluate_samples(
-        fresh, labels, train, validation, features=features, probe=probe, reconstruction_agreement=90.0, batch_size=16
+        fresh,
+        labels,
+        RealPictures(train, validation, features, probe, batch_size=16),
+        reconstruction_agreement=90.0,
     )
     found = by_name(result.measurements)
     assert list(found) == [
@@ -120,7 +118,7 @@ def test_a_perfect_generator_is_as_near_as_held_out_pictures(features: VisionFea
     labels = np.concatenate([np.repeat(np.arange(4), 10), drawn.labels])
 
     def measured(**rows: np.ndarray) -> dict[str, Measurement]:
-        return by_name(evaluate_samples(samples, labels, seen, held_out, features=features, **rows).measurements)
+        return by_name(evaluate_samples(samples, labels, RealPictures(seen, held_out, features), **rows).measurements)
 
     own = measured(as_in_training=np.arange(40, len(samples)))
     class_by_class = measured(as_in_training=np.arange(40))
@@ -140,7 +138,7 @@ def test_of_rows_that_are_balanced_is_agreement(features: VisionFeatures, splits
     wrong = (validation.labels + 1) % 4
     labels = np.where(np.arange(40) < 10, validation.labels, wrong)
     result = evaluate_samples(
-        validation.images, labels, train, validation, features=features, probe=probe, balanced=np.arange(10)
+        validation.images, labels, RealPictures(train, validation, features, probe), balanced=np.arange(10)
     )
     found = by_name(result.measurements)["prompt_agreement"]
     assert (found.value, found.num_images) == (pytest.approx(100, abs=11), 10)
@@ -154,12 +152,9 @@ def test_a_class_that_was_never_trained_is_not_scored(features: VisionFeatures, 
     probe = ProbeClassifier.fit(trained.images, trained.labels, 4, features=features, seed=0, max_steps=100)
     result = evaluate_autoencoder(
         lambda images: images,
-        trained,
-        validation,
-        features=features,
+        RealPictures(trained, validation, features, probe),
         downsample_factor=4,
         latent_channels=4,
-        probe=probe,
     )
     found = by_name(result.measurements)
     assert found["psnr"].num_images == 40
@@ -170,7 +165,7 @@ def test_a_class_that_was_never_trained_is_not_scored(features: VisionFeatures, 
 def test_duplicates_are_counted_where_they_matter(features: VisionFeatures, splits) -> None:
     train, validation = splits
     mixed = SimpleNamespace(images=np.concatenate([train.images[:3], validation.images]), labels=np.zeros(43, int))
-    found = by_name(evaluate_samples(train.images[:40], None, train, mixed, features=features).measurements)
+    found = by_name(evaluate_samples(train.images[:40], None, RealPictures(train, mixed, features)).measurements)
     for name in ("memorised_EffLite0", "copies_in_pixels"):
         assert found[name].value == 100
         assert "3 of 43 validation pictures are also training pictures and are left out" in found[name].features
@@ -179,7 +174,7 @@ def test_duplicates_are_counted_where_they_matter(features: VisionFeatures, spli
 
 def test_copies_and_blur_show(features: VisionFeatures, splits) -> None:
     train, validation = splits
-    copied = evaluate_samples(train.images[:40], None, train, validation, features=features)
+    copied = evaluate_samples(train.images[:40], None, RealPictures(train, validation, features))
     found = by_name(copied.measurements)
     assert found["memorised_EffLite0"].value == found["copies_in_pixels"].value == 100
     assert copied.nearest.tolist() == copied.nearest_in_pixels.tolist() == list(range(40))
@@ -187,7 +182,7 @@ def test_copies_and_blur_show(features: VisionFeatures, splits) -> None:
 
     images = torch.from_numpy(validation.images).permute(0, 3, 1, 2) / 127.5 - 1
     blurred = by_name(
-        evaluate_samples(as_pictures(soften(images)), None, train, validation, features=features).measurements
+        evaluate_samples(as_pictures(soften(images)), None, RealPictures(train, validation, features)).measurements
     )
     for name in ("fd_EffLite0_pca10", "kid_EffLite0"):
         assert blurred[name].value > 2 * found[name].value
@@ -198,8 +193,22 @@ def test_three_pictures_in_all_give_what_can_be_said(features: VisionFeatures, s
     train = SimpleNamespace(images=splits[0].images[:2], labels=np.full(2, -1))
     validation = SimpleNamespace(images=splits[1].images[:1], labels=np.full(1, -1))
     autoencoder = evaluate_autoencoder(
-        soften, train, validation, features=features, downsample_factor=4, latent_channels=4
+        soften, RealPictures(train, validation, features), downsample_factor=4, latent_channels=4
     )
     assert list(by_name(autoencoder.measurements)) == ["psnr", "ssim"]
-    samples = evaluate_samples(splits[1].images[:4], None, train, validation, features=features)
+    samples = evaluate_samples(splits[1].images[:4], None, RealPictures(train, validation, features))
     assert list(by_name(samples.measurements)) == ["copies_in_pixels"]
+
+
+def test_real_pictures_are_embedded_once_for_both_stages(features: VisionFeatures, splits, monkeypatch) -> None:
+    embedded: list[int] = []
+
+    def counted(network: VisionFeatures, pictures: np.ndarray, *args: Any) -> Tensor:
+        embedded.append(len(pictures))
+        return embed_pictures(network, pictures, *args)
+
+    monkeypatch.setattr("vae_ldm.evaluation.evaluator.embed_pictures", counted)
+    real = RealPictures(*splits, features)
+    evaluate_autoencoder(soften, real, downsample_factor=4, latent_channels=4)
+    evaluate_samples(splits[1].images[:30], None, real)
+    assert sorted(embedded) == [30, 40, 40, 120], "samples, validation pictures and their reconstructions, training"

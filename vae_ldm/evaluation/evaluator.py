@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -50,6 +51,33 @@ class LabelledPictures(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class RealPictures:
+    """The real pictures that a model is measured beside, and the networks that measure; both stages share one."""
+
+    train: LabelledPictures
+    validation: LabelledPictures
+    features: VisionFeatures
+    probe: ProbeClassifier | None = None
+    batch_size: int = 64
+    on_embedded: Callable[[int, int], None] | None = None
+    """Hears how many of how many training pictures are embedded."""
+
+    @cached_property
+    def seen(self) -> Tensor:
+        """Embeddings of the training pictures, [N, D]."""
+        return embed_pictures(self.features, self.train.images, self.batch_size, self.on_embedded)
+
+    @cached_property
+    def held_out(self) -> Tensor:
+        """Embeddings of the validation pictures, [N, D]."""
+        return self.embed(self.validation.images)
+
+    def embed(self, pictures: np.ndarray) -> Tensor:
+        """Embeddings [N, D] of pictures uint8 [N, H, W, C]."""
+        return embed_pictures(self.features, pictures, self.batch_size)
+
+
+@dataclass(frozen=True, eq=False)
 class AutoencoderEvaluation:
     """What was measured, and what is worth showing."""
 
@@ -78,22 +106,13 @@ class SampleEvaluation:
 
 
 def evaluate_autoencoder(
-    encode_decode: Callable[[Tensor], Tensor],
-    train: LabelledPictures,
-    validation: LabelledPictures,
-    *,
-    features: VisionFeatures,
-    downsample_factor: int,
-    latent_channels: int,
-    probe: ProbeClassifier | None = None,
-    batch_size: int = 64,
-    train_embeddings: Tensor | None = None,
+    encode_decode: Callable[[Tensor], Tensor], real: RealPictures, *, downsample_factor: int, latent_channels: int
 ) -> AutoencoderEvaluation:
     """Reconstructions of all validation pictures, measured beside their floors and ceilings.
 
     `encode_decode` maps images [B, C, H, W] in [-1, 1] on the CPU to reconstructions of the same shape.
-    `train_embeddings`, as `embed_pictures` gives them, save embedding the training pictures again.
     """
+    train, validation = real.train, real.validation
     assert len(validation.images), "an autoencoder is judged on validation pictures"
     code = LinearCode.fit(
         as_images(evenly_chosen(train.images, MAX_LINEAR_CODE_VALUES)),
@@ -106,7 +125,7 @@ def evaluate_autoencoder(
         originals = as_images(pictures)
         return originals, encode_decode(originals).float().cpu()
 
-    at_once = batch_size_for(validation.images.shape[1:3], most=batch_size)
+    at_once = batch_size_for(validation.images.shape[1:3], most=real.batch_size)
     with torch.no_grad():
         for originals, reconstructions in in_batches(both, validation.images, at_once):
             scores.append(reconstruction_metrics(originals, reconstructions))
@@ -124,10 +143,8 @@ def evaluate_autoencoder(
     ]
 
     if min(len(train.images), len(validation.images)) >= MIN_IMAGES:
-        seen = embed_pictures(features, train.images, batch_size) if train_embeddings is None else train_embeddings
-        held_out = embed_pictures(features, validation.images, batch_size)
-        made = embed_pictures(features, reconstructed, batch_size)
-        axes = FrechetAxes(features, seen, num_images=min(len(seen), len(held_out)))
+        seen, held_out, made = real.seen, real.held_out, real.embed(reconstructed)
+        axes = FrechetAxes(real.features, seen, num_images=min(len(seen), len(held_out)))
         measurements.append(
             axes.measurement(
                 held_out,
@@ -140,9 +157,10 @@ def evaluate_autoencoder(
         )
 
     judged = np.flatnonzero(np.isin(validation.labels, trained_classes(train.labels)))
-    if probe is not None and len(judged):
+    if real.probe is not None and len(judged):
         labels = torch.from_numpy(np.asarray(validation.labels)[judged]).long()
-        measurements += _seen_by_probe(probe, validation.images[judged], reconstructed[judged], labels, features.name)
+        before, after = validation.images[judged], reconstructed[judged]
+        measurements += _seen_by_probe(real.probe, before, after, labels, real.features.name)
     return AutoencoderEvaluation(measurements, reconstructed, psnr.numpy(), psnr.argsort().tolist())
 
 
@@ -178,16 +196,11 @@ def _seen_by_probe(
 def evaluate_samples(
     samples: np.ndarray,
     sample_labels: Sequence[int] | np.ndarray | None,
-    train: LabelledPictures,
-    validation: LabelledPictures,
+    real: RealPictures,
     *,
-    features: VisionFeatures,
     as_in_training: np.ndarray | None = None,
     balanced: np.ndarray | None = None,
-    probe: ProbeClassifier | None = None,
     reconstruction_agreement: float | None = None,
-    batch_size: int = 64,
-    train_embeddings: Tensor | None = None,
     seed: int = 0,
 ) -> SampleEvaluation:
     """Generated pictures uint8 [N, H, W, C] against training pictures, beside what held-out real pictures reach.
@@ -195,12 +208,10 @@ def evaluate_samples(
     `sample_labels`: the class each sample was asked to show; None where there were no classes. Rows `as_in_training`
     have the classes as often as training pictures do: Fréchet distance, KID, precision and recall are of these. Rows
     `balanced` have them equally often: agreement is of these. Both are all by default. Near copies are looked for in
-    all. `reconstruction_agreement` is the value, in percent, of the measurement of that name; `train_embeddings` as in
-    `evaluate_autoencoder`.
+    all. `reconstruction_agreement` is the value, in percent, of the measurement of that name.
     """
-    seen = embed_pictures(features, train.images, batch_size) if train_embeddings is None else train_embeddings
-    held_out = embed_pictures(features, validation.images, batch_size)
-    made = embed_pictures(features, samples, batch_size)
+    train, validation, features, probe = real.train, real.validation, real.features, real.probe
+    seen, held_out, made = real.seen, real.held_out, real.embed(samples)
     near, near_in_pixels = nearest_in_features(made, seen), nearest_in_pixels(samples, train.images)
     measurements: list[Measurement] = []
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from vae_ldm.assembly import build_features
 from vae_ldm.choices import Stage
 from vae_ldm.errors import DataError, VaeLdmError
-from vae_ldm.evaluation.embedding import embed_pictures
 from vae_ldm.evaluation.evaluator import (
     AutoencoderEvaluation,
+    RealPictures,
     evaluate_autoencoder,
     evaluate_samples,
     trained_classes,
@@ -99,15 +99,15 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
     run, recipe = session.run, session.recipe
     run.samples.mkdir(exist_ok=True)
     start = time.perf_counter()
-    judged_by = _judged_by(session, settings)
-    first = _measure_autoencoder(session, autoencoder, judged_by)
+    real = _real_pictures(session, settings)
+    first = _measure_autoencoder(session, autoencoder, real)
     draw_reconstructions(session, first)
     measurements, num_images = first.measurements, len(session.pictures.validation)
     timings = [_timing(session, stage.name) for stage in TRAINED if getattr(recipe, stage.name) is not None]
     parameters = {"autoencoder": _count(autoencoder)}
     if recipe.diffusion is not None:
         pipeline = open_pipeline(run.path)
-        second, sampling = _measure_samples(session, pipeline, settings, judged_by, first.measurements)
+        second, sampling = _measure_samples(session, pipeline, settings, real, first.measurements)
         measurements, num_images = [*measurements, *second], num_images + sampling["num_images"]
         timings.append(sampling)
         parameters |= {"unet": _count(pipeline.unet), "text_encoder": _count(pipeline.text_encoder)}
@@ -119,11 +119,8 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
         session.say(f"  {_in_words(measurement)}")
 
 
-def _judged_by(session: Session, settings: parts.Evaluation) -> dict[str, Any]:
-    """What both stages' pictures are judged by, as arguments of `evaluate_autoencoder` and `evaluate_samples`.
-
-    The probe is None where the training pictures are of fewer than two classes.
-    """
+def _real_pictures(session: Session, settings: parts.Evaluation) -> RealPictures:
+    """The run's pictures, with a probe where the training pictures are of two classes or more."""
     recipe, train = session.recipe, session.pictures.train
     session.say(f"evaluation: features of {counted(len(train), 'training picture')}, and a probe classifier on them")
     features = build_features(settings.features).to(session.device)
@@ -144,14 +141,13 @@ def _judged_by(session: Session, settings: parts.Evaluation) -> dict[str, Any]:
                 progress=report,
             )
     with session.progress("features of the training pictures") as report:
-        seen = embed_pictures(features, train.images, settings.batch_size, report)
-    return {"features": features, "probe": probe, "batch_size": settings.batch_size, "train_embeddings": seen}
+        real = RealPictures(train, session.pictures.validation, features, probe, settings.batch_size, report)
+        assert len(real.seen) == len(train)  # embedded now, while the bar shows it
+    return real
 
 
-def _measure_autoencoder(
-    session: Session, autoencoder: AutoencoderKL, judged_by: dict[str, Any]
-) -> AutoencoderEvaluation:
-    train, validation = session.pictures.train, session.pictures.validation
+def _measure_autoencoder(session: Session, autoencoder: AutoencoderKL, real: RealPictures) -> AutoencoderEvaluation:
+    validation = session.pictures.validation
     session.say(f"evaluation: reconstructions of {counted(len(validation), 'validation picture')}")
     with session.progress("reconstructing") as report:
         done = 0
@@ -166,11 +162,9 @@ def _measure_autoencoder(
 
         return evaluate_autoencoder(
             encode_decode,
-            train,
-            validation,
+            real,
             downsample_factor=downsample_factor(autoencoder),
             latent_channels=autoencoder.config.latent_channels,
-            **judged_by,
         )
 
 
@@ -178,7 +172,7 @@ def _measure_samples(
     session: Session,
     pipeline: StableDiffusionPipeline,
     settings: parts.Evaluation,
-    judged_by: dict[str, Any],
+    real: RealPictures,
     of_autoencoder: list[Measurement],
 ) -> tuple[list[Measurement], dict[str, Any]]:
     """Draw the samples and their grid; the measurements of them, and how long the drawing took."""
@@ -196,13 +190,11 @@ def _measure_samples(
     found = evaluate_samples(
         samples,
         asked.labels,
-        train,
-        validation,
+        real,
         as_in_training=asked.as_in_training,
         balanced=asked.balanced,
         reconstruction_agreement=agreements[0] if agreements else None,
         seed=recipe.seed,
-        **judged_by,
     )
     draw_samples(session, samples, row_names(session, asked), found)
     return [*measurements, *found.measurements], {"stage": _SAMPLING, "seconds": seconds, "num_images": len(samples)}
