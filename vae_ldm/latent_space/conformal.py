@@ -38,7 +38,7 @@ def threshold(calibration: Tensor, false_alarm_rate: float) -> float:
 
 
 def true_rates(num_calibration: int, false_alarm_rate: float) -> tuple[float, float]:
-    """The range, with 95 % confidence, of the share of usual photos above a threshold of so many calibration photos.
+    """Between which shares of usual photos, with 95 % confidence, a threshold of so many photos really alarms.
 
     Given its calibration photos a threshold has one true rate, which is Beta distributed over the draw of these photos
     (Vovk 2012, Conditional validity of inductive conformal predictors).

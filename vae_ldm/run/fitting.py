@@ -129,24 +129,6 @@ def fit_stage(
     }
 
 
-def _first_batch(session: Session, stage: Stage, checkpoint: Path) -> int:
-    """The batch that training goes on with; says so where pictures or processes are others than they were."""
-    processes, pictures = session.processes, session.pictures
-    first, once, learned = BatchesTaken.in_checkpoint(checkpoint)
-    if learned not in (None, pictures.key):
-        session.say(
-            f"{stage}: the pictures are others than before ({len(pictures.train):,} to train on now): from here on "
-            "weights are not those of an undisturbed run; begin anew with --restart, or under another name"
-        )
-    if once != processes.count:
-        session.say(
-            f"{stage}: the checkpoint was written by {counted(once, 'process')} and is read by "
-            f"{processes.count}; pictures come in the same order, but a step takes a different number of them and "
-            "the noise differs, so the weights will not be bit-identical to those of an undisturbed run"
-        )
-    return first
-
-
 def newest_checkpoint(folder: Path, session: Session) -> Path | None:
     """The checkpoint of the highest step that is whole, else the best one; damaged ones are told in a line each."""
     found = [*run_checkpoints(folder), *folder.glob(BEST_CHECKPOINT)]
@@ -165,3 +147,21 @@ def module_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     Raises WeightsError where it is damaged.
     """
     return read_checkpoint(checkpoint)["state_dict"]
+
+
+def _first_batch(session: Session, stage: Stage, checkpoint: Path) -> int:
+    """The batch that training goes on with; says so where pictures or processes are others than they were."""
+    processes, pictures = session.processes, session.pictures
+    first, once, learned = BatchesTaken.in_checkpoint(checkpoint)
+    if learned not in (None, pictures.key):
+        session.say(
+            f"{stage}: the pictures are others than before ({len(pictures.train):,} to train on now): from here on "
+            "weights are not those of an undisturbed run; begin anew with --restart, or under another name"
+        )
+    if once != processes.count:
+        session.say(
+            f"{stage}: the checkpoint was written by {counted(once, 'process')} and is read by "
+            f"{processes.count}; pictures come in the same order, but a step takes a different number of them and "
+            "the noise differs, so the weights will not be bit-identical to those of an undisturbed run"
+        )
+    return first

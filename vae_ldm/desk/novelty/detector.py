@@ -210,7 +210,7 @@ def shown_maps(scorers: Scorers, seen: Seen) -> tuple[Tensor, Tensor]:
 
 
 def check_target(folder: Path) -> None:
-    """Raise DataError where no detector may be written: in a missing folder, or over something that is no detector."""
+    """Raise DataError where a detector may not be written: in no folder, or over something that is none."""
     if not folder.parent.is_dir():
         raise DataError(f"{folder.parent}: no such folder; name a detector in one that exists with --out")
     finish_swap(folder)
