@@ -279,12 +279,18 @@ def test_a_recipe_of_the_hub(recipe, run, implementation):
     assert read[0][0] == ("hf://acme/tins@v1", ["seed=3"])
 
 
-def test_lesson(run, implementation, tmp_path):
+def test_lesson(run, implementation, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     calls = implementation("vae_ldm.lesson.story", "tell")
     assert run("lesson")[0] == 0
+    Path("lesson").mkdir()
+    Path("lesson", "1-latent-space.png").touch()
+    assert run("lesson")[0] == 0
     assert run("lesson", "--beta", "4", "--out", str(tmp_path / "there"))[0] == 0
+    assert run("lesson", "--out", "lesson")[2] == "error: lesson: exists already; name another folder with --out\n"
     assert [(call[1]["beta"], call[1]["output_dir"]) for call in calls] == [
         (0.1, Path("lesson")),
+        (0.1, Path("lesson-2")),
         (4.0, tmp_path / "there"),
     ]
 
@@ -330,7 +336,7 @@ def test_a_stop_has_a_code_of_its_own_and_says_to_go_on_where_that_is_true(
     run, implementation, module, name, arguments
 ):
     goes_on = name in ("add", "build_index", "add_photos", "augment", "build_desk", "pull")
-    rest = "; repeat the command to go on" if goes_on else ""
+    rest = "; what is finished is kept; repeat the command to go on" if goes_on else ""
     for number, code, said in ((signal.SIGTERM, 143, "stopped by SIGTERM"), (signal.SIGINT, 130, "stopped")):
         implementation(module, name, ended_by=number)
         assert run(*arguments) == (code, "", f"{said}{rest}\n")

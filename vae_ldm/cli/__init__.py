@@ -274,9 +274,7 @@ def lesson(
     beta: Annotated[
         float, typer.Option(min=0, help="Weight of the KL term in the VAE that the story follows.", callback=finite)
     ] = 0.1,
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where the pictures go.", callback=paths.output_folder)
-    ] = Path("lesson"),
+    out: Annotated[Path | None, folder_option("lesson")] = None,
 ) -> None:
     """Train an autoencoder and a VAE in plain NumPy. Each step is explained, and drawn in four pictures (seconds)."""
     # On matrices as small as these a second thread only adds to the work.
@@ -285,7 +283,7 @@ def lesson(
 
     from vae_ldm.lesson.story import tell
 
-    tell(typer.echo, beta=beta, output_dir=out)
+    tell(typer.echo, beta=beta, output_dir=out or free_place(Path("lesson")))
 
 
 app.command(rich_help_panel=DRAW)(walk_verbs.morph)

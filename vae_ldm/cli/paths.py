@@ -157,11 +157,6 @@ def output_folder(folder: Path) -> Path:
     return expanded(folder)
 
 
-def output_folder_or_none(folder: Path | None) -> Path | None:
-    """`output_folder` for an option that may be left out."""
-    return None if folder is None else output_folder(folder)
-
-
 def existing(folder: Path) -> Path:
     """A folder that exists."""
     return existing_folder(folder)
