@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -503,6 +504,38 @@ def test_list_and_copy(recipe, run, monkeypatch, tmp_path):
     assert run("recipe", "copy", "r", "no/r.yaml") == (2, "", "error: no: no such folder\n")
     assert run("recipe", "copy", "absent")[0] == 2
     assert run("recipe", "check", "r")[:2] == (0, f"{tmp_path / 'packaged' / 'r.yaml'}: in order\n")
+
+
+VERBS = [
+    *(
+        ["train"],
+        ["evaluate"],
+        ["export"],
+        ["push"],
+        ["pull"],
+        ["generate"],
+        ["morph"],
+        ["walk"],
+        ["grid"],
+        ["compare"],
+    ),
+    *(["desk"], ["claim"], ["lesson"], ["augment", "draw"], ["augment", "prove"], ["novelty", "fit"]),
+    *(["novelty", "score"], ["index", "build"], ["index", "add"], ["index", "query"]),
+    *(["recipe", name] for name in ("check", "show", "upgrade", "schema", "list", "copy")),
+    *(["archive", name] for name in ("add", "list", "extract", "verify", "report")),
+]
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_help_is_plain(run, monkeypatch, verb):
+    """Every argument and option is explained; no type of Python, no brace and no inequality is shown."""
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run(*verb, "--help")
+    assert code == 0
+    assert re.findall(r"<|[{}]|TEXT\.\.\.|INTEGER|FLOAT", out.replace("'a photo of {label}'", "")) == []
+    assert max(map(len, out.splitlines())) <= 80
+    unexplained = re.findall(r"^  \S+(?: \S+)*  +\[.*|^  [A-Z/]+$", out, re.MULTILINE)
+    assert unexplained == []
 
 
 def test_every_verb_has_help(run, monkeypatch):
