@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -279,12 +280,18 @@ def test_a_recipe_of_the_hub(recipe, run, implementation):
     assert read[0][0] == ("hf://acme/tins@v1", ["seed=3"])
 
 
-def test_lesson(run, implementation, tmp_path):
+def test_lesson(run, implementation, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     calls = implementation("vae_ldm.lesson.story", "tell")
     assert run("lesson")[0] == 0
+    Path("lesson").mkdir()
+    Path("lesson", "1-latent-space.png").touch()
+    assert run("lesson")[0] == 0
     assert run("lesson", "--beta", "4", "--out", str(tmp_path / "there"))[0] == 0
+    assert run("lesson", "--out", "lesson")[2] == "error: lesson: exists already; name another folder with --out\n"
     assert [(call[1]["beta"], call[1]["output_dir"]) for call in calls] == [
         (0.1, Path("lesson")),
+        (0.1, Path("lesson-2")),
         (4.0, tmp_path / "there"),
     ]
 
@@ -330,7 +337,7 @@ def test_a_stop_has_a_code_of_its_own_and_says_to_go_on_where_that_is_true(
     run, implementation, module, name, arguments
 ):
     goes_on = name in ("add", "build_index", "add_photos", "augment", "build_desk", "pull")
-    rest = "; repeat the command to go on" if goes_on else ""
+    rest = "; what is finished is kept; repeat the command to go on" if goes_on else ""
     for number, code, said in ((signal.SIGTERM, 143, "stopped by SIGTERM"), (signal.SIGINT, 130, "stopped")):
         implementation(module, name, ended_by=number)
         assert run(*arguments) == (code, "", f"{said}{rest}\n")
@@ -497,6 +504,38 @@ def test_list_and_copy(recipe, run, monkeypatch, tmp_path):
     assert run("recipe", "copy", "r", "no/r.yaml") == (2, "", "error: no: no such folder\n")
     assert run("recipe", "copy", "absent")[0] == 2
     assert run("recipe", "check", "r")[:2] == (0, f"{tmp_path / 'packaged' / 'r.yaml'}: in order\n")
+
+
+VERBS = [
+    *(
+        ["train"],
+        ["evaluate"],
+        ["export"],
+        ["push"],
+        ["pull"],
+        ["generate"],
+        ["morph"],
+        ["walk"],
+        ["grid"],
+        ["compare"],
+    ),
+    *(["desk"], ["claim"], ["lesson"], ["augment", "draw"], ["augment", "prove"], ["novelty", "fit"]),
+    *(["novelty", "score"], ["index", "build"], ["index", "add"], ["index", "query"]),
+    *(["recipe", name] for name in ("check", "show", "upgrade", "schema", "list", "copy")),
+    *(["archive", name] for name in ("add", "list", "extract", "verify", "report")),
+]
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_help_is_plain(run, monkeypatch, verb):
+    """Every argument and option is explained; no type of Python, no brace and no inequality is shown."""
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run(*verb, "--help")
+    assert code == 0
+    assert re.findall(r"<|[{}]|TEXT\.\.\.|INTEGER|FLOAT", out.replace("'a photo of {label}'", "")) == []
+    assert max(map(len, out.splitlines())) <= 80
+    unexplained = re.findall(r"^  \S+(?: \S+)*  +\[.*|^  [A-Z/]+$", out, re.MULTILINE)
+    assert unexplained == []
 
 
 def test_every_verb_has_help(run, monkeypatch):

@@ -73,7 +73,8 @@ WRONG = {
     "novelty score photos stored --heat-maps full": "full: exists already",
     "morph a.jpg a.jpg --model run --out full": "full: exists already",
     "grid a.jpg --model run --out full": "full: exists already",
-    "lesson --out a.jpg": "a.jpg: is a file",
+    "lesson --out a.jpg": "a.jpg: exists already",
+    "lesson --out full": "full: exists already",
     "recipe check absent.yaml": "absent.yaml",
     "recipe upgrade absent.yaml": "absent.yaml",
 }

@@ -5,6 +5,9 @@ from typing import Literal
 Stage = Literal["autoencoder", "diffusion", "evaluation"]
 """The stages of a run; each follows from those before it."""
 
+Export = Literal["autoencoder", "pipeline", "lora"]
+"""The folders of a run that hold weights to use. Each is written whole, and is named by a stage in `STAGES`."""
+
 Network = Literal["autoencoder", "unet"]
 """What a stage trains."""
 

@@ -1,7 +1,8 @@
 """Paths that a user names, looked at before anything slow is loaded: neither torch nor diffusers is imported.
 
-No verb of the desk replaces a file or a folder of results that is there already. A name that the user gives is refused
-where it is taken (`check_output_file`, `check_new_folder`); a verb's own default gets a number (`free_place`).
+Neither a verb of the desk nor the lesson replaces a file or a folder of results that is there already. A name that the
+user gives is refused where it is taken (`check_output_file`, `check_new_folder`); a verb's own default gets a number
+(`free_place`).
 """
 
 import os

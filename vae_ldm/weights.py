@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
+from vae_ldm.choices import Export
 from vae_ldm.errors import HubError, RunError, WeightsError
 from vae_ldm.files import finish_swap
 from vae_ldm.hub import download
@@ -22,9 +23,6 @@ Source = str | Path
 
 _LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)
 """Where classes of components may come from: the third is diffusers' safety checker, None an absent component."""
-
-_SWAPPED_IN = ("pipeline", "autoencoder", "lora")
-"""Folders of a run that are written as a whole."""
 
 
 def local_folder(
@@ -48,7 +46,7 @@ def local_folder(
                 raise
             raise type(error)(f"{error}; nor is there a folder {source} here") from error
     folder = expanded(source)
-    for place in (folder, *(folder / name for name in _SWAPPED_IN)):
+    for place in (folder, *(folder / name for name in get_args(Export))):
         finish_swap(place)
     check_model(source)
     return folder

@@ -50,6 +50,7 @@ def test_a_plain_batch_holds_the_pictures_themselves() -> None:
         assert np.array_equal(batch["images"].numpy(), expected)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")  # more than a single core has
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_resumed_run_meets_the_batches_it_would_have_met(num_workers: int) -> None:
     whole = _take(_module(**AUGMENTED), 9)

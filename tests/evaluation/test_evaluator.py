@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vae_ldm.evaluation.embedding import embed_pictures
 from vae_ldm.evaluation.evaluator import RealPictures, evaluate_autoencoder, evaluate_samples
+from vae_ldm.evaluation.meaning import meaning
 from vae_ldm.evaluation.measurement import Measurement
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
 from vae_ldm.evaluation.verdict import verdict
@@ -54,6 +55,7 @@ def test_an_autoencoder_beside_its_floors_and_ceilings(features: VisionFeatures,
     )
     found, poor = by_name(good.measurements), by_name(bad.measurements)
     assert list(found) == ["psnr", "ssim", "fd_EffLite0_pca10", "probe_accuracy", "reconstruction_agreement"]
+    assert all(map(meaning, found)), "every number is explained on the pages"
     assert all(m.stage == "autoencoder" and m.split == "validation" and m.num_images == 40 for m in found.values())
     assert all(m.low <= m.value <= m.high for m in found.values())
     assert found.pop("probe_accuracy") == poor.pop("probe_accuracy"), "of the originals"
@@ -87,6 +89,7 @@ def test_samples_beside_held_out_pictures(features: VisionFeatures, splits, prob
         "memorised_EffLite0",
         "copies_in_pixels",
     ]
+    assert all(map(meaning, found))
     assert all(m.stage == "diffusion" and m.split == "generated" for m in found.values())
     assert all(m.reference is not None for m in found.values())
     assert found["prompt_agreement"].num_images == 48

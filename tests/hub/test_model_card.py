@@ -41,11 +41,12 @@ def card(data: dict[str, Any], *, diffusion: dict[str, Any] | None = None, **fac
 def test_numbers_stand_with_what_they_were_measured_on():
     made, size = card({"type": "rendered_claims"}, diffusion={}), image_size([24, 40])
     assert (
-        f"| psnr ↑ | 25.35 dB | 25.10 to 25.50 | 341 validation pictures, {size} | "
+        f"| psnr\N{NO-BREAK SPACE}↑ | 25.35 dB | 25.10 to 25.50 | 341 validation pictures, {size} | "
         "1.85 dB above PCA floor (f4c4), 23.50 dB |"
     ) in made.text
     assert (
-        rf"| fd\_EffLite0\_pca64 ↓ | 40.00 |  | 256 generated pictures, {size}, features: EffLite0, "
+        "| fd\\_EffLite0\\_pca64\N{NO-BREAK SPACE}↓ "
+        rf"| 40.00 |  | 256 generated pictures, {size}, features: EffLite0, "
         "64 principal axes of 1280 dimensions |  |"
     ) in made.text
     assert "There were 3,068 pictures to train on and 341 held out to measure with, in 2 classes; 2 f" in made.text

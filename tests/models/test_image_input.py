@@ -86,7 +86,7 @@ def test_a_photo_that_says_it_lies_on_its_side_is_turned():
         ([], "no images given"),
         ("photo.jpg", "^photo.jpg: no such photo$"),
         (Path(__file__).parent, "is a folder; give one photo"),
-        (__file__, "is not a picture, or of a format that is not supported"),
+        (__file__, r"cannot be read \(not a picture, or of a format that is not supported\)"),
         (b"photo.jpg", "paths, Pillow images, arrays or tensors, not bytes"),
         (np.zeros((2, 2, 2)), r"images of shape \[2, 2, 2\] cannot be used"),
         (np.zeros((0, 4, 3)), r"images of shape \[0, 4, 3\]"),
@@ -104,3 +104,10 @@ def test_what_is_no_image_is_refused_in_one_line(images, message):
     with pytest.raises(DataError, match=message) as caught:
         as_image_batch(images, channels=3)
     assert "\n" not in str(caught.value)
+
+
+def test_a_photo_beyond_pillows_limit_is_called_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (5, 5)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(DataError, match=r"large\.png: cannot be read \(too large \(more than 20 pixels\)\)$"):
+        as_image_batch(tmp_path / "large.png", channels=1)

@@ -3,10 +3,10 @@ from typing import get_args
 
 import pytest
 
-from vae_ldm.choices import Stage
+from vae_ldm.choices import Export, Stage
 from vae_ldm.recipe import Recipe, keys_free_under_way, parts, recipe_json_schema
 from vae_ldm.recipe.portable import TRAVELLING
-from vae_ldm.recipe.stages import STAGES, TRAINED, from_stage_on
+from vae_ldm.recipe.stages import EXPORTS, STAGES, TRAINED, from_stage_on
 
 
 def test_a_stage_follows_from_sections_that_a_recipe_has_and_from_all_that_earlier_stages_follow_from():
@@ -22,6 +22,11 @@ def test_a_stage_follows_from_sections_that_a_recipe_has_and_from_all_that_earli
 def test_no_two_stages_write_the_same():
     written = [name for stage in STAGES for name in stage.writes]
     assert len(written) == len(set(written))
+
+
+def test_every_folder_of_weights_is_the_export_of_one_stage():
+    """`vae_ldm.weights`, which knows no recipe, looks into all of `Export`."""
+    assert sorted(EXPORTS) == sorted(get_args(Export))
 
 
 @pytest.mark.parametrize(

@@ -27,12 +27,38 @@ def test_a_step_that_fails_because_its_helpers_were_stopped_too_is_a_stop(make_r
     error, line = (
         (
             StoppedError,
-            r"^stopped by SIGTERM in the middle of a step; nothing of the stage autoencoder is saved yet, so repeat",
+            r"^stopped by SIGTERM before the first step was done; nothing of the stage autoencoder is saved yet, so re",
         )
         if asked
         else (RuntimeError, r"g\+\+ was killed")
     )
     with pytest.raises(error, match=line):
+        train_run(make_recipe(diffusion=None))
+
+
+_SAVED_NOTHING = "nothing of the stage autoencoder is saved yet, so repeat the command to begin this stage at step 0"
+_SAVED_2 = "repeat the command to go on from step 2 of the stage autoencoder"
+
+
+@pytest.mark.parametrize(
+    ("step", "line"),
+    [
+        (0, f"stopped before the first step was done; {_SAVED_NOTHING}"),
+        (1, f"stopped after step 1; 1 step is lost; {_SAVED_NOTHING}"),
+        (2, f"stopped after step 2, which is saved; {_SAVED_2}"),
+        (3, f"stopped after step 3; 1 step since the checkpoint of step 2 is lost; {_SAVED_2}"),
+    ],
+)
+def test_ctrl_c_says_what_is_kept_and_what_is_lost(make_recipe, monkeypatch, step, line):
+    train = LitAutoencoder.training_step
+
+    def interrupted(module: LitAutoencoder, *batch: Any) -> Any:
+        if module.global_step == step:
+            raise KeyboardInterrupt
+        return train(module, *batch)
+
+    monkeypatch.setattr(LitAutoencoder, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=f"^{line}$"):
         train_run(make_recipe(diffusion=None))
 
 

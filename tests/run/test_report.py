@@ -227,11 +227,13 @@ def test_verdicts_of_0_1_0_without_an_interval(
         # claims-32: the value's own interval holds the floor, the paired one does not hold 0
         ({"value": 24.94, "low": 24.69, "high": 25.19, "difference_low": 0.01, "difference_high": 0.28},
          "good", "clears the floor"),
-        ({"value": 24.94, "difference_low": -0.01, "difference_high": 0.28}, "fair", "not told apart from the floor"),
-        ({"value": 24.80, "low": 24.2, "high": 25.4, "reference_kind": None}, "fair", "not told apart from the floor"),
+        ({"value": 24.94, "difference_low": -0.01, "difference_high": 0.28}, "fair",
+         "no clear difference from the floor"),
+        ({"value": 24.80, "low": 24.2, "high": 25.4, "reference_kind": None}, "fair",
+         "no clear difference from the floor"),
         ({"value": 24.5, "difference_low": -0.5, "difference_high": -0.1}, "bad", "misses the floor"),
         # nothing proves that two shares of few pictures differ
-        ({"value": 20.0, "low": 10.0, "high": 33.0, "reference_kind": "limit"}, "open", "not told apart"),
+        ({"value": 20.0, "low": 10.0, "high": 33.0, "reference_kind": "limit"}, "open", "no clear difference"),
         ({"value": 20.0, "low": 19.0, "high": 21.0, "reference_kind": "limit"}, "fair", "falls short"),
         ({"value": 24.5, "low": 24.4, "high": 24.6, "reference_kind": "limit"}, "good", "close"),
         ({"value": 30.0, "low": 29.0, "high": 31.0, "reference_kind": "limit"}, "good", "reached"),
@@ -254,7 +256,7 @@ def test_of_two_numbers_measured_apart_both_intervals_count() -> None:
     beside = {"reference": 0.0003, "reference_name": "validation pictures", "reference_kind": "limit"}
     near = verdict(measurement(**kid, **beside, reference_low=-0.0010, reference_high=0.0016))
     assert near is not None
-    assert near.word == "not told apart"
+    assert near.word == "no clear difference"
     far = verdict(measurement(**(kid | {"value": 0.01, "low": 0.008, "high": 0.012}), **beside))
     assert far is not None
     assert far.word == "falls short"
@@ -262,8 +264,9 @@ def test_of_two_numbers_measured_apart_both_intervals_count() -> None:
 
 def test_the_page_shows_what_the_verdict_follows_from(run_dir: Path) -> None:
     metrics = json.loads((run_dir / "metrics.json").read_text())
-    psnr = measurement(value=24.94, low=24.69, high=25.19, reference=24.79, reference_name="PCA floor (f4c8)",
-                       reference_kind="floor", difference_low=0.01, difference_high=0.28)  # fmt: skip
+    psnr = measurement(name="psnr", value=24.94, low=24.69, high=25.19, reference=24.79,
+                       reference_name="PCA floor (f4c8)", reference_kind="floor",
+                       difference_low=0.01, difference_high=0.28)  # fmt: skip
     kid = measurement(name="kid", value=0.02, unit="", low=0.01, high=0.03, better="lower", stage="diffusion",
                       reference=0.011, reference_name="validation pictures", reference_kind="limit",
                       reference_low=0.005, reference_high=0.017)  # fmt: skip
@@ -273,9 +276,11 @@ def test_the_page_shows_what_the_verdict_follows_from(run_dir: Path) -> None:
     (run_dir / "metrics.json").write_text(json.dumps(metrics))
     page = read(write_report(run_dir)).text.replace("\N{NO-BREAK SPACE}", " ")
     for shown in ("clears the floor 0.150 dB [0.0100, 0.280] above PCA floor (f4c8), 24.79 dB",
-                  "not told apart 0.0090 above validation pictures, 0.0110 [0.0050, 0.0170]",
+                  "no clear difference 0.0090 above validation pictures, 0.0110 [0.0050, 0.0170]",
                   "for comparison: 8.50 points below the probe on held-out pictures, 63.20 %"):  # fmt: skip
         assert page.count(shown) == 2, shown  # tile and table
+    for told in ("Peak signal-to-noise ratio", "Kernel distance: how far", "How often the probe finds"):
+        assert page.count(told) == 2, told
     assert "ceiling" not in page
 
 

@@ -115,8 +115,8 @@ def _add_unreadable(odd: OddPhotos) -> None:
     jpeg, stream = _encoded(_photo(300), "JPEG"), io.BytesIO()
     Image.fromarray(np.zeros((20, 20), np.float32)).save(stream, "TIFF")
     files = {
-        "truncated.jpg": (jpeg[: len(jpeg) // 2], "runcated"),
-        "empty.jpg": (b"", "not a picture"),
+        "truncated.jpg": (jpeg[: len(jpeg) // 2], "truncated: the end"),
+        "empty.jpg": (b"", "an empty file"),
         "text.jpg": (b"not a picture at all\n" * 20, "not a picture"),
         "heic-inside.jpg": (b"\0\0\0\x18ftypheic" + bytes(200), "HEIC, whatever its name"),
         "huge.png": (png_header(100_000, 100_000), "more than max_pixels"),

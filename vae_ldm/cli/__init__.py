@@ -19,6 +19,7 @@ from vae_ldm.cli import paths
 from vae_ldm.cli import recipe as recipe_verbs
 from vae_ldm.cli import walk as walk_verbs
 from vae_ldm.cli.endings import errors_in_one_line, going_on
+from vae_ldm.cli.help import Verb
 from vae_ldm.cli.options import (
     GuidanceOption,
     PhotosArgument,
@@ -127,11 +128,16 @@ def generate(
         str, typer.Argument(metavar="SOURCE", help="A run folder or a pipeline folder.", callback=paths.model)
     ],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help='What to draw; "" for anything.')],
-    num_images: Annotated[int, typer.Option("-n", "--num-images", min=1, max=MAX_DRAWN)] = 16,
+    num_images: Annotated[
+        int, typer.Option("-n", "--num-images", metavar="N", min=1, max=MAX_DRAWN, help="Pictures to draw.")
+    ] = 16,
     seed: SeedOption = 0,
     out: Annotated[Path | None, folder_option("samples")] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, max=MAX_DENOISING_STEPS, help="Denoising steps; by default the recipe's.")
+        int | None,
+        typer.Option(
+            metavar="N", min=1, max=MAX_DENOISING_STEPS, help="Denoising steps a picture; by default the recipe's."
+        ),
     ] = None,
     guidance_scale: GuidanceOption = None,
 ) -> None:
@@ -157,7 +163,7 @@ def generate(
 def evaluate(
     run: RunArgument,
     num_samples: Annotated[
-        int | None, typer.Option(min=1, max=MAX_DRAWN, help="Pictures to draw; by default the recipe's.")
+        int | None, typer.Option(metavar="N", min=1, max=MAX_DRAWN, help="Pictures to draw; by default the recipe's.")
     ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace the measurements even where they are of more pictures.")
@@ -174,12 +180,19 @@ def compare(
     photos: PhotosArgument,
     autoencoders: Annotated[
         list[str],
-        typer.Argument(metavar="AUTOENCODER...", help="Runs, folders or ORG/NAME of the Hub.", callback=paths.models),
+        typer.Argument(metavar="AUTOENCODER", help="Runs, folders or ORG/NAME of the Hub.", callback=paths.models),
     ],
     out: Annotated[Path | None, page_option("comparison.html")] = None,
-    num_photos: Annotated[int, typer.Option(min=1, help="Photos to take, evenly spread over the folder.")] = 256,
+    num_photos: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Photos to take, evenly spread over the folder.")
+    ] = 256,
     side: Annotated[
-        int | None, typer.Option(min=8, help="Crop photos to squares of this many px; by default their median.")
+        int | None,
+        typer.Option(
+            metavar="PX",
+            min=8,
+            help="Crop photos to squares of this side; by default the median of their shorter sides.",
+        ),
     ] = None,
 ) -> None:
     """Say which autoencoder reconstructs your photos best. It also says whether to train one at all."""
@@ -203,7 +216,9 @@ def export(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="By default a folder in the run, named by the step.", callback=paths.new_folder
+            metavar="DIR",
+            help="A new folder for the pipeline; by default one in the run, named by the step.",
+            callback=paths.new_folder,
         ),
     ] = None,
 ) -> None:
@@ -226,11 +241,17 @@ def push(
             show_default=False,
         ),
     ] = None,
-    revision: Annotated[str | None, typer.Option(metavar="BRANCH", help="By default main.")] = None,
+    revision: Annotated[
+        str | None, typer.Option(metavar="BRANCH", help="The branch to push to; by default main.")
+    ] = None,
     tag: Annotated[str | None, typer.Option(metavar="TAG", help="A name for what is pushed.")] = None,
     license_id: Annotated[
         str | None,
-        typer.Option("--license", metavar="ID", help="Such as apache-2.0; by default that of the pretrained weights."),
+        typer.Option(
+            "--license",
+            metavar="ID",
+            help="The licence, such as apache-2.0; by default that of the pretrained weights.",
+        ),
     ] = None,
     show_photos: Annotated[
         bool, typer.Option("--show-photos", help="Let held-out photos travel too, beside their reconstructions.")
@@ -272,11 +293,10 @@ def pull(
 @app.command(rich_help_panel=LEARN)
 def lesson(
     beta: Annotated[
-        float, typer.Option(min=0, help="Weight of the KL term in the VAE that the story follows.", callback=finite)
+        float,
+        typer.Option(metavar="NUMBER", min=0, help="Weight of the KL term in the VAE of the lesson.", callback=finite),
     ] = 0.1,
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where the pictures go.", callback=paths.output_folder)
-    ] = Path("lesson"),
+    out: Annotated[Path | None, folder_option("lesson")] = None,
 ) -> None:
     """Train an autoencoder and a VAE in plain NumPy. Each step is explained, and drawn in four pictures (seconds)."""
     # On matrices as small as these a second thread only adds to the work.
@@ -285,7 +305,7 @@ def lesson(
 
     from vae_ldm.lesson.story import tell
 
-    tell(typer.echo, beta=beta, output_dir=out)
+    tell(typer.echo, beta=beta, output_dir=out or free_place(Path("lesson")))
 
 
 app.command(rich_help_panel=DRAW)(walk_verbs.morph)
@@ -301,6 +321,10 @@ for _group, (_verbs_of, _part) in {
     "novelty": (novelty_verbs, DESK),
 }.items():
     app.add_typer(_verbs_of.app, name=_group, rich_help_panel=_part)
+    for _verb in _verbs_of.app.registered_commands:
+        _verb.cls = Verb
+for _verb in app.registered_commands:
+    _verb.cls = Verb
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from vae_ldm.cli.options import (
     PhotosArgument,
     TargetPSNROption,
     finite,
+    one_of,
     page_option,
 )
 from vae_ldm.paths import free_place
@@ -38,7 +39,9 @@ def add(
     target_psnr: TargetPSNROption = None,
     prefer: Annotated[
         Preference | None,
-        typer.Option(help="The smallest of all (default), or latents wherever they reach the target."),
+        typer.Option(
+            metavar=one_of(Preference), help="The smallest of all (default), or latents wherever they reach the target."
+        ),
     ] = None,
 ) -> None:
     """Archive photos, except those that are archived already. A stopped command goes on when it is repeated."""
@@ -66,7 +69,7 @@ def extract(
     archive: ArchiveArgument,
     patterns: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PATTERN...", help="Ids to extract, such as 'train/*'; by default all."),
+        typer.Argument(metavar="PATTERN", help="Ids to extract, such as 'train/*'; by default all."),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the photos go.", callback=paths.output_folder)] = Path(
         "extracted"
@@ -74,7 +77,11 @@ def extract(
     model: MovedModelOption = None,
     file_format: Annotated[
         FileFormat,
-        typer.Option("--format", help="own: latents as PNG and the others as they are kept; or all in one format."),
+        typer.Option(
+            "--format",
+            metavar=one_of(FileFormat),
+            help="own: latents as PNG and the others as they are kept; or all in one format.",
+        ),
     ] = "own",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
 ) -> None:
@@ -107,10 +114,14 @@ def report(
     model: EncoderOption,
     out: Annotated[Path | None, page_option("archive.html")] = None,
     num_photos: Annotated[
-        int, typer.Option("-n", "--num-photos", min=1, help="Photos to measure, evenly spread over the folder.")
+        int,
+        typer.Option(
+            "-n", "--num-photos", metavar="N", min=1, help="Photos to measure, evenly spread over the folder."
+        ),
     ] = 48,
     target_psnr: Annotated[
-        float, typer.Option(min=10, max=60, help="The PSNR in dB that the sentences are about.", callback=finite)
+        float,
+        typer.Option(metavar="DB", min=10, max=60, help="The PSNR that the sentences are about.", callback=finite),
     ] = 32,
 ) -> None:
     """Say where latents take fewer bytes than JPEG, WebP and AVIF. Nothing is archived."""

@@ -16,6 +16,7 @@ from vae_ldm.cli.options import (
     SeedOption,
     each_of,
     finite,
+    one_of,
     page_option,
     strengths,
 )
@@ -56,29 +57,43 @@ PhotosArgument = Annotated[
 def draw(
     model: PipelineOption,
     photos: PhotosArgument = None,
-    per_class: Annotated[int, typer.Option(min=1, max=MAX_DRAWN, help="Pictures of each class.")] = 50,
+    per_class: Annotated[int, typer.Option(metavar="N", min=1, max=MAX_DRAWN, help="Pictures of each class.")] = 50,
     how: Annotated[
         list[str] | None,
-        typer.Option(help="One way or several; by default all three.", show_default=False, **each_of(How)),
+        typer.Option(
+            help="How to draw; may be repeated; by default all three ways.", show_default=False, **each_of(How)
+        ),
     ] = None,
     strength: Annotated[
         list[float] | None,
         typer.Option(
-            help="How far to noise a photo is varied; by default 0.3, 0.5 and 0.7.",
+            metavar="SHARE",
+            help="How far to noise a photo is varied, from 0.01 to 1; may be repeated; by default 0.3, 0.5 and 0.7.",
             show_default=False,
             callback=strengths,
         ),
     ] = None,
     min_confidence: Annotated[
-        float, typer.Option(min=0, max=1, help="The probe's probability of the class, at least.", callback=finite)
+        float,
+        typer.Option(
+            metavar="SHARE",
+            min=0,
+            max=1,
+            help="The least probability of its class, by a classifier.",
+            callback=finite,
+        ),
     ] = 0.0,
-    max_tries: Annotated[int, typer.Option(min=1, max=1000, help="The most pictures to draw for each one wanted.")] = 8,
+    max_tries: Annotated[
+        int, typer.Option(metavar="N", min=1, max=1000, help="The most pictures to draw for each one wanted.")
+    ] = 8,
     seed: SeedOption = 0,
     denoising_steps: DenoisingStepsOption = None,
     guidance_scale: GuidanceOption = None,
     caption_template: Annotated[
         str | None,
-        typer.Option(help="What to ask for: 'a photo of {label}'; by default the recipe's.", show_default=False),
+        typer.Option(
+            metavar="TEXT", help="What to ask for: 'a photo of {label}'; by default the recipe's.", show_default=False
+        ),
     ] = None,
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="A new folder, or one to go on with.", callback=paths.output_folder)
@@ -114,14 +129,22 @@ def prove(
     synthetic: Annotated[Path, typer.Option(metavar="DIR", help="What augment has drawn.", callback=paths.existing)],
     photos: PhotosArgument = None,
     classifier: Annotated[
-        ClassifierKind, typer.Option(help="The classifier: trained from scratch, or linear on frozen features.")
+        ClassifierKind,
+        typer.Option(
+            metavar=one_of(ClassifierKind), help="The classifier: trained from scratch, or linear on frozen features."
+        ),
     ] = "small-cnn",
     shots: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Real photos a class, beside all; by default 10, 20 and 50.", show_default=False),
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Real photos of each class, beside a row with all; may be repeated; by default 10, 20 and 50.",
+            show_default=False,
+        ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=2)] = 5,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps in every cell of the table.")] = 300,
+    seeds: Annotated[int, typer.Option(metavar="N", min=2, help="Classifiers trained for each cell of the table.")] = 5,
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Training steps in every cell of the table.")] = 300,
     out: Annotated[Path | None, page_option("proof.html")] = None,
 ) -> None:
     """Measure whether a classifier gains from synthetic photos."""

@@ -57,8 +57,12 @@ def claim(
     ],
     out: Annotated[Path | None, page_option("claim.html")] = None,
     model: MovedModelOption = None,
-    num_similar: Annotated[int, typer.Option("-k", "--num-similar", min=1, max=1000, help="Past photos to show.")] = 5,
-    num_variations: Annotated[int, typer.Option(min=0, max=1000, help="Variations to draw at each strength.")] = 6,
+    num_similar: Annotated[
+        int, typer.Option("-k", "--num-similar", metavar="N", min=1, max=1000, help="Past photos to show.")
+    ] = 5,
+    num_variations: Annotated[
+        int, typer.Option(metavar="N", min=0, max=1000, help="Variations to draw at each strength.")
+    ] = 6,
     seed: SeedOption = 0,
 ) -> None:
     """Say whether a photo was seen before and what it resembles. A page shows the details."""

@@ -81,7 +81,7 @@ def add(
 def query(
     index: IndexArgument,
     photos: PhotosArgument,
-    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Photos to find for each.")] = 10,
+    k: Annotated[int, typer.Option("-k", metavar="N", min=1, max=1000, help="Photos to find for each.")] = 10,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write a contact sheet of what was found (.png).", callback=paths.sheet),

@@ -15,6 +15,7 @@ from vae_ldm.cli.options import (
     MovedModelOption,
     OnlyClassOption,
     PhotosArgument,
+    one_of,
     table_option,
 )
 from vae_ldm.paths import free_place
@@ -35,7 +36,7 @@ def fit(
     features: FeaturesOption = "both",
     backbone: BackboneOption = None,
     score: Annotated[
-        ScoreName, typer.Option(help="The score that decides; the table has all of them.")
+        ScoreName, typer.Option(metavar=one_of(ScoreName), help="The score that decides; the table has all of them.")
     ] = "combination",
     false_alarm_rate: FalseAlarmRateOption = 0.05,
     calibration: Annotated[

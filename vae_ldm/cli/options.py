@@ -30,7 +30,12 @@ def each_of(choices: Any) -> dict[str, Any]:
                 raise typer.BadParameter(f"{value!r} is not one of {', '.join(map(repr, legal))}.")
         return values
 
-    return {"metavar": f"[{'|'.join(legal)}]", "callback": check}
+    return {"metavar": one_of(choices), "callback": check}
+
+
+def one_of(choices: Any) -> str:
+    """How help shows the values of a Literal."""
+    return f"[{'|'.join(get_args(choices))}]"
 
 
 def strengths(numbers: list[float] | None) -> list[float] | None:
@@ -69,7 +74,7 @@ PhotosArgument = Annotated[
     Path,
     typer.Argument(metavar="PHOTOS", help="A folder of photos, of any layout, or one.", callback=paths.photos),
 ]
-PhotoArgument = Annotated[Path, typer.Argument(metavar="PHOTO", callback=paths.photo)]
+PhotoArgument = Annotated[Path, typer.Argument(metavar="PHOTO", help="A photo.", callback=paths.photo)]
 EncoderOption = Annotated[
     str,
     typer.Option(
@@ -88,7 +93,7 @@ MovedModelOption = Annotated[
         "--model", metavar="RUN", help="Where the model lies now, if it has been moved.", callback=paths.model
     ),
 ]
-FeaturesOption = Annotated[FeatureKind, typer.Option(help="What photos are compared by.")]
+FeaturesOption = Annotated[FeatureKind, typer.Option(metavar=one_of(FeatureKind), help="What photos are compared by.")]
 BackboneOption = Annotated[
     str | None,
     typer.Option(
@@ -102,20 +107,38 @@ OnlyClassOption = Annotated[
     list[str] | None,
     typer.Option(metavar="CLASS", help="Only photos of this class count as usual, such as good; may be repeated."),
 ]
-SeedOption = Annotated[int, typer.Option(min=0, max=MAX_SEED)]
+SeedOption = Annotated[
+    int, typer.Option(metavar="N", min=0, max=MAX_SEED, help="The same number draws the same pictures again.")
+]
 DenoisingStepsOption = Annotated[
     int | None,
     typer.Option(
-        "--denoising-steps", min=1, max=MAX_DENOISING_STEPS, help="By default the recipe's.", show_default=False
+        "--denoising-steps",
+        metavar="N",
+        min=1,
+        max=MAX_DENOISING_STEPS,
+        help="Denoising steps a picture; by default the recipe's.",
+        show_default=False,
     ),
 ]
 GuidanceOption = Annotated[
     float | None,
-    typer.Option(min=0, max=MAX_GUIDANCE_SCALE, help="By default the recipe's.", show_default=False, callback=finite),
+    typer.Option(
+        metavar="NUMBER",
+        min=0,
+        max=MAX_GUIDANCE_SCALE,
+        help="How closely pictures follow the prompt; by default the recipe's.",
+        show_default=False,
+        callback=finite,
+    ),
 ]
 TargetPSNROption = Annotated[
     float | None,
     typer.Option(
-        min=10, max=60, help="dB that every photo keeps at least; by default 32, or the archive's own.", callback=finite
+        metavar="DB",
+        min=10,
+        max=60,
+        help="PSNR that every photo keeps at least; by default 32, or the archive's own.",
+        callback=finite,
     ),
 ]

@@ -21,18 +21,21 @@ from vae_ldm.paths import free_place
 if TYPE_CHECKING:
     from vae_ldm.desk.walk.walk import Drawing
 
-StepsOption = Annotated[int, typer.Option(min=2, max=1000, help="Pictures of the strip.")]
-SmoothOption = Annotated[int, typer.Option(min=1, max=1000, help="Frames of the film for each picture of the strip.")]
+StepsOption = Annotated[int, typer.Option(metavar="N", min=2, max=1000, help="Pictures of the strip.")]
+SmoothOption = Annotated[
+    int, typer.Option(metavar="N", min=1, max=1000, help="Frames of the film for each picture of the strip.")
+]
 StrengthOption = Annotated[
     float,
     typer.Option(
+        metavar="SHARE",
         min=MIN_STRENGTH,
         max=1,
-        help="How far to noise the model goes with each frame before it draws it anew.",
+        help="How far to noise the model goes with each frame before it draws it anew; 1 is all the way.",
         callback=finite,
     ),
 ]
-PromptOption = Annotated[str, typer.Option(help="What the model is told to draw.")]
+PromptOption = Annotated[str, typer.Option(metavar="TEXT", help="What the model is told to draw.")]
 LikeOption = Annotated[
     Path | None,
     typer.Option(
@@ -74,7 +77,13 @@ def walk(
     photo: PhotoArgument,
     model: PipelineOption,
     radius: Annotated[
-        float, typer.Option(min=0, help="Distance from the photo, in standard deviations of a latent.", callback=finite)
+        float,
+        typer.Option(
+            metavar="NUMBER",
+            min=0,
+            help="Distance from the photo, in standard deviations of a latent.",
+            callback=finite,
+        ),
     ] = 0.6,
     steps: StepsOption = 8,
     smooth: SmoothOption = 3,
@@ -101,14 +110,19 @@ def grid(
         list[Path] | None,
         typer.Option(
             metavar="PHOTO",
-            help="Twice: photos at the right and at the bottom, instead of axes.",
+            help="Give it twice: the photos at the right and at the bottom.",
             callback=paths.some_photos,
         ),
     ] = None,
     reach: Annotated[
-        float, typer.Option(min=0, help="Length of an axis to either side, in standard deviations.", callback=finite)
+        float,
+        typer.Option(
+            metavar="NUMBER", min=0, help="Length of an axis to either side, in standard deviations.", callback=finite
+        ),
     ] = 2,
-    side: Annotated[int, typer.Option(min=2, max=100, help="Pictures in a row, and the number of rows.")] = 5,
+    side: Annotated[
+        int, typer.Option(metavar="N", min=2, max=100, help="Pictures in a row, and the number of rows.")
+    ] = 5,
     like: LikeOption = None,
     strength: StrengthOption = 0.5,
     prompt: PromptOption = "",

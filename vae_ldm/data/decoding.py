@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
 from vae_ldm.choices import Resize
 from vae_ldm.models.image_input import known_formats, to_eight_bits
+from vae_ldm.models.photo_errors import why_unreadable
 
 Remark = Literal["profile", "levels"]
 """What decoding passes over: a colour profile other than sRGB; the levels that are left of a 16-bit picture."""
@@ -29,9 +30,6 @@ class Unusable:
 Picture = Path | bytes | Image.Image | Unusable
 
 
-_NO_PICTURE = "not a picture, or of a format that is not supported"
-_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"mif1", b"msf1")
-"""What a HEIC file holds at byte 8 (ISO/IEC 23008-12, annex B)."""
 _SMALLEST_SIDE = 8
 _LARGEST_TEXT = 64 * 2**20
 """Bytes of text that a PNG may hold beside its pixels; Pillow's own limit of 1 MiB refuses pictures of some cameras."""
@@ -152,25 +150,13 @@ def _open(
 
 @contextlib.contextmanager
 def _told_as_unreadable(picture: Picture) -> Iterator[None]:
-    """Decoders meet any bytes at all and fail in their own ways (OSError, SyntaxError, struct.error, ...).
-
-    A MemoryError is Pillow's word for a line of 2**31 bits, and one for a picture that is too large for this machine.
-    """
+    """Decoders meet any bytes at all and fail in their own ways (OSError, SyntaxError, struct.error, ...)."""
     try:
         yield
     except UnreadablePictureError:
         raise
-    except UnidentifiedImageError:
-        is_heic = not isinstance(picture, Image.Image) and _starts_like_heic(picture)
-        reason = "HEIC, whatever its name; convert it to JPEG" if is_heic else _NO_PICTURE
-        raise UnreadablePictureError(reason) from None
-    except FileNotFoundError:
-        raise UnreadablePictureError("the file does not exist") from None
-    except MemoryError:
-        raise UnreadablePictureError("decoding it takes more memory than there is") from None
     except Exception as error:
-        reason = str(getattr(error, "strerror", None) or error or type(error).__name__)
-        raise UnreadablePictureError(reason.splitlines()[0]) from error
+        raise UnreadablePictureError(why_unreadable(error, _start(picture))) from error
 
 
 def _checked_file(picture: Path | bytes | Unusable) -> Path | io.BytesIO:
@@ -184,14 +170,16 @@ def _checked_file(picture: Path | bytes | Unusable) -> Path | io.BytesIO:
     return picture
 
 
-def _starts_like_heic(picture: Path | bytes | Unusable) -> bool:
+def _start(picture: Picture) -> bytes | None:
+    """The first 12 bytes of the picture's file; None where there is none that can be read."""
+    if isinstance(picture, Image.Image):
+        return None
     try:
         file = _checked_file(picture)
         with file if isinstance(file, io.BytesIO) else file.open("rb") as stream:
-            start = stream.read(12)
+            return stream.read(12)
     except (OSError, UnreadablePictureError):
-        return False
-    return start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS
+        return None
 
 
 def _remarks(image: Image.Image, eight_bits: Image.Image) -> Iterator[tuple[Remark, int]]:
@@ -219,7 +207,9 @@ def _has_other_primaries(profile: bytes) -> bool:
 def _checked(image: Image.Image, max_pixels: int, smallest_side: int) -> Image.Image:
     width, height = image.size
     if width * height > max_pixels:
-        raise UnreadablePictureError(f"{width}x{height} pixels are more than max_pixels={max_pixels} allows")
+        raise UnreadablePictureError(
+            f"too large ({width}x{height} pixels are more than max_pixels={max_pixels} allows)"
+        )
     if min(width, height) < smallest_side:
         raise UnreadablePictureError(f"too small ({width}x{height} pixels)")
     return image

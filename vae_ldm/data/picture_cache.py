@@ -20,7 +20,7 @@ from vae_ldm.data.picture_remarks import DecodingRemarks, remarks_on_classes
 from vae_ldm.data.picture_settings import PictureSettings
 from vae_ldm.data.picture_writer import PicturesWriter
 from vae_ldm.data.pictures import Pictures, PictureSplits, splits_of
-from vae_ldm.data.sources import SPLITS, PictureSource, Record, sort_class_names
+from vae_ldm.data.sources import SPLITS, PictureSource, Record, Split, sort_class_names
 from vae_ldm.data.stored_pictures import FORMAT, DamagedPicturesError, StoredPictures, read_stored
 from vae_ldm.data.unreadable import Unreadable, left_out_lines
 from vae_ldm.errors import DataError
@@ -41,6 +41,15 @@ class Preview:
     """None where only reading everything would tell."""
     num_validation: int | None
     unreadable: list[str]
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many pictures of a source a run trains on, is judged on and leaves out."""
+
+    num_train: int
+    num_validation: int
+    num_unreadable: int
 
 
 def class_caption(caption_template: str, class_name: str) -> str:
@@ -163,22 +172,28 @@ def look_through(
     *,
     most: int = 20_000,
     progress: Progress | None = None,
-) -> None:
+) -> Count | None:
     """Tell which pictures of a source cannot be used, and raise what `load_pictures` would raise over them.
 
-    Pictures that `cache_dir` holds already are not decoded again. Of more than `most` pictures that many are decoded,
-    evenly spread. Nothing is written.
+    Returns what `load_pictures` would keep. Pictures that `cache_dir` holds already are not decoded again. Of more than
+    `most` pictures that many are decoded, evenly spread, and None is returned. Nothing is written.
     """
     stored = _read_or_tell(cache_dir)
     if stored is not None and stored.source_key == _source_key(stored.format, source, settings):
-        return
+        splits = splits_of(stored)
+        return Count(len(splits.train), len(splits.validation), len(splits.unreadable))
     records = [(split, record) for split in SPLITS for record in source.records(split)]
     chosen = records[:: -(-len(records) // most)]
+    has_validation = source.num_records("validation") != 0
     unreadable = Unreadable()
+    kept: dict[Split, list[tuple[str, str | None]]] = {"train": [], "validation": []}
     with pillow_limit_lifted():
-        for done, (_, record, pixels) in enumerate(decode_all(chosen, settings.transform, DecodingRemarks()), start=1):
+        decoded = decode_all(chosen, settings.transform, DecodingRemarks())
+        for done, (split, record, pixels) in enumerate(decoded, start=1):
             if isinstance(pixels, str):
                 unreadable.add(record.id, pixels)
+            else:
+                kept[_side(split, record, settings, has_validation)].append((record.id, record.label))
             if progress is not None:
                 progress(done, len(chosen))
     lines = list(unreadable.each())
@@ -186,6 +201,20 @@ def look_through(
         raise DataError(_too_few(source.name, len(chosen) - len(lines), lines))
     some = "" if len(chosen) == len(records) else f", of {len(records):,} evenly spread,"
     _check_share(source.name, lines, len(chosen), settings.max_unreadable_share, some=some)
+    if some:
+        return None
+    train, validation = len(kept["train"]), len(kept["validation"])
+    if not has_validation and (stored is None or stored.classes_on_both_sides):
+        to_validation, to_train = misplaced(kept["train"], kept["validation"])
+        moved = len(to_validation) - len(to_train)
+        train, validation = train - moved, validation + moved
+    return Count(train, validation, len(lines))
+
+
+def _side(split: Split, record: Record, settings: PictureSettings, has_validation: bool) -> Split:
+    """The split that a record belongs to, also where the source has no validation split."""
+    held_out = not has_validation and is_held_out(record.id, settings.validation_fraction)
+    return "validation" if held_out else split
 
 
 def _source_key(number: int, source: PictureSource, settings: PictureSettings) -> str:
@@ -237,10 +266,9 @@ def _decode_into(
             if isinstance(pixels, str):
                 unreadable.add(record.id, pixels)
             else:
-                if not has_validation and is_held_out(record.id, settings.validation_fraction):
-                    split = "validation"
                 caption = _caption(record, settings.caption_template)
-                writer.append(split, pixels, name=record.id, label=record.label, caption=caption)
+                side = _side(split, record, settings, has_validation)
+                writer.append(side, pixels, name=record.id, label=record.label, caption=caption)
             if progress is not None:
                 progress(done, total)
     tell(remarks.lines())

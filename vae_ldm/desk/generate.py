@@ -59,7 +59,7 @@ def generate(
     for file, image in zip(files, images, strict=True):
         Image.fromarray(image.squeeze()).save(file)
     grid = output_dir / "grid.png"
-    image_grid(np.stack(images), num_columns=math.ceil(num_images**0.5)).save(grid)
+    image_grid(np.stack(images), num_columns=math.ceil(num_images**0.5), on_paper=True).save(grid)
     return [*files, grid]
 
 

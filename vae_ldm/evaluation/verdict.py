@@ -50,12 +50,12 @@ def verdict(measurement: Measurement) -> Verdict | None:
     if kind == "floor":
         if low > 0:
             return Verdict("good", "clears the floor")
-        return Verdict("bad", "misses the floor") if high < 0 else Verdict("fair", "not told apart from the floor")
+        return Verdict("bad", "misses the floor") if high < 0 else Verdict("fair", "no clear difference from the floor")
     if low > 0:
         return Verdict("good", "reached")
     if low >= -_CLOSE * abs(reference):
         return Verdict("good", "close")
-    return Verdict("fair", "falls short") if high < 0 else Verdict("open", "not told apart")
+    return Verdict("fair", "falls short") if high < 0 else Verdict("open", "no clear difference")
 
 
 def _kind(measurement: Measurement) -> ReferenceKind:

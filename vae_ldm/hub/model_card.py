@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from vae_ldm.evaluation.meaning import meaning
 from vae_ldm.evaluation.measurement import Measurement
 from vae_ldm.evaluation.verdict import comparison, measured_on
 from vae_ldm.pages.environment import image_size, number, quantity
@@ -56,7 +57,7 @@ def model_card(facts: CardFacts) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    tools = (comparison, counted, duration, image_size, measured_on, number, plain, quantity)
+    tools = (comparison, counted, duration, image_size, meaning, measured_on, number, plain, quantity)
     environment.globals.update({tool.__name__: tool for tool in tools})
     text = environment.get_template("model_card.md.jinja").render(
         facts=facts,

@@ -2,15 +2,17 @@
 
 import functools
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from vae_ldm.errors import DataError, first_line
+from vae_ldm.errors import DataError
+from vae_ldm.models.photo_errors import why_unreadable
 from vae_ldm.paths import expanded
 
 OneImage = str | Path | Image.Image | np.ndarray | Tensor
@@ -57,10 +59,11 @@ def _opened(path: Path) -> Image.Image:
     try:
         with Image.open(path, formats=known_formats()) as image:
             return ImageOps.exif_transpose(image)  # a copy, which outlives the open file
-    except UnidentifiedImageError:
-        raise DataError(f"{path}: is not a picture, or of a format that is not supported") from None
     except Exception as error:  # decoders fail in their own ways: OSError, SyntaxError, struct.error, ...
-        raise DataError(f"{path}: cannot be read ({first_line(error)})") from error
+        start = None
+        with suppress(OSError), path.open("rb") as file:
+            start = file.read(12)
+        raise DataError(f"{path}: cannot be read ({why_unreadable(error, start)})") from error
 
 
 def to_eight_bits(image: Image.Image, *, keep_alpha: bool) -> Image.Image:

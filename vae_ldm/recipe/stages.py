@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from vae_ldm.choices import Network
+from vae_ldm.choices import Export, Network
 from vae_ldm.choices import Stage as StageName
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class Stage:
     """Sections of the recipe that its result follows from: with another of them a finished stage would be a lie."""
     writes: tuple[str, ...]
     """Names in the run folder that are deleted when the stage begins afresh."""
-    exports: tuple[str, ...] = ()
+    exports: tuple[Export, ...] = ()
     """Folders of the run that hold the stage's exports; the first that exists is used."""
     summary: str = ""
     """What it learns, in a sentence or two below its title in the report."""

@@ -20,7 +20,7 @@ from vae_ldm.assembly import (
     prompt_ids,
 )
 from vae_ldm.data.crop_advice import crop_advice
-from vae_ldm.data.picture_cache import Preview, examples, inspect_pictures, look_through
+from vae_ldm.data.picture_cache import Count, Preview, examples, inspect_pictures, look_through
 from vae_ldm.models.pixels import as_images
 from vae_ldm.recipe import parts
 from vae_ldm.recipe.stages import STAGES, from_stage_on, stages_of
@@ -54,13 +54,15 @@ def describe_run(session: Session, *, restart: Sequence[Stage] = ()) -> None:
     images = preview.pictures.images
     height, width, channels = images.shape[1:]
     kind = f"{height} high, {width} wide, {_CHANNELS[channels]}"
-    say(f"data: {_count(preview)}; pictures {kind}; run folder {session.run.path}")
-    if advice := crop_advice(source, recipe.image_size, recipe.data.resize):
-        say(advice)
+    count = None
     if recipe.data.photo_folder is not None:
         with session.progress("looking through the photos") as report:
-            look_through(source, run.pictures, picture_settings(recipe), progress=report)
-    elif preview.unreadable:
+            count = look_through(source, run.pictures, picture_settings(recipe), progress=report)
+    found = _found(preview) if count is None else _usable(count)
+    say(f"data: {found}; pictures {kind}; run folder {session.run.path}")
+    if advice := crop_advice(source, recipe.image_size, recipe.data.resize):
+        say(advice)
+    if recipe.data.photo_folder is None and preview.unreadable:
         num_read = len(images) + len(preview.unreadable)
         say(f"data: of the first {num_read}, {len(preview.unreadable)} cannot be used: {examples(preview.unreadable)}")
 
@@ -175,7 +177,12 @@ def _steps(total: int, done: int) -> str:
     return f"{counted(done, 'step')} done, {max(0, total - done):,} left"
 
 
-def _count(preview: Preview) -> str:
+def _usable(count: Count) -> str:
+    left_out = f", {count.num_unreadable:,} left out" if count.num_unreadable else ""
+    return f"{count.num_train:,} training and {counted(count.num_validation, 'validation picture')}{left_out}"
+
+
+def _found(preview: Preview) -> str:
     train, validation = preview.num_train, preview.num_validation
     if train is None:
         return "an unknown number of pictures found"

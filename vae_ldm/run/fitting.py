@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 
 from vae_ldm.assembly import build_trainer, place_channels_last
-from vae_ldm.errors import StoppedError
+from vae_ldm.errors import StoppedError, WeightsError
 from vae_ldm.recipe import parts
 from vae_ldm.recipe.stages import stage_named
 from vae_ldm.run.folder import Stage
@@ -108,12 +109,13 @@ def fit_stage(
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:
         if trainer.interrupted:  # Lightning turns Ctrl-C into exit(1); the command line has words for it
-            raise KeyboardInterrupt from None
+            raise KeyboardInterrupt(f"stopped {_where_it_stopped(session, stage, trainer)}") from None
         raise
     except Exception as error:
         # A time limit's SIGTERM ends compilers and loading processes as well, and the step that waits for them fails.
         if asked_to_stop(trainer):
-            raise StoppedError("stopped by SIGTERM in the middle of a step") from error
+            said = f"stopped by SIGTERM {_where_it_stopped(session, stage, trainer)}"
+            raise StoppedError(said) from error
         raise
     finally:
         progress.stop()  # whatever ends it: Lightning tells no callback of an error that another one raises
@@ -127,6 +129,20 @@ def fit_stage(
         "num_steps": trainer.global_step,
         "precision": str(trainer.precision),
     }
+
+
+def _where_it_stopped(session: Session, stage: Stage, trainer: Trainer) -> str:
+    """After which step training stopped, and how many steps are lost because they came after the newest checkpoint."""
+    step, saved = trainer.global_step, 0
+    with suppress(WeightsError):  # a best.ckpt that is damaged; no run goes on from it either
+        saved = session.run.saved_step(stage) or 0
+    if not step:
+        return "before the first step was done"
+    if step <= saved:
+        return f"after step {step}, which is saved"
+    lost = step - saved
+    since = f" since the checkpoint of step {saved}" if saved else ""
+    return f"after step {step}; {counted(lost, 'step')}{since} {'is' if lost == 1 else 'are'} lost"
 
 
 def newest_checkpoint(folder: Path, session: Session) -> Path | None:

@@ -8,6 +8,7 @@ from typing import Literal
 from PIL import Image
 
 from vae_ldm.choices import Stage
+from vae_ldm.evaluation.meaning import meaning
 from vae_ldm.evaluation.measurement import Measurement
 from vae_ldm.evaluation.verdict import comparison, measured_on, strip, verdict
 from vae_ldm.files import write_whole
@@ -105,7 +106,8 @@ def write_report(run_dir: Path) -> Path:
     logs = {section.name: run_dir / section.name / "log.csv" for section in SECTIONS}
     curves = {name: charts(log) if log.is_file() else [] for name, log in logs.items()}
     figures = read_figures(run_dir / "samples")
-    template = environment(__package__, comparison, measured_on, strip, verdict).get_template("report.html.jinja")
+    jinja = environment(__package__, comparison, meaning, measured_on, strip, verdict)
+    template = jinja.get_template("report.html.jinja")
     page = template.render(
         metrics=metrics,
         sections=[s for s in SECTIONS if by_section[s.name] or curves[s.name] or figures[s.name]],

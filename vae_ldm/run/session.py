@@ -76,7 +76,7 @@ class Session:
     def say_where(self) -> None:
         """Print where everything of the run lies."""
         run = self.run
-        places = {name: run.path / name for name in EXPORTS}
+        places: dict[str, Path] = {name: run.path / name for name in EXPORTS}
         places |= {"sample grid": run.samples / "samples.png", "report": run.report}
         for what, path in places.items():
             if path.exists():

@@ -101,7 +101,8 @@ def _how_to_go_on(run: RunFolder, recipe: Recipe, repeat: str) -> str:
         step = run.saved_step(stage.name)
         if step is not None:
             return f"{repeat} to go on from step {step} of the stage {stage.name}"
-        return f"nothing of the stage {stage.name} is saved yet, so {repeat} to begin this stage anew"
+        begin = "begin this stage anew" if stage.network is None else "begin this stage at step 0"
+        return f"nothing of the stage {stage.name} is saved yet, so {repeat} to {begin}"
     return f"all stages are finished; {repeat} to do the rest"
 
 

@@ -443,7 +443,7 @@ def test_unreadable_photos_are_named_and_left_out(photos, trained_run, tmp_path,
         augment(photos, str(trained_run.path), out=out, request=AugmentRequest(per_class=1, how=("sample",), **QUICK))
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out ")]
     assert len(said) == 2
-    assert any("bomb.png: 60000x60000 pixels" in line for line in said)
+    assert any("bomb.png: too large (60000x60000 pixels" in line for line in said)
     assert any("cut.png: " in line for line in said)
     assert len(rows_of(out)) == 2
     assert logging.getLogger("vae_ldm.data.picture_cache").isEnabledFor(logging.WARNING)  # for who comes next

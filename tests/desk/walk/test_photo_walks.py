@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_ldm.desk.walk.walk import FRAME_MILLISECONDS, Drawing, grid, morph, walk
+from vae_ldm.desk.walk.walk import FRAME_MILLISECONDS, Drawing, _deviations, grid, morph, walk
 from vae_ldm.errors import DataError, VaeLdmError, WeightsError
 
 QUICK = Drawing(num_inference_steps=2)
@@ -102,6 +102,13 @@ def test_a_grid_of_axes_has_the_photo_in_its_middle_and_one_of_photos_at_its_cor
     corner = np.asarray(Image.open(toward[0]))[30:126, 12:108].astype(int)
     assert np.abs(middle - corner).max() <= 1
     assert np.abs(middle - np.asarray(page)[150:246, 12:108]).max() > 1
+
+
+@pytest.mark.parametrize(
+    ("place", "title"), [(-2.0, "2 sd left"), (0.0, "0 sd"), (2.0, "2 sd right"), (2 / 3, "0.67 sd right")]
+)
+def test_a_place_on_an_axis_is_named_by_its_distance_and_its_side(place, title):
+    assert _deviations(place, "left", "right") == title
 
 
 def test_wrong_calls_are_one_line_and_write_nothing(photos, trained_run, tmp_path):

@@ -12,12 +12,12 @@ from torch import Tensor
 from vae_ldm.choices import Preference
 from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, upright_size
 from vae_ldm.desk.archive.part import Entry
-from vae_ldm.errors import first_line
 from vae_ldm.evaluation.codec import CodecLadder, Ladder, codecs, decode_file, picture_psnr
 from vae_ldm.evaluation.reconstruction import MAX_PSNR
 from vae_ldm.hardware import free_memory
 from vae_ldm.latent_space.latent_coder import LatentCoder
 from vae_ldm.latent_space.quantization import UnquantizableError
+from vae_ldm.models.photo_errors import why_unreadable
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 
 KEPT_CODECS = {"AVIF": 32_768, "WebP": 16_383}
@@ -188,7 +188,7 @@ def decode_payload(entry: Entry) -> np.ndarray:
     try:
         return decode_file(entry.payload, entry.channels)
     except Exception as error:  # decoders fail in their own ways
-        raise UnreadablePictureError(first_line(error)) from error
+        raise UnreadablePictureError(why_unreadable(error, entry.payload[:12])) from error
 
 
 def _places(height: int, width: int) -> list[tuple[slice, slice]]:

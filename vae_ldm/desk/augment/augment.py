@@ -254,7 +254,8 @@ def _print_tables(
         output.print()
     output.print(
         f"near copies of {counted(num_train, 'training photo')} are what lies nearer than all but 1 % of "
-        f"{counted(num_held_out, 'held-out photo')}, by features of EffLite0 or by pixels, or three times nearer to "
-        "one photo than to any other; off class is what a probe fitted on the training photos takes for another class",
+        f"{counted(num_held_out, 'held-out photo')}, by features of EfficientNet-Lite0 or by pixels, or three "
+        "times nearer to one photo than to any other; off class is what a probe fitted on the training photos takes "
+        "for another class",
         markup=False,
     )

@@ -1,6 +1,7 @@
 """`vae-ldm index query`: the photos most like a photo, as a table, as JSON and on a sheet."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -132,8 +133,10 @@ def _as_json(index: Index, answers: Answers) -> dict[str, Any]:
 
 
 def _sheet(answers: Answers) -> Any:
-    """A row a photo: itself first, then what is most like it."""
+    """A row a photo: itself first, then what is most like it; of a single photo, as many rows as columns."""
     num_columns = 1 + max(len(hits) for _, hits in answers)
+    if len(answers) == 1:
+        num_columns = math.ceil(num_columns**0.5)
     blank = np.zeros((_SHEET_SIDE, _SHEET_SIDE, 4), np.uint8)
     pictures, captions = [], []
     for record, hits in answers:
@@ -145,8 +148,8 @@ def _sheet(answers: Answers) -> Any:
             what = _SAME if rank is None else hit.photo.label or ""
             texts.append(f"{hit.similarity:.2f} {what if picture is not None else 'gone'}")
         pictures += [blank + np.uint8(200) if one is None else one for one in row]
-        pictures += [blank] * (num_columns - len(row))
-        captions += [*texts, *[""] * (num_columns - len(row))]
+        pictures += [blank] * (-len(row) % num_columns)
+        captions += [*texts, *[""] * (-len(row) % num_columns)]
     labels = [Path(record.id).name for record, _ in answers] if len(answers) > 1 else None
     return image_grid(
         np.stack(pictures), num_columns=num_columns, captions=captions, row_labels=labels, scale=1, on_paper=True

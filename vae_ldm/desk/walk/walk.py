@@ -142,7 +142,7 @@ def grid(
         variation = _variation(command, model, like)
         first, second = variation.axes[:2] * variation.stds[:2, None, None, None]
         latents = axes_grid(center, first, second, places)
-        across, down = ([f"axis {axis} {_deviations(place)}" for place in places] for axis in (1, 2))
+        across, down = ([_deviations(place, *ways) for place in places] for ways in (("left", "right"), ("up", "down")))
     latent, drawn = _frames(model, latents, drawing)
     # Side by side: a row of the page is a row of the one, then the same row of the other.
     halves = np.stack([latent, drawn]).reshape(2, side, side, *latent.shape[1:])
@@ -249,12 +249,13 @@ def _as_pictures(images: np.ndarray) -> np.ndarray:
     return np.round(images * 255).astype(np.uint8)
 
 
-def _deviations(place: float) -> str:
-    return f"{place:+.2g} sd" if place else "0"
+def _deviations(place: float, less: str, more: str) -> str:
+    """Standard deviations from the photo, and which way."""
+    return f"{abs(place):.2g} sd {more if place > 0 else less}" if place else "0 sd"
 
 
 def _titles(drawing: Drawing) -> tuple[str, str]:
-    return "latents", f"diffusion {drawing.strength:g}"
+    return "latents", f"redrawn at {drawing.strength:g}"
 
 
 def _strip(latent: np.ndarray, drawn: np.ndarray, titles: list[str], drawing: Drawing) -> Image.Image:
