@@ -5,11 +5,13 @@ where it is taken (`check_output_file`, `check_new_folder`); a verb's own defaul
 """
 
 import os
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Literal
 
 from vae_ldm.choices import RUNS_FOLDER
 from vae_ldm.errors import DataError, VaeLdmError, WeightsError
-from vae_ldm.files import finish_swap
+from vae_ldm.files import finish_swap, is_temporary
 
 HUB_PREFIX = "hf://"
 PAGE_SUFFIXES = (".html", ".htm")
@@ -17,6 +19,11 @@ SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TABLE_SUFFIXES = (".csv", ".txt")
 _OF_MODELS = ("recipe.yaml", "model_index.json", "config.json", "autoencoder", "vae", "pipeline", "lora")
 """At least one of these lies in the folder of a run, of a pipeline or of a network."""
+_IN_A_RUN = {
+    "autoencoder": ("autoencoder/config.json",),
+    "pipeline": ("pipeline/model_index.json", "lora/pytorch_lora_weights.safetensors"),
+}
+"""One of these lies in a run folder once what it holds can be opened."""
 
 
 def expanded(path: Path | str) -> Path:
@@ -49,13 +56,23 @@ def check_model(source: Path | str) -> None:
         )
 
 
-def check_weights_within(source: Path | str) -> None:
-    """Raise WeightsError where the folder `source` holds neither a run nor weights, such as a folder of photos."""
+def check_weights_within(source: Path | str, needed: Literal["autoencoder", "pipeline"] = "autoencoder") -> None:
+    """Raise WeightsError where the folder `source` holds neither a run nor weights, such as a folder of photos.
+
+    Raise it as well where `source` is a run that has not written what is `needed` yet.
+    """
     folder = expanded(source)
     if is_of_the_hub(source) or not folder.is_dir():
         return
     if not any((folder / name).exists() for name in _OF_MODELS) and not list(folder.glob("*.safetensors")):
         raise WeightsError(f"{source}: holds no model; give a run folder, or a folder made by save_pretrained")
+    check_written(folder, needed)
+
+
+def check_written(folder: Path, needed: Literal["autoencoder", "pipeline"]) -> None:
+    """Raise WeightsError where `folder` is a run that has not written its autoencoder or its pipeline yet."""
+    if (folder / "recipe.yaml").is_file() and not any((folder / name).is_file() for name in _IN_A_RUN[needed]):
+        raise WeightsError(f"{folder}: holds no {needed} yet; train the run to its end")
 
 
 def check_run(folder: Path) -> None:
@@ -71,6 +88,39 @@ def check_store(folder: Path, file: str, what: str, maker: str) -> None:
     if not (folder / file).exists():
         why = f"is no {what} (it has no {file})" if folder.is_dir() else f"no such folder, so no {what}"
         raise DataError(f"{folder}: {why}; make one with `vae-ldm {maker}`")
+
+
+def check_store_place(folder: Path, file: str, what: str, *left_over: str) -> None:
+    """Raise DataError where `folder` holds other things, and no `file`: no `what`, such as "archive", is made there.
+
+    What a stopped command has left is passed over: locks, temporary files, and names that fit a pattern `left_over`.
+    """
+    finish_swap(folder)
+    check_output_folder(folder)
+    if not folder.is_dir() or (folder / file).is_file():
+        return
+    strange = sorted(
+        path.name
+        for path in folder.iterdir()
+        if not is_temporary(path) and not any(fnmatchcase(path.name, each) for each in ("lock", "*.part", *left_over))
+    )
+    if strange:
+        raise DataError(f"{folder}: is no {what} and not empty (it holds {strange[0]}); name another folder")
+
+
+def check_archive_place(folder: Path) -> None:
+    """Raise DataError where no archive may be made in `folder`, or added to."""
+    check_store_place(folder, "archive.json", "archive", "part-*.parquet")
+
+
+def check_index_place(folder: Path) -> None:
+    """Raise DataError where no index may be made in `folder`, or added to."""
+    check_store_place(folder, "index.json", "index", "space.safetensors")
+
+
+def check_detector_place(folder: Path) -> None:
+    """Raise DataError where no detector may be written to `folder`, or take the place of one."""
+    check_store_place(folder, "detector.json", "detector")
 
 
 def is_folder_or_file(path: Path) -> bool:
@@ -95,7 +145,7 @@ def check_output_folder(folder: Path) -> None:
     """Raise VaeLdmError where files cannot be written below `folder`, which may exist."""
     place = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not place.is_dir():
-        raise VaeLdmError(f"{place}: is a file; name a folder with --out")
+        raise VaeLdmError(f"{place}: is a file; name a folder")
     _check_writable(place)
 
 
@@ -124,4 +174,4 @@ def _is_taken(path: Path) -> bool:
 
 def _check_writable(folder: Path) -> None:
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise VaeLdmError(f"{folder}: may not be written to; name another place with --out")
+        raise VaeLdmError(f"{folder}: may not be written to; name another place")

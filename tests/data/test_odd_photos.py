@@ -19,8 +19,9 @@ from vae_ldm.data.decoding import (
 from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.listing import find_photos, list_folder
 from vae_ldm.data.names import as_bytes, as_text
+from vae_ldm.data.photo_records import photo_records
 from vae_ldm.data.photo_sample import sample_photos
-from vae_ldm.data.photo_stream import decoded_batches, photo_records
+from vae_ldm.data.photo_stream import decoded_batches
 from vae_ldm.data.picture_cache import load_pictures
 from vae_ldm.data.picture_settings import PictureSettings
 from vae_ldm.data.unreadable import Unreadable

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_ldm.data.photo_stream import decoded_batches, photo_records
+from vae_ldm.data.photo_records import photo_records
+from vae_ldm.data.photo_stream import decoded_batches
 from vae_ldm.errors import DataError
 
 

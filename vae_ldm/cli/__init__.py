@@ -67,6 +67,7 @@ app = typer.Typer(
 )
 RepositoryArgument = Annotated[str, typer.Argument(metavar="ORG/NAME", help="A repository of the Hub.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", callback=paths.run)]
+TrainedRunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", callback=paths.trained_run)]
 
 
 def _print_version(wanted: bool) -> None:
@@ -124,7 +125,7 @@ def _check_photos(recipe: Any) -> None:
 @app.command(rich_help_panel=DRAW)
 def generate(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A run folder or a pipeline folder.", callback=paths.model)
+        str, typer.Argument(metavar="SOURCE", help="A run folder or a pipeline folder.", callback=paths.pipeline)
     ],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help='What to draw; "" for anything.')],
     num_images: Annotated[int, typer.Option("-n", "--num-images", min=1, max=MAX_DRAWN)] = 16,
@@ -155,7 +156,7 @@ def generate(
 
 @app.command(rich_help_panel=TRAIN)
 def evaluate(
-    run: RunArgument,
+    run: TrainedRunArgument,
     num_samples: Annotated[
         int | None, typer.Option(min=1, max=MAX_DRAWN, help="Pictures to draw; by default the recipe's.")
     ] = None,
@@ -208,6 +209,11 @@ def export(
     ] = None,
 ) -> None:
     """Write a checkpoint as an ordinary diffusers pipeline."""
+    from vae_ldm.run.state import find_checkpoint, is_last
+
+    if not is_last(checkpoint):
+        find_checkpoint(run, str(checkpoint))
+
     from vae_ldm.run.export import export_checkpoint
     from vae_ldm.terminal import new_output
 
@@ -216,7 +222,7 @@ def export(
 
 @app.command(rich_help_panel=TRAIN)
 def push(
-    run: RunArgument,
+    run: TrainedRunArgument,
     repository: RepositoryArgument,
     private: Annotated[
         bool | None,
@@ -237,6 +243,10 @@ def push(
     ] = False,
 ) -> None:
     """Push a finished run to the Hub. Pipeline, recipe, metrics, grid and card go in one commit."""
+    from vae_ldm.hub import check_token
+
+    check_token(repository)
+
     from vae_ldm.run.push import push as push_run
     from vae_ldm.terminal import new_output
 

@@ -31,7 +31,7 @@ ArchiveArgument = Annotated[
 @going_on
 def add(
     archive: Annotated[
-        Path, typer.Argument(metavar="ARCHIVE", help="The archive's folder.", callback=paths.output_folder)
+        Path, typer.Argument(metavar="ARCHIVE", help="The archive's folder.", callback=paths.archive_place)
     ],
     photos: PhotosArgument,
     model: EncoderOption,

@@ -20,7 +20,7 @@ from vae_ldm.cli.options import (
 from vae_ldm.paths import free_place
 
 DeskArgument = Annotated[
-    Path, typer.Argument(metavar="DESK", help="A folder: an index and a detector.", callback=paths.output_folder)
+    Path, typer.Argument(metavar="DESK", help="A folder: an index and a detector.", callback=paths.desk_place)
 ]
 
 
@@ -37,6 +37,10 @@ def desk(
     only_class: OnlyClassOption = None,
 ) -> None:
     """Make a claims desk of past photos. It is an index to search and a detector of what was never seen."""
+    from vae_ldm.desk.novelty.reference_photos import check_photos
+
+    check_photos(photos, false_alarm_rate=false_alarm_rate, only_classes=only_class or ())
+
     from vae_ldm.desk.claim.claim import build_desk
 
     build_desk(

@@ -29,7 +29,7 @@ def fit(
     out: Annotated[
         Path,
         typer.Option(
-            metavar="DETECTOR", help="The folder that the detector is written to.", callback=paths.output_folder
+            metavar="DETECTOR", help="The folder that the detector is written to.", callback=paths.detector_place
         ),
     ],
     features: FeaturesOption = "both",
@@ -49,6 +49,11 @@ def fit(
     only_class: OnlyClassOption = None,
 ) -> None:
     """Fit a detector on photos of the usual kind."""
+    from vae_ldm.desk.novelty.reference_photos import check_photos
+
+    held_out = 1 / 3 if calibration is None else _share_or_folder(calibration)
+    check_photos(photos, false_alarm_rate=false_alarm_rate, calibration=held_out, only_classes=only_class or ())
+
     from vae_ldm.desk.novelty.novelty import fit as fit_detector
 
     fit_detector(
@@ -59,7 +64,7 @@ def fit(
         backbone=backbone,
         score=score,
         false_alarm_rate=false_alarm_rate,
-        calibration=1 / 3 if calibration is None else _share_or_folder(calibration),
+        calibration=held_out,
         only_classes=only_class or (),
     )
 

@@ -21,7 +21,7 @@ from tests.run.start_points import SD, save_autoencoder
 from tests.support.tin_photos import save_photos
 from vae_ldm import loading
 from vae_ldm.cli import app
-from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.data.photo_records import photo_records
 from vae_ldm.desk.claim import claim as claim_module
 from vae_ldm.desk.claim.claim import STRENGTHS, _thumbnail, build_desk, claim, open_desk
 from vae_ldm.desk.encoder import PhotoEncoder

@@ -19,7 +19,7 @@ from tests.run.start_points import SD, save_autoencoder
 from tests.support.tin_photos import save_photos
 from vae_ldm import files, weights
 from vae_ldm.cli import app
-from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.data.photo_records import photo_records
 from vae_ldm.desk.novelty.detector import open_detector
 from vae_ldm.desk.novelty.novelty import fit, score
 from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError

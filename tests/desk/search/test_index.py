@@ -21,7 +21,7 @@ from tests.processes import two_processes
 from tests.run.start_points import SD, save_autoencoder
 from vae_ldm import weights
 from vae_ldm.cli import app
-from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.data.photo_records import photo_records
 from vae_ldm.desk import command
 from vae_ldm.desk.encoder import PhotoEncoder
 from vae_ldm.desk.search import build

@@ -13,7 +13,7 @@ from PIL import Image
 from vae_ldm import loading
 from vae_ldm.choices import FileFormat
 from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, pillow_limit_lifted
-from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.data.photo_records import photo_records
 from vae_ldm.desk.archive.add import check_model, content_digest
 from vae_ldm.desk.archive.listing import Problems, no_picture
 from vae_ldm.desk.archive.part import Damage, Entry
@@ -26,7 +26,7 @@ from vae_ldm.errors import DataError, VaeLdmError, WeightsError
 from vae_ldm.evaluation.codec import picture_psnr
 from vae_ldm.files import write_whole
 from vae_ldm.latent_space.entropy_coding import DamagedMessageError
-from vae_ldm.models.image_input import to_eight_bits
+from vae_ldm.models.pillow_images import to_eight_bits
 from vae_ldm.models.weights_digest import weights_digest
 from vae_ldm.paths import check_output_folder
 from vae_ldm.text import counted

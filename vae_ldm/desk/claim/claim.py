@@ -14,7 +14,7 @@ from vae_ldm.choices import FeatureKind
 from vae_ldm.data.crop_advice import NEARLY_ALL, seen_share
 from vae_ldm.data.decoding import Picture, UnreadablePictureError, decode_picture, pillow_limit_lifted, upright_size
 from vae_ldm.data.names import as_bytes
-from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.data.photo_records import photo_records
 from vae_ldm.desk.claim.page import ClaimPage, Departs, ScoreLine, SimilarPhoto, VariationRow, write_claim
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.encoder import PhotoEncoder
@@ -28,7 +28,8 @@ from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsE
 from vae_ldm.evaluation.reconstruction import psnr_per_image
 from vae_ldm.files import finish_swap
 from vae_ldm.hardware import device_name
-from vae_ldm.latent_space.conformal import p_values, true_rates
+from vae_ldm.latent_space.conformal import p_values
+from vae_ldm.latent_space.false_alarms import true_rates
 from vae_ldm.latent_space.novelty import SCORE_NAMES
 from vae_ldm.models.pixels import as_images, as_pictures
 from vae_ldm.opening import open_pipeline, settings_of, usual_psnr

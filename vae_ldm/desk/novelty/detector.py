@@ -27,6 +27,7 @@ from vae_ldm.latent_space.conformal import p_values
 from vae_ldm.latent_space.heat_map import HeatScale, at_size, overlay, own_scale
 from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, Scorers
 from vae_ldm.latent_space.stored_tensors import check_tensors
+from vae_ldm.paths import check_detector_place
 from vae_ldm.stored_json import StoredKind
 
 FACTS_FILE, TENSORS_FILE = "detector.json", "detector.safetensors"
@@ -146,7 +147,7 @@ class Detector:
 
         Raises DataError where the folder exists and holds anything else.
         """
-        check_target(folder)
+        check_detector_place(folder)
         tensors = {
             **self.scorers.tensors(),
             "combination.center": self.combination.center,
@@ -207,15 +208,6 @@ def shown_maps(scorers: Scorers, seen: Seen) -> tuple[Tensor, Tensor]:
     """
     patches = scorers.memory(seen.observations.patches).unflatten(1, seen.patch_grid)
     return patches, at_size(seen.residual, seen.patch_grid)
-
-
-def check_target(folder: Path) -> None:
-    """Raise DataError where a detector may not be written: in no folder, or over something that is none."""
-    if not folder.parent.is_dir():
-        raise DataError(f"{folder.parent}: no such folder; name a detector in one that exists with --out")
-    finish_swap(folder)
-    if folder.exists() and not (folder / FACTS_FILE).is_file():
-        raise DataError(f"{folder}: exists and is no detector, so it is left alone; name another folder with --out")
 
 
 def stored_facts(folder: Path) -> DetectorFacts | None:
