@@ -23,12 +23,16 @@ RECIPE = "# vae-ldm train r\n# Quick.\nformat: 2\nname: tiny\ndata: {type: rende
 def places(tmp_path, monkeypatch):
     """Photos, stores and runs of the names that the tests use, in the current folder: verbs look at them first."""
     monkeypatch.chdir(tmp_path)
-    for name in ("photos/0.jpg", "a.jpg", "b.jpg", "c.jpg", "a.archive/archive.json", "a.index/index.json"):
+    enough = (f"photos/{number}.jpg" for number in range(60))  # for a desk
+    for name in (*enough, "a.jpg", "b.jpg", "c.jpg", "a.archive/archive.json", "a.index/index.json"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).touch()
     for run_folder in (Path(), Path("run"), Path("runs/x")):
-        run_folder.mkdir(parents=True, exist_ok=True)
-        (run_folder / "recipe.yaml").touch()
+        for name in ("autoencoder/config.json", "pipeline/model_index.json", "diffusion/checkpoints/step=500.ckpt"):
+            (run_folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (run_folder / name).touch()
+        (run_folder / "recipe.yaml").write_text(f"{RECIPE}diffusion: {{}}\n")
+        (run_folder / "state.json").write_text('{"autoencoder": {}, "diffusion": {}}')
 
 
 @pytest.fixture
@@ -246,7 +250,8 @@ def test_a_tilde_that_the_shell_has_left_is_the_home_folder(
     assert sum(str(tmp_path) in value for value in given) == arguments.count("~")
 
 
-def test_push(run, implementation, tmp_path):
+def test_push(run, implementation, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
     calls = implementation("vae_ldm.run.push", "push", result=types.SimpleNamespace(url="https://hub/acme/tins"))
     assert run("push", str(tmp_path), "acme/tins")[:2] == (0, "https://hub/acme/tins\n")
     options = ("--public", "--revision", "draft", "--tag", "v1", "--license", "mit", "--show-photos")

@@ -1,10 +1,13 @@
 """Paths that a user names, looked at before anything slow is loaded: neither torch nor diffusers is imported.
 
 No verb of the desk replaces a file or a folder of results that is there already. A name that the user gives is refused
-where it is taken (`check_output_file`, `check_new_folder`); a verb's own default gets a number (`free_place`).
+where it is taken (`check_output_file`, `check_new_folder`); a verb's own default gets a number (`new_place`). An empty
+file or folder counts as nothing: that is how a default name is taken.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
@@ -134,7 +137,7 @@ def check_output_file(file: Path, what: str, suffixes: tuple[str, ...]) -> None:
         raise VaeLdmError(f"{file}: is a folder; name a {what} in it with --out")
     if file.suffix.lower() not in suffixes:
         raise VaeLdmError(f"{file}: the name of a {what} ends in {' or '.join(suffixes)}; name another with --out")
-    if os.path.lexists(file):
+    if os.path.lexists(file) and not _is_empty_file(file):
         raise VaeLdmError(f"{file}: exists already; name another {what} with --out")
     if not file.parent.is_dir():
         raise VaeLdmError(f"{file.parent}: no such folder; name a {what} in one that exists with --out")
@@ -156,20 +159,54 @@ def check_new_folder(folder: Path) -> None:
     check_output_folder(folder)
 
 
-def free_place(place: Path, *other_suffixes: str) -> Path:
-    """`place`, or where something is there the first of NAME-2, NAME-3, ... that is free; an empty folder is free.
+@contextmanager
+def new_place(named: Path | None, default: str, *other_suffixes: str) -> Iterator[Path]:
+    """The place that the user has `named`; where none is, `default` or the first of NAME-2, NAME-3, ... that is free.
 
-    With `other_suffixes`, such as ".json", the files of the same name with these suffixes are free as well.
+    A default is taken before the block begins, as an empty file or folder, so that two commands never take the same;
+    it is given back where the block has left it empty. With `other_suffixes`, such as ".json", files of the same name
+    with these suffixes are free as well.
     """
-    number, tried = 1, place
-    while any(_is_taken(tried.with_suffix(suffix)) for suffix in (place.suffix, *other_suffixes)):
+    if named is not None:
+        yield named
+        return
+    place = tried = Path(default)
+    number = 1
+    while any(os.path.lexists(tried.with_suffix(suffix)) for suffix in other_suffixes) or not _is_taken_now(tried):
         number += 1
         tried = place.with_name(f"{place.stem}-{number}{place.suffix}")
-    return tried
+    try:
+        yield tried
+    finally:
+        _give_back(tried)
 
 
-def _is_taken(path: Path) -> bool:
-    return os.path.lexists(path) and (not path.is_dir() or any(path.iterdir()))
+def _is_taken_now(place: Path) -> bool:
+    """Make an empty file, or a folder where the name has no suffix; False where something is there already."""
+    try:
+        if os.environ.get("RANK", "0") != "0":  # of several processes that were launched the first one writes
+            return not os.path.lexists(place)
+        if place.suffix:
+            place.touch(exist_ok=False)
+        else:
+            place.mkdir()
+    except FileExistsError:
+        return False
+    except OSError:  # the verb's own check says why nothing can be written here
+        return True
+    return True
+
+
+def _give_back(place: Path) -> None:
+    with suppress(OSError):
+        if place.is_dir():
+            place.rmdir()  # fails where the folder holds anything
+        elif _is_empty_file(place) and os.environ.get("RANK", "0") == "0":
+            place.unlink()
+
+
+def _is_empty_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink() and path.stat().st_size == 0
 
 
 def _check_writable(folder: Path) -> None:

@@ -198,7 +198,7 @@ def test_photos_on_a_disk_that_is_not_mounted_are_told(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     for number in range(3):
         (tmp_path / "a" / f"{number}.jpg").symlink_to(f"/mnt/gone/{number}.jpg")
-    with pytest.raises(DataError, match=r"no pictures in .*: left out a/0.jpg and 2 more: a link to nothing$"):
+    with pytest.raises(DataError, match=r"no photos in .*: left out a/0.jpg and 2 more: a link to nothing$"):
         find_photos(tmp_path)
 
 

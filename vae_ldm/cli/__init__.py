@@ -29,7 +29,7 @@ from vae_ldm.cli.options import (
     page_option,
 )
 from vae_ldm.cli.recipe import OverridesArgument, RecipeArgument, read_recipe_to_run
-from vae_ldm.paths import free_place
+from vae_ldm.paths import new_place
 
 TRAIN, DRAW, PHOTOS, DESK, LEARN = "Train and share", "Draw", "Photos", "Claims desk", "Learn"
 """The parts of `vae-ldm --help`, in this order."""
@@ -140,15 +140,16 @@ def generate(
     from vae_ldm.desk.generate import generate as draw
     from vae_ldm.terminal import new_output
 
-    pictures = draw(
-        source,
-        prompt,
-        num_images=num_images,
-        seed=seed,
-        output_dir=out or free_place(Path("samples")),
-        num_inference_steps=steps,
-        guidance_scale=guidance_scale,
-    )
+    with new_place(out, "samples") as folder:
+        pictures = draw(
+            source,
+            prompt,
+            num_images=num_images,
+            seed=seed,
+            output_dir=folder,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+        )
     output = new_output()
     for picture in pictures:
         output.say(picture)
@@ -186,9 +187,8 @@ def compare(
     """Say which autoencoder reconstructs your photos best. It also says whether to train one at all."""
     from vae_ldm.desk.compare.compare import compare as compare_autoencoders
 
-    compare_autoencoders(
-        photos, autoencoders, out=out or free_place(Path("comparison.html")), num_photos=num_photos, side=side
-    )
+    with new_place(out, "comparison.html") as page:
+        compare_autoencoders(photos, autoencoders, out=page, num_photos=num_photos, side=side)
 
 
 @app.command(rich_help_panel=TRAIN)

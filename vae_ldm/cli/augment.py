@@ -19,7 +19,7 @@ from vae_ldm.cli.options import (
     page_option,
     strengths,
 )
-from vae_ldm.paths import free_place
+from vae_ldm.paths import new_place
 
 
 class _DrawUnlessTold(TyperGroup):
@@ -127,12 +127,13 @@ def prove(
     """Measure whether a classifier gains from synthetic photos."""
     from vae_ldm.desk.augment.proof import prove_augmentation
 
-    prove_augmentation(
-        photos,
-        synthetic,
-        out=out or free_place(Path("proof.html"), ".md", ".json"),
-        classifier=classifier,
-        shots=tuple(shots or (10, 20, 50)),
-        num_seeds=seeds,
-        num_steps=steps,
-    )
+    with new_place(out, "proof.html", ".md", ".json") as page:
+        prove_augmentation(
+            photos,
+            synthetic,
+            out=page,
+            classifier=classifier,
+            shots=tuple(shots or (10, 20, 50)),
+            num_seeds=seeds,
+            num_steps=steps,
+        )

@@ -17,7 +17,7 @@ from vae_ldm.cli.options import (
     SeedOption,
     page_option,
 )
-from vae_ldm.paths import free_place
+from vae_ldm.paths import new_place
 
 DeskArgument = Annotated[
     Path, typer.Argument(metavar="DESK", help="A folder: an index and a detector.", callback=paths.desk_place)
@@ -68,12 +68,13 @@ def claim(
     """Say whether a photo was seen before and what it resembles. A page shows the details."""
     from vae_ldm.desk.claim.claim import claim as put_before
 
-    put_before(
-        photo,
-        desk,
-        out=out or free_place(Path("claim.html")),
-        model=model,
-        num_similar=num_similar,
-        num_variations=num_variations,
-        seed=seed,
-    )
+    with new_place(out, "claim.html") as page:
+        put_before(
+            photo,
+            desk,
+            out=page,
+            model=model,
+            num_similar=num_similar,
+            num_variations=num_variations,
+            seed=seed,
+        )

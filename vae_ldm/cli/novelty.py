@@ -17,7 +17,7 @@ from vae_ldm.cli.options import (
     PhotosArgument,
     table_option,
 )
-from vae_ldm.paths import free_place
+from vae_ldm.paths import new_place
 
 app = typer.Typer(help="Say which photos show what was never seen.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -89,7 +89,8 @@ def score(
     """Judge photos by a detector. A table holds the verdict, the p-value and every score."""
     from vae_ldm.desk.novelty.novelty import score as score_photos
 
-    score_photos(photos, detector, out=out or free_place(Path("scores.csv")), heat_maps=heat_maps, model=model)
+    with new_place(out, "scores.csv") as table:
+        score_photos(photos, detector, out=table, heat_maps=heat_maps, model=model)
 
 
 def _share_or_folder(text: str) -> float | Path:

@@ -15,6 +15,7 @@ from vae_ldm.data.crop_advice import NEARLY_ALL, seen_share
 from vae_ldm.data.decoding import Picture, UnreadablePictureError, decode_picture, pillow_limit_lifted, upright_size
 from vae_ldm.data.names import as_bytes
 from vae_ldm.data.photo_records import photo_records
+from vae_ldm.data.sources import Record
 from vae_ldm.desk.claim.page import ClaimPage, Departs, ScoreLine, SimilarPhoto, VariationRow, write_claim
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.encoder import PhotoEncoder
@@ -121,6 +122,7 @@ def claim(
     assert max_heat is not None, "a heat map has a highest place"
     page = ClaimPage(
         title=photo.name,
+        path=records[0].place,
         novel=verdict.novel,
         p_value=verdict.p_value,
         false_alarm_rate=detector.facts.false_alarm_rate,
@@ -136,7 +138,8 @@ def claim(
         foreign=foreign,
         true_rates=true_rates(detector.facts.num_calibration, detector.facts.false_alarm_rate),
         scores=_score_lines(detector, verdict),
-        similar=[_similar(hit) for hit in hits],
+        held_as=[hit.photo.path for hit in hits if hit.same_photo],
+        similar=[_similar(hit) for hit in hits if not hit.same_photo],
         num_indexed=len(index),
         variations=[],
         prompt="",
@@ -258,7 +261,6 @@ def _similar(hit: Hit) -> SimilarPhoto:
         caption=photo.caption,
         id=photo.id,
         path=photo.path,
-        same_photo=hit.same_photo,
     )
 
 
@@ -274,16 +276,14 @@ def _thumbnail(photo: Picture) -> np.ndarray | None:
 
 
 def _in_lines(page: ClaimPage) -> list[str]:
-    """The photo itself where the desk holds it, then the sentence about the similar photos and a line for each."""
-    same = [_in_line(one) for one in page.similar if one.same_photo]
-    others = [_in_line(one) for one in page.similar if not one.same_photo]
-    return [*same, *([page.neighbours_in_words] if page.neighbours_in_words else []), *others]
+    """The sentence about the similar photos and a line for each."""
+    return [*([page.neighbours_in_words] if page.neighbours_in_words else []), *map(_in_line, page.similar)]
 
 
 def _in_line(one: SimilarPhoto) -> str:
-    facts = [f"{one.similarity:.2f}", one.label or "", one.path, "(the same photo)" if one.same_photo else ""]
+    facts = [f"{one.similarity:.2f}", one.label or "", one.path]
     return "  " + "  ".join(fact for fact in facts if fact)
 
 
-def _refuse(record: object, reason: str) -> None:
-    raise DataError(f"{getattr(record, 'id', record)}: cannot be read ({reason})")
+def _refuse(record: Record, reason: str) -> None:
+    raise DataError(f"{record.place}: cannot be read ({reason})")

@@ -267,4 +267,4 @@ def _observer(folder: Path, facts: DetectorFacts, model: str | None, device: tor
 
 
 def _refuse(record: Record, why: str) -> None:
-    raise DataError(f"{record.id}: cannot be read ({why})")
+    raise DataError(f"{record.place}: cannot be read ({why})")
