@@ -556,3 +556,33 @@ def test_python_m_is_the_same(recipe):
     assert done.returncode == 2
     assert done.stderr == "error: override seed=x: needs a whole number, not 'x'\n"
     assert _subprocess("-m", "vae_ldm", "--version").stdout.startswith("vae-ldm")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        ("--foo", ["error: no such option: --foo", "see vae-ldm --help"]),
+        ("evalute run", ["error: no such command 'evalute'. Did you mean 'evaluate'?", "see vae-ldm --help"]),
+        ("novelty scor", ["error: no such command 'scor'. Did you mean 'score'?", "see vae-ldm novelty --help"]),
+        ("claim", ["error: missing argument 'PHOTO'", "see vae-ldm claim --help"]),
+        (
+            "augment --how magic",
+            ["error: invalid value for '--how': 'magic' is not one of", "see vae-ldm augment draw"],
+        ),
+        ("augment prov", ["error: prov: no such command of augment, and no such folder; did you mean prove?"]),
+        ("augment phots --model run", ["error: phots: no such folder; did you mean photos?"]),
+    ],
+)
+def test_a_wrong_call_is_told_in_a_line_and_where_the_help_is(run, arguments, lines):
+    code, out, said = run(*arguments.split())
+    assert (code, out) == (2, "")
+    assert len(said.splitlines()) == len(lines)
+    for told, line in zip(said.splitlines(), lines, strict=True):
+        assert told.startswith(line)
+
+
+def test_a_folder_that_is_named_nearly_like_a_command_is_a_folder(run, implementation):
+    calls = implementation("vae_ldm.desk.augment.augment", "augment")
+    Path("proves").mkdir()
+    assert run("augment", "proves", "--model", "run")[0] == 0
+    assert [call[0] for call in calls] == [(Path("proves"), "run")]

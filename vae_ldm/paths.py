@@ -16,13 +16,16 @@ from vae_ldm.choices import RUNS_FOLDER
 from vae_ldm.errors import DataError, VaeLdmError, WeightsError
 from vae_ldm.files import finish_swap, is_temporary
 
+Export = Literal["autoencoder", "pipeline"]
+"""What a run writes to be opened."""
+
 HUB_PREFIX = "hf://"
 PAGE_SUFFIXES = (".html", ".htm")
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TABLE_SUFFIXES = (".csv", ".txt")
 _OF_MODELS = ("recipe.yaml", "model_index.json", "config.json", "autoencoder", "vae", "pipeline", "lora")
 """At least one of these lies in the folder of a run, of a pipeline or of a network."""
-_IN_A_RUN = {
+_IN_A_RUN: dict[Export, tuple[str, ...]] = {
     "autoencoder": ("autoencoder/config.json",),
     "pipeline": ("pipeline/model_index.json", "lora/pytorch_lora_weights.safetensors"),
 }
@@ -59,7 +62,7 @@ def check_model(source: Path | str) -> None:
         )
 
 
-def check_weights_within(source: Path | str, needed: Literal["autoencoder", "pipeline"] = "autoencoder") -> None:
+def check_weights_within(source: Path | str, needed: Export = "autoencoder") -> None:
     """Raise WeightsError where the folder `source` holds neither a run nor weights, such as a folder of photos.
 
     Raise it as well where `source` is a run that has not written what is `needed` yet.
@@ -72,7 +75,7 @@ def check_weights_within(source: Path | str, needed: Literal["autoencoder", "pip
     check_written(folder, needed)
 
 
-def check_written(folder: Path, needed: Literal["autoencoder", "pipeline"]) -> None:
+def check_written(folder: Path, needed: Export) -> None:
     """Raise WeightsError where `folder` is a run that has not written its autoencoder or its pipeline yet."""
     if (folder / "recipe.yaml").is_file() and not any((folder / name).is_file() for name in _IN_A_RUN[needed]):
         raise WeightsError(f"{folder}: holds no {needed} yet; train the run to its end")

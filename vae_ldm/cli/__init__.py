@@ -38,6 +38,10 @@ TRAIN, DRAW, PHOTOS, DESK, LEARN = "Train and share", "Draw", "Photos", "Claims 
 class _Verbs(TyperGroup):
     """Turns expected errors into one line and an exit code; anything else is our bug and keeps its traceback."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with errors_in_one_line():
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         with errors_in_one_line():
             return super().invoke(ctx)

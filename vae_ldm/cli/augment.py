@@ -1,5 +1,6 @@
 """The verbs that draw new photos from photos, and prove whether they help."""
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
@@ -19,6 +20,7 @@ from vae_ldm.cli.options import (
     page_option,
     strengths,
 )
+from vae_ldm.errors import VaeLdmError
 from vae_ldm.paths import new_place
 
 
@@ -27,6 +29,9 @@ class _DrawUnlessTold(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            word = args[0]
+            if (nearest := difflib.get_close_matches(word, self.commands, n=1)) and not paths.expanded(word).exists():
+                raise VaeLdmError(f"{word}: no such command of augment, and no such folder; did you mean {nearest[0]}?")
             args = ["draw", *args]
         return super().parse_args(ctx, args)
 

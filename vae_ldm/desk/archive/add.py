@@ -82,7 +82,6 @@ def add(
     records = photo_records(photos)
     autoencoder = loading.load_autoencoder(model, device=processes.device)
     digest = weights_digest(autoencoder.autoencoder)
-    command.tell_foreign(model, autoencoder, records)
 
     def opened() -> Archive:
         if (path / "archive.json").is_file():
@@ -108,6 +107,7 @@ def add(
     with ExitStack() as stack:
         processes.first(lambda: stack.enter_context(locked(path)))
         archive = processes.first(opened)
+        command.tell_foreign(model, autoencoder, records)  # which takes longer than to see that the model is another
         processes.first(lambda: archive.mend(tell))
         present = processes.first(lambda: archive.contents(tell))
         added = Added(num_photos=len(records))

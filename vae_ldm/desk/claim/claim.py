@@ -138,6 +138,7 @@ def claim(
         foreign=foreign,
         true_rates=true_rates(detector.facts.num_calibration, detector.facts.false_alarm_rate),
         scores=_score_lines(detector, verdict),
+        is_reference=verdict.is_reference,
         held_as=[hit.photo.path for hit in hits if hit.same_photo],
         similar=[_similar(hit) for hit in hits if not hit.same_photo],
         num_indexed=len(index),

@@ -83,6 +83,8 @@ class ClaimPage:
     true_rates: tuple[float, float]
     """Between which shares of usual photos this desk really calls new, with 95 % confidence."""
     scores: Sequence[ScoreLine]
+    is_reference: bool
+    """Whether the detector was fitted on this photo."""
     held_as: Sequence[str]
     """Paths under which the desk holds this very file, byte for byte."""
     similar: Sequence[SimilarPhoto]
@@ -126,21 +128,27 @@ class ClaimPage:
     def reason(self) -> str:
         """Why the verdict, in sentences: the p-value and what it was calibrated on, or the photo that this one is."""
         held = f"The index holds it, byte for byte: {', '.join(self.held_as)}. " if self.held_as else ""
+        known = f" It knows photos of {', '.join(self.only_classes)} only." if self.only_classes else ""
+        unseen = (
+            f" The model saw only the middle {100 * self.seen_share:.0f} % of the photo." if self.seen_share < 1 else ""
+        )
+        foreign = f" {self.foreign[0].upper()}{self.foreign[1:]}." if self.foreign else ""
+        return f"{held}{self._p_value_in_words}{known}{unseen}{foreign}"
+
+    @property
+    def _p_value_in_words(self) -> str:
+        if self.is_reference:
+            return f"The desk's detector was fitted on it, so its p-value of {self.p_value:.2g} says nothing."
         count = round(self.p_value * (self.num_calibration + 1)) - 1
         often = (
             f"{count or 'none'} of the {counted(self.num_calibration, 'photo')} held out when the desk was made "
             f"{'looks' if count < 2 else 'look'} at least as unusual as this one"
         )
-        known = f" It knows photos of {', '.join(self.only_classes)} only." if self.only_classes else ""
         low, high = self.true_rates
-        unseen = (
-            f" The model saw only the middle {100 * self.seen_share:.0f} % of the photo." if self.seen_share < 1 else ""
-        )
-        foreign = f" {self.foreign[0].upper()}{self.foreign[1:]}." if self.foreign else ""
         return (
-            f"{held}Its p-value is {self.p_value:.2g}: {often}. This desk is set to call "
+            f"Its p-value is {self.p_value:.2g}: {often}. This desk is set to call "
             f"{100 * self.false_alarm_rate:g} of 100 usual photos new; with {self.num_calibration} held-out photos the "
-            f"true number lies between {100 * low:.2g} and {100 * high:.2g} (95 % confidence).{known}{unseen}{foreign}"
+            f"true number lies between {100 * low:.2g} and {100 * high:.2g} (95 % confidence)."
         )
 
     @property

@@ -84,6 +84,8 @@ class NoveltyVerdict:
     """
     max_heat: float | None
     """The heat of its strangest place: 0 is usual, and few calibration photos are above 1; None without a heat map."""
+    is_reference: bool = False
+    """Whether the detector was fitted on it; its scores are too low then to say anything."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +122,7 @@ class Detector:
         chosen = scores[:, column]
         values = p_values(chosen, self.calibration[:, column])
         novel = chosen > self.facts.threshold
+        fitted_on = self.scorers.are_references(seen.observations)
         maps = self._heat_maps(batch, seen, novel) if heat_maps else [(None, None)] * len(batch)
         return [
             NoveltyVerdict(
@@ -128,9 +131,13 @@ class Detector:
                 p_value.item(),
                 dict(zip(SCORE_NAMES, row.tolist(), strict=True)),
                 self.facts.features_name,
-                *heat,
+                heat_map,
+                max_heat,
+                bool(is_reference),
             )
-            for record, is_novel, p_value, row, heat in zip(batch.records, novel, values, scores, maps, strict=True)
+            for record, is_novel, p_value, row, (heat_map, max_heat), is_reference in zip(
+                batch.records, novel, values, scores, maps, fitted_on, strict=True
+            )
         ]
 
     def _heat_maps(self, batch: PhotoBatch, seen: Seen, novel: Tensor) -> list[tuple[np.ndarray, float]]:

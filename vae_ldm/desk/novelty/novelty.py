@@ -148,6 +148,12 @@ def score(
     verdicts = [verdict for batch in found for verdict in batch]
     command.processes.first(lambda: _write_table(out, verdicts, [name for name, _ in command.unreadable.photos]))
     command.tell_left_out()
+    if num_references := sum(verdict.is_reference for verdict in verdicts):
+        were, their = ("was", "its") if num_references == 1 else ("were", "their")
+        command.say(
+            f"{num_references:,} of {counted(len(verdicts), 'photo')} {were} among those that the detector was fitted "
+            f"on; {their} scores are too low to say anything"
+        )
     facts, num_novel = opened.facts, sum(verdict.novel for verdict in verdicts)
     command.say(
         f"{num_novel} of {counted(len(verdicts), 'photo')} {'is' if num_novel == 1 else 'are'} novel by {facts.score} "
