@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.data.photo_records import photo_records
 from vae_ldm.data.sources import Record, sort_class_names
 from vae_ldm.desk.encoder import PhotoEncoder
 from vae_ldm.evaluation.interval import bootstrap_interval

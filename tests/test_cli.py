@@ -24,12 +24,16 @@ RECIPE = "# vae-ldm train r\n# Quick.\nformat: 2\nname: tiny\ndata: {type: rende
 def places(tmp_path, monkeypatch):
     """Photos, stores and runs of the names that the tests use, in the current folder: verbs look at them first."""
     monkeypatch.chdir(tmp_path)
-    for name in ("photos/0.jpg", "a.jpg", "b.jpg", "c.jpg", "a.archive/archive.json", "a.index/index.json"):
+    enough = (f"photos/{number}.jpg" for number in range(60))  # for a desk
+    for name in (*enough, "a.jpg", "b.jpg", "c.jpg", "a.archive/archive.json", "a.index/index.json"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).touch()
     for run_folder in (Path(), Path("run"), Path("runs/x")):
-        run_folder.mkdir(parents=True, exist_ok=True)
-        (run_folder / "recipe.yaml").touch()
+        for name in ("autoencoder/config.json", "pipeline/model_index.json", "diffusion/checkpoints/step=500.ckpt"):
+            (run_folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (run_folder / name).touch()
+        (run_folder / "recipe.yaml").write_text(f"{RECIPE}diffusion: {{}}\n")
+        (run_folder / "state.json").write_text('{"autoencoder": {}, "diffusion": {}}')
 
 
 @pytest.fixture
@@ -247,7 +251,8 @@ def test_a_tilde_that_the_shell_has_left_is_the_home_folder(
     assert sum(str(tmp_path) in value for value in given) == arguments.count("~")
 
 
-def test_push(run, implementation, tmp_path):
+def test_push(run, implementation, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
     calls = implementation("vae_ldm.run.push", "push", result=types.SimpleNamespace(url="https://hub/acme/tins"))
     assert run("push", str(tmp_path), "acme/tins")[:2] == (0, "https://hub/acme/tins\n")
     options = ("--public", "--revision", "draft", "--tag", "v1", "--license", "mit", "--show-photos")
@@ -590,3 +595,33 @@ def test_python_m_is_the_same(recipe):
     assert done.returncode == 2
     assert done.stderr == "error: override seed=x: needs a whole number, not 'x'\n"
     assert _subprocess("-m", "vae_ldm", "--version").stdout.startswith("vae-ldm")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        ("--foo", ["error: no such option: --foo", "see vae-ldm --help"]),
+        ("evalute run", ["error: no such command 'evalute'. Did you mean 'evaluate'?", "see vae-ldm --help"]),
+        ("novelty scor", ["error: no such command 'scor'. Did you mean 'score'?", "see vae-ldm novelty --help"]),
+        ("claim", ["error: missing argument 'PHOTO'", "see vae-ldm claim --help"]),
+        (
+            "augment --how magic",
+            ["error: invalid value for '--how': 'magic' is not one of", "see vae-ldm augment draw"],
+        ),
+        ("augment prov", ["error: prov: no such command of augment, and no such folder; did you mean prove?"]),
+        ("augment phots --model run", ["error: phots: no such folder; did you mean photos?"]),
+    ],
+)
+def test_a_wrong_call_is_told_in_a_line_and_where_the_help_is(run, arguments, lines):
+    code, out, said = run(*arguments.split())
+    assert (code, out) == (2, "")
+    assert len(said.splitlines()) == len(lines)
+    for told, line in zip(said.splitlines(), lines, strict=True):
+        assert told.startswith(line)
+
+
+def test_a_folder_that_is_named_nearly_like_a_command_is_a_folder(run, implementation):
+    calls = implementation("vae_ldm.desk.augment.augment", "augment")
+    Path("proves").mkdir()
+    assert run("augment", "proves", "--model", "run")[0] == 0
+    assert [call[0] for call in calls] == [(Path("proves"), "run")]

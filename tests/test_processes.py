@@ -26,7 +26,8 @@ from vae_ldm.processes import OtherProcessFailedError, Processes
 from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.session import Session
 from vae_ldm.run.stages import train_run
-from vae_ldm.training.callbacks import checkpoint_step, run_checkpoints
+from vae_ldm.training.callbacks import checkpoint_step
+from vae_ldm.training.checkpoint_names import run_checkpoints
 
 # Python runs a sitecustomize.py before anything else: so the ranks of a launch are those of the product, made smaller.
 IN_EACH_RANK = f"""

@@ -1,6 +1,7 @@
-"""A wrong path is told in one line, before a verb imports torch."""
+"""A wrong path, and what files alone show to be wrong, is told in one line, before a verb imports torch."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,17 +11,26 @@ import pytest
 from vae_ldm.cli import app
 
 WRONG = {
-    "train r.yaml": "absent does not exist",
+    "train r.yaml": "absent: no such folder",
     "evaluate absent": "absent: is no run folder",
     "export absent": "absent: is no run folder",
+    "evaluate begun": "begun: its stage autoencoder is not finished; repeat the train command first",
+    "evaluate half": "half: its stage diffusion is not finished; repeat the train command first",
     "export run --out full": "full: exists already",
+    "export half --checkpoint 7": "half: has no checkpoint 7; there are diffusion: 200, 100; autoencoder: best, 100",
+    "export begun --checkpoint best": "begun: has no checkpoint best; there are none",
+    "push half acme/tins": "half: its stage diffusion is not finished",
+    "push run acme": "acme: is no name of a repository",
+    "push run acme/tins": "acme/tins: there is no token to push with; run `hf auth login`, or set HF_TOKEN",
     "push absent acme/tins": "absent: is no run folder",
     "generate ./absent prompt": "absent: no such folder",
+    "generate half prompt": "half: holds no pipeline yet; train the run to its end",
     "generate run prompt --out full": "full: exists already",
     "generate runs/absent prompt": "runs/absent: no such folder",
     "generate photos prompt": "photos: holds no model; give a run folder",
     "generate run prompt --out a.jpg/there": "a.jpg: is a file",
-    "compare absent run": "absent does not exist",
+    "compare absent run": "absent: no such folder",
+    "compare photos begun": "begun: holds no autoencoder yet; train the run to its end",
     "compare photos ./absent": "absent: no such folder",
     "compare photos run --out absent/page.html": "absent: no such folder; name a page",
     "compare photos run --out photos": "photos: is a folder",
@@ -29,38 +39,57 @@ WRONG = {
     "index query stored /dev/null": "/dev/null: is not a regular file; give a photo",
     "morph a.jpg photos --model run": "photos: is a folder; give one photo",
     "morph a.jpg a.jpg --model ./absent": "absent: no such folder",
-    "walk a.jpg --model run --like absent": "absent does not exist",
+    "morph a.jpg a.jpg --model half": "half: holds no pipeline yet",
+    "walk a.jpg --model half": "half: holds no pipeline yet",
+    "grid a.jpg --model half": "half: holds no pipeline yet",
+    "walk a.jpg --model run --like absent": "absent: no such folder",
     "walk a.jpg --model run --out full": "full: exists already",
     "grid a.jpg --model run --toward a.jpg --toward absent.jpg": "absent.jpg: no such photo",
-    "augment absent --model run": "absent does not exist",
+    "augment absent --model run": "absent: no such folder",
     "augment photos --model ./absent": "absent: no such folder",
-    "augment prove absent --synthetic photos": "absent does not exist",
+    "augment photos --model half": "half: holds no pipeline yet",
+    "augment prove absent --synthetic photos": "absent: no such folder",
     "augment prove photos --synthetic photos --out page.png": "page.png: the name of a page ends in .html",
-    "index build i absent --model run": "absent does not exist",
+    "index build i absent --model run": "absent: no such folder",
     "index build i photos --model ./absent": "absent: no such folder",
+    "index build i photos --model begun": "begun: holds no autoencoder yet",
+    "index build full photos --model run": "full: is no index and not empty (it holds something); name another folder",
     "index build i photos --model run --backbone ./absent": "absent: no such folder",
     "index build a.jpg photos --model run": "a.jpg: is a file",
     "index add absent photos": "absent: no such folder, so no index",
     "index query absent photos": "absent: no such folder, so no index",
     "index query photos photos": "photos: is no index (it has no index.json)",
-    "index query stored absent": "absent does not exist",
+    "index query stored absent": "absent: no such folder",
     "index query stored photos --out sheet.xyz": "sheet.xyz: the name of a sheet ends in .png",
-    "novelty fit absent --model run --out d": "absent does not exist",
+    "novelty fit absent --model run --out d": "absent: no such folder",
     "novelty fit photos --model ./absent --out d": "absent: no such folder",
+    "novelty fit photos --model begun --out d": "begun: holds no autoencoder yet",
+    "novelty fit photos --model run --out full": "full: is no detector and not empty (it holds something)",
+    "novelty fit photos --model run --out d": "too few photos: at least 57 photos are needed, and there are 2",
+    "novelty fit photos --model run --out d --calibration photos": "too few photos: 10 to compare with (2 here)",
+    "novelty fit photos --model run --out d --calibration 2": "is between 0 and 1, not 2",
+    "novelty fit photos --model run --out d --false-alarm-rate 0": "a false-alarm rate is between 0 and 1, not 0",
+    "novelty fit photos --model run --out d --only-class dent": "photos: has no photos of a class dent",
     "novelty fit photos --model run --out d --calibration absent": "absent: is neither a share such as 0.3 nor",
     "novelty score photos absent": "absent: no such folder, so no detector",
-    "novelty score absent stored": "absent does not exist",
+    "novelty score absent stored": "absent: no such folder",
     "novelty score photos stored --out absent/t.csv": "absent: no such folder; name a table",
-    "archive add a absent --model run": "absent does not exist",
+    "archive add a absent --model run": "absent: no such folder",
     "archive add a photos --model ./absent": "absent: no such folder",
+    "archive add a photos --model begun": "begun: holds no autoencoder yet",
+    "archive add full photos --model run": "full: is no archive and not empty (it holds something); name another",
     "archive list absent": "absent: no such folder, so no archive",
     "archive extract absent": "absent: no such folder, so no archive",
     "archive extract stored --out a.jpg": "a.jpg: is a file",
     "archive verify absent": "absent: no such folder, so no archive",
-    "archive verify stored absent": "absent does not exist",
-    "archive report absent --model run": "absent does not exist",
-    "desk d absent --model run": "absent does not exist",
-    "claim absent.jpg --desk stored": "absent.jpg does not exist",
+    "archive verify stored absent": "absent: no such folder",
+    "archive report absent --model run": "absent: no such folder",
+    "desk d absent --model run": "absent: no such folder",
+    "desk d photos --model begun": "begun: holds no autoencoder yet",
+    "desk d photos --model run": "too few photos: at least 57 photos are needed, and there are 2",
+    "desk d photos --model run --only-class dent": "photos: has no photos of a class dent",
+    "desk other photos --model run": "other/index: is no index and not empty (it holds something)",
+    "claim absent.jpg --desk stored": "absent.jpg: no such photo",
     "claim photos --desk stored": "photos: holds 2 photos; give one of them",
     "claim a.jpg --desk absent": "absent: no such folder, so no desk",
     "claim a.jpg --desk photos": "photos: is no desk (it has no novelty)",
@@ -109,23 +138,41 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
             "photos/1.jpg",
             "a.jpg",
             "full/something",
-            "run/recipe.yaml",
+            "other/index/something",
+            "run/autoencoder/config.json",
+            "run/pipeline/model_index.json",
+            "half/autoencoder/config.json",
+            "half/autoencoder/checkpoints/best.ckpt",
+            "half/autoencoder/checkpoints/step=100.ckpt",
+            "half/diffusion/checkpoints/step=100.ckpt",
+            "half/diffusion/checkpoints/step=200.ckpt",
             "stored/novelty/x",
             "stored/index/x",
         ),
         *TAKEN,
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
+        (folder / name).write_text("something")
     for name in ("archive.json", "index.json", "detector.json"):
         (folder / "stored" / name).touch()
     recipe = "format: 2\nname: tiny\ndata: {type: image_folder, path: absent, image_size: 32}\nautoencoder: {}\n"
     (folder / "r.yaml").write_text(recipe)
+    runs = {"begun": [], "half": ["autoencoder"], "run": ["autoencoder", "diffusion"]}
+    for name, finished in runs.items():
+        (folder / name).mkdir(exist_ok=True)
+        (folder / name / "recipe.yaml").write_text(f"{recipe}diffusion: {{}}\n")
+        (folder / name / "state.json").write_text(json.dumps({stage: {} for stage in finished}))
+    surroundings = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    surroundings["HF_HOME"] = str(folder)  # no token lies there
     commands = [sys.executable, "-c", CALL_ALL]
-    ended = subprocess.run(commands, cwd=folder, input=json.dumps(list(WRONG)), capture_output=True, text=True)
+    ended = subprocess.run(
+        commands, cwd=folder, input=json.dumps(list(WRONG)), capture_output=True, text=True, env=surroundings
+    )
     assert ended.returncode == 0, ended.stderr
     left = {file.name for file in folder.iterdir()}
-    assert left == {"photos", "a.jpg", "full", "run", "stored", "r.yaml", *TAKEN}, "a refused command leaves nothing"
+    assert left == {"photos", "a.jpg", "full", "other", "stored", "r.yaml", *runs, *TAKEN}, (
+        "a refused command leaves nothing"
+    )
     return json.loads(ended.stdout)
 
 

@@ -2,15 +2,22 @@
 
 Neither a verb of the desk nor the lesson replaces a file or a folder of results that is there already. A name that the
 user gives is refused where it is taken (`check_output_file`, `check_new_folder`); a verb's own default gets a number
-(`free_place`).
+(`new_place`). An empty file or folder counts as nothing: that is how a default name is taken.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Literal
 
 from vae_ldm.choices import RUNS_FOLDER
 from vae_ldm.errors import DataError, VaeLdmError, WeightsError
-from vae_ldm.files import finish_swap
+from vae_ldm.files import finish_swap, is_temporary
+
+Export = Literal["autoencoder", "pipeline"]
+"""What a run writes to be opened."""
 
 HUB_PREFIX = "hf://"
 PAGE_SUFFIXES = (".html", ".htm")
@@ -18,6 +25,11 @@ SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TABLE_SUFFIXES = (".csv", ".txt")
 _OF_MODELS = ("recipe.yaml", "model_index.json", "config.json", "autoencoder", "vae", "pipeline", "lora")
 """At least one of these lies in the folder of a run, of a pipeline or of a network."""
+_IN_A_RUN: dict[Export, tuple[str, ...]] = {
+    "autoencoder": ("autoencoder/config.json",),
+    "pipeline": ("pipeline/model_index.json", "lora/pytorch_lora_weights.safetensors"),
+}
+"""One of these lies in a run folder once what it holds can be opened."""
 
 
 def expanded(path: Path | str) -> Path:
@@ -50,13 +62,23 @@ def check_model(source: Path | str) -> None:
         )
 
 
-def check_weights_within(source: Path | str) -> None:
-    """Raise WeightsError where the folder `source` holds neither a run nor weights, such as a folder of photos."""
+def check_weights_within(source: Path | str, needed: Export = "autoencoder") -> None:
+    """Raise WeightsError where the folder `source` holds neither a run nor weights, such as a folder of photos.
+
+    Raise it as well where `source` is a run that has not written what is `needed` yet.
+    """
     folder = expanded(source)
     if is_of_the_hub(source) or not folder.is_dir():
         return
     if not any((folder / name).exists() for name in _OF_MODELS) and not list(folder.glob("*.safetensors")):
         raise WeightsError(f"{source}: holds no model; give a run folder, or a folder made by save_pretrained")
+    check_written(folder, needed)
+
+
+def check_written(folder: Path, needed: Export) -> None:
+    """Raise WeightsError where `folder` is a run that has not written its autoencoder or its pipeline yet."""
+    if (folder / "recipe.yaml").is_file() and not any((folder / name).is_file() for name in _IN_A_RUN[needed]):
+        raise WeightsError(f"{folder}: holds no {needed} yet; train the run to its end")
 
 
 def check_run(folder: Path) -> None:
@@ -74,6 +96,39 @@ def check_store(folder: Path, file: str, what: str, maker: str) -> None:
         raise DataError(f"{folder}: {why}; make one with `vae-ldm {maker}`")
 
 
+def check_store_place(folder: Path, file: str, what: str, *left_over: str) -> None:
+    """Raise DataError where `folder` holds other things, and no `file`: no `what`, such as "archive", is made there.
+
+    What a stopped command has left is passed over: locks, temporary files, and names that fit a pattern `left_over`.
+    """
+    finish_swap(folder)
+    check_output_folder(folder)
+    if not folder.is_dir() or (folder / file).is_file():
+        return
+    strange = sorted(
+        path.name
+        for path in folder.iterdir()
+        if not is_temporary(path) and not any(fnmatchcase(path.name, each) for each in ("lock", "*.part", *left_over))
+    )
+    if strange:
+        raise DataError(f"{folder}: is no {what} and not empty (it holds {strange[0]}); name another folder")
+
+
+def check_archive_place(folder: Path) -> None:
+    """Raise DataError where no archive may be made in `folder`, or added to."""
+    check_store_place(folder, "archive.json", "archive", "part-*.parquet")
+
+
+def check_index_place(folder: Path) -> None:
+    """Raise DataError where no index may be made in `folder`, or added to."""
+    check_store_place(folder, "index.json", "index", "space.safetensors")
+
+
+def check_detector_place(folder: Path) -> None:
+    """Raise DataError where no detector may be written to `folder`, or take the place of one."""
+    check_store_place(folder, "detector.json", "detector")
+
+
 def is_folder_or_file(path: Path) -> bool:
     """Whether the path exists and can be opened: no pipe and no device."""
     return path.is_dir() or path.is_file()
@@ -85,7 +140,7 @@ def check_output_file(file: Path, what: str, suffixes: tuple[str, ...]) -> None:
         raise VaeLdmError(f"{file}: is a folder; name a {what} in it with --out")
     if file.suffix.lower() not in suffixes:
         raise VaeLdmError(f"{file}: the name of a {what} ends in {' or '.join(suffixes)}; name another with --out")
-    if os.path.lexists(file):
+    if os.path.lexists(file) and not _is_empty_file(file):
         raise VaeLdmError(f"{file}: exists already; name another {what} with --out")
     if not file.parent.is_dir():
         raise VaeLdmError(f"{file.parent}: no such folder; name a {what} in one that exists with --out")
@@ -96,7 +151,7 @@ def check_output_folder(folder: Path) -> None:
     """Raise VaeLdmError where files cannot be written below `folder`, which may exist."""
     place = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not place.is_dir():
-        raise VaeLdmError(f"{place}: is a file; name a folder with --out")
+        raise VaeLdmError(f"{place}: is a file; name a folder")
     _check_writable(place)
 
 
@@ -107,22 +162,56 @@ def check_new_folder(folder: Path) -> None:
     check_output_folder(folder)
 
 
-def free_place(place: Path, *other_suffixes: str) -> Path:
-    """`place`, or where something is there the first of NAME-2, NAME-3, ... that is free; an empty folder is free.
+@contextmanager
+def new_place(named: Path | None, default: str, *other_suffixes: str) -> Iterator[Path]:
+    """The place that the user has `named`; where none is, `default` or the first of NAME-2, NAME-3, ... that is free.
 
-    With `other_suffixes`, such as ".json", the files of the same name with these suffixes are free as well.
+    A default is taken before the block begins, as an empty file or folder, so that two commands never take the same;
+    it is given back where the block has left it empty. With `other_suffixes`, such as ".json", files of the same name
+    with these suffixes are free as well.
     """
-    number, tried = 1, place
-    while any(_is_taken(tried.with_suffix(suffix)) for suffix in (place.suffix, *other_suffixes)):
+    if named is not None:
+        yield named
+        return
+    place = tried = Path(default)
+    number = 1
+    while any(os.path.lexists(tried.with_suffix(suffix)) for suffix in other_suffixes) or not _is_taken_now(tried):
         number += 1
         tried = place.with_name(f"{place.stem}-{number}{place.suffix}")
-    return tried
+    try:
+        yield tried
+    finally:
+        _give_back(tried)
 
 
-def _is_taken(path: Path) -> bool:
-    return os.path.lexists(path) and (not path.is_dir() or any(path.iterdir()))
+def _is_taken_now(place: Path) -> bool:
+    """Make an empty file, or a folder where the name has no suffix; False where something is there already."""
+    try:
+        if os.environ.get("RANK", "0") != "0":  # of several processes that were launched the first one writes
+            return not os.path.lexists(place)
+        if place.suffix:
+            place.touch(exist_ok=False)
+        else:
+            place.mkdir()
+    except FileExistsError:
+        return False
+    except OSError:  # the verb's own check says why nothing can be written here
+        return True
+    return True
+
+
+def _give_back(place: Path) -> None:
+    with suppress(OSError):
+        if place.is_dir():
+            place.rmdir()  # fails where the folder holds anything
+        elif _is_empty_file(place) and os.environ.get("RANK", "0") == "0":
+            place.unlink()
+
+
+def _is_empty_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink() and path.stat().st_size == 0
 
 
 def _check_writable(folder: Path) -> None:
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise VaeLdmError(f"{folder}: may not be written to; name another place with --out")
+        raise VaeLdmError(f"{folder}: may not be written to; name another place")

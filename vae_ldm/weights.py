@@ -16,7 +16,7 @@ from vae_ldm.models.lora import LORA_FILE
 from vae_ldm.models.pretrained import errors_of_libraries, is_scheduler
 from vae_ldm.models.stored_config import Kind, checked_config, read_config
 from vae_ldm.models.stored_weights import check_weights
-from vae_ldm.paths import HUB_PREFIX, check_model, expanded, is_of_the_hub
+from vae_ldm.paths import HUB_PREFIX, check_model, check_written, expanded, is_of_the_hub
 
 Source = str | Path
 
@@ -57,8 +57,7 @@ def pipeline_folder(folder: Path) -> Path:
     for place in (folder / "pipeline", folder):
         if (place / "model_index.json").is_file():
             return place
-    if (folder / "recipe.yaml").is_file():
-        raise WeightsError(f"{folder}: holds no pipeline yet; train the run to its end")
+    check_written(folder, "pipeline")
     raise WeightsError(f"{folder}: is no run and no pipeline; give the folder that train made, or a pipeline's")
 
 
@@ -86,6 +85,7 @@ def autoencoder_folder(
     for place in (folder / "autoencoder", folder / "vae", folder / "pipeline" / "vae"):
         if (place / "config.json").is_file():
             return place
+    check_written(folder, "autoencoder")
     return folder
 
 

@@ -200,7 +200,7 @@ def _only_validation(folder: Path) -> None:
     ("prepare", "message"),
     [
         (lambda folder: None, "the folder is empty"),
-        (lambda folder: [(folder / f"{n}.txt").touch() for n in range(3)], "it holds 3 .txt files; pictures end in"),
+        (lambda folder: [(folder / f"{n}.txt").touch() for n in range(3)], "it holds 3 .txt files; photos end in"),
         (lambda folder: _paint(folder, "1.png"), "caption_column caption needs a metadata.jsonl"),
         (_no_such_column, "metadata.jsonl, line 1: has no column caption; it has file_name, text"),
         (_no_file_name, "line 1: every row needs a file_name; this one has name"),
@@ -218,17 +218,17 @@ def test_a_folder_that_cannot_serve_says_why(tmp_path: Path, prepare: object, me
 
 def test_no_training_pictures(tmp_path: Path) -> None:
     _only_validation(tmp_path)
-    with pytest.raises(DataError, match=r"no training pictures in .*train"):
+    with pytest.raises(DataError, match=r"no training photos in .*train"):
         ImageFolderSource(tmp_path)
 
 
 def test_a_missing_folder_names_its_nearest(tmp_path: Path) -> None:
     _paint(tmp_path, "product_clothing/a/1.png")
-    with pytest.raises(DataError, match=r"does not exist; did you mean .*/product_clothing\?"):
+    with pytest.raises(DataError, match=r": no such folder; did you mean .*/product_clothing\?"):
         ImageFolderSource(tmp_path / "product_clothng" / "train")
-    with pytest.raises(DataError, match=r"^/.*/zzz does not exist$"):
+    with pytest.raises(DataError, match=r"^/.*/zzz: no such folder$"):
         ImageFolderSource(tmp_path / "zzz")
-    with pytest.raises(DataError, match=r"^~no-such-user/x does not exist: there is no user no-such-user$"):
+    with pytest.raises(DataError, match=r"^~no-such-user/x: there is no user no-such-user$"):
         ImageFolderSource("~no-such-user/x")
     with pytest.raises(DataError, match="is a file; give the folder"):
         ImageFolderSource(tmp_path / "product_clothing/a/1.png")

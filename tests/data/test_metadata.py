@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vae_ldm.data.image_folder import ImageFolderSource
-from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.data.photo_records import photo_records
 from vae_ldm.data.picture_cache import load_pictures
 from vae_ldm.data.picture_settings import PictureSettings
 from vae_ldm.errors import DataError

@@ -19,8 +19,9 @@ from vae_ldm.data.decoding import (
 from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.listing import find_photos, list_folder
 from vae_ldm.data.names import as_bytes, as_text
+from vae_ldm.data.photo_records import photo_records
 from vae_ldm.data.photo_sample import sample_photos
-from vae_ldm.data.photo_stream import decoded_batches, photo_records
+from vae_ldm.data.photo_stream import decoded_batches
 from vae_ldm.data.picture_cache import load_pictures
 from vae_ldm.data.picture_settings import PictureSettings
 from vae_ldm.data.unreadable import Unreadable
@@ -197,7 +198,7 @@ def test_photos_on_a_disk_that_is_not_mounted_are_told(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     for number in range(3):
         (tmp_path / "a" / f"{number}.jpg").symlink_to(f"/mnt/gone/{number}.jpg")
-    with pytest.raises(DataError, match=r"no pictures in .*: left out a/0.jpg and 2 more: a link to nothing$"):
+    with pytest.raises(DataError, match=r"no photos in .*: left out a/0.jpg and 2 more: a link to nothing$"):
         find_photos(tmp_path)
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_ldm.data.photo_stream import decoded_batches, photo_records
+from vae_ldm.data.photo_records import photo_records
+from vae_ldm.data.photo_stream import decoded_batches
 from vae_ldm.errors import DataError
 
 
@@ -63,7 +64,7 @@ def test_a_wrong_path_and_a_folder_without_pictures_are_said(tmp_path):
     (tmp_path / "photos").mkdir()
     with pytest.raises(DataError, match=r"did you mean .*photos"):
         photo_records(tmp_path / "photoss")
-    with pytest.raises(DataError, match="no pictures in"):
+    with pytest.raises(DataError, match="no photos in"):
         photo_records(tmp_path / "photos")
 
 

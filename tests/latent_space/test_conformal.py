@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from vae_ldm.latent_space.conformal import p_values, photos_needed, threshold, true_rates
+from vae_ldm.latent_space.conformal import p_values, threshold
+from vae_ldm.latent_space.false_alarms import photos_needed, true_rates
 
 
 def test_by_hand():

@@ -15,7 +15,7 @@ from vae_ldm.opening import open_pipeline
 from vae_ldm.run.export import export_checkpoint
 from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.stages import train_run
-from vae_ldm.training.callbacks import run_checkpoints
+from vae_ldm.training.checkpoint_names import run_checkpoints
 
 
 def test_the_last_checkpoint_is_the_pipeline_of_the_run(trained_run, tmp_path):

@@ -30,7 +30,7 @@ from vae_ldm.cli.options import (
     page_option,
 )
 from vae_ldm.cli.recipe import OverridesArgument, RecipeArgument, read_recipe_to_run
-from vae_ldm.paths import free_place
+from vae_ldm.paths import new_place
 
 TRAIN, DRAW, PHOTOS, DESK, LEARN = "Train and share", "Draw", "Photos", "Claims desk", "Learn"
 """The parts of `vae-ldm --help`, in this order."""
@@ -38,6 +38,10 @@ TRAIN, DRAW, PHOTOS, DESK, LEARN = "Train and share", "Draw", "Photos", "Claims 
 
 class _Verbs(TyperGroup):
     """Turns expected errors into one line and an exit code; anything else is our bug and keeps its traceback."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with errors_in_one_line():
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         with errors_in_one_line():
@@ -68,6 +72,7 @@ app = typer.Typer(
 )
 RepositoryArgument = Annotated[str, typer.Argument(metavar="ORG/NAME", help="A repository of the Hub.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", callback=paths.run)]
+TrainedRunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", callback=paths.trained_run)]
 
 
 def _print_version(wanted: bool) -> None:
@@ -125,7 +130,7 @@ def _check_photos(recipe: Any) -> None:
 @app.command(rich_help_panel=DRAW)
 def generate(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A run folder or a pipeline folder.", callback=paths.model)
+        str, typer.Argument(metavar="SOURCE", help="A run folder or a pipeline folder.", callback=paths.pipeline)
     ],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help='What to draw; "" for anything.')],
     num_images: Annotated[
@@ -145,15 +150,16 @@ def generate(
     from vae_ldm.desk.generate import generate as draw
     from vae_ldm.terminal import new_output
 
-    pictures = draw(
-        source,
-        prompt,
-        num_images=num_images,
-        seed=seed,
-        output_dir=out or free_place(Path("samples")),
-        num_inference_steps=steps,
-        guidance_scale=guidance_scale,
-    )
+    with new_place(out, "samples") as folder:
+        pictures = draw(
+            source,
+            prompt,
+            num_images=num_images,
+            seed=seed,
+            output_dir=folder,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+        )
     output = new_output()
     for picture in pictures:
         output.say(picture)
@@ -161,7 +167,7 @@ def generate(
 
 @app.command(rich_help_panel=TRAIN)
 def evaluate(
-    run: RunArgument,
+    run: TrainedRunArgument,
     num_samples: Annotated[
         int | None, typer.Option(metavar="N", min=1, max=MAX_DRAWN, help="Pictures to draw; by default the recipe's.")
     ] = None,
@@ -198,9 +204,8 @@ def compare(
     """Say which autoencoder reconstructs your photos best. It also says whether to train one at all."""
     from vae_ldm.desk.compare.compare import compare as compare_autoencoders
 
-    compare_autoencoders(
-        photos, autoencoders, out=out or free_place(Path("comparison.html")), num_photos=num_photos, side=side
-    )
+    with new_place(out, "comparison.html") as page:
+        compare_autoencoders(photos, autoencoders, out=page, num_photos=num_photos, side=side)
 
 
 @app.command(rich_help_panel=TRAIN)
@@ -223,6 +228,11 @@ def export(
     ] = None,
 ) -> None:
     """Write a checkpoint as an ordinary diffusers pipeline."""
+    from vae_ldm.run.state import find_checkpoint, is_last
+
+    if not is_last(checkpoint):
+        find_checkpoint(run, str(checkpoint))
+
     from vae_ldm.run.export import export_checkpoint
     from vae_ldm.terminal import new_output
 
@@ -231,7 +241,7 @@ def export(
 
 @app.command(rich_help_panel=TRAIN)
 def push(
-    run: RunArgument,
+    run: TrainedRunArgument,
     repository: RepositoryArgument,
     private: Annotated[
         bool | None,
@@ -258,6 +268,10 @@ def push(
     ] = False,
 ) -> None:
     """Push a finished run to the Hub. Pipeline, recipe, metrics, grid and card go in one commit."""
+    from vae_ldm.hub import check_token
+
+    check_token(repository)
+
     from vae_ldm.run.push import push as push_run
     from vae_ldm.terminal import new_output
 
@@ -305,7 +319,8 @@ def lesson(
 
     from vae_ldm.lesson.story import tell
 
-    tell(typer.echo, beta=beta, output_dir=out or free_place(Path("lesson")))
+    with new_place(out, "lesson") as folder:
+        tell(typer.echo, beta=beta, output_dir=folder)
 
 
 app.command(rich_help_panel=DRAW)(walk_verbs.morph)

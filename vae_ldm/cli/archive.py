@@ -17,7 +17,7 @@ from vae_ldm.cli.options import (
     one_of,
     page_option,
 )
-from vae_ldm.paths import free_place
+from vae_ldm.paths import new_place
 
 app = typer.Typer(
     help="Keep photos in the fewest bytes that are good enough.", no_args_is_help=True, rich_markup_mode=None
@@ -32,7 +32,7 @@ ArchiveArgument = Annotated[
 @going_on
 def add(
     archive: Annotated[
-        Path, typer.Argument(metavar="ARCHIVE", help="The archive's folder.", callback=paths.output_folder)
+        Path, typer.Argument(metavar="ARCHIVE", help="The archive's folder.", callback=paths.archive_place)
     ],
     photos: PhotosArgument,
     model: EncoderOption,
@@ -127,10 +127,5 @@ def report(
     """Say where latents take fewer bytes than JPEG, WebP and AVIF. Nothing is archived."""
     from vae_ldm.desk.archive.report import report as write_report
 
-    write_report(
-        photos,
-        model=model,
-        out=out or free_place(Path("archive.html")),
-        num_photos=num_photos,
-        target_psnr=target_psnr,
-    )
+    with new_place(out, "archive.html") as page:
+        write_report(photos, model=model, out=page, num_photos=num_photos, target_psnr=target_psnr)

@@ -1,5 +1,6 @@
 """The verbs that draw new photos from photos, and prove whether they help."""
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
@@ -20,7 +21,8 @@ from vae_ldm.cli.options import (
     page_option,
     strengths,
 )
-from vae_ldm.paths import free_place
+from vae_ldm.errors import VaeLdmError
+from vae_ldm.paths import new_place
 
 
 class _DrawUnlessTold(TyperGroup):
@@ -28,6 +30,9 @@ class _DrawUnlessTold(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            word = args[0]
+            if (nearest := difflib.get_close_matches(word, self.commands, n=1)) and not paths.expanded(word).exists():
+                raise VaeLdmError(f"{word}: no such command of augment, and no such folder; did you mean {nearest[0]}?")
             args = ["draw", *args]
         return super().parse_args(ctx, args)
 
@@ -150,12 +155,13 @@ def prove(
     """Measure whether a classifier gains from synthetic photos."""
     from vae_ldm.desk.augment.proof import prove_augmentation
 
-    prove_augmentation(
-        photos,
-        synthetic,
-        out=out or free_place(Path("proof.html"), ".md", ".json"),
-        classifier=classifier,
-        shots=tuple(shots or (10, 20, 50)),
-        num_seeds=seeds,
-        num_steps=steps,
-    )
+    with new_place(out, "proof.html", ".md", ".json") as page:
+        prove_augmentation(
+            photos,
+            synthetic,
+            out=page,
+            classifier=classifier,
+            shots=tuple(shots or (10, 20, 50)),
+            num_seeds=seeds,
+            num_steps=steps,
+        )

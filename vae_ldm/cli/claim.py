@@ -17,10 +17,10 @@ from vae_ldm.cli.options import (
     SeedOption,
     page_option,
 )
-from vae_ldm.paths import free_place
+from vae_ldm.paths import new_place
 
 DeskArgument = Annotated[
-    Path, typer.Argument(metavar="DESK", help="A folder: an index and a detector.", callback=paths.output_folder)
+    Path, typer.Argument(metavar="DESK", help="A folder: an index and a detector.", callback=paths.desk_place)
 ]
 
 
@@ -37,6 +37,10 @@ def desk(
     only_class: OnlyClassOption = None,
 ) -> None:
     """Make a claims desk of past photos. It is an index to search and a detector of what was never seen."""
+    from vae_ldm.desk.novelty.reference_photos import check_photos
+
+    check_photos(photos, false_alarm_rate=false_alarm_rate, only_classes=only_class or ())
+
     from vae_ldm.desk.claim.claim import build_desk
 
     build_desk(
@@ -68,12 +72,13 @@ def claim(
     """Say whether a photo was seen before and what it resembles. A page shows the details."""
     from vae_ldm.desk.claim.claim import claim as put_before
 
-    put_before(
-        photo,
-        desk,
-        out=out or free_place(Path("claim.html")),
-        model=model,
-        num_similar=num_similar,
-        num_variations=num_variations,
-        seed=seed,
-    )
+    with new_place(out, "claim.html") as page:
+        put_before(
+            photo,
+            desk,
+            out=page,
+            model=model,
+            num_similar=num_similar,
+            num_variations=num_variations,
+            seed=seed,
+        )

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import typer
 
@@ -16,6 +16,9 @@ from vae_ldm.text import shown
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_UsageError: Any = typer.BadParameter.__mro__[1]
+"""click's UsageError: some versions of typer bring a click of their own, and this is the one that typer raises."""
 
 FAILED, WRONG_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
@@ -26,6 +29,13 @@ def errors_in_one_line() -> Iterator[None]:
     try:
         with _ended_by_signals():
             yield
+    except _UsageError as error:
+        if error.ctx is None or type(error).__name__ == "NoArgsIsHelpError":  # which shows the help
+            raise
+        message = error.format_message().rstrip(".")
+        _tell(f"error: {message[:1].lower()}{message[1:]}")
+        _tell(f"see {error.ctx.command_path} --help")
+        raise typer.Exit(WRONG_INPUT) from None
     except (VaeLdmError, RunError, StoppedError, OSError, KeyboardInterrupt, ValueError) as error:
         if os.environ.get("VAE_LDM_TRACEBACK") == "1" or isinstance(error, BrokenPipeError) or _is_our_bug(error):
             raise

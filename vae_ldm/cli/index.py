@@ -44,7 +44,7 @@ def build(
 ) -> None:
     """Make an index of photos, or go on with one that was stopped."""
     if _checked_store(store) is None:
-        index = str(paths.output_folder(Path(index)))
+        index = str(paths.index_place(index))
 
     from vae_ldm.desk.search.build import build_index
 

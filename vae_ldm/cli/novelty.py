@@ -18,7 +18,7 @@ from vae_ldm.cli.options import (
     one_of,
     table_option,
 )
-from vae_ldm.paths import free_place
+from vae_ldm.paths import new_place
 
 app = typer.Typer(help="Say which photos show what was never seen.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -30,7 +30,7 @@ def fit(
     out: Annotated[
         Path,
         typer.Option(
-            metavar="DETECTOR", help="The folder that the detector is written to.", callback=paths.output_folder
+            metavar="DETECTOR", help="The folder that the detector is written to.", callback=paths.detector_place
         ),
     ],
     features: FeaturesOption = "both",
@@ -50,6 +50,11 @@ def fit(
     only_class: OnlyClassOption = None,
 ) -> None:
     """Fit a detector on photos of the usual kind."""
+    from vae_ldm.desk.novelty.reference_photos import check_photos
+
+    held_out = 1 / 3 if calibration is None else _share_or_folder(calibration)
+    check_photos(photos, false_alarm_rate=false_alarm_rate, calibration=held_out, only_classes=only_class or ())
+
     from vae_ldm.desk.novelty.novelty import fit as fit_detector
 
     fit_detector(
@@ -60,7 +65,7 @@ def fit(
         backbone=backbone,
         score=score,
         false_alarm_rate=false_alarm_rate,
-        calibration=1 / 3 if calibration is None else _share_or_folder(calibration),
+        calibration=held_out,
         only_classes=only_class or (),
     )
 
@@ -85,7 +90,8 @@ def score(
     """Judge photos by a detector. A table holds the verdict, the p-value and every score."""
     from vae_ldm.desk.novelty.novelty import score as score_photos
 
-    score_photos(photos, detector, out=out or free_place(Path("scores.csv")), heat_maps=heat_maps, model=model)
+    with new_place(out, "scores.csv") as table:
+        score_photos(photos, detector, out=table, heat_maps=heat_maps, model=model)
 
 
 def _share_or_folder(text: str) -> float | Path:

@@ -84,7 +84,10 @@ EncoderOption = Annotated[
 PipelineOption = Annotated[
     str,
     typer.Option(
-        "--model", metavar="RUN", help="A run folder, a pipeline folder or ORG/NAME of the Hub.", callback=paths.model
+        "--model",
+        metavar="RUN",
+        help="A run folder, a pipeline folder or ORG/NAME of the Hub.",
+        callback=paths.pipeline,
     ),
 ]
 MovedModelOption = Annotated[

@@ -13,6 +13,9 @@ from vae_ldm.paths import (
     PAGE_SUFFIXES,
     SHEET_SUFFIXES,
     TABLE_SUFFIXES,
+    check_archive_place,
+    check_detector_place,
+    check_index_place,
     check_model,
     check_new_folder,
     check_output_file,
@@ -93,6 +96,13 @@ def models(sources: list[str]) -> list[str]:
     return [_home(source) for source in sources]
 
 
+def pipeline(source: str) -> str:
+    """A run that is finished, a pipeline's folder, or ORG/NAME of the Hub."""
+    check_model(source)
+    check_weights_within(source, "pipeline")
+    return _home(source)
+
+
 def backbone(source: str | None) -> str | None:
     """A vision model's folder, or ORG/NAME of the Hub."""
     if source is not None and is_local(source) and not is_folder_or_file(expanded(source)):
@@ -111,9 +121,25 @@ def run(folder: Path) -> Path:
     return expanded(folder)
 
 
+def trained_run(folder: Path) -> Path:
+    """A run whose stages are all trained."""
+    from vae_ldm.recipe import read_recipe
+    from vae_ldm.run.state import check_trained
+
+    found = run(folder)
+    check_trained(found, read_recipe(found / "recipe.yaml", as_trained=True))
+    return found
+
+
 def archive(folder: Path) -> Path:
     """An archive that exists."""
     check_store(expanded(folder), "archive.json", "archive", "archive add")
+    return expanded(folder)
+
+
+def archive_place(folder: Path) -> Path:
+    """An archive, or a folder to make one in."""
+    check_archive_place(expanded(folder))
     return expanded(folder)
 
 
@@ -123,9 +149,28 @@ def index(folder: Path | str) -> Path:
     return expanded(folder)
 
 
+def index_place(folder: Path | str) -> Path:
+    """An index, or a folder to make one in."""
+    check_index_place(expanded(folder))
+    return expanded(folder)
+
+
 def detector(folder: Path) -> Path:
     """A detector that exists."""
     check_store(expanded(folder), "detector.json", "detector", "novelty fit")
+    return expanded(folder)
+
+
+def detector_place(folder: Path) -> Path:
+    """A detector, or a folder to make one in."""
+    check_detector_place(expanded(folder))
+    return expanded(folder)
+
+
+def desk_place(folder: Path) -> Path:
+    """A desk, or a folder to make one in."""
+    check_index_place(expanded(folder) / "index")
+    check_detector_place(expanded(folder) / "novelty")
     return expanded(folder)
 
 

@@ -16,7 +16,7 @@ from vae_ldm.cli.options import (
     finite,
     folder_option,
 )
-from vae_ldm.paths import free_place
+from vae_ldm.paths import new_place
 
 if TYPE_CHECKING:
     from vae_ldm.desk.walk.walk import Drawing
@@ -69,8 +69,8 @@ def morph(
     from vae_ldm.desk.walk.walk import morph as draw
 
     drawing = _drawing(strength, prompt, seed, denoising_steps, guidance_scale)
-    out = out or free_place(Path("morph"))
-    _print(draw(a, b, model, out=out, steps=steps, smooth=smooth, drawing=drawing))
+    with new_place(out, "morph") as folder:
+        _print(draw(a, b, model, out=folder, steps=steps, smooth=smooth, drawing=drawing))
 
 
 def walk(
@@ -99,8 +99,8 @@ def walk(
     from vae_ldm.desk.walk.walk import walk as draw
 
     drawing = _drawing(strength, prompt, seed, denoising_steps, guidance_scale)
-    out = out or free_place(Path("walk"))
-    _print(draw(photo, model, out=out, radius=radius, steps=steps, smooth=smooth, like=like, drawing=drawing))
+    with new_place(out, "walk") as folder:
+        _print(draw(photo, model, out=folder, radius=radius, steps=steps, smooth=smooth, like=like, drawing=drawing))
 
 
 def grid(
@@ -135,8 +135,8 @@ def grid(
     from vae_ldm.desk.walk.walk import grid as draw
 
     drawing = _drawing(strength, prompt, seed, denoising_steps, guidance_scale)
-    out = out or free_place(Path("grid"))
-    _print(draw(photo, model, out=out, toward=toward or (), reach=reach, side=side, like=like, drawing=drawing))
+    with new_place(out, "grid") as folder:
+        _print(draw(photo, model, out=folder, toward=toward or (), reach=reach, side=side, like=like, drawing=drawing))
 
 
 def _print(files: list[Path]) -> None:

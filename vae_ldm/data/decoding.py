@@ -13,8 +13,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
 from vae_ldm.choices import Resize
-from vae_ldm.models.image_input import known_formats, to_eight_bits
 from vae_ldm.models.photo_errors import why_unreadable
+from vae_ldm.models.pillow_images import known_formats, to_eight_bits
 
 Remark = Literal["profile", "levels"]
 """What decoding passes over: a colour profile other than sRGB; the levels that are left of a 16-bit picture."""

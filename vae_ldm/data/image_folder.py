@@ -53,7 +53,7 @@ class ImageFolderSource:
             split: [named for named in found if named[0].startswith(folder)] for split, folder in split_folders.items()
         }
         if not of_splits["train"]:
-            raise DataError(f"no training pictures in {self._folder / split_folders['train']}")
+            raise DataError(f"no training photos in {self._folder / split_folders['train']}")
         self._records = {split: [record for _, record in named] for split, named in of_splits.items()}
         used = {name for named in of_splits.values() for name, _ in named}.union(self.photos.metadata)
         self._fingerprint = fingerprint({name: status for name, status in self.photos.files.items() if name in used})

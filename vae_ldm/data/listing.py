@@ -93,7 +93,7 @@ def find_photos(folder: Path) -> PhotoFiles:
             left_out.setdefault(foreign if suffix in _FOREIGN_SUFFIXES else NOT_A_PHOTO, []).append(name)
     found = PhotoFiles(folder, listing.files, pictures, metadata, left_out)
     if not pictures:
-        raise PhotosMissingError(f"no pictures in {folder}: {_what_else(found)}")
+        raise PhotosMissingError(f"no photos in {folder}: {_what_else(found)}")
     return found
 
 
@@ -185,19 +185,20 @@ def existing_folder(path: str | Path) -> Path:
     try:
         path = Path(path).expanduser()
     except RuntimeError:  # ~NAME, and there is no such user
-        raise PhotosMissingError(f"{path} does not exist: there is no user {Path(path).parts[0][1:]}") from None
+        raise PhotosMissingError(f"{path}: there is no user {Path(path).parts[0][1:]}") from None
     if path.is_dir():
         return path
     if path.exists():
-        raise DataError(f"{path} is a file; give the folder that holds the pictures")
+        raise DataError(f"{path}: is a file; give the folder that holds the photos")
     missing = next(part for part in (*reversed(path.parents), path) if not part.exists())
     siblings = [entry.name for entry in missing.parent.iterdir()] if missing.parent.is_dir() else []
     nearest = difflib.get_close_matches(missing.name, siblings, n=1)
     if nearest:
         hint = f"; did you mean {missing.parent / nearest[0]}?"
     else:  # of a path that lacks its last part alone, nothing is left to be said
-        hint = "" if missing == path else f": there is no {missing}"
-    raise PhotosMissingError(f"{path} does not exist{hint}")
+        hint = "" if missing == path else f"; there is no {missing} either"
+    what = "photo" if path.suffix.lower() in SUFFIXES else "folder"
+    raise PhotosMissingError(f"{path}: no such {what}{hint}")
 
 
 def fingerprint(files: Mapping[str, os.stat_result]) -> str:
@@ -216,5 +217,5 @@ def _what_else(found: PhotoFiles) -> str:
     suffixes = Counter(posixpath.splitext(name)[1].lower() or "unnamed" for name in found.files).most_common(3)
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes)
     lines = found.lines()
-    holds = f"it holds {kinds} files; pictures end in .jpg, .png, .webp, .tif, .bmp or .gif" if suffixes else ""
+    holds = f"it holds {kinds} files; photos end in .jpg, .png, .webp, .tif, .bmp or .gif" if suffixes else ""
     return "; ".join(part for part in (holds, *lines) if part) or "the folder is empty"

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from vae_ldm.data import rendered_claims
 from vae_ldm.data.decoding import Picture
+from vae_ldm.data.names import as_text
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, Split] = ("train", "validation")
@@ -25,6 +26,11 @@ class Record:
     picture: Picture
     label: str | None = None
     caption: str | None = None
+
+    @property
+    def place(self) -> str:
+        """What messages call it: its path as the user has given it, or its id where it is no file."""
+        return as_text(str(self.picture)) if isinstance(self.picture, Path) else self.id
 
 
 class PictureSource(Protocol):

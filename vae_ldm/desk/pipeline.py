@@ -59,7 +59,7 @@ class PhotoPipeline:
         """
 
         def refuse(record: Record, reason: str) -> None:
-            raise DataError(f"{record.picture if isinstance(record.picture, Path) else record.id}: {reason}")
+            raise DataError(f"{record.place}: cannot be read ({reason})")
 
         batches = decoded_batches(
             records,

@@ -29,15 +29,25 @@ class Pushed(NamedTuple):
     is_private: bool
 
 
-def check_access(name: str, *, token: str | None = None) -> None:
-    """Raise what a push to a repository would be refused with for its token; nothing is created.
+def check_token(name: str, *, token: str | None = None) -> str:
+    """The repository ORG/NAME to push to. Raises HubError where it is no name, or there is no token to push with.
 
-    HubError where there is no token, the Hub does not know it or it may only read; RunError without a connection.
+    Nothing is asked of the Hub.
     """
     repository, _ = parse_name(name)
     with in_plain_words(repository, token=token):
         if (token or get_token()) is None:
             raise HubError(f"{repository}: there is no token to push with; {LOG_IN}")
+    return repository
+
+
+def check_access(name: str, *, token: str | None = None) -> None:
+    """Raise what a push to a repository would be refused with for its token; nothing is created.
+
+    HubError where there is no token, the Hub does not know it or it may only read; RunError without a connection.
+    """
+    repository = check_token(name, token=token)
+    with in_plain_words(repository, token=token):
         access = HfApi(token=token).whoami().get("auth", {}).get("accessToken", {})
     if access.get("role") == "read":
         raise HubError(

@@ -6,10 +6,10 @@ their scores are equally likely. So its p-value is at most p with probability p 
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from vae_ldm.latent_space.false_alarms import photos_needed
 from vae_ldm.text import counted
 
 
@@ -35,20 +35,3 @@ def threshold(calibration: Tensor, false_alarm_rate: float) -> float:
             f"a rate of {false_alarm_rate} needs {counted(needed, 'calibration photo')}, not {len(calibration)}"
         )
     return calibration.sort(descending=True).values[rank - 1].item()
-
-
-def true_rates(num_calibration: int, false_alarm_rate: float) -> tuple[float, float]:
-    """Between which shares of usual photos, with 95 % confidence, a threshold of so many photos really alarms.
-
-    Given its calibration photos a threshold has one true rate, which is Beta distributed over the draw of these photos
-    (Vovk 2012, Conditional validity of inductive conformal predictors).
-    """
-    above = max(1, math.floor(false_alarm_rate * (num_calibration + 1) + 1e-9))
-    drawn = np.random.default_rng(0).beta(above, num_calibration + 1 - above, 100_000)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def photos_needed(false_alarm_rate: float) -> int:
-    """How many calibration photos it takes for a p-value to come down to `false_alarm_rate`, in (0, 1)."""
-    return math.ceil(1 / false_alarm_rate - 1e-9) - 1

@@ -21,6 +21,8 @@ NUM_COMBINED = 4
 """The combination is of the first four. Reconstruction error and ELBO stay out of it: an autoencoder gives back a
 plain photo better than the usual ones, however strange it is, and then they are upside down."""
 
+_ROUNDING = 1e-4
+"""By how much the cosine of a picture with itself may differ from 1 when it is computed in another batch."""
 STRANGEST_SHARE = 1 / 50
 _NUM_FOLDS = 5
 
@@ -147,6 +149,11 @@ class Scorers:
             likelihood + seen.kl.double() / self.num_pixels,
         )
         return torch.stack([score.double() for score in found], dim=1)
+
+    def are_references(self, seen: Observations) -> Tensor:
+        """Whether each picture is one that the scorers were fitted on, or has the same vectors: bool [N]."""
+        cosines = self.standardisation.directions(seen.vectors) @ self.references.T
+        return cosines.amax(dim=1) > 1 - _ROUNDING
 
     def tensors(self) -> dict[str, Tensor]:
         """All that `from_tensors` needs beside the size, for a safetensors file."""

@@ -1,6 +1,5 @@
 """What users hand over as images (paths, Pillow, arrays, tensors) as a network takes it: [B, C, H, W] in [-1, 1]."""
 
-import functools
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,16 +12,13 @@ from torch import Tensor
 
 from vae_ldm.errors import DataError
 from vae_ldm.models.photo_errors import why_unreadable
+from vae_ldm.models.pillow_images import known_formats, to_eight_bits
 from vae_ldm.paths import expanded
 
 OneImage = str | Path | Image.Image | np.ndarray | Tensor
 Images = OneImage | Sequence[str] | Sequence[Path] | Sequence[Image.Image] | Sequence[np.ndarray] | Sequence[Tensor]
 
-# Only formats that Pillow decodes itself: it would hand an EPS file, whatever its name, to Ghostscript.
-_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "JPEG2000", "PPM", "TGA")
-
 _LUMA = (0.299, 0.587, 0.114)
-_GREY_MODES = ("1", "L")
 
 
 def as_image_batch(images: Images, *, channels: int) -> Tensor:
@@ -45,13 +41,6 @@ def as_image_batch(images: Images, *, channels: int) -> Tensor:
     return torch.cat(batches).mul_(2).sub_(1).contiguous()
 
 
-@functools.cache
-def known_formats() -> list[str]:
-    """The formats of photos that are read and that this Pillow has; with any other in the list Pillow opens nothing."""
-    Image.init()
-    return [name for name in _FORMATS if name in Image.OPEN]
-
-
 def _opened(path: Path) -> Image.Image:
     """The photo in a file. Raises DataError where the file is not a picture that can be read."""
     if not path.is_file():
@@ -64,30 +53,6 @@ def _opened(path: Path) -> Image.Image:
         with suppress(OSError), path.open("rb") as file:
             start = file.read(12)
         raise DataError(f"{path}: cannot be read ({why_unreadable(error, start)})") from error
-
-
-def to_eight_bits(image: Image.Image, *, keep_alpha: bool) -> Image.Image:
-    """The image as L, RGB or (only with `keep_alpha`) RGBA; alpha is otherwise laid over white.
-
-    16-bit grey keeps its scale: 65535 becomes 255. Raises DataError where pixels have no known range.
-    """
-    if image.mode.startswith("I"):
-        return _from_deep_grey(np.asarray(image))
-    if image.mode == "F":
-        raise DataError("floating-point pixels have no known range; save it with 8 or 16 bits")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        if keep_alpha:
-            return image
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("L" if image.mode in _GREY_MODES else "RGB")
-
-
-def _from_deep_grey(pixels: np.ndarray) -> Image.Image:
-    """8 bits of 16: Pillow's own conversion would clip everything above 255 to white."""
-    if pixels.min() < 0 or pixels.max() > 65535:
-        raise DataError("32-bit pixels have no known range; save it with 8 or 16 bits")
-    return Image.fromarray(((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 
 def _unit_floats(image: Any, *, keep_alpha: bool) -> Tensor:

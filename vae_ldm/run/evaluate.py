@@ -55,9 +55,7 @@ def evaluate_run(run_dir: Path, *, num_samples: int | None = None, replace: bool
     """
     session = Session.opened(run_dir)
     recipe = session.recipe
-    session.require_finished("autoencoder")
-    if recipe.diffusion is not None:
-        session.require_finished("diffusion")
+    session.require_trained()
     settings = recipe.evaluation
     if num_samples is not None:
         settings = settings.model_copy(update={"num_samples": num_samples})

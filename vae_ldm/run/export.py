@@ -15,7 +15,6 @@ from vae_ldm.files import whole_folder
 from vae_ldm.loading import pipeline
 from vae_ldm.models.autoencoder import load_autoencoder_kl
 from vae_ldm.models.stored_config import forget_origin
-from vae_ldm.paths import expanded
 from vae_ldm.pipelines.plain_folder import save_plain_pipeline
 from vae_ldm.recipe.stages import TRAINED, stage_named
 from vae_ldm.run.autoencoder_stage import finish_autoencoder
@@ -23,7 +22,7 @@ from vae_ldm.run.diffusion_stage import picture_prompts, save_pipeline, vocabula
 from vae_ldm.run.fitting import module_weights
 from vae_ldm.run.folder import RunFolder, Stage
 from vae_ldm.run.session import Session
-from vae_ldm.training.callbacks import BEST_CHECKPOINT, run_checkpoints
+from vae_ldm.run.state import Checkpoint, checkpoints, find_checkpoint, is_last
 
 
 def export_checkpoint(run_dir: Path, *, checkpoint: str | None = None, output_dir: Path | None = None) -> Path:
@@ -37,8 +36,7 @@ def export_checkpoint(run_dir: Path, *, checkpoint: str | None = None, output_di
     """
     session = Session.opened(run_dir)
     run = session.run
-    is_last = checkpoint is None or checkpoint.lower() == "last"
-    source = _newest_weights(run) if is_last else _find_checkpoint(run, str(checkpoint))
+    source = _newest_weights(run) if is_last(checkpoint) else _of_checkpoint(find_checkpoint(run.path, str(checkpoint)))
     target = output_dir or run.path / f"{stage_named(source.stage).exports[0]}-{source.name}"
     if target.exists():
         raise VaeLdmError(f"{target}: exists already; name another folder with --out, or delete it")
@@ -83,30 +81,14 @@ def _newest_weights(run: RunFolder) -> _Weights:
             name = f"step={facts['num_steps']}" if "num_steps" in facts else "as-it-was"
             folders = (run.path / folder for folder in stage.exports)
             return _Weights(stage.name, name, next(folder for folder in folders if folder.is_dir()))
-        for path in _checkpoints(run).get(stage.name, ()):
-            return _Weights(stage.name, path.stem, path)
+        for found in checkpoints(run.path):
+            if found.stage == stage.name:
+                return _of_checkpoint(found)
     raise VaeLdmError(f"{run.path}: has no checkpoint yet")
 
 
-def _find_checkpoint(run: RunFolder, wanted: str) -> _Weights:
-    named, name = expanded(wanted).resolve(), wanted.lower().removesuffix(".ckpt").removeprefix("step=")
-    there = []
-    for stage, paths in _checkpoints(run).items():
-        folder = run.checkpoints(stage)
-        if named.is_file() and named.parent == folder.resolve():
-            return _Weights(stage, named.stem, named)
-        names = {path.stem.removeprefix("step="): path for path in (*folder.glob(BEST_CHECKPOINT), *paths)}
-        if name in names:
-            return _Weights(stage, names[name].stem, names[name])
-        if names:
-            there.append(f"{stage}: {', '.join(names)}")
-    raise VaeLdmError(f"{run.path}: has no checkpoint {wanted}; there are {'; '.join(there) or 'none'}")
-
-
-def _checkpoints(run: RunFolder) -> dict[Stage, list[Path]]:
-    """The run's checkpoints by stage, the furthest stage first, of the stages whose checkpoints can be exported."""
-    stages = [stage.name for stage in reversed(TRAINED) if stage.name in _FROM_CHECKPOINT]
-    return {stage: list(run_checkpoints(run.checkpoints(stage))) for stage in stages}
+def _of_checkpoint(found: Checkpoint) -> _Weights:
+    return _Weights(found.stage, found.path.stem, found.path)
 
 
 def _export_diffusion(session: Session, checkpoint: Path, target: Path) -> None:

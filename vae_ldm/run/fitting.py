@@ -18,14 +18,13 @@ from vae_ldm.run.loggers import build_loggers
 from vae_ldm.run.session import Session
 from vae_ldm.text import counted
 from vae_ldm.training.callbacks import (
-    BEST_CHECKPOINT,
     BatchesTaken,
     BestCheckpoint,
     asked_to_stop,
     checkpoint_step,
-    run_checkpoints,
 )
 from vae_ldm.training.checkpoint_file import is_whole, read_checkpoint
+from vae_ldm.training.checkpoint_names import BEST_CHECKPOINT, run_checkpoints
 from vae_ldm.training.csv_log import CsvLog
 from vae_ldm.training.progress import StageProgress
 from vae_ldm.training.trace import TraceSteps

@@ -14,16 +14,9 @@ from vae_ldm.opening import RunPaths
 from vae_ldm.recipe import Recipe, keys_free_under_way, read_recipe, recipe_differences, write_recipe
 from vae_ldm.recipe.stages import EXPORTS, STAGES, from_stage_on, stage_named
 from vae_ldm.run.places import placed
-from vae_ldm.stored_json import StoredKind, content_of
-from vae_ldm.training.callbacks import BEST_CHECKPOINT, checkpoint_step, run_checkpoints
-
-_STATE = StoredKind(
-    newest=2,
-    digest_from=2,
-    unnumbered=1,
-    cure="restore it, or train the run afresh with --restart autoencoder",
-)
-"""state.json: the facts about each finished stage, under its name, and about the machine that the run began on."""
+from vae_ldm.run.state import STATE, checkpoint_folder, read_state
+from vae_ldm.training.callbacks import checkpoint_step
+from vae_ldm.training.checkpoint_names import BEST_CHECKPOINT, run_checkpoints
 
 _MACHINE = "machine"
 """The entry of state.json with what a resume has to keep of the machine."""
@@ -36,7 +29,7 @@ class RunFolder(RunPaths):
 
     def checkpoints(self, stage: Stage) -> Path:
         """The folder of a stage's checkpoints."""
-        return self.path / stage / "checkpoints"
+        return checkpoint_folder(self.path, stage)
 
     def log(self, stage: Stage) -> Path:
         """The folder of a stage's curves."""
@@ -44,22 +37,22 @@ class RunFolder(RunPaths):
 
     def finished(self, stage: Stage) -> dict[str, Any] | None:
         """What `finish` was told about the stage; None while it is not finished."""
-        return self._read_state().get(stage)
+        return read_state(self.path).get(stage)
 
     def finish(self, stage: Stage, **facts: Any) -> None:
         """Mark the stage as finished, with facts about it (seconds, num_images, ...)."""
-        _STATE.write(self.state, {**self._read_state(), stage: facts})
+        STATE.write(self.state, {**read_state(self.path), stage: facts})
 
     def keep_num_threads(self, proposed: int) -> int:
         """How many threads the run trains on: what it began with, `proposed` where it begins now.
 
         Sums over another number of threads come out with other last digits, so a resume has to keep it.
         """
-        state = self._read_state()
+        state = read_state(self.path)
         kept = state.get(_MACHINE, {}).get("num_threads")
         if kept is None:
             kept = proposed
-            _STATE.write(self.state, {**state, _MACHINE: {"num_threads": kept}})
+            STATE.write(self.state, {**state, _MACHINE: {"num_threads": kept}})
         return int(kept)
 
     @property
@@ -71,10 +64,10 @@ class RunFolder(RunPaths):
         """Delete what the named stages and all that follow from them have written."""
         afresh = from_stage_on(stages)
         # Where nothing is kept, nothing needs to be read: that is the way out of a damaged state.json.
-        state = self._read_state() if len(afresh) < len(STAGES) else {}
+        state = read_state(self.path) if len(afresh) < len(STAGES) else {}
         for stage in afresh:
             state.pop(stage.name, None)
-        _STATE.write(self.state, state)
+        STATE.write(self.state, state)
         for stage in afresh:
             for name in stage.writes:
                 remove(self.path / name)
@@ -166,8 +159,3 @@ class RunFolder(RunPaths):
             raise VaeLdmError(
                 f"{self.path}: the run folder cannot be written ({error.strerror}); set output_dir to another folder"
             ) from error
-
-    def _read_state(self) -> dict[str, Any]:
-        if not self.state.exists():
-            return {}
-        return _STATE.typed(self.state, dict[str, dict[str, Any]], content_of(_STATE.read(self.state)))

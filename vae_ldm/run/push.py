@@ -130,7 +130,7 @@ def pusher_on_the_way(
 def _push_run(session: Session, where: parts.Hub, *, private: bool | None, token: str | None) -> Pushed:
     run, recipe = session.run, session.recipe
     stage: Stage = "autoencoder" if recipe.diffusion is None else "diffusion"
-    session.require_finished(stage)
+    session.require_trained()
     if recipe.diffusion is not None and not run.pipeline.is_dir():
         raise VaeLdmError(
             f"{run.path}: is a LoRA beside its base, and a push sends a whole pipeline; train it with "

@@ -11,7 +11,6 @@ from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from rich.console import Console
 
 from vae_ldm.data.pictures import PictureSplits
-from vae_ldm.errors import VaeLdmError
 from vae_ldm.hardware import prepare_cpu
 from vae_ldm.opening import read_pictures, read_run_recipe
 from vae_ldm.processes import Processes
@@ -19,6 +18,7 @@ from vae_ldm.recipe import Recipe
 from vae_ldm.recipe.stages import EXPORTS
 from vae_ldm.run.folder import RunFolder, Stage
 from vae_ldm.run.places import placed
+from vae_ldm.run.state import check_finished, check_trained
 from vae_ldm.terminal import StepReport, new_console, quieten_libraries
 
 
@@ -70,8 +70,11 @@ class Session:
 
     def require_finished(self, stage: Stage) -> None:
         """Raise VaeLdmError where the stage is not finished."""
-        if self.run.finished(stage) is None:
-            raise VaeLdmError(f"{self.run.path}: its stage {stage} is not finished; repeat the train command first")
+        check_finished(self.run.path, [stage])
+
+    def require_trained(self) -> None:
+        """Raise VaeLdmError where one of the stages that train is not finished."""
+        check_trained(self.run.path, self.recipe)
 
     def say_where(self) -> None:
         """Print where everything of the run lies."""

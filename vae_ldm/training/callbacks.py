@@ -1,6 +1,5 @@
 """What a run needs beside the step: exact resume, an averaged copy of the weights, checkpoints, grids on the way."""
 
-import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -15,9 +14,7 @@ from torch import Tensor
 
 from vae_ldm.errors import StoppedError
 from vae_ldm.training.checkpoint_file import read_checkpoint
-
-BEST_CHECKPOINT = "best.ckpt"
-_OF_A_STEP = re.compile(r"step=[0-9]+\.ckpt", re.ASCII)
+from vae_ldm.training.checkpoint_names import BEST_CHECKPOINT, run_checkpoints, step_in_name
 
 
 class SeedEachStep(Callback):
@@ -212,12 +209,6 @@ def asked_to_stop(trainer: Trainer) -> bool:
     return any(callback.asked_to_stop for callback in trainer.callbacks if isinstance(callback, RunCheckpoint))  # type: ignore[attr-defined]
 
 
-def run_checkpoints(checkpoint_dir: Path) -> list[Path]:
-    """What RunCheckpoint has left, the newest first; a copy that a file manager made is not among them."""
-    found = (path for path in checkpoint_dir.glob("step=*.ckpt") if _OF_A_STEP.fullmatch(path.name))
-    return sorted(found, key=checkpoint_step, reverse=True)
-
-
 def checkpoint_step(path: Path) -> int:
     """The step in the name of a checkpoint, `step=1200.ckpt`, or in the best one itself.
 
@@ -225,7 +216,7 @@ def checkpoint_step(path: Path) -> int:
     """
     if path.name == BEST_CHECKPOINT:
         return read_checkpoint(path, mmap=True)["global_step"]
-    return int(path.stem.removeprefix("step="))
+    return step_in_name(path)
 
 
 class BestCheckpoint(ModelCheckpoint):

@@ -14,7 +14,8 @@ from torch import Tensor
 from vae_ldm.choices import OnNaN
 from vae_ldm.errors import RunError
 from vae_ldm.stored_json import StoredKind
-from vae_ldm.training.callbacks import checkpoint_step, run_checkpoints
+from vae_ldm.training.callbacks import checkpoint_step
+from vae_ldm.training.checkpoint_names import run_checkpoints
 
 _log = logging.getLogger(__name__)
 _TOO_LARGE = 100.0

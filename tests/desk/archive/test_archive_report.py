@@ -10,7 +10,7 @@ from tests.support.archived_photos import EASY, one_line_error, photo
 from vae_ldm import loading
 from vae_ldm.cli import app
 from vae_ldm.data.decoding import decode_whole
-from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.data.photo_records import photo_records
 from vae_ldm.desk.archive import photo_coder
 from vae_ldm.desk.archive.add import fitted_coder
 from vae_ldm.desk.archive.photo_coder import KEPT_CODECS, PhotoCoder, latent_ladder

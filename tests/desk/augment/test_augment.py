@@ -125,6 +125,25 @@ def test_every_method_has_the_same_share_over_all_classes(per_class, num_classes
     assert AugmentRequest(per_class=per_class).methods_without_share(num_classes) == []
 
 
+@pytest.mark.usefixtures("lenient")
+def test_progress_counts_what_is_kept_and_never_runs_backwards(photos, trained_run, tmp_path, monkeypatch):
+    told = []
+
+    class Noted(drawing.StepReport):
+        def __call__(self, done, total):
+            told.append((done, total))
+            super().__call__(done, total)
+
+    monkeypatch.setattr(drawing, "StepReport", Noted)
+    request = AugmentRequest(per_class=6, **QUICK)
+    rounds = augment(photos, str(trained_run.path), out=tmp_path / "augmented", request=request)
+    assert told[0] == (0, 12)
+    assert told[-1] == (12, 12)
+    assert told == sorted(told)
+    kept = np.cumsum([0, *(len(done.rows) for done in rounds)]).tolist()
+    assert [done for done, _ in told] == kept
+
+
 def test_methods_that_so_few_pictures_do_not_reach_are_named():
     assert AugmentRequest(per_class=2).methods_without_share(2) == ["sample"]
     assert AugmentRequest(per_class=2).methods_without_share(3) == []
@@ -464,8 +483,8 @@ def test_wrong_calls_are_one_line_and_lose_nothing(photos, trained_run, tmp_path
     exported = tmp_path / "exported"
     shutil.copytree(trained_run.pipeline, exported)
     cases = [
-        (lambda: augment(tmp_path / "phots", run, out=out), DataError, "does not exist"),
-        (lambda: augment(photos / ".." / "absent", run, out=out), DataError, "does not exist"),
+        (lambda: augment(tmp_path / "phots", run, out=out), DataError, "no such folder"),
+        (lambda: augment(photos / ".." / "absent", run, out=out), DataError, "no such folder"),
         (lambda: augment(photos, str(tmp_path / "absent"), out=out), WeightsError, "no such folder"),
         (lambda: augment(photos, str(trained_run.autoencoder), out=out), WeightsError, "is no run and no pipeline"),
         (lambda: augment(flat, run, out=out), DataError, "no classes"),

@@ -21,14 +21,14 @@ from tests.run.start_points import SD, save_autoencoder
 from tests.support.tin_photos import save_photos
 from vae_ldm import loading
 from vae_ldm.cli import app
-from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.data.photo_records import photo_records
 from vae_ldm.desk.claim import claim as claim_module
 from vae_ldm.desk.claim.claim import STRENGTHS, _thumbnail, build_desk, claim, open_desk
 from vae_ldm.desk.encoder import PhotoEncoder
 from vae_ldm.desk.novelty.detector import open_detector
 from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError
 from vae_ldm.latent_space.heat_map import HeatScale
-from vae_ldm.paths import free_place
+from vae_ldm.paths import new_place
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +49,9 @@ def desk(photos, trained_once, tmp_path_factory):
 
 
 def put_before(photo, desk, out, **settings):
-    out = free_place(out)
-    verdict = claim(photo, desk, out=out, num_variations=2, **settings)
-    return verdict, out.read_text(encoding="utf-8")
+    with new_place(None, str(out)) as page:
+        verdict = claim(photo, desk, out=page, num_variations=2, **settings)
+    return verdict, page.read_text(encoding="utf-8")
 
 
 def test_a_usual_photo_was_seen_before_and_a_scratched_one_was_not(photos, desk, tmp_path, capsys):
@@ -112,12 +112,42 @@ def test_the_page_shows_similar_claims_and_variations_and_asks_for_nothing(photo
 def test_a_photo_of_the_desk_is_found_again(photos, desk, tmp_path, capsys):
     _, page = put_before(photos / "past" / "bent" / "003.png", desk, tmp_path / "claim.html", num_similar=2)
     assert "<strong>This very photo is here already</strong>" in page
-    assert "The desk holds it as bent/003.png, byte for byte. Its p-value is " in page
+    held = photos / "past" / "bent" / "003.png"
+    told = f"The index holds it, byte for byte: {held}. The desk's detector was fitted on it, so its p-value of"
+    assert told.replace("'", "&#39;") in page
+    assert page.count('alt="Similar photo ') == 2
+    assert '<span title="' in page
+    assert f'<span title="{held}">' not in page
+    assert "the most similar of the 59 other photos" in page
     assert "Of the 2 most similar other photos, " in page
     printed = capsys.readouterr().out.splitlines()
-    assert printed[1].endswith("bent/003.png  (the same photo)")
-    assert printed[2].startswith("Of the 2 most similar other photos, ")
-    assert len(printed) == 3 + 2 + 1  # the two, and where the page is
+    assert printed[0].startswith(f"This very photo is here already. The index holds it, byte for byte: {held}.")
+    assert printed[1].startswith("Of the 2 most similar other photos, ")
+    assert len(printed) == 2 + 2 + 1  # the two, and where the page is
+
+
+def test_copies_of_a_photo_are_told_and_a_photo_that_was_saved_anew_is_the_most_similar(
+    photos, trained_run, tmp_path, capsys
+):
+    past = shutil.copytree(photos / "past", tmp_path / "past")
+    original = past / "bent" / "003.png"
+    for name in ("copy.png", "zz.png"):
+        shutil.copy(original, past / "good" / name)
+    Image.open(original).save(past / "good" / "saved-anew.bmp")
+    build_desk(tmp_path / "desk", past, model=str(trained_run.path), features="latents", false_alarm_rate=0.1)
+    capsys.readouterr()
+    new = shutil.copy(original, tmp_path / "new.png")
+    _, page = put_before(new, tmp_path / "desk", tmp_path / "claim.html", num_similar=3)
+    printed = capsys.readouterr().out.splitlines()
+    held = {str(path) for path in (original, past / "good" / "copy.png", past / "good" / "zz.png")}
+    told = re.search(r"The index holds it, byte for byte: (.*?)\. (Its p-value|The desk's detector)", printed[0])
+    assert set(told.group(1).split(", ")) == held
+    shown = re.findall(r'<span title="([^"]+)">', page)
+    assert len(shown) == 3
+    assert shown[0].endswith("saved-anew.bmp")
+    assert not held & set(shown)
+    assert "the most similar of the 60 other photos" in page
+    assert str(new) in page
 
 
 def test_what_lies_beside_the_crop_is_shown_as_not_looked_at(photos, desk, tmp_path, capsys):

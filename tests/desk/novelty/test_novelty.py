@@ -19,7 +19,7 @@ from tests.run.start_points import SD, save_autoencoder
 from tests.support.tin_photos import save_photos
 from vae_ldm import files, weights
 from vae_ldm.cli import app
-from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.data.photo_records import photo_records
 from vae_ldm.desk.novelty.detector import open_detector
 from vae_ldm.desk.novelty.novelty import fit, score
 from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError
@@ -188,8 +188,7 @@ def test_too_few_photos_for_the_rate_are_said_before_a_model_is_opened(photos, t
         ({"false_alarm_rate": 0}, VaeLdmError, "between 0 and 1"),
         ({"calibration": 1.5}, VaeLdmError, "between 0 and 1, not 1.5"),
         ({"only_classes": ["god"]}, DataError, "did you mean good"),
-        ({"out": tmp_path / "absent" / "detector"}, DataError, "absent: no such folder"),
-        ({"out": photos}, DataError, "is no detector, so it is left alone"),
+        ({"out": photos}, DataError, "is no detector and not empty"),
     ]
     for settings, error, message in cases:
         with pytest.raises(error, match=message) as caught:
@@ -420,3 +419,16 @@ def test_a_detector_whose_replacement_was_killed_is_opened(by_latents, photos, t
     )
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in tmp_path.glob("*detector*") if path.is_dir()) == ["detector"]
+
+
+def test_photos_that_the_detector_was_fitted_on_are_counted_and_others_are_not(photos, detector, tmp_path, capfd):
+    for number, part in enumerate(("train", "validation")):
+        verdicts = score(photos / part, detector, out=tmp_path / f"{number}.csv")
+        said = capfd.readouterr().err
+        if part == "train":  # a third of the 60 was held out to calibrate on
+            assert sum(verdict.is_reference for verdict in verdicts) == 40
+            line = "40 of 60 photos were among those that the detector was fitted on; their scores are too low to say "
+            assert f"{line}anything" in said.splitlines()
+        else:
+            assert not any(verdict.is_reference for verdict in verdicts)
+            assert "fitted on" not in said

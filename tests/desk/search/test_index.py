@@ -21,7 +21,7 @@ from tests.processes import two_processes
 from tests.run.start_points import SD, save_autoencoder
 from vae_ldm import weights
 from vae_ldm.cli import app
-from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.data.photo_records import photo_records
 from vae_ldm.desk import command
 from vae_ldm.desk.encoder import PhotoEncoder
 from vae_ldm.desk.search import build
@@ -210,7 +210,7 @@ def test_bad_photos_are_told_and_the_good_ones_are_in(tmp_path, photos, model, c
     assert "24 photos added, 0 were in already, 2 cannot be read" in said
     assert re.search(r"left out red/bomb\.png: too large \(20000x20000 pixels are more than", said)
     assert "left out red/broken.png: " in said
-    with pytest.raises(DataError, match=r"bomb\.png: too large \(20000x20000"):
+    with pytest.raises(DataError, match=r"/red/bomb\.png: cannot be read \(too large \(20000x20000"):
         open_index(tmp_path / "index").query(photo_records(bomb))
     with pytest.raises(DataError, match=r"none of 1 photo can be read \(bomb\.png: too large \(20000x20000"):
         query_index(tmp_path / "index", bomb)
@@ -299,12 +299,12 @@ def test_a_full_disk_is_one_line_and_room_made_the_index_goes_on(small_disk, tmp
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["build", "i", "absent", "--model", "index"], 2, "absent does not exist"),
+        (["build", "i", "absent", "--model", "index"], 2, "absent: no such folder"),
         (["build", "i", "photos", "--model", "m"], 2, "m: no such folder"),
         (["add", "absent", "photos"], 2, "absent: no such folder, so no index"),
         (["query", "photos", "photos"], 2, "photos: is no index"),
         (["query", "i", "photos", "--store", "mysql://x"], 2, "names no database"),
-        (["query", "index", "absent.jpg"], 2, "does not exist"),
+        (["query", "index", "absent.jpg"], 2, "absent.jpg: no such photo"),
         (["query", "index", "photos", "--out", "nowhere/sheet.png"], 2, "no such folder"),
     ],
 )

@@ -16,16 +16,17 @@ from vae_ldm import loading
 from vae_ldm.choices import Preference
 from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, encoded_bytes, pillow_limit_lifted
 from vae_ldm.data.names import as_text
-from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.data.photo_records import photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.archive.part import Damage, Entry
 from vae_ldm.desk.archive.photo_coder import PhotoCoder, middle
-from vae_ldm.desk.archive.store import Archive, Settings, check_place, locked_archive
+from vae_ldm.desk.archive.store import Archive, Settings, locked_archive
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.errors import DataError, StoppedError, VaeLdmError, WeightsError, first_line
 from vae_ldm.latent_space.latent_coder import LatentCoder
 from vae_ldm.latent_space.quantization import UnquantizableError
 from vae_ldm.models.weights_digest import weights_digest
+from vae_ldm.paths import check_archive_place
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 from vae_ldm.text import counted
 
@@ -77,11 +78,10 @@ def add(
     """
     command = DeskCommand(launched=True)
     processes = command.processes
-    check_place(path)
+    check_archive_place(path)
     records = photo_records(photos)
     autoencoder = loading.load_autoencoder(model, device=processes.device)
     digest = weights_digest(autoencoder.autoencoder)
-    command.tell_foreign(model, autoencoder, records)
 
     def opened() -> Archive:
         if (path / "archive.json").is_file():
@@ -109,6 +109,7 @@ def add(
     with ExitStack() as stack:
         processes.first(lambda: stack.enter_context(locked_archive(path)))
         archive = processes.first(opened)
+        command.tell_foreign(model, autoencoder, records)  # which takes longer than to see that the model is another
         processes.first(lambda: archive.mend(tell))
         present = processes.first(lambda: archive.contents(tell))
         added = _archive_all(command, archive, autoencoder, records, present, photos_per_part)

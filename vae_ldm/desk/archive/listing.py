@@ -14,7 +14,7 @@ from vae_ldm.text import counted
 
 
 def list_entries(path: Path, pattern: str | None = None) -> Iterator[str]:
-    """A line for each picture of the archive whose id the pattern fits, then a sum.
+    """A line for each photo of the archive whose id the pattern fits, then a sum.
 
     Raises DataError where it fits none, RunError in the end where something is damaged.
     """
@@ -34,24 +34,24 @@ def list_entries(path: Path, pattern: str | None = None) -> Iterator[str]:
     settings = archive.settings
     count = methods.total()
     if pattern is not None and not count and not problems:
-        raise no_picture(path, [pattern], names)
+        raise no_photo(path, [pattern], names)
     how = "".join(f", {number:,} as {name}" for name, number in methods.most_common())
     yield (
-        f"{counted(count, 'picture')}{how}; {payload:,} bytes of payload, {archive.num_bytes:,} in all files; "
+        f"{counted(count, 'photo')}{how}; {payload:,} bytes of payload, {archive.num_bytes:,} in all files; "
         f"model {settings.model} ({settings.digest[:12]}), target {settings.target_psnr:g} dB"
     )
     problems.fail(f"{path}: ")
 
 
-def no_picture(path: Path, patterns: Sequence[str], names: Sequence[str]) -> DataError:
+def no_photo(path: Path, patterns: Sequence[str], names: Sequence[str]) -> DataError:
     """The error that none of the archive's ids fits a pattern."""
     nearest = difflib.get_close_matches(patterns[0], names, n=1)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    return DataError(f"{path}: holds no picture {' or '.join(patterns)}{hint}")
+    return DataError(f"{path}: holds no photo {' or '.join(patterns)}{hint}")
 
 
 class Problems:
-    """Tells each as it is found, and fails in the end."""
+    """Tells each as it is found, and fails in the end; where there is one alone, the error tells it."""
 
     def __init__(self, console: PlainConsole | None = None) -> None:
         self._console = console or new_console()
@@ -59,7 +59,10 @@ class Problems:
 
     def __call__(self, damage: Damage) -> None:
         self._found.append(damage)
-        self._console.say(_one_line(damage))
+        if len(self._found) == 2:
+            self._console.say(_one_line(self._found[0]))
+        if len(self._found) > 1:
+            self._console.say(_one_line(damage))
 
     def __bool__(self) -> bool:
         return bool(self._found)
@@ -67,9 +70,10 @@ class Problems:
     def fail(self, before: str) -> None:
         """Raise RunError where there was any."""
         if self._found:
-            count = len(self._found)
-            things = "one thing is wrong" if count == 1 else f"{count:,} things are wrong, the first"
-            raise RunError(f"{before}{things}: {_one_line(self._found[0])}")
+            first, *others = self._found
+            if not others:
+                raise RunError(f"{before}one thing is wrong: {_one_line(first)}")
+            raise RunError(f"{before}{len(self._found):,} things are wrong; each is named above")
 
 
 def _one_line(damage: Damage) -> str:

@@ -140,14 +140,14 @@ class ArchivePart(NamedTuple):
                     yield from rows
                     count += len(rows)
         except FileNotFoundError:
-            on_damage(Damage(self.name, f"is missing, with {counted(self.num_pictures, 'picture')}"))
+            on_damage(Damage(self.name, f"is missing, with {counted(self.num_pictures, 'photo')}"))
         except (OSError, ValueError, KeyError, TypeError, MemoryError, pa.ArrowException) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            lost = f"{self.num_pictures - count} of its {counted(self.num_pictures, 'picture')} cannot be read"
+            lost = f"{self.num_pictures - count} of its {counted(self.num_pictures, 'photo')} cannot be read"
             on_damage(Damage(self.name, f"{lost} ({reason})"))
         else:
             if count != self.num_pictures:
-                on_damage(Damage(self.name, f"holds {counted(count, 'picture')} instead of {self.num_pictures}"))
+                on_damage(Damage(self.name, f"holds {counted(count, 'photo')} instead of {self.num_pictures}"))
 
 
 def write_part(folder: Path, number: int, entries: Sequence[Entry]) -> ArchivePart:

@@ -13,9 +13,9 @@ from PIL import Image
 from vae_ldm import loading
 from vae_ldm.choices import FileFormat
 from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, pillow_limit_lifted
-from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.data.photo_records import photo_records
 from vae_ldm.desk.archive.add import check_same_weights, file_digest
-from vae_ldm.desk.archive.listing import Problems, no_picture
+from vae_ldm.desk.archive.listing import Problems, no_photo
 from vae_ldm.desk.archive.part import Damage, Entry
 from vae_ldm.desk.archive.photo_coder import PhotoCoder, check_memory, decode_payload
 from vae_ldm.desk.archive.store import Archive
@@ -26,7 +26,7 @@ from vae_ldm.errors import DataError, VaeLdmError, WeightsError
 from vae_ldm.evaluation.codec import picture_psnr
 from vae_ldm.files import write_whole
 from vae_ldm.latent_space.entropy_coding import DamagedMessageError
-from vae_ldm.models.image_input import to_eight_bits
+from vae_ldm.models.pillow_images import to_eight_bits
 from vae_ldm.models.weights_digest import weights_digest
 from vae_ldm.paths import check_output_folder
 from vae_ldm.text import counted
@@ -101,9 +101,9 @@ def extract(
             num_written += 1
             report(num_written + num_existing, len(archive))
     if patterns and not num_found and not problems:
-        raise no_picture(path, patterns, names)
+        raise no_photo(path, patterns, names)
     of = f"{num_written:,} of " if num_written < num_found else ""
-    command.say(f"{of}{counted(num_found, 'picture')} written to {out}")
+    command.say(f"{of}{counted(num_found, 'photo')} written to {out}")
     if num_existing:
         left = f"{counted(num_existing, 'file')} from before left as {'it is' if num_existing == 1 else 'they are'}"
         command.say(f"{left}; --overwrite replaces what is there")
@@ -112,7 +112,7 @@ def extract(
 
 
 def verify(path: Path, photos: Path | None = None, *, model: str | None = None) -> int:
-    """Check every file, row, message and name, and return how many pictures are whole; no network decodes anything.
+    """Check every file, row, message and name, and return how many photos are whole; no network decodes anything.
 
     With `photos` each of them must be in the archive as it is now, and what the archive gives back is measured against
     it. Raises RunError where anything is wrong, after telling all of it.
@@ -141,9 +141,9 @@ def verify(path: Path, photos: Path | None = None, *, model: str | None = None) 
             report(done, len(archive))
     for missing in sorted(originals.keys() - seen):
         problems(Damage(missing, "is not in the archive"))
-    problems.fail(f"{path}: {counted(num_whole, 'picture')} {'is' if num_whole == 1 else 'are'} whole, but ")
+    problems.fail(f"{path}: {counted(num_whole, 'photo')} {'is' if num_whole == 1 else 'are'} whole, but ")
     measured = f", each within its target of the photo in {photos}" if photos is not None else ""
-    command.say(f"{path}: {counted(num_whole, 'picture')}, all whole{measured}")
+    command.say(f"{path}: {counted(num_whole, 'photo')}, all whole{measured}")
     return num_whole
 
 

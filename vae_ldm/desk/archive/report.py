@@ -10,7 +10,7 @@ from rich.table import Table
 
 from vae_ldm import loading
 from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, pillow_limit_lifted
-from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.data.photo_records import photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.archive.add import DEFAULT_TARGET_PSNR, fitted_coder
 from vae_ldm.desk.archive.page import ArchiveSetting, write_archive_page

@@ -21,7 +21,7 @@ from vae_ldm.desk.archive.part import PART_NAME, ArchivePart, Damage, Entry, wri
 from vae_ldm.errors import DataError
 from vae_ldm.files import locked, remove_abandoned, safe_name
 from vae_ldm.latent_space.latent_coder import LatentCoder
-from vae_ldm.paths import expanded
+from vae_ldm.paths import check_archive_place, expanded
 from vae_ldm.stored_json import StoredKind
 
 _KIND = StoredKind(newest=2, digest_from=2, cure="bring it back from a copy", error=DataError)
@@ -86,7 +86,7 @@ class Archive:
     @classmethod
     def create(cls, path: Path, settings: Settings) -> Self:
         """An empty one in a folder that exists. Raises DataError where the folder holds anything else."""
-        check_place(path)
+        check_archive_place(path)
         archive = cls(path, settings)
         archive._write_index()
         return archive
@@ -196,15 +196,6 @@ def open_archive(path: Path | str) -> Archive:
     return Archive.open(expanded(path))
 
 
-def check_place(path: Path) -> None:
-    """Raise DataError where `path` is a folder with anything else in it than an archive."""
-    if not path.is_dir() or (path / "archive.json").is_file():
-        return
-    strangers = sorted(file.name for file in path.iterdir() if not _may_be_left_over(file.name))
-    if strangers:
-        raise DataError(f"{path}: is no archive and not empty (it holds {strangers[0]}); name a new folder")
-
-
 @contextmanager
 def locked_archive(path: Path) -> Iterator[None]:
     """Hold the archive at `path`, whose folder is made where it is missing. The lock dies with the process.
@@ -219,11 +210,6 @@ def locked_archive(path: Path) -> Iterator[None]:
 
 def _ignore(damage: Damage) -> None:
     pass
-
-
-def _may_be_left_over(name: str) -> bool:
-    """Whether a file of this name may come from an `add` that was stopped before there was an archive."""
-    return name == "lock" or name.endswith(".part") or (name.startswith("part-") and name.endswith(".parquet"))
 
 
 def _check_format_1(file: Path, stored: dict[str, Any]) -> None:

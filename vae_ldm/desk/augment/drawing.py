@@ -50,7 +50,7 @@ class PictureDrawer:
         given_up: set[str] = set()
         with StepReport("drawing pictures", self.console) as report:
             for turn, label in enumerate(self.prompts):
-                missing, of_class = 0, 0
+                missing, of_class, kept = 0, 0, 0
                 for place, (method, own_share) in enumerate(zip(methods, self.request.shares(turn), strict=True)):
                     share = own_share + math.ceil(missing / (len(methods) - place))
                     missing += own_share
@@ -59,10 +59,10 @@ class PictureDrawer:
                     for number in range(_max_rounds(share, self.request)):
                         done = self.folder.round(folders[label], method, number)
                         if done is None:
-                            report((turn + 1) * wanted_of_class - missing, wanted)
+                            report(turn * wanted_of_class + kept, wanted)
                             done = self._round(label, folders[label], method, number, share, passes, seen_ids)
                         rounds.append(done)
-                        of_class += done.drawn
+                        of_class, kept = of_class + done.drawn, kept + len(done.rows)
                         missing, share = missing - len(done.rows), share - len(done.rows)
                         if share == 0 or _is_fruitless(rounds[-number - 1 :]):
                             break

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from vae_ldm.choices import ClassifierKind
+from vae_ldm.data.photo_records import photo_records
 from vae_ldm.data.photo_sample import sample_photos
-from vae_ldm.data.photo_stream import decoded_batches, photo_records
+from vae_ldm.data.photo_stream import decoded_batches
 from vae_ldm.data.pictures import Pictures, PictureSplits
 from vae_ldm.data.random_views import jitter_colors
 from vae_ldm.desk.augment.candidate_filter import probe_in_words

@@ -14,7 +14,8 @@ from vae_ldm.choices import FeatureKind
 from vae_ldm.data.crop_advice import NEARLY_ALL, seen_share
 from vae_ldm.data.decoding import Picture, UnreadablePictureError, decode_picture, pillow_limit_lifted, upright_size
 from vae_ldm.data.names import as_bytes
-from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.data.photo_records import photo_records
+from vae_ldm.data.sources import Record
 from vae_ldm.desk.claim.page import ClaimPage, Departs, ScoreLine, SimilarPhoto, VariationRow, write_claim
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.encoder import PhotoEncoder
@@ -28,7 +29,8 @@ from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsE
 from vae_ldm.evaluation.reconstruction import psnr_per_image
 from vae_ldm.files import finish_swap
 from vae_ldm.hardware import device_name
-from vae_ldm.latent_space.conformal import p_values, true_rates
+from vae_ldm.latent_space.conformal import p_values
+from vae_ldm.latent_space.false_alarms import true_rates
 from vae_ldm.latent_space.novelty import SCORE_NAMES
 from vae_ldm.models.pixels import as_images, as_pictures
 from vae_ldm.opening import open_pipeline, settings_of, usual_psnr
@@ -120,6 +122,7 @@ def claim(
     assert max_heat is not None, "a heat map has a highest place"
     page = ClaimPage(
         title=photo.name,
+        path=records[0].place,
         novel=verdict.novel,
         p_value=verdict.p_value,
         false_alarm_rate=detector.facts.false_alarm_rate,
@@ -135,7 +138,9 @@ def claim(
         foreign=foreign,
         true_rates=true_rates(detector.facts.num_calibration, detector.facts.false_alarm_rate),
         scores=_score_lines(detector, verdict),
-        similar=[_similar(hit) for hit in hits],
+        is_reference=verdict.is_reference,
+        held_as=[hit.photo.path for hit in hits if hit.same_photo],
+        similar=[_similar(hit) for hit in hits if not hit.same_photo],
         num_indexed=len(index),
         variations=[],
         prompt="",
@@ -257,7 +262,6 @@ def _similar(hit: Hit) -> SimilarPhoto:
         caption=photo.caption,
         id=photo.id,
         path=photo.path,
-        same_photo=hit.same_photo,
     )
 
 
@@ -273,16 +277,14 @@ def _thumbnail(photo: Picture) -> np.ndarray | None:
 
 
 def _in_lines(page: ClaimPage) -> list[str]:
-    """The photo itself where the desk holds it, then the sentence about the similar photos and a line for each."""
-    same = [_in_line(one) for one in page.similar if one.same_photo]
-    others = [_in_line(one) for one in page.similar if not one.same_photo]
-    return [*same, *([page.neighbours_in_words] if page.neighbours_in_words else []), *others]
+    """The sentence about the similar photos and a line for each."""
+    return [*([page.neighbours_in_words] if page.neighbours_in_words else []), *map(_in_line, page.similar)]
 
 
 def _in_line(one: SimilarPhoto) -> str:
-    facts = [f"{one.similarity:.2f}", one.label or "", one.path, "(the same photo)" if one.same_photo else ""]
+    facts = [f"{one.similarity:.2f}", one.label or "", one.path]
     return "  " + "  ".join(fact for fact in facts if fact)
 
 
-def _refuse(record: object, reason: str) -> None:
-    raise DataError(f"{getattr(record, 'id', record)}: cannot be read ({reason})")
+def _refuse(record: Record, reason: str) -> None:
+    raise DataError(f"{record.place}: cannot be read ({reason})")

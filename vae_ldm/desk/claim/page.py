@@ -34,7 +34,6 @@ class SimilarPhoto:
     id: str
     """Its name within the photos that the desk holds."""
     path: str
-    same_photo: bool
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,8 @@ class ClaimPage:
     """All that the page shows of one photo."""
 
     title: str
+    path: str
+    """The photo as the user has named it."""
     novel: bool
     p_value: float
     false_alarm_rate: float
@@ -82,7 +83,12 @@ class ClaimPage:
     true_rates: tuple[float, float]
     """The range in which the share of usual photos that this desk calls new lies, with 95 % confidence."""
     scores: Sequence[ScoreLine]
+    is_reference: bool
+    """Whether the detector was fitted on this photo."""
+    held_as: Sequence[str]
+    """Paths under which the desk holds this very file, byte for byte."""
     similar: Sequence[SimilarPhoto]
+    """Other photos of the desk, the most similar first."""
     num_indexed: int
     variations: Sequence[VariationRow]
     prompt: str
@@ -97,7 +103,7 @@ class ClaimPage:
     @property
     def verdict(self) -> str:
         """The verdict in a few words. No test can say that it is the same damage: that is for the agent to see."""
-        if self.submitted_before:
+        if self.held_as:
             return "This very photo is here already"
         if self.novel:
             return "Not seen before"
@@ -107,11 +113,6 @@ class ClaimPage:
     def borderline(self) -> bool:
         """Whether a desk of twice the false-alarm rate would have called it new."""
         return not self.novel and self.p_value <= 2 * self.false_alarm_rate
-
-    @property
-    def submitted_before(self) -> str | None:
-        """What the desk knows this very file as, byte for byte; None where it does not."""
-        return next((one.id for one in self.similar if one.same_photo), None)
 
     @property
     def heat_in_words(self) -> str:
@@ -126,34 +127,37 @@ class ClaimPage:
     @property
     def reason(self) -> str:
         """Why the verdict, in sentences: the p-value and what it was calibrated on, or the photo that this one is."""
-        held = f"The desk holds it as {self.submitted_before}, byte for byte. " if self.submitted_before else ""
+        held = f"The index holds it, byte for byte: {', '.join(self.held_as)}. " if self.held_as else ""
+        known = f" It knows photos of {', '.join(self.only_classes)} only." if self.only_classes else ""
+        unseen = (
+            f" The model saw only the middle {100 * self.seen_share:.0f} % of the photo." if self.seen_share < 1 else ""
+        )
+        foreign = f" {self.foreign[0].upper()}{self.foreign[1:]}." if self.foreign else ""
+        return f"{held}{self._p_value_in_words}{known}{unseen}{foreign}"
+
+    @property
+    def _p_value_in_words(self) -> str:
+        if self.is_reference:
+            return f"The desk's detector was fitted on it, so its p-value of {self.p_value:.2g} says nothing."
         count = round(self.p_value * (self.num_calibration + 1)) - 1
         often = (
             f"{count or 'none'} of the {counted(self.num_calibration, 'photo')} held out when the desk was made "
             f"{'looks' if count < 2 else 'look'} at least as unusual as this one"
         )
-        known = f" It knows photos of {', '.join(self.only_classes)} only." if self.only_classes else ""
         low, high = self.true_rates
-        unseen = (
-            f" The model saw only the middle {100 * self.seen_share:.0f} % of the photo." if self.seen_share < 1 else ""
-        )
-        foreign = f" {self.foreign[0].upper()}{self.foreign[1:]}." if self.foreign else ""
         return (
-            f"{held}Its p-value is {self.p_value:.2g}: {often}. This desk is set to call "
+            f"Its p-value is {self.p_value:.2g}: {often}. This desk is set to call "
             f"{100 * self.false_alarm_rate:g} of 100 usual photos new; with {self.num_calibration} held-out photos the "
-            f"true number lies between {100 * low:.2g} and {100 * high:.2g} (95 % confidence).{known}{unseen}{foreign}"
+            f"true number lies between {100 * low:.2g} and {100 * high:.2g} (95 % confidence)."
         )
 
     @property
     def neighbours_in_words(self) -> str | None:
-        """The classes of the similar photos, most frequent first, in a sentence; None where none has a class.
-
-        The photo itself, where the desk holds it, is not among those that are counted.
-        """
-        labels = [one.label for one in self.similar if not one.same_photo]
+        """The classes of the similar photos, most frequent first, in a sentence; None where none has a class."""
+        labels = [one.label for one in self.similar]
         if not any(label is not None for label in labels):
             return None
-        other = "other photo" if self.submitted_before else "photo"
+        other = "other photo" if self.held_as else "photo"
         if len(labels) == 1:
             return f"The most similar {other} is of the class {labels[0]}."
         counts = Counter(label for label in labels if label is not None)

@@ -27,6 +27,7 @@ from vae_ldm.latent_space.conformal import p_values
 from vae_ldm.latent_space.heat_map import HeatScale, at_size, overlay, own_scale
 from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, Scorers
 from vae_ldm.latent_space.stored_tensors import check_tensors
+from vae_ldm.paths import check_detector_place
 from vae_ldm.stored_json import StoredKind
 
 FACTS_FILE, TENSORS_FILE = "detector.json", "detector.safetensors"
@@ -83,6 +84,8 @@ class NoveltyVerdict:
     """
     max_heat: float | None
     """The heat of its strangest place: 0 is usual, and few calibration photos are above 1; None without a heat map."""
+    is_reference: bool = False
+    """Whether the detector was fitted on it; its scores are too low then to say anything."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +122,7 @@ class Detector:
         chosen = scores[:, column]
         values = p_values(chosen, self.calibration[:, column])
         novel = chosen > self.facts.threshold
+        fitted_on = self.scorers.are_references(seen.observations)
         maps = self._heat_maps(batch, seen, novel) if heat_maps else [(None, None)] * len(batch)
         return [
             NoveltyVerdict(
@@ -127,9 +131,13 @@ class Detector:
                 p_value.item(),
                 dict(zip(SCORE_NAMES, row.tolist(), strict=True)),
                 self.facts.features_name,
-                *heat,
+                heat_map,
+                max_heat,
+                bool(is_reference),
             )
-            for record, is_novel, p_value, row, heat in zip(batch.records, novel, values, scores, maps, strict=True)
+            for record, is_novel, p_value, row, (heat_map, max_heat), is_reference in zip(
+                batch.records, novel, values, scores, maps, fitted_on, strict=True
+            )
         ]
 
     def _heat_maps(self, batch: PhotoBatch, seen: Seen, novel: Tensor) -> list[tuple[np.ndarray, float]]:
@@ -146,7 +154,7 @@ class Detector:
 
         Raises DataError where the folder exists and holds anything else.
         """
-        check_target(folder)
+        check_detector_place(folder)
         tensors = {
             **self.scorers.tensors(),
             "combination.center": self.combination.center,
@@ -209,15 +217,6 @@ def shown_maps(scorers: Scorers, seen: Seen) -> tuple[Tensor, Tensor]:
     return patches, at_size(seen.residual, seen.patch_grid)
 
 
-def check_target(folder: Path) -> None:
-    """Raise DataError where a detector may not be written: in no folder, or over something that is none."""
-    if not folder.parent.is_dir():
-        raise DataError(f"{folder.parent}: no such folder; name a detector in one that exists with --out")
-    finish_swap(folder)
-    if folder.exists() and not (folder / FACTS_FILE).is_file():
-        raise DataError(f"{folder}: exists and is no detector, so it is left alone; name another folder with --out")
-
-
 def stored_facts(folder: Path) -> DetectorFacts | None:
     """The facts of the detector in a folder; None where there is none that this version reads."""
     try:
@@ -275,4 +274,4 @@ def _observer(folder: Path, facts: DetectorFacts, model: str | None, device: tor
 
 
 def _refuse(record: Record, why: str) -> None:
-    raise DataError(f"{record.id}: cannot be read ({why})")
+    raise DataError(f"{record.place}: cannot be read ({why})")

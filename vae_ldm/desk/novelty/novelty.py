@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from vae_ldm.choices import FeatureKind, ScoreName
-from vae_ldm.data.photo_stream import PhotoBatch, photo_records
+from vae_ldm.data.photo_records import photo_records
+from vae_ldm.data.photo_stream import PhotoBatch
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.encoder import PhotoEncoder
@@ -23,18 +24,18 @@ from vae_ldm.desk.novelty.detector import (
     DetectorFacts,
     NoveltyVerdict,
     all_scores,
-    check_target,
     shown_maps,
     stored_facts,
 )
 from vae_ldm.desk.novelty.observer import PhotoObserver, some_patches
 from vae_ldm.desk.novelty.reference_photos import MIN_REFERENCE_PHOTOS, check_counts, reference_and_calibration
-from vae_ldm.errors import DataError, VaeLdmError
+from vae_ldm.errors import DataError
 from vae_ldm.files import write_picture, write_whole
-from vae_ldm.latent_space.conformal import photos_needed, threshold, true_rates
+from vae_ldm.latent_space.conformal import threshold
+from vae_ldm.latent_space.false_alarms import photos_needed, true_rates
 from vae_ldm.latent_space.heat_map import HeatScale, fit_scales
 from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, Scorers, held_out_scores
-from vae_ldm.paths import TABLE_SUFFIXES, check_new_folder, check_output_file
+from vae_ldm.paths import TABLE_SUFFIXES, check_detector_place, check_new_folder, check_output_file
 from vae_ldm.text import counted
 
 PATCH_BUDGET = 20_000
@@ -64,9 +65,7 @@ def fit(
     and at the end ManyUnreadableError where more than one in a hundred of the photos cannot be read.
     """
     command = DeskCommand(launched=True, told=told)
-    if not 0 < false_alarm_rate < 1:
-        raise VaeLdmError(f"a false-alarm rate is between 0 and 1, not {false_alarm_rate}")
-    check_target(out)
+    check_detector_place(out)
     reference, held_out = reference_and_calibration(photos, calibration, only_classes)
     check_counts(len(reference), len(held_out), false_alarm_rate, calibration)
     encoder = PhotoEncoder(model, kind=features, backbone=backbone, device=command.processes.device)
@@ -149,6 +148,12 @@ def score(
     verdicts = [verdict for batch in found for verdict in batch]
     command.processes.first(lambda: _write_table(out, verdicts, [name for name, _ in command.unreadable.photos]))
     command.tell_left_out()
+    if num_references := sum(verdict.is_reference for verdict in verdicts):
+        were, their = ("was", "its") if num_references == 1 else ("were", "their")
+        command.say(
+            f"{num_references:,} of {counted(len(verdicts), 'photo')} {were} among those that the detector was fitted "
+            f"on; {their} scores are too low to say anything"
+        )
     facts, num_novel = opened.facts, sum(verdict.novel for verdict in verdicts)
     command.say(
         f"{num_novel} of {counted(len(verdicts), 'photo')} {'is' if num_novel == 1 else 'are'} novel by {facts.score} "

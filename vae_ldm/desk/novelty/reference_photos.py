@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from math import ceil
 from pathlib import Path
 
-from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.data.photo_records import photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.errors import DataError, VaeLdmError
-from vae_ldm.latent_space.conformal import photos_needed
+from vae_ldm.latent_space.false_alarms import photos_needed
 
 MAX_PHOTOS = 20_000
 """Most reference photos, and most calibration photos; more make a detector large and slow, not better."""
@@ -62,7 +62,9 @@ def check_photos(
 
 
 def check_counts(num_reference: int, num_held_out: int, rate: float, calibration: Path | float) -> None:
-    """Raise DataError where photos are too few, with all that it takes in one line."""
+    """Raise DataError where photos are too few, with all that it takes in one line; VaeLdmError for a wrong rate."""
+    if not 0 < rate < 1:
+        raise VaeLdmError(f"a false-alarm rate is between 0 and 1, not {rate:g}")
     needed = photos_needed(rate)
     if num_held_out >= needed and num_reference >= MIN_REFERENCE_PHOTOS:
         return

@@ -26,9 +26,10 @@ from torch import Tensor
 from vae_ldm.desk.search.store import KIND, IndexedPhoto, IndexFacts, Match
 from vae_ldm.desk.search.stored_vectors import VectorRows, mapped_vectors
 from vae_ldm.errors import DataError, VaeLdmError, first_line
-from vae_ldm.files import is_temporary, locked, remove_abandoned, write_whole
+from vae_ldm.files import locked, remove_abandoned, write_whole
 from vae_ldm.latent_space.features import FeatureSpace
 from vae_ldm.latent_space.vector_index import FAISS_ABOVE, ExactIndex, FaissIndex, VectorIndex, has_faiss
+from vae_ldm.paths import check_index_place
 from vae_ldm.text import counted
 
 _INDEX, _SPACE, _LOCK = "index.json", "space.safetensors", "lock"
@@ -97,12 +98,9 @@ class IndexFolder:
         except FileExistsError:
             raise VaeLdmError(f"{path}: is a file; name a folder for the index") from None
         with _writing(path):
-            begun = (_LOCK, _SPACE, f"{_SPACE}.part")  # the last one is of version 0.1.0
-            strange = [file.name for file in path.iterdir() if not (file.name in begun or is_temporary(file))]
             if (path / _INDEX).exists():
                 raise VaeLdmError(f"{path}: holds an index already; name another folder")
-            if strange:
-                raise VaeLdmError(f"{path}: is no index and not empty ({min(strange)}); name another folder")
+            check_index_place(path)
             digest = _write(path / _SPACE, save(space.tensors()))
             _write_json(path / _INDEX, {**asdict(facts), "space": digest, "parts": [], "neighbours": None})
         return cls(path)

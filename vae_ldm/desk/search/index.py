@@ -55,8 +55,8 @@ class Index:
         return self.store.space(self.encoder.vectors(batch))
 
     def query(self, photos: Photos | PhotoBatch, k: int = 10) -> list[list[Hit]]:
-        """The k photos most like each photo, the most alike first; the photo itself, where it is in the index, is
-        extra.
+        """The k photos most like each photo, the most alike first; the photo itself is extra, as often as the index
+        holds it.
 
         Photos are paths, Pillow images, arrays, tensors or records, one or several; a folder is all of its photos.
         Raises DataError where a photo cannot be read, or the index is empty.
@@ -69,11 +69,14 @@ class Index:
 
     def nearest(self, records: Sequence[Record], raw: Mapping[FeaturePart, Tensor], k: int = 10) -> Iterator[list[Hit]]:
         """`query` of photos whose raw vectors, those of `encoder.vectors`, are known already."""
-        found = self.store.search(self.store.space(raw), k + 1)
-        for record, matches in zip(records, found, strict=True):
-            content = photo_digest(record)
-            hits = [Hit(match.photo, match.similarity, match.photo.content == content) for match in matches]
-            yield hits[: k + any(hit.same_photo for hit in hits)]
+        vectors = self.store.space(raw)
+        found = self.store.search(vectors, k + 1)
+        for row, (record, matches) in enumerate(zip(records, found, strict=True)):
+            content, asked = photo_digest(record), k + 1
+            while (wanted := k + sum(match.photo.content == content for match in matches)) > asked == len(matches):
+                asked = wanted
+                (matches,) = self.store.search(vectors[row : row + 1], asked)
+            yield [Hit(match.photo, match.similarity, match.photo.content == content) for match in matches[:wanted]]
 
 
 def open_index(
@@ -168,4 +171,4 @@ def _lasting(source: str) -> str:
 
 
 def _refuse(record: Record, reason: str) -> Any:
-    raise DataError(f"{record.id}: {reason}")
+    raise DataError(f"{record.place}: cannot be read ({reason})")

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted
 from vae_ldm.data.names import as_bytes
-from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.data.photo_records import photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.search.index import Hit, Index, open_index

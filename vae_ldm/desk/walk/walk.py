@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from vae_ldm.choices import MIN_STRENGTH
-from vae_ldm.data.photo_stream import photo_records
+from vae_ldm.data.photo_records import photo_records
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.foreign_photos import foreign_words
 from vae_ldm.desk.pipeline import PhotoPipeline

@@ -1,0 +1,83 @@
+"""Where a verb writes: a name that is free, and that no other command takes meanwhile."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+
+from vae_ldm.errors import VaeLdmError
+from vae_ldm.paths import PAGE_SUFFIXES, check_new_folder, check_output_file, new_place
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def names_here() -> list[str]:
+    return sorted(path.name for path in Path().iterdir())
+
+
+@pytest.mark.parametrize("default", ["claim.html", "morph"])
+def test_commands_that_begin_at_once_take_a_name_each(default: str) -> None:
+    begin, all_have_one = Barrier(8), Barrier(8)
+
+    def command(_: int) -> str:
+        begin.wait()
+        with new_place(None, default) as place:
+            all_have_one.wait()
+            return place.name
+
+    with ThreadPoolExecutor(8) as pool:
+        names = list(pool.map(command, range(8)))
+    stem, suffix = Path(default).stem, Path(default).suffix
+    assert sorted(names) == sorted([default, *(f"{stem}-{number}{suffix}" for number in range(2, 9))])
+    assert names_here() == []  # nothing was written, and all names are free again
+
+
+def test_a_default_that_is_taken_gets_a_number_and_the_verb_may_write_there() -> None:
+    Path("claim.html").write_text("a page")
+    Path("morph").mkdir()
+    with new_place(None, "claim.html") as page, new_place(None, "morph") as folder:
+        check_output_file(page, "page", PAGE_SUFFIXES)
+        check_new_folder(folder)
+        page.write_text("another page")
+    assert Path("claim-2.html").read_text() == "another page"
+    assert names_here() == ["claim-2.html", "claim.html", "morph"]
+
+
+def test_a_command_that_fails_gives_its_name_back() -> None:
+    for default in ("claim.html", "morph"):
+        with pytest.raises(RuntimeError), new_place(None, default):
+            raise RuntimeError
+    assert names_here() == []
+
+
+def test_names_beside_it_are_free_as_well() -> None:
+    Path("proof.md").touch()
+    with new_place(None, "proof.html", ".md", ".json") as page:
+        assert page.name == "proof-2.html"
+
+
+def test_a_name_of_the_user_is_left_as_it_is() -> None:
+    with new_place(Path("mine.html"), "claim.html") as page:
+        assert page == Path("mine.html")
+    assert names_here() == []
+
+
+def test_a_second_process_of_a_launch_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with new_place(None, "scores.csv") as table:
+        assert table.name == "scores.csv"
+        assert names_here() == []
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_told_by_the_check(here: Path) -> None:
+    here.chmod(0o500)
+    with new_place(None, "claim.html") as page, pytest.raises(VaeLdmError, match="may not be written to"):
+        check_output_file(page, "page", PAGE_SUFFIXES)
+    here.chmod(0o700)
