@@ -7,8 +7,8 @@ from threading import Barrier
 
 import pytest
 
-from vae_ldm.errors import VaeLdmError
-from vae_ldm.paths import PAGE_SUFFIXES, check_new_folder, check_output_file, new_place
+from vae_ldm.errors import VaeLdmError, WeightsError
+from vae_ldm.paths import PAGE_SUFFIXES, check_new_folder, check_output_file, check_weights_within, new_place
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +81,26 @@ def test_a_folder_without_permission_is_told_by_the_check(here: Path) -> None:
     with new_place(None, "claim.html") as page, pytest.raises(VaeLdmError, match="may not be written to"):
         check_output_file(page, "page", PAGE_SUFFIXES)
     here.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("needed", "file"),
+    [
+        ("autoencoder", "autoencoder/config.json"),
+        ("autoencoder", "vae/config.json"),  # of a pipeline that was pushed and pulled
+        ("autoencoder", "config.json"),  # of an autoencoder that was
+        ("autoencoder", ".autoencoder.vae_ldm-new/config.json"),  # of a run that was killed while it put it in place
+        ("pipeline", "pipeline/model_index.json"),
+        ("pipeline", "model_index.json"),
+        ("pipeline", "lora/pytorch_lora_weights.safetensors"),
+        ("pipeline", "pytorch_lora_weights.safetensors"),
+        ("pipeline", ".pipeline.vae_ldm-new/model_index.json"),
+    ],
+)
+def test_a_run_is_finished_wherever_its_weights_lie(tmp_path: Path, needed: str, file: str) -> None:
+    (tmp_path / "recipe.yaml").touch()
+    with pytest.raises(WeightsError, match=f"holds no {needed} yet"):
+        check_weights_within(tmp_path, needed)
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    check_weights_within(tmp_path, needed)

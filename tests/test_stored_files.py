@@ -213,7 +213,7 @@ def test_an_archive_is_whole_listed_and_gone_on_with() -> None:
     run_verb("archive", "add", "archive", "photos/train", "--model", MODEL)
     assert {file.name: file.read_bytes() for file in Path("archive").glob("*.parquet")} == before
     run_verb("archive", "add", "archive", "new", "--model", MODEL)
-    assert "28 pictures" in run_verb("archive", "list", "archive")
+    assert "28 photos" in run_verb("archive", "list", "archive")
 
 
 def test_an_augmented_folder_is_finished_and_judged(tmp_path: Path) -> None:

@@ -10,14 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
-from vae_ldm.choices import RUNS_FOLDER
+from vae_ldm.choices import RUNS_FOLDER, Export
 from vae_ldm.errors import DataError, VaeLdmError, WeightsError
 from vae_ldm.files import finish_swap, is_temporary
-
-Export = Literal["autoencoder", "pipeline"]
-"""What a run writes to be opened."""
 
 HUB_PREFIX = "hf://"
 PAGE_SUFFIXES = (".html", ".htm")
@@ -25,11 +22,16 @@ SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TABLE_SUFFIXES = (".csv", ".txt")
 _OF_MODELS = ("recipe.yaml", "model_index.json", "config.json", "autoencoder", "vae", "pipeline", "lora")
 """At least one of these lies in the folder of a run, of a pipeline or of a network."""
-_IN_A_RUN: dict[Export, tuple[str, ...]] = {
-    "autoencoder": ("autoencoder/config.json",),
-    "pipeline": ("pipeline/model_index.json", "lora/pytorch_lora_weights.safetensors"),
+_OPENED: dict[Export, tuple[str, ...]] = {
+    "autoencoder": ("autoencoder/config.json", "vae/config.json", "pipeline/vae/config.json", "config.json"),
+    "pipeline": (
+        "pipeline/model_index.json",
+        "model_index.json",
+        "lora/pytorch_lora_weights.safetensors",
+        "pytorch_lora_weights.safetensors",
+    ),
 }
-"""One of these lies in a run folder once what it holds can be opened."""
+"""One of these lies in a run folder, or in a pulled copy of it, once what it holds can be opened."""
 
 
 def expanded(path: Path | str) -> Path:
@@ -77,7 +79,9 @@ def check_weights_within(source: Path | str, needed: Export = "autoencoder") -> 
 
 def check_written(folder: Path, needed: Export) -> None:
     """Raise WeightsError where `folder` is a run that has not written its autoencoder or its pipeline yet."""
-    if (folder / "recipe.yaml").is_file() and not any((folder / name).is_file() for name in _IN_A_RUN[needed]):
+    for name in get_args(Export):
+        finish_swap(folder / name)
+    if (folder / "recipe.yaml").is_file() and not any((folder / name).is_file() for name in _OPENED[needed]):
         raise WeightsError(f"{folder}: holds no {needed} yet; train the run to its end")
 
 

@@ -69,10 +69,10 @@ def test_an_archive_gives_every_photo_back(odd, told, tmp_path) -> None:
     assert ids == {as_text(name) for name in odd.readable} | kept_all_the_same
     code, said = told("archive list a")
     assert code == 0
-    assert f"{len(ids)} pictures" in said
+    assert f"{len(ids)} photos" in said
     code, said = told("archive extract a --out out")
     assert code == 0, said
-    assert f"{len(ids)} pictures written to out" in said
+    assert f"{len(ids)} photos written to out" in said
 
 
 def test_an_index_holds_every_photo(odd, told, tmp_path) -> None:

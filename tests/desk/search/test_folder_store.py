@@ -275,7 +275,7 @@ def test_places_that_are_taken_or_hold_no_index_are_said(filled, tmp_path, facts
     (tmp_path / "file").touch()
     for path, message in [
         (filled.path, "holds an index already"),
-        (tmp_path / "photos", r"not empty \(1\.jpg\)"),
+        (tmp_path / "photos", r"not empty \(it holds 1\.jpg\)"),
         (tmp_path / "file", "is a file"),
     ]:
         with pytest.raises(VaeLdmError, match=message):
