@@ -53,8 +53,8 @@ def main() -> None:
                 if number:
                     seconds[which].append(taken)
     ratios = [old / new for old, new in zip(seconds["old"], seconds["new"], strict=True)]
-    for which, taken in seconds.items():
-        low, middle, high = min(taken), statistics.median(taken), max(taken)
+    for which, each in seconds.items():
+        low, middle, high = min(each), statistics.median(each), max(each)
         print(f"{which}: {middle:.2f} CPU s [{low:.2f}, {high:.2f}] of {arguments.pairs} calls")
     low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
     print(f"old / new: {middle:.2f} [{low:.2f}, {high:.2f}]")

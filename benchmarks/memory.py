@@ -14,6 +14,7 @@ import argparse
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -83,9 +84,9 @@ def diffusion_stage(size: int, unet_size: str) -> Stage:
 
 def stages() -> Iterator[tuple[int, Callable[[], Stage]]]:
     for size in (256, 512):
-        yield size, lambda size=size: autoencoder_stage(size)
+        yield size, partial(autoencoder_stage, size)
         for name in ("small", "base"):
-            yield size, lambda size=size, name=name: diffusion_stage(size, name)
+            yield size, partial(diffusion_stage, size, name)
 
 
 class Kept:

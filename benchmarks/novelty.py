@@ -16,11 +16,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
+from vae_ldm.choices import FeatureKind
 from vae_ldm.data.photo_records import photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.encoder import PhotoEncoder
@@ -29,7 +31,6 @@ from vae_ldm.desk.novelty.novelty import PATCH_BUDGET
 from vae_ldm.desk.novelty.observer import PhotoObserver, some_patches
 from vae_ldm.evaluation.interval import share_interval
 from vae_ldm.latent_space.conformal import threshold
-from vae_ldm.latent_space.features import FEATURE_KINDS
 from vae_ldm.latent_space.novelty import SCORE_NAMES, Combination, Observations, Scorers, held_out_scores
 from vae_ldm.models.pixels import as_images
 
@@ -123,7 +124,7 @@ def main() -> None:
     parser.add_argument("pack", type=Path)
     parser.add_argument("--model", required=True)
     parser.add_argument("--normal", required=True)
-    parser.add_argument("--features", default="both", choices=FEATURE_KINDS)
+    parser.add_argument("--features", default="both", choices=get_args(FeatureKind))
     parser.add_argument("--skip-left-out", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -166,8 +167,8 @@ def main() -> None:
     print(f"\nBy the combination, {len(held)} calibration photos:\n")
     print("| nominal rate | damage found | false alarms |\n|---|---|---|")
     for rate in (RATE, 2 * RATE):
-        found, alarmed = (called_novel(scores, held, rows, rate) for rows in (novel, usual))
-        print(f"| {rate:.0%} | {found} | {alarmed} |")
+        caught, alarmed = (called_novel(scores, held, rows, rate) for rows in (novel, usual))
+        print(f"| {rate:.0%} | {caught} | {alarmed} |")
     if options.skip_left_out:
         return
 

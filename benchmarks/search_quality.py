@@ -10,18 +10,20 @@ Macro: every class weighs the same. In brackets bootstrap intervals of 95 %, ove
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vae_ldm.choices import FeatureKind
 from vae_ldm.data.photo_records import photo_records
 from vae_ldm.data.sources import Record, sort_class_names
 from vae_ldm.desk.encoder import PhotoEncoder
 from vae_ldm.evaluation.interval import bootstrap_interval
 from vae_ldm.evaluation.memorisation import shrink
-from vae_ldm.latent_space.features import FEATURE_KINDS, FeaturePart, FeatureSpace, Whitening, parts_of
+from vae_ldm.latent_space.features import FeaturePart, FeatureSpace, Whitening, parts_of
 from vae_ldm.latent_space.vector_index import ExactIndex
 from vae_ldm.terminal import quieten_libraries
 
@@ -81,7 +83,7 @@ def limited(records: list[Record], limit: int) -> list[Record]:
 def contestants(train: Split, validation: Split, encoder: PhotoEncoder) -> dict[str, tuple[Tensor, Tensor]]:
     """Unit vectors of both splits by the name of the feature; all that is fitted is fitted on train."""
     found = {}
-    for kind in FEATURE_KINDS:
+    for kind in get_args(FeatureKind):
         space = FeatureSpace.fit(kind, train.raw)
         named = {"latents": "latents", "backbone": encoder.backbone.name if encoder.backbone else "", "both": "both"}
         found[named[kind]] = space(train.raw), space(validation.raw)

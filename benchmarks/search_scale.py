@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from vae_ldm.desk.search.store import IndexedPhoto, IndexFacts
 from vae_ldm.latent_space.features import FeatureSpace
@@ -62,7 +63,15 @@ def query_ms(search: Callable[[torch.Tensor], object], queries: torch.Tensor) ->
     return 1000 * statistics.median(times)
 
 
-def row(what: str, count: int, build_seconds: float, index: VectorIndex, queries, exact, megabytes: float) -> Nearest:
+def row(
+    what: str,
+    count: int,
+    build_seconds: float,
+    index: VectorIndex,
+    queries: Tensor,
+    exact: Nearest | None,
+    megabytes: float,
+) -> Nearest:
     found = index.search(queries, K)
     share = 1.0 if exact is None else recall(found, exact)
     milliseconds = query_ms(lambda query: index.search(query, K), queries)

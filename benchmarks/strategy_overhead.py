@@ -57,7 +57,9 @@ class Clock(Callback):
     def __init__(self) -> None:
         self.start = self.stop = 0.0
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if batch_idx + 1 == WARM_UP:
             self.start = clock()
         self.stop = clock() if trainer.global_step >= trainer.max_steps else 0.0

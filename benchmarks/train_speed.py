@@ -18,11 +18,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import Callback
+from pytorch_lightning import Callback, LightningModule, Trainer
 
 from vae_ldm.assembly import (
     build_autoencoder,
@@ -58,7 +59,9 @@ class Clock(Callback):
         self.first, self.last = first, last
         self.start = self.stop = 0.0
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if batch_idx + 1 in (self.first, self.last):
             _wait()
             self.start, self.stop = self.stop, time.perf_counter()
@@ -118,7 +121,7 @@ class Bench:
         data = torch.from_numpy(self.pictures.images.transpose(0, 3, 1, 2).copy())
         return lambda: to_unit_range(data[torch.randint(NUM_PICTURES, (batch_size,))].to(self.device))
 
-    def _lightning(self, module, data, stage) -> float:
+    def _lightning(self, module: LightningModule, data: Any, stage: str) -> float:
         part = getattr(self.recipe, stage).trainer
         network: Network = "autoencoder" if stage == "autoencoder" else "unet"
         place_channels_last(part, module, network)
