@@ -152,8 +152,18 @@ def test_cut_paste_shows_the_photo_itself() -> None:
     made = make_damage(photo, "cut_paste", np.random.default_rng(0), strength=0.6, other=other)
     again = make_damage(photo, "cut_paste", np.random.default_rng(0), strength=0.6, other=busy_photo(seed=3))
     assert (made.image == again.image).all()
-    rows, columns = made.mask.any(axis=1), made.mask.any(axis=0)
-    assert made.mask.sum() == rows.sum() * columns.sum()  # a rectangle
+
+
+def test_edges_are_sharp_or_soft() -> None:
+    """Sharp: all painted places lie in one rectangle and are painted alike. Soft: at the edge the paint is thinner."""
+    photo, other = np.full((40, 60, 1), 200, np.uint8), np.zeros((8, 8, 1), np.uint8)
+    num_shades = []
+    for seed in range(40):
+        made = make_damage(photo, "shadow", np.random.default_rng(seed), strength=0.4, other=other)
+        num_shades.append(len(np.unique(made.image[made.mask])))
+    sharp = sum(number == 1 for number in num_shades)
+    assert 10 <= sharp <= 30
+    assert max(num_shades) > 5
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])

@@ -67,6 +67,14 @@ class _Subject:
         """Paint hides the photo from half of the strength on; weaker damage is thinner as well as smaller."""
         return min(1.0, 2 * self.strength)
 
+    def softened(self, opacity: np.ndarray) -> np.ndarray:
+        """The opacity as it is, or as often with soft edges: of a photo of heat, or out of focus, no edge is sharp."""
+        if self.rng.random() < 0.5:
+            return opacity
+        radius = self.rng.uniform(0.01, 0.06) * min(self.size)
+        soft = _blurred(255 * opacity[..., None], radius)[..., 0]
+        return soft * (opacity.max() / max(float(soft.max()), 1))  # a thin line stays as visible as it was
+
     def either(self) -> float:
         """-1 or 1: both directions, so that what is learned from made damage knows too much and too little."""
         return float(self.rng.choice([-1, 1]))
@@ -106,7 +114,7 @@ def _cut_paste(subject: _Subject) -> _Paint:
     color, opacity = subject.photo.copy(), np.zeros(subject.size)
     color[rows, columns] = piece * subject.rng.uniform(0.9, 1.1)
     opacity[rows, columns] = subject.opacity
-    return _Paint(color, opacity)
+    return _Paint(color, subject.softened(opacity))
 
 
 def _texture(subject: _Subject) -> _Paint:
@@ -121,7 +129,7 @@ def _texture(subject: _Subject) -> _Paint:
         )
         color = subject.rng.uniform(60, 195, subject.photo.shape[2]) + 90 * noise
     opacity = perlin_mask(subject.rng, size, 0.25 * subject.strength) * subject.opacity * subject.rng.uniform(0.6, 1)
-    return _Paint(color, opacity)
+    return _Paint(color, subject.softened(opacity))
 
 
 def _scratches(subject: _Subject) -> _Paint:
@@ -133,7 +141,9 @@ def _scratches(subject: _Subject) -> _Paint:
         0.003 + 0.02 * subject.strength,
         count=int(subject.rng.integers(1, 4)),
     )
-    return _Paint(_plain(subject.photo, _unlike(subject.photo, subject.rng)), opacity * subject.opacity)
+    return _Paint(
+        _plain(subject.photo, _unlike(subject.photo, subject.rng)), subject.softened(opacity * subject.opacity)
+    )
 
 
 def _erased(subject: _Subject) -> _Paint:
@@ -144,12 +154,10 @@ def _erased(subject: _Subject) -> _Paint:
         opacity[rectangle(subject.rng, size, 0.25 * subject.strength)] = 1
     else:
         opacity = blob(subject.rng, size, 0.25 * subject.strength, softness=0.1)
-    tone = (
-        subject.photo.mean(axis=(0, 1))
-        if subject.rng.random() < 0.5
-        else subject.rng.uniform(0, 255, subject.photo.shape[2])
-    )
-    return _Paint(_plain(subject.photo, tone), opacity * subject.opacity)
+    tone = subject.photo.mean(axis=(0, 1))
+    if subject.rng.random() < 0.5:
+        tone = subject.rng.uniform(0, 255, subject.photo.shape[2])
+    return _Paint(_plain(subject.photo, tone), subject.softened(opacity * subject.opacity))
 
 
 def _smoothed(subject: _Subject) -> _Paint:
@@ -161,7 +169,7 @@ def _smoothed(subject: _Subject) -> _Paint:
 
 def _insertion(subject: _Subject) -> _Paint:
     """A piece of another photo with a faded edge, half-way to the colours of its new place (after Schlueter 2022)."""
-    opacity = blob(subject.rng, subject.size, 0.25 * subject.strength, softness=0.3)
+    opacity = blob(subject.rng, subject.size, 0.4 * subject.strength, softness=0.3)
     weights = opacity[..., None] / max(float(opacity.sum()), 1e-9)  # a tiny photo's blob may miss every middle
     shift = ((subject.photo - subject.other) * weights).sum(axis=(0, 1))
     return _Paint(subject.other + shift * subject.rng.uniform(0.3, 1), opacity * subject.opacity)
@@ -174,9 +182,9 @@ def _spot(subject: _Subject) -> _Paint:
 
 
 def _shadow(subject: _Subject) -> _Paint:
-    """A straight band that is brighter or darker, with a sharp or a soft edge."""
-    opacity = band(subject.rng, subject.size, subject.rng.uniform(0.05, 0.5), softness=subject.rng.choice([0, 0.3]))
-    return _Paint(subject.photo + subject.either() * 120 * subject.strength, opacity)
+    """A straight band that is brighter or darker."""
+    opacity = band(subject.rng, subject.size, subject.rng.uniform(0.05, 0.5), softness=0)
+    return _Paint(subject.photo + subject.either() * 120 * subject.strength, subject.softened(opacity))
 
 
 def _shading(subject: _Subject) -> _Paint:
@@ -195,7 +203,7 @@ def _blur(subject: _Subject) -> _Paint:
 def _noise(subject: _Subject) -> _Paint:
     """Grain over the whole photo."""
     return _Paint(
-        subject.photo + subject.rng.normal(0, 60 * subject.strength, subject.photo.shape), np.ones(subject.size)
+        subject.photo + subject.rng.normal(0, 100 * subject.strength, subject.photo.shape), np.ones(subject.size)
     )
 
 
