@@ -409,7 +409,7 @@ def test_every_mistake_of_a_recipe_is_a_line(recipe, run):
     assert (code, out) == (2, "")
     assert err.splitlines() == [
         "error: override seed=x: needs a whole number, not 'x'",
-        "error: override autoencoder.sise=tiny: unknown key; did you mean size?",
+        "error: override autoencoder.sise=tiny: unknown key; did you mean autoencoder.size?",
     ]
 
 
@@ -607,6 +607,27 @@ def test_python_m_is_the_same(recipe):
         (
             "augment --how magic",
             ["error: invalid value for '--how': 'magic' is not one of", "see vae-ldm augment draw"],
+        ),
+        *(
+            (f"{call} {option} {value}", [f"error: invalid value for {hint}: {said}, not {value}", "see vae-ldm"])
+            for call, option, value, hint, said in (
+                ("generate run x", "-n", "0", "'-n' / '--num-images'", "must be at least 1"),
+                ("generate run x", "-n", "2000000", "'-n' / '--num-images'", "must be at most 1,000,000"),
+                ("generate run x", "-n", "many", "'-n' / '--num-images'", "needs a whole number"),
+                ("generate run x", "-n", "1.5", "'-n' / '--num-images'", "needs a whole number"),
+                ("generate run x", "--guidance-scale", "-1", "'--guidance-scale'", "must be at least 0"),
+                ("generate run x", "--guidance-scale", "high", "'--guidance-scale'", "needs a number"),
+                ("generate run x", "--guidance-scale", "nan", "'--guidance-scale'", "must be a finite number"),
+                ("compare a b", "--side", "4", "'--side'", "must be at least 8"),
+                ("augment", "--strength", "2", "'--strength'", "must be at most 1"),
+                ("augment", "--strength", "0", "'--strength'", "must be at least 0.01"),
+                ("augment prove", "--shots", "0", "'--shots'", "must be at least 1"),
+                ("archive report a", "--target-psnr", "5", "'--target-psnr'", "must be at least 10"),
+            )
+        ),
+        (
+            "index build a b --features all",
+            ["error: invalid value for '--features': 'all' is not one of", "see vae-ldm index build"],
         ),
         ("augment prov", ["error: prov: no such command of augment, and no such folder; did you mean prove?"]),
         ("augment phots --model run", ["error: phots: no such folder; did you mean photos?"]),

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import typer
 
+from vae_ldm.cli.wrong_values import in_own_words
 from vae_ldm.errors import GO_ON, RecipeError, RunError, StoppedError, VaeLdmError, first_line
 from vae_ldm.text import shown
 
@@ -32,6 +33,8 @@ def errors_in_one_line() -> Iterator[None]:
     except _UsageError as error:
         if error.ctx is None or type(error).__name__ == "NoArgsIsHelpError":  # which shows the help
             raise
+        if (words := in_own_words(error)) is not None:
+            error.message = words
         message = error.format_message().rstrip(".")
         _tell(f"error: {message[:1].lower()}{message[1:]}")
         _tell(f"see {error.ctx.command_path} --help")
