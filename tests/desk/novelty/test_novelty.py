@@ -62,7 +62,7 @@ def read_table(file):
         return list(csv.DictReader(stream))
 
 
-def test_scratched_photos_are_novel_and_good_ones_are_not(detector, photos, tmp_path):
+def test_scratched_photos_are_novel_and_good_ones_are_not(detector, photos, tmp_path, capfd):
     verdicts = score(photos / "validation", detector, out=tmp_path / "scores.csv", heat_maps=tmp_path / "heat")
     scratched = [verdict for verdict in verdicts if verdict.record.label == "scratched"]
     good = [verdict for verdict in verdicts if verdict.record.label == "good"]
@@ -80,6 +80,7 @@ def test_scratched_photos_are_novel_and_good_ones_are_not(detector, photos, tmp_
         assert row["features"] == "latents + EffLite0"
     heat_maps = sorted(path.relative_to(tmp_path / "heat") for path in (tmp_path / "heat").rglob("*.*"))
     assert [str(path) for path in heat_maps] == [f"{row['id']}.png" for row in table]
+    assert capfd.readouterr().out.splitlines() == [str(tmp_path / "scores.csv"), str(tmp_path / "heat")]
 
 
 def test_the_heat_map_is_hottest_at_the_blemish(detector, photos):

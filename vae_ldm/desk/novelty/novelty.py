@@ -155,13 +155,16 @@ def score(
             f"on; {their} scores are too low to say anything"
         )
     facts, num_novel = opened.facts, sum(verdict.novel for verdict in verdicts)
+    are = "is" if num_novel == 1 else "are"
     command.say(
-        f"{num_novel} of {counted(len(verdicts), 'photo')} {'is' if num_novel == 1 else 'are'} novel by {facts.score} "
+        f"{num_novel:,} of {counted(len(verdicts), 'photo')} {are} novel by {facts.score} "
         f"of {facts.features_name}, at a false-alarm rate of {facts.false_alarm_rate:g} on "
         f"{counted(facts.num_calibration, 'calibration photo')}"
         + (f"; the detector knows photos of {', '.join(facts.only_classes)} only" if facts.only_classes else "")
     )
     command.hand_over(out)
+    if heat_maps is not None:
+        command.hand_over(heat_maps)
     command.check_left_out(len(records), f"the others are judged in {out}")
     return verdicts
 
@@ -186,7 +189,7 @@ def _certainty(num_calibration: int, rate: float) -> str:
         f"with {counted(num_calibration, 'calibration photo')} the true rate lies {within(num_calibration)} "
         "(95 % confidence)"
     )
-    return said if num_calibration >= enough else f"{said}, with {enough} it would lie {within(enough)}"
+    return said if num_calibration >= enough else f"{said}, with {enough:,} it would lie {within(enough)}"
 
 
 def _fit_scorers(
@@ -242,7 +245,9 @@ def _calibrate(
 def _check_readable(command: DeskCommand, readable: int, num_photos: int, needed: int, what: str) -> None:
     if readable < needed:
         command.tell_left_out()
-        raise DataError(f"only {readable} of {counted(num_photos, f'{what} photo')} can be read, and it takes {needed}")
+        raise DataError(
+            f"only {readable:,} of {counted(num_photos, f'{what} photo')} can be read, and it takes {needed:,}"
+        )
 
 
 def _heat_map_file(folder: Path, photo_id: str) -> Path:
