@@ -59,11 +59,14 @@ def run(monkeypatch, capsys):
 def implementation(monkeypatch):
     """Put a function in place of what a verb imports, recording how it is called: the verbs alone are tested here."""
 
-    def replace(module, name, result=None, error=None, ended_by=None):
+    def replace(module, name, result=None, error=None, ended_by=None, writes=()):
         calls = []
 
         def called(*args, **kwargs):
             calls.append((args, kwargs))
+            for file in map(Path, writes):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.touch()
             if ended_by is not None:
                 signal.raise_signal(ended_by)
             if error is not None:
@@ -328,6 +331,11 @@ def test_expected_errors_are_a_line_and_an_exit_code(recipe, run, implementation
     [
         ("vae_ldm.desk.archive.add", "add", ("archive", "add", "a.archive", "photos", "--model", "run")),
         ("vae_ldm.desk.search.build", "build_index", ("index", "build", "a.index", "photos", "--model", "run")),
+        (
+            "vae_ldm.desk.search.build",
+            "build_index",
+            ("index", "build", "new", "photos", "--model", "run", "--store", "postgresql://anna@host/photos"),
+        ),
         ("vae_ldm.desk.search.build", "add_photos", ("index", "add", "a.index", "photos")),
         ("vae_ldm.desk.augment.augment", "augment", ("augment", "photos", "--model", "run")),
         ("vae_ldm.desk.claim.claim", "build_desk", ("desk", "d", "photos", "--model", "run")),
@@ -344,9 +352,30 @@ def test_a_stop_has_a_code_of_its_own_and_says_to_go_on_where_that_is_true(
     goes_on = name in ("add", "build_index", "add_photos", "augment", "build_desk", "pull")
     rest = "; what is finished is kept; repeat the command to go on" if goes_on else ""
     for number, code, said in ((signal.SIGTERM, 143, "stopped by SIGTERM"), (signal.SIGINT, 130, "stopped")):
-        implementation(module, name, ended_by=number)
+        kept = ("a.archive/part", "a.index/part", "augmented/part", "d/index/part")
+        implementation(module, name, ended_by=number, writes=kept)
         assert run(*arguments) == (code, "", f"{said}{rest}\n")
+        for folder in ("augmented", "d"):
+            shutil.rmtree(folder)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("place", [None, "empty", "locked"])
+@pytest.mark.parametrize(
+    ("module", "name", "arguments"),
+    [
+        ("vae_ldm.desk.archive.add", "add", ("archive", "add", "new", "photos", "--model", "run")),
+        ("vae_ldm.desk.search.build", "build_index", ("index", "build", "new", "photos", "--model", "run")),
+        ("vae_ldm.desk.augment.augment", "augment", ("augment", "photos", "--model", "run", "--out", "new")),
+        ("vae_ldm.desk.claim.claim", "build_desk", ("desk", "new", "photos", "--model", "run")),
+    ],
+)
+def test_a_stop_before_anything_is_kept_says_so(run, implementation, module, name, arguments, place):
+    left = ("new/index/lock", "new/.vae_ldm-x-1-0a0b.part") if place == "locked" else ()
+    implementation(module, name, ended_by=signal.SIGINT, writes=left)
+    if place == "empty":
+        Path("new").mkdir()
+    assert run(*arguments) == (130, "", "stopped; nothing is kept yet\n")
 
 
 @pytest.mark.parametrize(("before", "code"), [(signal.SIG_DFL, 143), (signal.SIG_IGN, 0)], ids=["terminal", "nohup"])
