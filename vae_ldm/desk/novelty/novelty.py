@@ -28,7 +28,7 @@ from vae_ldm.desk.novelty.detector import (
     stored_facts,
 )
 from vae_ldm.desk.novelty.observer import PhotoObserver, some_patches
-from vae_ldm.desk.novelty.reference_photos import MIN_REFERENCE_PHOTOS, check_counts, reference_and_calibration
+from vae_ldm.desk.novelty.reference_photos import MIN_REFERENCE_PHOTOS, check_enough, reference_and_calibration
 from vae_ldm.errors import DataError
 from vae_ldm.files import write_picture, write_whole
 from vae_ldm.latent_space.conformal import threshold
@@ -67,7 +67,7 @@ def fit(
     command = DeskCommand(launched=True, told=told)
     check_detector_place(out)
     reference, held_out = reference_and_calibration(photos, calibration, only_classes)
-    check_counts(len(reference), len(held_out), false_alarm_rate, calibration)
+    check_enough(reference, held_out, false_alarm_rate, calibration)
     encoder = PhotoEncoder(model, kind=features, backbone=backbone, device=command.processes.device)
     command.tell_unseen(reference, encoder.image_size, encoder.resize)
     command.tell_foreign(model, encoder.autoencoder, reference)
