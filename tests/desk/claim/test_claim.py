@@ -113,7 +113,7 @@ def test_a_photo_of_the_desk_is_found_again(photos, desk, tmp_path, capsys):
     _, page = put_before(photos / "past" / "bent" / "003.png", desk, tmp_path / "claim.html", num_similar=2)
     assert "<strong>This very photo is here already</strong>" in page
     held = photos / "past" / "bent" / "003.png"
-    told = f"The index holds it, byte for byte: {held}. The detector calls it seen. The detector was fitted on it, so"
+    told = f"The index holds it, byte for byte: {held}. The detector calls it seen. The detector was fitted on this"
     assert told in page
     assert page.count('alt="Similar photo ') == 2
     assert '<span title="' in page
@@ -126,7 +126,7 @@ def test_a_photo_of_the_desk_is_found_again(photos, desk, tmp_path, capsys):
         f"The index holds it, byte for byte: {held}.",
         "The detector calls it seen.",
     ]
-    assert re.match(r"The detector was fitted on it, so its p-value of [\d.]+ says nothing\.$", printed[3])
+    assert re.match(r"The detector was fitted on this photo, so its p-value of [\d.]+ says nothing\.$", printed[3])
     assert printed[4].startswith("Of the 2 most similar other photos, ")
     assert len(printed) == 5 + 2 + 1  # the two, and where the page is
 
@@ -148,7 +148,9 @@ def test_a_photo_that_is_held_and_novel_is_told_as_both_one_fact_a_line(photos, 
     ]
     assert re.match(r"Its p-value is 0\.\d+: none of the 12 photos held out .* as this one\.$", printed[3])
     assert re.match(r"This desk is set to call 10 of 100 usual photos new\.$", printed[4])
-    assert re.match(r"With 12 held-out photos the true number lies between .* \(95 % confidence\)\.$", printed[5])
+    assert re.match(
+        r"With 12 held-out photos the true number of .* lies between .* of 100 \(95 % confidence\)\.$", printed[5]
+    )
     assert printed[6] == "This desk knows photos of good only."
     assert "The detector calls it novel." in page
 

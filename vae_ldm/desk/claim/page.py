@@ -143,7 +143,7 @@ class ClaimPage:
     @property
     def _p_value_in_words(self) -> list[str]:
         if self.is_reference:
-            return [f"The detector was fitted on it, so its p-value of {self.p_value:.2g} says nothing."]
+            return [f"The detector was fitted on this photo, so its p-value of {self.p_value:.2g} says nothing."]
         count = round(self.p_value * (self.num_calibration + 1)) - 1
         low, high = self.true_rates
         return [
@@ -151,8 +151,8 @@ class ClaimPage:
             f"{counted(self.num_calibration, 'photo')} held out when the desk was made "
             f"{'looks' if count < 2 else 'look'} at least as unusual as this one.",
             f"This desk is set to call {100 * self.false_alarm_rate:g} of 100 usual photos new.",
-            f"With {counted(self.num_calibration, 'held-out photo')} the true number lies between {100 * low:.2g} and "
-            f"{100 * high:.2g} (95 % confidence).",
+            f"With {counted(self.num_calibration, 'held-out photo')} the true number of usual photos that it calls new "
+            f"lies between {100 * low:.2g} and {100 * high:.2g} of 100 (95 % confidence).",
         ]
 
     @property
