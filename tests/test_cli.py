@@ -24,7 +24,7 @@ RECIPE = "# vae-ldm train r\n# Quick.\nformat: 2\nname: tiny\ndata: {type: rende
 def places(tmp_path, monkeypatch):
     """Photos, stores and runs of the names that the tests use, in the current folder: verbs look at them first."""
     monkeypatch.chdir(tmp_path)
-    enough = (f"photos/{number}.jpg" for number in range(60))  # for a desk
+    enough = (f"photos/{number}.jpg" for number in range(66))  # for a desk, which does not look into so many
     for name in (*enough, "a.jpg", "b.jpg", "c.jpg", "a.archive/archive.json", "a.index/index.json"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).touch()
@@ -59,11 +59,14 @@ def run(monkeypatch, capsys):
 def implementation(monkeypatch):
     """Put a function in place of what a verb imports, recording how it is called: the verbs alone are tested here."""
 
-    def replace(module, name, result=None, error=None, ended_by=None):
+    def replace(module, name, result=None, error=None, ended_by=None, writes=()):
         calls = []
 
         def called(*args, **kwargs):
             calls.append((args, kwargs))
+            for file in map(Path, writes):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.touch()
             if ended_by is not None:
                 signal.raise_signal(ended_by)
             if error is not None:
@@ -328,6 +331,11 @@ def test_expected_errors_are_a_line_and_an_exit_code(recipe, run, implementation
     [
         ("vae_ldm.desk.archive.add", "add", ("archive", "add", "a.archive", "photos", "--model", "run")),
         ("vae_ldm.desk.search.build", "build_index", ("index", "build", "a.index", "photos", "--model", "run")),
+        (
+            "vae_ldm.desk.search.build",
+            "build_index",
+            ("index", "build", "new", "photos", "--model", "run", "--store", "postgresql://anna@host/photos"),
+        ),
         ("vae_ldm.desk.search.build", "add_photos", ("index", "add", "a.index", "photos")),
         ("vae_ldm.desk.augment.augment", "augment", ("augment", "photos", "--model", "run")),
         ("vae_ldm.desk.claim.claim", "build_desk", ("desk", "d", "photos", "--model", "run")),
@@ -344,9 +352,30 @@ def test_a_stop_has_a_code_of_its_own_and_says_to_go_on_where_that_is_true(
     goes_on = name in ("add", "build_index", "add_photos", "augment", "build_desk", "pull")
     rest = "; what is finished is kept; repeat the command to go on" if goes_on else ""
     for number, code, said in ((signal.SIGTERM, 143, "stopped by SIGTERM"), (signal.SIGINT, 130, "stopped")):
-        implementation(module, name, ended_by=number)
+        kept = ("a.archive/part", "a.index/part", "augmented/part", "d/index/part")
+        implementation(module, name, ended_by=number, writes=kept)
         assert run(*arguments) == (code, "", f"{said}{rest}\n")
+        for folder in ("augmented", "d"):
+            shutil.rmtree(folder)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("place", [None, "empty", "locked"])
+@pytest.mark.parametrize(
+    ("module", "name", "arguments"),
+    [
+        ("vae_ldm.desk.archive.add", "add", ("archive", "add", "new", "photos", "--model", "run")),
+        ("vae_ldm.desk.search.build", "build_index", ("index", "build", "new", "photos", "--model", "run")),
+        ("vae_ldm.desk.augment.augment", "augment", ("augment", "photos", "--model", "run", "--out", "new")),
+        ("vae_ldm.desk.claim.claim", "build_desk", ("desk", "new", "photos", "--model", "run")),
+    ],
+)
+def test_a_stop_before_anything_is_kept_says_so(run, implementation, module, name, arguments, place):
+    left = ("new/index/lock", "new/.vae_ldm-x-1-0a0b.part") if place == "locked" else ()
+    implementation(module, name, ended_by=signal.SIGINT, writes=left)
+    if place == "empty":
+        Path("new").mkdir()
+    assert run(*arguments) == (130, "", "stopped; nothing is kept yet\n")
 
 
 @pytest.mark.parametrize(("before", "code"), [(signal.SIG_DFL, 143), (signal.SIG_IGN, 0)], ids=["terminal", "nohup"])
@@ -409,7 +438,7 @@ def test_every_mistake_of_a_recipe_is_a_line(recipe, run):
     assert (code, out) == (2, "")
     assert err.splitlines() == [
         "error: override seed=x: needs a whole number, not 'x'",
-        "error: override autoencoder.sise=tiny: unknown key; did you mean size?",
+        "error: override autoencoder.sise=tiny: unknown key; did you mean autoencoder.size?",
     ]
 
 
@@ -607,6 +636,27 @@ def test_python_m_is_the_same(recipe):
         (
             "augment --how magic",
             ["error: invalid value for '--how': 'magic' is not one of", "see vae-ldm augment draw"],
+        ),
+        *(
+            (f"{call} {option} {value}", [f"error: invalid value for {hint}: {said}, not {value}", "see vae-ldm"])
+            for call, option, value, hint, said in (
+                ("generate run x", "-n", "0", "'-n' / '--num-images'", "must be at least 1"),
+                ("generate run x", "-n", "2000000", "'-n' / '--num-images'", "must be at most 1,000,000"),
+                ("generate run x", "-n", "many", "'-n' / '--num-images'", "needs a whole number"),
+                ("generate run x", "-n", "1.5", "'-n' / '--num-images'", "needs a whole number"),
+                ("generate run x", "--guidance-scale", "-1", "'--guidance-scale'", "must be at least 0"),
+                ("generate run x", "--guidance-scale", "high", "'--guidance-scale'", "needs a number"),
+                ("generate run x", "--guidance-scale", "nan", "'--guidance-scale'", "must be a finite number"),
+                ("compare a b", "--side", "4", "'--side'", "must be at least 8"),
+                ("augment", "--strength", "2", "'--strength'", "must be at most 1"),
+                ("augment", "--strength", "0", "'--strength'", "must be at least 0.01"),
+                ("augment prove", "--shots", "0", "'--shots'", "must be at least 1"),
+                ("archive report a", "--target-psnr", "5", "'--target-psnr'", "must be at least 10"),
+            )
+        ),
+        (
+            "index build a b --features all",
+            ["error: invalid value for '--features': 'all' is not one of", "see vae-ldm index build"],
         ),
         ("augment prov", ["error: prov: no such command of augment, and no such folder; did you mean prove?"]),
         ("augment phots --model run", ["error: phots: no such folder; did you mean photos?"]),

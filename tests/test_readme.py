@@ -57,7 +57,20 @@ def photos(tmp_path):
             folder = tmp_path / "photos" / split / label
             folder.mkdir(parents=True)
             for number in range(count):
-                Image.fromarray(rng.integers(0, 256, (40, 30, 3), np.uint8)).save(folder / f"{number:04d}.jpg")
+                _save(folder / f"{number:04d}.jpg", rng)
+    for name in ("here/my-photo.jpg", "here/my-other-photo.jpg", "new-photos/1.jpg", "new-photos/2.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        _save(tmp_path / name, rng)
+
+
+def _save(file, rng):
+    Image.fromarray(rng.integers(0, 256, (40, 30, 3), np.uint8)).save(file)
+
+
+def test_what_stands_for_photos_of_the_users_own_is_said_where_it_is_used_first():
+    for name in set(re.findall(r"[\w./-]*photo[\w-]*\.jpg|\.\./[\w./-]+", "\n".join(COMMANDS))):
+        section = next(part for part in README.split("\n## ") if name in part)
+        assert re.search(rf"`{re.escape(name)}` stands for ", section.split("```", 2)[2]), name
 
 
 @pytest.mark.slow
@@ -65,7 +78,6 @@ def photos(tmp_path):
 def test_its_commands_work(tmp_path, monkeypatch):
     """In the README's order, in one folder, beside a folder of photos and with a Hub of our own."""
     here = tmp_path / "here"
-    here.mkdir()
     (here / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.chdir(here)
     runner = CliRunner()

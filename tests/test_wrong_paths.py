@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from vae_ldm.cli import app
 
@@ -135,7 +136,6 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
     for name in (
         *(
             "photos/0.jpg",
-            "photos/1.jpg",
             "a.jpg",
             "full/something",
             "other/index/something",
@@ -153,6 +153,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("something")
+    for name in ("0.jpg", "1.jpg"):
+        Image.new("L", (8, 8)).save(folder / "photos" / name)
     for name in ("archive.json", "index.json", "detector.json"):
         (folder / "stored" / name).touch()
     recipe = "format: 2\nname: tiny\ndata: {type: image_folder, path: absent, image_size: 32}\nautoencoder: {}\n"

@@ -17,7 +17,7 @@ An OSError (a full disk, a file without permission) is not wrapped: the command 
 exits with 1. Any other exception is a fault of ours, and keeps its traceback.
 """
 
-GO_ON = "what is finished is kept; repeat the command to go on"
+GO_ON, NOTHING_KEPT = "what is finished is kept; repeat the command to go on", "nothing is kept yet"
 """How the line of a stop ends, of a command that keeps what it has done."""
 
 

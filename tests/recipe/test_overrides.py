@@ -100,9 +100,12 @@ def test_a_new_type_does_not_hide_what_neither_knows_nor_what_an_override_says(m
     ("override", "complaint"),
     [
         ("diffusion.trainer.max_steps=abc", "needs a whole number, not 'abc'"),
-        ("autoencoder.trainer.max_stepz=5", "unknown key; did you mean max_steps?"),
+        ("autoencoder.trainer.max_stepz=5", "unknown key; did you mean autoencoder.trainer.max_steps?"),
         ("autoencodr.size=tiny", "autoencodr: unknown key; did you mean autoencoder?"),
-        ("autoencoder.loss={kl_wight: 1}", "autoencoder.loss.kl_wight: unknown key; did you mean kl_weight?"),
+        (
+            "autoencoder.loss={kl_wight: 1}",
+            "autoencoder.loss.kl_wight: unknown key; did you mean autoencoder.loss.kl_weight?",
+        ),
         ("data=null", "needs a mapping, not null; write {} for a part that is all defaults"),
         (
             "data.type=image_folders",

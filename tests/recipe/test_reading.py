@@ -47,11 +47,11 @@ def test_an_absent_stage_is_not_run(write):
         ("nam: x", "nam: unknown key; did you mean name?"),
         (
             "autoencoder: {trainer: {max_stepz: 1}}",
-            "autoencoder.trainer.max_stepz: unknown key; did you mean max_steps?",
+            "autoencoder.trainer.max_stepz: unknown key; did you mean autoencoder.trainer.max_steps?",
         ),
         (
             "autoencoder: {trainer: {max-steps: 1}}",
-            "autoencoder.trainer.max-steps: unknown key; did you mean max_steps?",
+            "autoencoder.trainer.max-steps: unknown key; did you mean autoencoder.trainer.max_steps?",
         ),
         (
             "autoencoder: {trainer: {learning_rate: 1e-3}}",
@@ -246,7 +246,7 @@ def test_sizes_and_factor_disagree_at_the_line_of_either(mistakes):
         ("{type: foo}", "loggers[0].type: unknown type 'foo'; legal: tensorboard, wandb, mlflow, comet_ml"),
         ("{}", "loggers[0]: has no type; legal: tensorboard, wandb, mlflow, comet_ml"),
         ("{type: wandb}", "loggers[0].project: required by type 'wandb', but missing"),
-        ("{type: wandb, projct: p}", "loggers[0].projct: unknown key; did you mean project?"),
+        ("{type: wandb, projct: p}", "loggers[0].projct: unknown key; did you mean loggers[0].project?"),
         (
             "{type: tensorboard, project: p}",
             "loggers[0].project: unknown key; type tensorboard has none, type wandb has",
@@ -264,7 +264,7 @@ def test_what_is_wrong_below_a_misspelt_type_is_said_as_well(mistakes):
     assert mistakes(text) == [
         f"r.yaml:4: data.type: {unknown}",
         "r.yaml:5: data.path: needs text, not 12; put it in quotes",
-        "r.yaml:6: data.image_sze: unknown key; did you mean image_size?",
+        "r.yaml:6: data.image_sze: unknown key; did you mean data.image_size?",
     ]
 
 

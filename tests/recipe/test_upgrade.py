@@ -199,7 +199,7 @@ def test_a_format_that_this_version_does_not_read_is_refused(mistakes, number, s
 def test_mistakes_of_an_old_recipe_name_the_users_own_lines(mistakes):
     text = "name: tiny\ndata: {type: rendered_claims}\nautoencoder:\n  loss:\n    ssim_weigth: 1\ndiffusion: 7\n"
     assert mistakes(text) == [
-        "r.yaml:5: autoencoder.loss.ssim_weigth: unknown key; did you mean ssim_weight?",
+        "r.yaml:5: autoencoder.loss.ssim_weigth: unknown key; did you mean autoencoder.loss.ssim_weight?",
         "r.yaml:6: diffusion: needs a mapping, not 7",
     ]
 

@@ -288,7 +288,7 @@ def push(
 
 
 @app.command(rich_help_panel=TRAIN)
-@going_on
+@going_on()
 def pull(
     repository: RepositoryArgument,
     out: Annotated[

@@ -29,7 +29,7 @@ ArchiveArgument = Annotated[
 
 
 @app.command()
-@going_on
+@going_on("archive")
 def add(
     archive: Annotated[
         Path, typer.Argument(metavar="ARCHIVE", help="The archive's folder.", callback=paths.archive_place)

@@ -58,7 +58,7 @@ PhotosArgument = Annotated[
 
 
 @app.command()
-@going_on
+@going_on("out")
 def draw(
     model: PipelineOption,
     photos: PhotosArgument = None,

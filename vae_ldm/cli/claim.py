@@ -24,7 +24,7 @@ DeskArgument = Annotated[
 ]
 
 
-@going_on
+@going_on("desk")
 def desk(
     desk: DeskArgument,
     photos: Annotated[

@@ -7,11 +7,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import typer
 
-from vae_ldm.errors import GO_ON, RecipeError, RunError, StoppedError, VaeLdmError, first_line
+from vae_ldm.cli.wrong_values import in_own_words
+from vae_ldm.errors import GO_ON, NOTHING_KEPT, RecipeError, RunError, StoppedError, VaeLdmError, first_line
+from vae_ldm.files import is_temporary
+from vae_ldm.paths import expanded
 from vae_ldm.text import shown
 
 P = ParamSpec("P")
@@ -32,6 +36,8 @@ def errors_in_one_line() -> Iterator[None]:
     except _UsageError as error:
         if error.ctx is None or type(error).__name__ == "NoArgsIsHelpError":  # which shows the help
             raise
+        if (words := in_own_words(error)) is not None:
+            error.message = words
         message = error.format_message().rstrip(".")
         _tell(f"error: {message[:1].lower()}{message[1:]}")
         _tell(f"see {error.ctx.command_path} --help")
@@ -60,17 +66,31 @@ class _TerminatedError(KeyboardInterrupt):
     """SIGTERM has come, and ends the command the way that Ctrl-C does."""
 
 
-def going_on(verb: Callable[P, T]) -> Callable[P, T]:
-    """Declare that the verb keeps finished work: after a stop, the same command goes on, and the message says so."""
+def going_on(place: str | None = None) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Declare that the verb keeps finished work: after a stop, the same command goes on, and the message says so.
 
-    @wraps(verb)
-    def told(*arguments: P.args, **options: P.kwargs) -> T:
-        try:
-            return verb(*arguments, **options)
-        except KeyboardInterrupt as error:
-            raise type(error)(f"{_said_of(error)}; {GO_ON}") from None
+    `place` is the argument of the verb that names the folder of that work, unless it is kept elsewhere: in a cache, or
+    in the database that the argument `store` names. Where the folder holds no work, the message says that.
+    """
 
-    return told
+    def keeping(verb: Callable[P, T]) -> Callable[P, T]:
+        @wraps(verb)
+        def told(*arguments: P.args, **options: P.kwargs) -> T:
+            try:
+                return verb(*arguments, **options)
+            except KeyboardInterrupt as error:
+                elsewhere = place is None or options.get("store") is not None
+                kept = elsewhere or _holds_work(expanded(str(options[str(place)])))
+                raise type(error)(f"{_said_of(error)}; {GO_ON if kept else NOTHING_KEPT}") from None
+
+        return told
+
+    return keeping
+
+
+def _holds_work(folder: Path) -> bool:
+    """Whether any file lies in the folder but locks, and what was being written."""
+    return any(path.is_file() and path.name != "lock" and not is_temporary(path) for path in folder.rglob("*"))
 
 
 def _said_of(error: KeyboardInterrupt) -> str:

@@ -32,7 +32,7 @@ CaptionColumnOption = Annotated[
 
 
 @app.command()
-@going_on
+@going_on("index")
 def build(
     index: IndexArgument,
     photos: PhotosArgument,
@@ -60,7 +60,7 @@ def build(
 
 
 @app.command()
-@going_on
+@going_on("index")
 def add(
     index: IndexArgument,
     photos: PhotosArgument,

@@ -9,12 +9,13 @@ import typer
 
 from vae_ldm.choices import MAX_DENOISING_STEPS, MAX_GUIDANCE_SCALE, MAX_SEED, MIN_STRENGTH, FeatureKind
 from vae_ldm.cli import paths
+from vae_ldm.cli.wrong_values import not_finite, outside
 
 
 def finite(number: float | None) -> float | None:
     """The number. Raises BadParameter for an infinite one and for nan, which no range refuses."""
     if number is not None and not math.isfinite(number):
-        raise typer.BadParameter(f"{number} is not a finite number.")
+        raise typer.BadParameter(not_finite(number))
     return number
 
 
@@ -42,7 +43,7 @@ def strengths(numbers: list[float] | None) -> list[float] | None:
     """The numbers, each a strength."""
     for number in numbers or ():
         if not MIN_STRENGTH <= number <= 1:
-            raise typer.BadParameter(f"{number} is not in the range {MIN_STRENGTH}<=x<=1.")
+            raise typer.BadParameter(outside(f"{number:g}", MIN_STRENGTH, 1))
     return numbers
 
 

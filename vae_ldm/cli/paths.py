@@ -54,7 +54,7 @@ def one_photo(path: Path) -> Path:
     place = photos(path)
     assert place is not None
     if place.is_dir() and (count := len(find_photos(place).pictures)) > 1:
-        raise DataError(f"{path}: holds {count} photos; give one of them")
+        raise DataError(f"{path}: holds {count:,} photos; give one of them")
     return place
 
 

@@ -315,7 +315,7 @@ def _duplicates_in_words(held_out: Neighbours) -> str:
     count = int(held_out.duplicates.sum())
     if not count:
         return ""
-    of_all = f"{count} of {counted(len(held_out.distances), 'validation picture')}"
+    of_all = f"{count:,} of {counted(len(held_out.distances), 'validation picture')}"
     if count == 1:
         return f"; {of_all} is also a training picture and is left out"
     return f"; {of_all} are also training pictures and are left out"

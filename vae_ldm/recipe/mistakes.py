@@ -185,7 +185,7 @@ def _instead_of(place: _Place) -> str:
     key, owner = str(place.path[-1]), place.owner[0]
     near = _nearest(key, owner.model_fields)
     if near is not None:
-        return f"did you mean {near}?"
+        return f"did you mean {dotted((*place.path[:-1], near))}?"
     siblings = [tag(part) for part in place.owner_union if key in part.model_fields]
     if siblings:
         return f"type {tag(owner)} has none, type {siblings[0]} has"

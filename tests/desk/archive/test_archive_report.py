@@ -99,3 +99,13 @@ def test_a_photo_that_a_codec_keeps_smaller_costs_the_network_one_look(photos, a
     encoded = PhotoCoder(autoencoder, coder, target_psnr=38).encode(decode_whole(file), file.read_bytes())
     assert encoded.method != "latents"
     assert len(calls) <= 1
+
+
+def test_bytes_that_a_codec_takes_at_every_step_are_told_once(photos, trained_run, tmp_path, capsys):
+    report(photos / "0.png", model=str(trained_run.path), out=tmp_path / "page.html")
+    printed = capsys.readouterr().out
+    titles, *rows = printed.partition("mean of 1 photo\n")[2].partition("\n\n")[0].splitlines()
+    assert titles.split() == ["step", "PSNR", "latents", "fewest"]
+    assert len(rows) == 9
+    assert not any("≤" in row for row in rows)
+    assert re.search(r"^bytes a photo at every step: JPEG ≤ \d+, WebP ≤ \d+, AVIF ≤ \d+$", printed, re.M)

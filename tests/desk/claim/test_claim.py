@@ -59,7 +59,7 @@ def test_a_usual_photo_was_seen_before_and_a_scratched_one_was_not(photos, desk,
     assert not usual.novel
     assert "<strong>Looks like what was seen before</strong>" in page
     printed = capsys.readouterr().out
-    assert printed.startswith("Looks like what was seen before. Its p-value is ")
+    assert printed.startswith("Looks like what was seen before.\nIts p-value is ")
     assert printed.rstrip().endswith("usual.html")
 
     scratched, page = put_before(photos / "new" / "scratched" / "000.png", desk, tmp_path / "scratched.html")
@@ -92,7 +92,7 @@ def test_a_desk_that_knows_one_class_says_which(photos, trained_run, tmp_path, c
         tmp_path / "desk", photos / "past", model=model, features="latents", only_classes=["good"], false_alarm_rate=0.1
     )
     put_before(photos / "new" / "good" / "001.png", tmp_path / "desk", tmp_path / "claim.html")
-    assert "It knows photos of good only." in capsys.readouterr().out
+    assert "This desk knows photos of good only." in capsys.readouterr().out
 
 
 def test_the_page_shows_similar_claims_and_variations_and_asks_for_nothing(photos, desk, tmp_path):
@@ -113,17 +113,46 @@ def test_a_photo_of_the_desk_is_found_again(photos, desk, tmp_path, capsys):
     _, page = put_before(photos / "past" / "bent" / "003.png", desk, tmp_path / "claim.html", num_similar=2)
     assert "<strong>This very photo is here already</strong>" in page
     held = photos / "past" / "bent" / "003.png"
-    told = f"The index holds it, byte for byte: {held}. The desk's detector was fitted on it, so its p-value of"
-    assert told.replace("'", "&#39;") in page
+    told = f"The index holds it, byte for byte: {held}. The detector calls it seen. The detector was fitted on this"
+    assert told in page
     assert page.count('alt="Similar photo ') == 2
     assert '<span title="' in page
     assert f'<span title="{held}">' not in page
     assert "the most similar of the 59 other photos" in page
     assert "Of the 2 most similar other photos, " in page
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith(f"This very photo is here already. The index holds it, byte for byte: {held}.")
-    assert printed[1].startswith("Of the 2 most similar other photos, ")
-    assert len(printed) == 2 + 2 + 1  # the two, and where the page is
+    assert printed[:3] == [
+        "This very photo is here already.",
+        f"The index holds it, byte for byte: {held}.",
+        "The detector calls it seen.",
+    ]
+    assert re.match(r"The detector was fitted on this photo, so its p-value of [\d.]+ says nothing\.$", printed[3])
+    assert printed[4].startswith("Of the 2 most similar other photos, ")
+    assert len(printed) == 5 + 2 + 1  # the two, and where the page is
+
+
+def test_a_photo_that_is_held_and_novel_is_told_as_both_one_fact_a_line(photos, trained_run, tmp_path, capsys):
+    past = shutil.copytree(photos / "past", tmp_path / "past")
+    save_photos(past / "scratched", 1, seed=2, blemish=(26, 38))
+    options = {"model": str(trained_run.path), "features": "latents", "false_alarm_rate": 0.1}
+    build_desk(tmp_path / "desk", past, only_classes=["good"], **options)
+    capsys.readouterr()
+    scratched = past / "scratched" / "000.png"
+    verdict, page = put_before(scratched, tmp_path / "desk", tmp_path / "claim.html")
+    assert verdict.novel
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:3] == [
+        "This very photo is here already.",
+        f"The index holds it, byte for byte: {scratched}.",
+        "The detector calls it novel.",
+    ]
+    assert re.match(r"Its p-value is 0\.\d+: none of the 12 photos held out .* as this one\.$", printed[3])
+    assert re.match(r"This desk is set to call 10 of 100 usual photos new\.$", printed[4])
+    assert re.match(
+        r"With 12 held-out photos the true number of .* lies between .* of 100 \(95 % confidence\)\.$", printed[5]
+    )
+    assert printed[6] == "This desk knows photos of good only."
+    assert "The detector calls it novel." in page
 
 
 def test_copies_of_a_photo_are_told_and_a_photo_that_was_saved_anew_is_the_most_similar(
@@ -140,7 +169,7 @@ def test_copies_of_a_photo_are_told_and_a_photo_that_was_saved_anew_is_the_most_
     _, page = put_before(new, tmp_path / "desk", tmp_path / "claim.html", num_similar=3)
     printed = capsys.readouterr().out.splitlines()
     held = {str(path) for path in (original, past / "good" / "copy.png", past / "good" / "zz.png")}
-    told = re.search(r"The index holds it, byte for byte: (.*?)\. (Its p-value|The desk's detector)", printed[0])
+    told = re.match(r"The index holds it, byte for byte: (.*)\.$", printed[1])
     assert set(told.group(1).split(", ")) == held
     shown = re.findall(r'<span title="([^"]+)">', page)
     assert len(shown) == 3
@@ -307,7 +336,7 @@ def test_the_work_is_done_once_and_the_verdict_comes_before_the_pipeline(photos,
 
     monkeypatch.setattr(claim_module, "open_pipeline", opening)
     put_before(photos / "new" / "good" / "001.png", desk, tmp_path / "claim.html")
-    assert said[0].startswith("Looks like what was seen before. Its p-value is ")
+    assert said[0].startswith("Looks like what was seen before.\nIts p-value is ")
     assert (before["encode"], before["decode"]) == (1, 1)
     assert calls["encode"] == 1
     assert calls["decode"] == 1 + len(STRENGTHS)

@@ -1,3 +1,6 @@
+import re
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +9,7 @@ from PIL import Image
 from tests.run.start_points import FLUX, SD, save_autoencoder
 from vae_ldm.desk.compare.compare import compare
 from vae_ldm.errors import DataError, VaeLdmError, WeightsError
+from vae_ldm.evaluation.distribution import MIN_IMAGES
 
 
 @pytest.fixture
@@ -62,3 +66,17 @@ def test_wrong_calls_are_one_line_before_anything_is_measured(photos, tmp_path):
             compare(photos, sources, **{"out": page, **settings})
         assert "\n" not in str(caught.value)
     assert not page.exists()
+
+
+def test_a_distance_that_takes_more_photos_has_no_column(photos, tmp_path, capsys):
+    save_autoencoder(tmp_path / "sd", **SD)
+    for number in range(3, MIN_IMAGES):
+        shutil.copy(photos / "0.jpg", photos / f"{number}.jpg")
+    for number, has_it in ((MIN_IMAGES - 1, False), (MIN_IMAGES, True)):
+        page = tmp_path / f"{number}.html"
+        compare(photos, [str(tmp_path / "sd")], out=page, num_photos=number)
+        printed = capsys.readouterr().out
+        (said,) = (line for line in printed.splitlines() if line.startswith("measured with "))
+        assert ("fd_" in said, "FD" in printed.splitlines()[0].split()) == (has_it, has_it)
+        words = re.sub('base64,[^"]+', "", page.read_text())
+        assert ("Fréchet" in words, "fd_" in words, 'data-label="fd_' in words) == (has_it,) * 3

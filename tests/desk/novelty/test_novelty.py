@@ -22,6 +22,7 @@ from vae_ldm.cli import app
 from vae_ldm.data.photo_records import photo_records
 from vae_ldm.desk.novelty.detector import open_detector
 from vae_ldm.desk.novelty.novelty import fit, score
+from vae_ldm.desk.novelty.reference_photos import reference_and_calibration
 from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError
 from vae_ldm.latent_space.novelty import SCORE_NAMES
 from vae_ldm.models.vision_features import EfficientNetLiteFeatures
@@ -62,7 +63,7 @@ def read_table(file):
         return list(csv.DictReader(stream))
 
 
-def test_scratched_photos_are_novel_and_good_ones_are_not(detector, photos, tmp_path):
+def test_scratched_photos_are_novel_and_good_ones_are_not(detector, photos, tmp_path, capfd):
     verdicts = score(photos / "validation", detector, out=tmp_path / "scores.csv", heat_maps=tmp_path / "heat")
     scratched = [verdict for verdict in verdicts if verdict.record.label == "scratched"]
     good = [verdict for verdict in verdicts if verdict.record.label == "good"]
@@ -80,6 +81,7 @@ def test_scratched_photos_are_novel_and_good_ones_are_not(detector, photos, tmp_
         assert row["features"] == "latents + EffLite0"
     heat_maps = sorted(path.relative_to(tmp_path / "heat") for path in (tmp_path / "heat").rglob("*.*"))
     assert [str(path) for path in heat_maps] == [f"{row['id']}.png" for row in table]
+    assert capfd.readouterr().out.splitlines() == [str(tmp_path / "scores.csv"), str(tmp_path / "heat")]
 
 
 def test_the_heat_map_is_hottest_at_the_blemish(detector, photos):
@@ -166,6 +168,31 @@ def test_a_detector_that_takes_the_place_of_another_says_so(by_latents, tmp_path
     by_latents(out)
     said = capfd.readouterr().err
     assert f"{out}: takes the place of a detector of 60 photos of good, at a false-alarm rate of 0.1 with the" in said
+
+
+@pytest.mark.parametrize("good", [1, 57])
+@pytest.mark.parametrize("verb", ["desk d PHOTOS --model RUN", "novelty fit PHOTOS --model RUN --out d"])
+def test_too_few_photos_are_told_with_those_that_cannot_be_read(trained_run, tmp_path, monkeypatch, verb, good):
+    mixed = tmp_path / "mixed"
+    save_photos(mixed, good, seed=0)
+    (mixed / "empty.jpg").touch()
+    whole = (mixed / "000.png").read_bytes()
+    (mixed / "cut.png").write_bytes(whole[: len(whole) // 2])
+    if good == 57:  # enough by their number, but two of the twenty that are held out are empty as well
+        held_out = [record for record in reference_and_calibration(mixed, 1 / 3, ())[1] if record.id[0] == "0"]
+        for record in held_out[:2]:
+            record.picture.write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    words = verb.replace("PHOTOS", "mixed").replace("RUN", str(trained_run.path)).split()
+    ended = CliRunner().invoke(app, words)
+    said = ended.output.splitlines()
+    assert ended.exit_code == 2
+    assert "left out empty.jpg: an empty file" in said
+    assert "left out cut.png: truncated: the end of the file is missing" in said
+    there_are = {1: "there are 3, of which 2 cannot be read", 57: "there are 59, of which 4 cannot be read"}[good]
+    assert f"error: too few photos: at least 57 photos are needed, and {there_are}: 10 to compare with" in said[-1]
+    assert len(said) == {1: 3, 57: 5}[good]
+    assert not (tmp_path / "d").exists()
 
 
 def test_too_few_photos_for_the_rate_are_said_before_a_model_is_opened(photos, tmp_path):

@@ -20,7 +20,7 @@ from vae_ldm.errors import DataError
 from vae_ldm.evaluation.codec import codecs
 from vae_ldm.evaluation.legibility import READING_EXTRA, Reader, barcode_reader, text_reader
 from vae_ldm.evaluation.rate_distortion import LATENTS, RateDistortion, RateDistortionJudge
-from vae_ldm.evaluation.rate_distortion_summary import in_words, step_rows
+from vae_ldm.evaluation.rate_distortion_summary import StepRow, in_words, step_rows
 from vae_ldm.hardware import device_name
 from vae_ldm.paths import PAGE_SUFFIXES, check_output_file, expanded
 from vae_ldm.text import counted
@@ -148,18 +148,34 @@ def _table(result: RateDistortion) -> Table:
         title=f"bytes a photo at equal PSNR, mean of {counted(result.num_photos, 'photo')}",
         title_justify="left",
     )
-    names = [LATENTS, *result.equal]
+    rows = step_rows(result)
+    names = [name for name in (LATENTS, *result.equal) if name not in _always_lowest(rows)]
     for title in ("step", "PSNR", *names, "fewest"):
         table.add_column(title, justify="right" if title != "fewest" else "left", no_wrap=True)
-    for row in step_rows(result):
+    for row in rows:
         sizes = [f"{'≤ ' if name in row.lowest else ''}{row.num_bytes[name]:,.0f}" for name in names]
         some = "" if row.num_photos == result.num_photos else f" (of {counted(row.num_photos, 'photo')})"
         table.add_row(row.setting, f"{row.psnr:.2f} dB", *sizes, row.best + some)
     return table
 
 
+def _always_lowest(rows: Sequence[StepRow]) -> dict[str, float]:
+    """The bytes of each codec that takes those of its lowest quality for every photo at every one of several steps."""
+    found = {}
+    for name in rows[0].num_bytes if len(rows) > 1 else ():
+        sizes = {row.num_bytes[name] for row in rows}
+        if len(sizes) == 1 and all(
+            name in row.lowest and row.lowest[name].num_photos == row.num_photos for row in rows
+        ):
+            found[name] = sizes.pop()
+    return found
+
+
 def _said_of_lowest(result: RateDistortion) -> Iterator[str]:
-    concerned = {name for row in step_rows(result) for name in row.lowest}
+    rows = step_rows(result)
+    if always := [f"{name} ≤ {size:,.0f}" for name, size in _always_lowest(rows).items()]:
+        yield f"bytes a photo at every step: {', '.join(always)}"
+    concerned = {name for row in rows for name in row.lowest}
     if concerned:
         lowest = {codec.name: codec.psnr[0].mean() for codec in result.codecs if codec.name in concerned}
         kept = ", ".join(f"{name} {psnr:.1f} dB" for name, psnr in lowest.items())

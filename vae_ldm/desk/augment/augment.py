@@ -213,7 +213,7 @@ def _tell_how_good_the_filter_is(
         command.say(probe_in_words(probe))
     if passes.num_duplicates:
         command.say(
-            f"{passes.num_duplicates} of {counted(len(held_out), 'held-out photo')} are training photos as well and "
+            f"{passes.num_duplicates:,} of {counted(len(held_out), 'held-out photo')} are training photos as well and "
             "set no bar for near copies"
         )
     return probe

@@ -77,7 +77,7 @@ def prove_augmentation(
         jittered = _jittered(np.asarray(train.images), flips=preparation.horizontal_flip)
         pictures = np.concatenate([train.images, drawn.images, jittered])
         command.say(
-            f"{counted(len(train), 'real photo')}, {counted(len(drawn), 'synthetic one')}, {len(held_out)} held out, "
+            f"{counted(len(train), 'real photo')}, {counted(len(drawn), 'synthetic one')}, {len(held_out):,} held out, "
             f"{classifier}"
         )
         learner = _learner(classifier, pictures, np.asarray(held_out.images), num_steps)
@@ -237,7 +237,7 @@ def _check_not_held_out(folder: Path, drawn: Pictures, held_out: Pictures) -> No
     judges = set(_digests(held_out.images))
     if count := sum(digest in judges for digest in _digests(drawn.images)):
         raise VaeLdmError(
-            f"{folder}: {count} of its {counted(len(drawn), 'photo')} {'is a' if count == 1 else 'are'} held-out "
+            f"{folder}: {count:,} of its {counted(len(drawn), 'photo')} {'is a' if count == 1 else 'are'} held-out "
             f"{'photo' if count == 1 else 'photos'}, pixel by pixel; a classifier must not learn the photos that judge "
             "it, so give synthetic photos only"
         )
@@ -254,7 +254,7 @@ def _sources(folder: Path, drawn: Pictures, train: Pictures, held_out: Pictures)
     if leaks:
         were = "was" if len(leaks) == 1 else "were"
         raise VaeLdmError(
-            f"{folder}: {len(leaks)} of its photos {were} made from held-out ones ({min(leaks)}); draw it anew from "
+            f"{folder}: {len(leaks):,} of its photos {were} made from held-out ones ({min(leaks)}); draw it anew from "
             "the photos that the proof is to learn from"
         )
     return torch.tensor([-1 if source is None else place.get(source, -1) for source in sources])
@@ -299,7 +299,7 @@ def _of_held_out(photos: Path | None, run: Path | None, held_out: Pictures) -> s
     count = sum(digest in known for digest in _digests(held_out.images))
     if not count:
         return " and, pixel by pixel, on none of the held-out ones"
-    return f" and on {count} of the {len(held_out)} held-out ones as well, so this proves nothing"
+    return f" and on {count:,} of the {len(held_out):,} held-out ones as well, so this proves nothing"
 
 
 def _generator_note(facts: dict | None, of_held_out: str) -> str:

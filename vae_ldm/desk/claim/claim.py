@@ -102,7 +102,7 @@ def claim(
     check_output_file(out, "page", PAGE_SUFFIXES)
     records = photo_records(photo)
     if len(records) != 1:
-        raise VaeLdmError(f"{photo}: holds {len(records)} photos; give one of them")
+        raise VaeLdmError(f"{photo}: holds {len(records):,} photos; give one of them")
     detector, index = open_desk(desk, model=model)
     encoder = detector.observer.encoder
     (batch,) = list(encoder.batches(records, on_unreadable=_refuse))
@@ -151,7 +151,7 @@ def claim(
         device=device_name(detector.observer.encoder.device),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
-    for line in (f"{page.verdict}. {page.reason}", *_in_lines(page)):
+    for line in (f"{page.verdict}.", *page.reasons, *_in_lines(page)):
         command.hand_over(line)
     if num_variations > 0:  # last, because opening the pipeline takes longer than all before
         page = _with_variations(page, source, encoder, seen.latents, label, strengths, num_variations, seed)

@@ -125,31 +125,35 @@ class ClaimPage:
         }[self.departs]
 
     @property
-    def reason(self) -> str:
-        """Why the verdict, in sentences: the p-value and what it was calibrated on, or the photo that this one is."""
-        held = f"The index holds it, byte for byte: {', '.join(self.held_as)}. " if self.held_as else ""
-        known = f" It knows photos of {', '.join(self.only_classes)} only." if self.only_classes else ""
-        unseen = (
-            f" The model saw only the middle {100 * self.seen_share:.0f} % of the photo." if self.seen_share < 1 else ""
-        )
-        foreign = f" {self.foreign[0].upper()}{self.foreign[1:]}." if self.foreign else ""
-        return f"{held}{self._p_value_in_words}{known}{unseen}{foreign}"
+    def reasons(self) -> list[str]:
+        """Why the verdict, a fact a sentence: the p-value and what it was calibrated on, or the photo that this is."""
+        told = []
+        if self.held_as:
+            told.append(f"The index holds it, byte for byte: {', '.join(self.held_as)}.")
+            told.append(f"The detector calls it {'novel' if self.novel else 'seen'}.")
+        told += self._p_value_in_words
+        if self.only_classes:
+            told.append(f"This desk knows photos of {', '.join(self.only_classes)} only.")
+        if self.seen_share < 1:
+            told.append(f"The model saw only the middle {100 * self.seen_share:.0f} % of the photo.")
+        if self.foreign:
+            told.append(f"{self.foreign[0].upper()}{self.foreign[1:]}.")
+        return told
 
     @property
-    def _p_value_in_words(self) -> str:
+    def _p_value_in_words(self) -> list[str]:
         if self.is_reference:
-            return f"The desk's detector was fitted on it, so its p-value of {self.p_value:.2g} says nothing."
+            return [f"The detector was fitted on this photo, so its p-value of {self.p_value:.2g} says nothing."]
         count = round(self.p_value * (self.num_calibration + 1)) - 1
-        often = (
-            f"{count or 'none'} of the {counted(self.num_calibration, 'photo')} held out when the desk was made "
-            f"{'looks' if count < 2 else 'look'} at least as unusual as this one"
-        )
         low, high = self.true_rates
-        return (
-            f"Its p-value is {self.p_value:.2g}: {often}. This desk is set to call "
-            f"{100 * self.false_alarm_rate:g} of 100 usual photos new; with {self.num_calibration} held-out photos the "
-            f"true number lies between {100 * low:.2g} and {100 * high:.2g} (95 % confidence)."
-        )
+        return [
+            f"Its p-value is {self.p_value:.2g}: {f'{count:,}' if count else 'none'} of the "
+            f"{counted(self.num_calibration, 'photo')} held out when the desk was made "
+            f"{'looks' if count < 2 else 'look'} at least as unusual as this one.",
+            f"This desk is set to call {100 * self.false_alarm_rate:g} of 100 usual photos new.",
+            f"With {counted(self.num_calibration, 'held-out photo')} the true number of usual photos that it calls new "
+            f"lies between {100 * low:.2g} and {100 * high:.2g} of 100 (95 % confidence).",
+        ]
 
     @property
     def neighbours_in_words(self) -> str | None:
@@ -163,10 +167,10 @@ class ClaimPage:
         counts = Counter(label for label in labels if label is not None)
         ranked = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
         (label, most), *rest = ranked
-        parts = [f"{most} {'is' if most == 1 else 'are'} of the class {label}"]
-        parts += [f"{count} of the class {label}" for label, count in rest]
+        parts = [f"{most:,} {'is' if most == 1 else 'are'} of the class {label}"]
+        parts += [f"{count:,} of the class {label}" for label, count in rest]
         if missing := labels.count(None):
-            parts.append(f"{missing} of no class")
+            parts.append(f"{missing:,} of no class")
         *before, last = parts
         listed = f"{', '.join(before)} and {last}" if before else last
         return f"Of the {counted(len(labels), f'most similar {other}')}, {listed}."

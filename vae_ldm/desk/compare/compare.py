@@ -85,13 +85,13 @@ def compare(
         batch_size=batch_size,
         features_name=features.name,
         perceptual_name=f"perceptual {features.name}",
-        fd_name="FD" if judge.axes is None else judge.axes.name,
+        fd_name=None if judge.axes is None else judge.axes.name,
     )
     write_comparison(out, images, results, safety, setting)
     command.output.print(_table(results, safety))
     for line in (
         "",
-        f"measured with {setting.perceptual_name} and {setting.fd_name}",
+        " and ".join(filter(None, (f"measured with {setting.perceptual_name}", setting.fd_name))),
         in_sentences(results),
         str(out),
     ):
@@ -128,7 +128,8 @@ def _candidate(source: str, autoencoder: ImageAutoencoder) -> Candidate:
 def _table(results: Sequence[AutoencoderResult], safety: dict[str, HalfPrecision]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("", no_wrap=True)
-    for title in ("PSNR", "SSIM", "perceptual", "FD", "bytes", "s a picture", "std of latents", "float16"):
+    fd = ["FD"] if any(result.fd is not None for result in results) else []
+    for title in ("PSNR", "SSIM", "perceptual", *fd, "bytes", "s a picture", "std of latents", "float16"):
         table.add_column(title, justify="right", no_wrap=True)
     for result in results:
         for one in (result, *result.codecs):
@@ -136,7 +137,7 @@ def _table(results: Sequence[AutoencoderResult], safety: dict[str, HalfPrecision
                 f"{one.psnr.mean():.2f} dB",
                 f"{one.ssim.mean():.3f}",
                 f"{one.perceptual.mean():.4f}",
-                "" if one.fd is None else f"{one.fd:.1f}",
+                *([] if one.fd is None else [f"{one.fd:.1f}"]),
                 f"{one.num_bytes:,.0f}",
             ]
             if isinstance(one, AutoencoderResult):

@@ -43,7 +43,8 @@ class Setting:
     batch_size: int
     features_name: str
     perceptual_name: str
-    fd_name: str
+    fd_name: str | None
+    """None where there are too few photos for a Fréchet distance."""
 
 
 class _Figure(NamedTuple):

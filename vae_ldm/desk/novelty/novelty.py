@@ -28,7 +28,7 @@ from vae_ldm.desk.novelty.detector import (
     stored_facts,
 )
 from vae_ldm.desk.novelty.observer import PhotoObserver, some_patches
-from vae_ldm.desk.novelty.reference_photos import MIN_REFERENCE_PHOTOS, check_counts, reference_and_calibration
+from vae_ldm.desk.novelty.reference_photos import MIN_REFERENCE_PHOTOS, check_enough, reference_and_calibration
 from vae_ldm.errors import DataError
 from vae_ldm.files import write_picture, write_whole
 from vae_ldm.latent_space.conformal import threshold
@@ -67,7 +67,7 @@ def fit(
     command = DeskCommand(launched=True, told=told)
     check_detector_place(out)
     reference, held_out = reference_and_calibration(photos, calibration, only_classes)
-    check_counts(len(reference), len(held_out), false_alarm_rate, calibration)
+    check_enough(reference, held_out, false_alarm_rate, calibration)
     encoder = PhotoEncoder(model, kind=features, backbone=backbone, device=command.processes.device)
     command.tell_unseen(reference, encoder.image_size, encoder.resize)
     command.tell_foreign(model, encoder.autoencoder, reference)
@@ -155,13 +155,16 @@ def score(
             f"on; {their} scores are too low to say anything"
         )
     facts, num_novel = opened.facts, sum(verdict.novel for verdict in verdicts)
+    are = "is" if num_novel == 1 else "are"
     command.say(
-        f"{num_novel} of {counted(len(verdicts), 'photo')} {'is' if num_novel == 1 else 'are'} novel by {facts.score} "
+        f"{num_novel:,} of {counted(len(verdicts), 'photo')} {are} novel by {facts.score} "
         f"of {facts.features_name}, at a false-alarm rate of {facts.false_alarm_rate:g} on "
         f"{counted(facts.num_calibration, 'calibration photo')}"
         + (f"; the detector knows photos of {', '.join(facts.only_classes)} only" if facts.only_classes else "")
     )
     command.hand_over(out)
+    if heat_maps is not None:
+        command.hand_over(heat_maps)
     command.check_left_out(len(records), f"the others are judged in {out}")
     return verdicts
 
@@ -186,7 +189,7 @@ def _certainty(num_calibration: int, rate: float) -> str:
         f"with {counted(num_calibration, 'calibration photo')} the true rate lies {within(num_calibration)} "
         "(95 % confidence)"
     )
-    return said if num_calibration >= enough else f"{said}, with {enough} it would lie {within(enough)}"
+    return said if num_calibration >= enough else f"{said}, with {enough:,} it would lie {within(enough)}"
 
 
 def _fit_scorers(
@@ -242,7 +245,9 @@ def _calibrate(
 def _check_readable(command: DeskCommand, readable: int, num_photos: int, needed: int, what: str) -> None:
     if readable < needed:
         command.tell_left_out()
-        raise DataError(f"only {readable} of {counted(num_photos, f'{what} photo')} can be read, and it takes {needed}")
+        raise DataError(
+            f"only {readable:,} of {counted(num_photos, f'{what} photo')} can be read, and it takes {needed:,}"
+        )
 
 
 def _heat_map_file(folder: Path, photo_id: str) -> Path:
