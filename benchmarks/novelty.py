@@ -33,9 +33,15 @@ import torch
 from torch import Tensor
 
 from vae_ldm.data.decoding import decode_whole
-from vae_ldm.data.made_damage import KINDS, DamageKind
+from vae_ldm.data.made_damage import KINDS, DamageKind, MadeDamage
 from vae_ldm.data.photo_records import photo_records
-from vae_ldm.desk.novelty.backbone_features import THUMBNAIL_SIDE, features_from_stages, middle, squares
+from vae_ldm.desk.novelty.backbone_features import (
+    THUMBNAIL_SIDE,
+    damaged_shares,
+    features_from_stages,
+    middle,
+    squares,
+)
 from vae_ldm.desk.novelty.made_photos import draw_sources, fit_strengths, make_copies
 from vae_ldm.evaluation.interval import share_interval
 from vae_ldm.latent_space.novelty_scores.combination import FamilyCombination, auroc
@@ -117,11 +123,15 @@ def judged_photos(
 def made_copies(
     backbone: VisionFeatures,
     sources: Sequence[tuple[int, int]],
-    make: Callable[[DamageKind], list[np.ndarray]],
+    make: Callable[[DamageKind], list[MadeDamage]],
 ) -> MadeCopies:
-    parts = [seen for kind in KINDS for seen, _ in looked_at(backbone, make(kind))]
+    parts, masks = [], []
+    for kind in KINDS:
+        copies = make(kind)
+        parts += [seen for seen, _ in looked_at(backbone, [each.image for each in copies])]
+        masks.append(damaged_shares([each.mask for each in copies]))
     kinds = torch.arange(len(KINDS)).repeat_interleave(len(sources))
-    return MadeCopies(PhotoFeatures.cat(parts), kinds, torch.tensor(sources).repeat(len(KINDS), 1))
+    return MadeCopies(PhotoFeatures.cat(parts), kinds, torch.tensor(sources).repeat(len(KINDS), 1), torch.cat(masks))
 
 
 def read(folder: Path, label: str | None) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -210,7 +220,7 @@ def judge_pack(
     made = made_copies(
         backbone,
         sources,
-        lambda kind: [each.image for each in make_copies(pictures, sources, kind, quick, seed=7)],
+        lambda kind: make_copies(pictures, sources, kind, quick, seed=7),
     )
     strengths = fit_strengths(pictures, small=False)
 
@@ -307,7 +317,7 @@ def divided(photos: PhotoFeatures, made: MadeCopies, count: int) -> list[str]:
         new_rows[known] = torch.arange(len(known))
         sources = new_rows[made.sources]
         kept = (sources >= 0).all(dim=1).nonzero().flatten()
-        copies = MadeCopies(made.features[kept], made.kinds[kept], sources[kept])
+        copies = MadeCopies(made.features[kept], made.kinds[kept], sources[kept], made.masks[kept])
         groups = torch.arange(len(known))
         detector = CrossFittedDetector.fit(photos[known], copies, groups, num_kinds=len(KINDS), seed=seed)
         p_values = detector(photos[asked]).p_values

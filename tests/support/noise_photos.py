@@ -30,9 +30,13 @@ def made_copies(maps: list[Tensor], rows: Tensor) -> MadeCopies:
     spotted = [stage.clone() for stage in base]
     for stage, whole in zip(spotted, maps, strict=True):
         stage[:, :, 2] = whole[lenders][:, :, 0] + 3
+    places = maps[0].shape[2]
+    whole = torch.ones(len(rows), places, dtype=torch.float16)
+    spots = (torch.arange(places) == 2).half().expand(len(rows), places)
     features = [features_of([0.7 * each for each in base]), features_of([1.4 * each for each in base])]
     return MadeCopies(
         PhotoFeatures.cat([*features, features_of(spotted)]),
         torch.arange(NUM_KINDS).repeat_interleave(len(rows)),
         torch.cat([torch.stack([rows, other], dim=1) for other in (rows, rows, lenders)]),
+        torch.cat([whole, whole, spots]),
     )

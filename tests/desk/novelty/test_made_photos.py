@@ -6,7 +6,7 @@ import torch
 
 from tests.support.tin_photos import usual_photo
 from vae_ldm.data.made_damage import KINDS
-from vae_ldm.desk.novelty.backbone_features import SIDE, features_from_stages, squares
+from vae_ldm.desk.novelty.backbone_features import SIDE, damaged_shares, features_from_stages, squares
 from vae_ldm.desk.novelty.made_photos import draw_sources, fit_strengths, make_copies, thumbnail
 from vae_ldm.latent_space.novelty_scores.linear_floor import LinearFloor, farther_auroc
 from vae_ldm.models.vision_features import load_efficientnet_lite
@@ -87,6 +87,15 @@ def test_features_of_a_convolutional_backbone(tins):
     # Row by row: the place in the second row and third column lies at 1 * 14 + 2.
     fine = torch.nn.functional.avg_pool2d(stages[2], 3, stride=1, padding=1, count_include_pad=False)
     torch.testing.assert_close(seen.patches[:, 16, :40], fine[:, :, 2:4, 4:6].mean(dim=(2, 3)))
+
+
+def test_the_share_of_a_place_that_is_damaged():
+    mask = np.zeros((28, 56), dtype=bool)
+    mask[2:4, 4:6] = True  # half of the place in the second row and column, of 2 x 4 px
+    shares = damaged_shares([mask, ~mask])
+    assert shares[0, 15] == 0.5
+    assert shares[0].sum() == 0.5
+    assert torch.equal(shares[1], 1 - shares[0])
 
 
 def test_features_of_a_transformer_s_tokens():

@@ -54,6 +54,7 @@ def test_the_weights_have_the_least_regret():
 
 def raw_scores(count, generator, shift=0.0, family=None):
     scores = [torch.rand(count, columns, generator=generator) + 0.1 for columns in (2, 3, 2, 4, 9)]
+    scores.append(torch.rand(count, 9, 4, generator=generator))
     if family is not None:
         scores[family] = scores[family] + shift
     return RawScores(*scores)

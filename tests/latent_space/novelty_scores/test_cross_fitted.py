@@ -106,7 +106,8 @@ def test_scales_are_learned_as_photos_are_judged(count):
     assert detector.held_out_families.mean(dim=0).abs().max() < 0.5
     assert detector.held_out_families.std(dim=0) == pytest.approx([1] * 4, abs=0.35)
     assert abs(detector.held_out.mean()) < 0.5
-    assert detector.held_out_means.mean() == pytest.approx(1, abs=0.1)
+    # The soft maximum of two standard normal numbers lies at .46 where they are equal, at .8 where independent.
+    assert 0.4 < detector.held_out_means.mean() < 0.95
 
 
 def test_a_photo_too_smooth_and_one_too_rough_are_both_novel():

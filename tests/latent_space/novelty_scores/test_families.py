@@ -11,9 +11,11 @@ from vae_ldm.errors import DataError
 from vae_ldm.latent_space.novelty_scores.directions import DirectionScores
 from vae_ldm.latent_space.novelty_scores.families import FamilyScales, RawScores, ScoreFamilies
 from vae_ldm.latent_space.novelty_scores.leading_axes import LeadingAxes
+from vae_ldm.latent_space.novelty_scores.maps import PlaceMaps
 from vae_ldm.latent_space.novelty_scores.moments import MomentScores
 from vae_ldm.latent_space.novelty_scores.patches import PatchScores
 from vae_ldm.latent_space.novelty_scores.photo_features import MadeCopies, PhotoFeatures
+from vae_ldm.latent_space.novelty_scores.place_directions import PlaceDirections
 from vae_ldm.latent_space.novelty_scores.placed import PlacedScores
 
 OPTIONS = {"num_kinds": NUM_KINDS, "num_axes": 6, "seed": 0}
@@ -132,9 +134,38 @@ def test_directions_are_the_largest_squared_positive_projections():
     assert torch.allclose(scores.directions.norm(dim=2), torch.ones(2, 4))
 
 
+def test_directions_of_places_are_those_of_the_damaged_ones():
+    maps = noise_maps(40, seed=3)
+    made, good = made_copies(maps, torch.arange(40)), features_of(maps)
+    directions = PlaceDirections.fit(good, good.patches[made.sources[:, 0]], made, NUM_KINDS, seeded())
+    spotted = made[(made.kinds == 2).nonzero().flatten()]
+    found = directions(spotted.features)[..., 2]
+    assert (found.argmax(dim=1) == 2).double().mean() > 0.9
+    # By the formula: whitened by the covariance of all places, then the largest product with a direction, squared.
+    mean, covariance = shrunk_covariance(good.patches.flatten(0, 1))
+    steps = (spotted.features.patches - good.patches)[:, 2].double()
+    whitener = torch.linalg.inv(torch.linalg.cholesky(covariance))
+    centers = DirectionScores.fit((steps @ whitener.T).float(), torch.zeros(40, dtype=torch.int64), 1).directions[0]
+    place = spotted.features.patches[5, 2].double()
+    expected = max(((whitener @ (place - mean)).float() @ center).item() for center in centers) ** 2
+    assert found[5, 2].item() == pytest.approx(expected, rel=0.02)
+
+
+def test_maps_are_the_soft_maximum_of_memory_and_directions():
+    generator = seeded()
+    good = RawScores(*(torch.rand(6, *size, generator=generator) for size in ((2,), (3,), (2,), (2,), (9,), (9, 2))))
+    maps = PlaceMaps.fit(good, torch.tensor([True, False]))
+    distances, towards = good.maps.double(), good.place_directions[..., 0].double().sqrt()
+    first, second = ((each - each.mean()) / each.std(correction=0) for each in (distances, towards))
+    expected = ((1.5 * first).exp() + (1.5 * second).exp()).log() / 1.5
+    torch.testing.assert_close(maps(good), expected)
+
+
 def test_families_are_means_of_standardised_logarithms():
     generator = seeded()
-    raw = RawScores(*(1 + torch.rand(20, count, generator=generator) for count in (2, 3, 2, 4, 9)))
+    raw = RawScores(
+        *(1 + torch.rand(20, *size, generator=generator) for size in ((2,), (3,), (2,), (4,), (9,), (9, 4)))
+    )
     kinds = torch.tensor([True, False, True, True])
     found = FamilyScales.fit(raw.logarithms(kinds))(raw.logarithms(kinds))
     towards = raw.directions[:, [0, 2, 3]].double().mean(dim=1, keepdim=True)
@@ -149,11 +180,14 @@ def test_scores_are_the_same_bit_for_bit_after_a_visit_to_disk():
     made = made_copies(maps, torch.arange(0, 30, 2))
     scores = ScoreFamilies.fit(features_of(maps), made, torch.ones(30, dtype=torch.bool), **OPTIONS)
     again = ScoreFamilies.from_tensors(load(save(scores.tensors())))
-    for name in ("moments", "placed", "patches", "directions", "maps"):
+    for name in ("moments", "placed", "patches", "directions", "maps", "place_directions"):
         assert torch.equal(getattr(scores(FRESH), name), getattr(again(FRESH), name))
 
 
-@pytest.mark.parametrize("name", ["moments.whitener", "placed.1.references", "patches.memory", "directions.directions"])
+@pytest.mark.parametrize(
+    "name",
+    ["moments.whitener", "placed.1.references", "patches.memory", "directions.directions", "place_directions.offsets"],
+)
 def test_tensors_of_another_shape_or_none_are_refused(name):
     maps = noise_maps(30, seed=3)
     made = made_copies(maps, torch.arange(0, 30, 2))
@@ -189,6 +223,7 @@ def test_copies_are_stored_and_chosen_by_all_that_they_show():
     again = MadeCopies.from_tensors(load(save(made.tensors())))
     assert torch.equal(again.sources, made.sources)
     assert torch.equal(again.kinds, made.kinds)
+    assert torch.equal(again.masks, made.masks)
     usable = torch.ones(12, dtype=torch.bool)
     usable[3] = False  # which lent its first place to the spots on photo 1
     assert made.of(usable).sources.tolist() == [[1, 1], [4, 4], [1, 1], [4, 4], [4, 6]]

@@ -47,6 +47,13 @@ def features_from_stages(images: Tensor, stages: Sequence[Tensor]) -> PhotoFeatu
     )
 
 
+def damaged_shares(masks: Sequence[np.ndarray]) -> Tensor:
+    """Which share of each of the 14 x 14 places of a photo is damaged, float16 [N, 196]; masks are bool [H, W] each."""
+    size = (_PATCH_SIDE, _PATCH_SIDE)
+    shares = [F.interpolate(torch.from_numpy(mask)[None, None].float(), size, mode="area") for mask in masks]
+    return torch.cat(shares).flatten(1).half()
+
+
 def middle(stages: Sequence[Tensor]) -> Sequence[Tensor]:
     """Two neighbouring stages: earlier ones know edges only, later ones only what ImageNet's classes differ in."""
     first = (len(stages) - 1) // 2

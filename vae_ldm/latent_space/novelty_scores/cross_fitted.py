@@ -15,6 +15,7 @@ from vae_ldm.latent_space.conformal import cross_p_values
 from vae_ldm.latent_space.novelty_scores.combination import FamilyCombination
 from vae_ldm.latent_space.novelty_scores.families import FAMILIES, RawScores, ScoreFamilies
 from vae_ldm.latent_space.novelty_scores.folds import assign_folds
+from vae_ldm.latent_space.novelty_scores.maps import PlaceMaps
 from vae_ldm.latent_space.novelty_scores.photo_features import MadeCopies, PhotoFeatures, below
 from vae_ldm.latent_space.novelty_scores.placed import num_axes_for
 from vae_ldm.latent_space.stored_tensors import check_tensors
@@ -49,8 +50,7 @@ class FoldModel:
 
     scores: ScoreFamilies
     combination: FamilyCombination
-    usual_distance: Tensor
-    """Mean distance of a place of a good photo from the memory of places: [], float64."""
+    maps: PlaceMaps
 
     @classmethod
     def fit(
@@ -63,32 +63,28 @@ class FoldModel:
         """
         inner = inner_scores(good, made, groups, usable, len(kinds), seed)
         combination = FamilyCombination.fit(inner.good, inner.made, inner.kinds, kinds)
-        usual_distance = inner.good.maps.double().mean().clamp(min=1e-12)
+        maps = PlaceMaps.fit(inner.good, kinds)
         num_axes = num_axes_for(int(usable.sum()))
         scores = ScoreFamilies.fit(good, made, usable, num_kinds=len(kinds), num_axes=num_axes, seed=seed)
-        return cls(scores, combination, usual_distance)
-
-    def maps(self, raw: RawScores) -> Tensor:
-        """Distances of places from the memory, 1 being what good photos have in the mean: [N, P], float64."""
-        return raw.maps.double() / self.usual_distance
+        return cls(scores, combination, maps)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that `from_tensors` needs, for a safetensors file."""
         return {
             **{f"scores.{name}": tensor for name, tensor in self.scores.tensors().items()},
             **{f"combination.{name}": tensor for name, tensor in self.combination.tensors().items()},
-            "usual_distance": self.usual_distance,
+            **{f"maps.{name}": tensor for name, tensor in self.maps.tensors().items()},
         }
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
         """The model that `tensors()` came from. Raises KeyError where one is missing, ValueError for any others."""
         scores = ScoreFamilies.from_tensors(below(tensors, "scores"))
-        check_tensors(tensors, {"usual_distance": ()}, dtype=torch.float64)
+        num_kinds = len(scores.directions.directions)
         combination = FamilyCombination.from_tensors(
-            below(tensors, "combination"), len(scores.directions.directions), len(scores.placed.layouts)
+            below(tensors, "combination"), num_kinds, len(scores.placed.layouts)
         )
-        return cls(scores, combination, tensors["usual_distance"])
+        return cls(scores, combination, PlaceMaps.from_tensors(below(tensors, "maps"), num_kinds))
 
 
 def inner_scores(
@@ -127,7 +123,7 @@ class NoveltyJudgement:
     p_values: Tensor
     """[N], float64, in [1 / (groups + 1), 1]"""
     maps: Tensor
-    """[N, P], float64: how strange each place is; 1 is what good photos have in the mean."""
+    """[N, P], float64: how strange each place is, about 0 where usual, in about standard deviations."""
     place_p_values: Tensor
     """[N, P], float64: shares of good photos whose strangest place is at least as strange."""
 

@@ -11,11 +11,13 @@ from vae_ldm.latent_space.novelty_scores.directions import DirectionScores
 from vae_ldm.latent_space.novelty_scores.moments import NUM_MOMENT_SCORES, MomentScores
 from vae_ldm.latent_space.novelty_scores.patches import NUM_PATCH_SCORES, PatchScores, summary
 from vae_ldm.latent_space.novelty_scores.photo_features import MadeCopies, PhotoFeatures, below
+from vae_ldm.latent_space.novelty_scores.place_directions import PlaceDirections
 from vae_ldm.latent_space.novelty_scores.placed import PlacedScores
 from vae_ldm.latent_space.stored_tensors import check_tensors
 
 FAMILIES = ("moments", "placed", "patches", "directions")
 
+_PLACE_DIRECTIONS = "place_directions"
 _LEAST_SCORE = 1e-9
 _LOWEST = -8.0
 """A score of nearly nothing (no projection on any direction) has no logarithm worth the name."""
@@ -35,13 +37,20 @@ class RawScores:
     """[N, kinds of made damage]"""
     maps: Tensor
     """What `patches` are the means of, for each place: [N, P]."""
+    place_directions: Tensor
+    """[N, P, kinds of made damage]; for maps only: as a verdict it is worse than the others."""
 
     def __len__(self) -> int:
         return len(self.moments)
 
     def __getitem__(self, rows: Tensor) -> "RawScores":
         return RawScores(
-            self.moments[rows], self.placed[rows], self.patches[rows], self.directions[rows], self.maps[rows]
+            self.moments[rows],
+            self.placed[rows],
+            self.patches[rows],
+            self.directions[rows],
+            self.maps[rows],
+            self.place_directions[rows],
         )
 
     @classmethod
@@ -53,6 +62,7 @@ class RawScores:
             torch.cat([each.patches for each in some]),
             torch.cat([each.directions for each in some]),
             torch.cat([each.maps for each in some]),
+            torch.cat([each.place_directions for each in some]),
         )
 
     def logarithms(self, kinds: Tensor) -> tuple[Tensor, ...]:
@@ -73,6 +83,7 @@ class ScoreFamilies:
     placed: PlacedScores
     patches: PatchScores
     directions: DirectionScores
+    place_directions: PlaceDirections
 
     @classmethod
     def fit(
@@ -86,19 +97,26 @@ class ScoreFamilies:
         fitted_on, copies = good[rows], made.of(usable)
         generator = torch.Generator().manual_seed(seed)
         moments = MomentScores.fit(fitted_on)
-        steps = moments.whiten(copies.features) - moments.whiten(good[copies.sources[:, 0]])
+        before = good[copies.sources[:, 0]]
+        steps = moments.whiten(copies.features) - moments.whiten(before)
         return cls(
             moments,
             PlacedScores.fit(fitted_on, num_axes, generator),
             PatchScores.fit(fitted_on, generator),
             DirectionScores.fit(steps, copies.kinds, num_kinds),
+            PlaceDirections.fit(fitted_on, before.patches, copies, num_kinds, generator),
         )
 
     def __call__(self, seen: PhotoFeatures) -> RawScores:
         """What the families say of photos."""
         maps = self.patches.maps(seen)
         return RawScores(
-            self.moments(seen), self.placed(seen), summary(maps), self.directions(self.moments.whiten(seen)), maps
+            self.moments(seen),
+            self.placed(seen),
+            summary(maps),
+            self.directions(self.moments.whiten(seen)),
+            maps,
+            self.place_directions(seen),
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -108,22 +126,26 @@ class ScoreFamilies:
             self.placed.tensors(),
             self.patches.tensors(),
             self.directions.tensors(),
+            self.place_directions.tensors(),
         )
         return {
             f"{family}.{name}": tensor
-            for family, scores in zip(FAMILIES, tensors, strict=True)
+            for family, scores in zip((*FAMILIES, _PLACE_DIRECTIONS), tensors, strict=True)
             for name, tensor in scores.items()
         }
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
         """The scores that `tensors()` came from. Raises KeyError where one is missing, ValueError for any others."""
-        moments, placed, patches, directions = (below(tensors, family) for family in FAMILIES)
+        moments, placed, patches, directions, place_directions = (
+            below(tensors, family) for family in (*FAMILIES, _PLACE_DIRECTIONS)
+        )
         return cls(
             MomentScores.from_tensors(moments),
             PlacedScores.from_tensors(placed),
             PatchScores.from_tensors(patches),
             DirectionScores.from_tensors(directions),
+            PlaceDirections.from_tensors(place_directions),
         )
 
 

@@ -79,12 +79,14 @@ class MadeCopies:
     """int64 [M]: which kind of damage was made, from 0."""
     sources: Tensor
     """int64 [M, 2]: the row of the good photo that was copied, and of the one that lent a piece to the damage."""
+    masks: Tensor
+    """Which share of each place is damaged: float16 [M, P]."""
 
     def __len__(self) -> int:
         return len(self.kinds)
 
     def __getitem__(self, rows: Tensor) -> "MadeCopies":
-        return MadeCopies(self.features[rows], self.kinds[rows], self.sources[rows])
+        return MadeCopies(self.features[rows], self.kinds[rows], self.sources[rows], self.masks[rows])
 
     def of(self, usable: Tensor) -> "MadeCopies":
         """The copies that show nothing but the good photos marked in `usable`, bool [N]."""
@@ -93,14 +95,15 @@ class MadeCopies:
     def tensors(self) -> dict[str, Tensor]:
         """All that `from_tensors` needs, for a safetensors file."""
         features = {f"features.{name}": tensor for name, tensor in self.features.tensors().items()}
-        return {**features, "kinds": self.kinds, "sources": self.sources}
+        return {**features, "kinds": self.kinds, "sources": self.sources, "masks": self.masks}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
         """The copies that `tensors()` came from. Raises KeyError where one is missing, ValueError for any others."""
         features = PhotoFeatures.from_tensors(below(tensors, "features"))
         check_tensors(tensors, {"kinds": (len(features),), "sources": (len(features), 2)}, dtype=torch.int64)
-        return cls(features, tensors["kinds"], tensors["sources"])
+        check_tensors(tensors, {"masks": tuple(features.patches.shape[:2])}, dtype=torch.float16)
+        return cls(features, tensors["kinds"], tensors["sources"], tensors["masks"])
 
 
 def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
