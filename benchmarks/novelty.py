@@ -39,7 +39,7 @@ from vae_ldm.desk.novelty.backbone_features import (
     THUMBNAIL_SIDE,
     damaged_shares,
     features_from_stages,
-    middle,
+    middle_stages,
     squares,
 )
 from vae_ldm.desk.novelty.made_photos import draw_sources, fit_strengths, make_copies
@@ -109,7 +109,10 @@ def looked_at(backbone: VisionFeatures, pictures: Sequence[np.ndarray]) -> Itera
         images = squares(pictures[start : start + 32])
         stages = backbone.stages(images)
         # In half precision, as a detector stores them.
-        yield features_from_stages(images, stages).half(), local_patches(middle(stages)).flatten(2).transpose(1, 2)
+        yield (
+            features_from_stages(images, stages).half(),
+            local_patches(middle_stages(stages)).flatten(2).transpose(1, 2),
+        )
 
 
 def judged_photos(

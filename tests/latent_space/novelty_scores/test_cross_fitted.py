@@ -7,7 +7,7 @@ from safetensors.torch import load, save
 from tests.support.noise_photos import NUM_KINDS, features_of, made_copies, noise_maps
 from vae_ldm.latent_space.novelty_scores.cross_fitted import CrossFittedDetector, outer_folds
 from vae_ldm.latent_space.novelty_scores.folds import assign_folds
-from vae_ldm.latent_space.novelty_scores.photo_features import PhotoFeatures
+from vae_ldm.latent_space.novelty_scores.photo_features import MadeCopies, PhotoFeatures
 
 COUNT = 40
 MAPS = noise_maps(COUNT, seed=0)
@@ -204,6 +204,15 @@ def test_too_few_photos_are_refused_and_the_fewest_are_judged():
         fitted(few, groups=torch.arange(8) // 2)
     with pytest.raises(ValueError, match="not 7"):
         fitted(few, groups=torch.arange(8), left_out=torch.arange(8) == 3)
+
+
+def test_a_refit_from_what_is_stored_is_the_fit_itself():
+    good, made = features_of(MAPS).half(), made_copies(MAPS, ROWS)
+    made = MadeCopies(made.features.half(), made.kinds, made.sources, made.masks)
+    first = CrossFittedDetector.fit(good, made, GROUPS, num_kinds=NUM_KINDS)
+    stored = load(save(good.tensors())), load(save(made.tensors()))
+    again = PhotoFeatures.from_tensors(stored[0]), MadeCopies.from_tensors(stored[1])
+    assert same(CrossFittedDetector.fit(*again, GROUPS, num_kinds=NUM_KINDS).tensors(), first.tensors())
 
 
 def test_features_in_half_precision_are_judged_as_well():

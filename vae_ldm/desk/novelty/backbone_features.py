@@ -43,7 +43,7 @@ def features_from_stages(images: Tensor, stages: Sequence[Tensor]) -> PhotoFeatu
     return PhotoFeatures(
         moments,
         tuple(layout.flatten(1).cpu() for layout in layouts),
-        _averaged(local_patches(middle(grids)), _PATCH_SIDE).flatten(2).transpose(1, 2).cpu(),
+        _averaged(local_patches(middle_stages(grids)), _PATCH_SIDE).flatten(2).transpose(1, 2).cpu(),
     )
 
 
@@ -54,7 +54,7 @@ def damaged_shares(masks: Sequence[np.ndarray]) -> Tensor:
     return torch.cat(shares).flatten(1).half()
 
 
-def middle(stages: Sequence[Tensor]) -> Sequence[Tensor]:
+def middle_stages(stages: Sequence[Tensor]) -> Sequence[Tensor]:
     """Two neighbouring stages: earlier ones know edges only, later ones only what ImageNet's classes differ in."""
     first = (len(stages) - 1) // 2
     return stages[first : first + 2]
