@@ -100,7 +100,7 @@ def test_photos_one_by_one_are_judged_as_together():
 @pytest.mark.parametrize("count", [40, 160, 400])
 def test_scales_are_learned_as_photos_are_judged(count):
     """Else the scores of good photos would not lie about 0: so they did not where memories were of two sizes."""
-    maps = noise_maps(count, seed=6)
+    maps = noise_maps(count, seed=6, places=9)
     made = made_copies(maps, torch.arange(0, count, 4))
     detector = CrossFittedDetector.fit(features_of(maps), made, torch.arange(count), num_kinds=NUM_KINDS)
     assert detector.held_out_families.mean(dim=0).abs().max() < 0.5
@@ -127,9 +127,10 @@ def test_a_strange_place_is_found_and_usual_photos_have_few():
     assert (judged.place_p_values[1:].amin(dim=1) <= 0.1).sum() <= 6  # about 2 of 19 are expected
 
 
+@pytest.mark.slow
 def test_noise_holds_every_rate():
     """Photos of pure noise, fitted and judged at random: false alarms are as many as asked for, within chance."""
-    count, asked, rounds = 160, 60, 25
+    count, asked, rounds = 160, 80, 12
     found = []
     for seed in range(rounds):
         maps = noise_maps(count + asked, seed=100 + seed, places=4)
@@ -160,9 +161,8 @@ def test_a_group_is_never_split_and_folds_are_of_about_one_size():
     assert not torch.equal(assign_folds(torch.arange(13), 5, 0), assign_folds(torch.arange(13), 5, 1))
 
 
-def test_few_photos_have_ten_folds_and_fewer_groups_a_fold_each():
-    assert outer_folds(torch.arange(149)).max() == 9
-    assert outer_folds(torch.arange(150)).max() == 4
+def test_there_are_ten_folds_and_of_fewer_groups_a_fold_each():
+    assert outer_folds(torch.arange(149)).bincount(minlength=10).tolist() == [15] * 9 + [14]
     assert outer_folds(torch.arange(40) // 5).max() == 7
 
 

@@ -198,6 +198,12 @@ def test_tensors_of_another_shape_or_none_are_refused(name):
         ScoreFamilies.from_tensors({other: tensor for other, tensor in tensors.items() if other != name})
 
 
+def test_a_whitener_that_is_no_triangle_is_refused():
+    tensors = MomentScores.fit(KNOWN).tensors()
+    with pytest.raises(ValueError, match=r"stage_whitener\.0 has 35 numbers"):
+        MomentScores.from_tensors({**tensors, "stage_whitener.0": tensors["stage_whitener.0"][:-1]})
+
+
 def test_features_of_another_network_are_refused():
     longer = tuple(torch.cat([each, each], dim=1) for each in FRESH.moments)
     with pytest.raises(DataError, match="do not belong together"):

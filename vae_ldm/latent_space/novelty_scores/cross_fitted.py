@@ -24,9 +24,10 @@ from vae_ldm.text import counted
 MIN_GROUPS = 8
 """With fewer there is nothing to hold out and still something to compare with."""
 
+_NUM_FOLDS = 10
+"""Fits on nine tenths of the photos differ little, and p-values are then less cautious: on doc_labels 3.7 % false
+alarms at 5 % asked, and 3.1 % with five folds."""
 _FEW = 150
-_NUM_FOLDS = 5
-_NUM_FOLDS_OF_FEW = 10
 _NUM_INNER_FOLDS = 4
 _NUM_INNER_FOLDS_OF_FEW = 5
 _MAX_INNER_PHOTOS = 250
@@ -271,9 +272,8 @@ class CrossFittedDetector:
 
 
 def outer_folds(groups: Tensor, seed: int = 0) -> Tensor:
-    """The folds [N] of good photos of `groups` [N]: five, ten of few photos, or one a group where there are fewer.
+    """The folds [N] of good photos of `groups` [N]: ten, or one a group where there are fewer.
 
     What pieces of another photo go into made damage may be drawn within these folds, so that no copy is lost.
     """
-    num_folds = _NUM_FOLDS_OF_FEW if len(groups) < _FEW else _NUM_FOLDS
-    return assign_folds(groups, min(num_folds, len(groups.unique())), seed)
+    return assign_folds(groups, min(_NUM_FOLDS, len(groups.unique())), seed)

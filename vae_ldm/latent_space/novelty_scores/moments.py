@@ -1,5 +1,6 @@
 """How far the means and deviations of a photo's stages lie from those of good photos, wherever its parts lie."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -26,7 +27,7 @@ class MomentScores:
     mean: Tensor
     """[D] of all moments"""
     whitener: Tensor
-    """[D, D]: (moments - mean) @ whitener.T has about unit covariance."""
+    """Lower triangular [D, D]: (moments - mean) @ whitener.T has about unit covariance."""
     stage_whiteners: tuple[Tensor, ...]
     """[D_i, D_i] of each stage but the first, which sees edges and colours only; of the first where it is the only
     one."""
@@ -56,16 +57,35 @@ class MomentScores:
 
     def tensors(self) -> dict[str, Tensor]:
         """All that `from_tensors` needs, for a safetensors file."""
-        stages = {f"stage_whitener.{index}": whitener for index, whitener in enumerate(self.stage_whiteners)}
-        return {"mean": self.mean, "whitener": self.whitener, **stages}
+        stages = {f"stage_whitener.{index}": _packed(whitener) for index, whitener in enumerate(self.stage_whiteners)}
+        return {"mean": self.mean, "whitener": _packed(self.whitener), **stages}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
         """The scores that `tensors()` came from. Raises KeyError where one is missing, ValueError for any others."""
         stages = numbered(tensors, "stage_whitener")
-        squares = {name: (f"D of {name}", f"D of {name}") for name in stages}
-        check_tensors(tensors, {"mean": ("D",), "whitener": ("D", "D"), **squares})
-        return cls(tensors["mean"], tensors["whitener"], tuple(tensors[name] for name in stages))
+        check_tensors(tensors, {"mean": ("D",), **{name: (f"numbers of {name}",) for name in stages}})
+        dim = len(tensors["mean"])
+        check_tensors(tensors, {"whitener": (dim * (dim + 1) // 2,)})
+        whiteners = tuple(_unpacked(tensors[name], name) for name in stages)
+        return cls(tensors["mean"], _unpacked(tensors["whitener"], "whitener"), whiteners)
+
+
+def _packed(triangular: Tensor) -> Tensor:
+    """The numbers [D * (D + 1) / 2] of a lower triangular matrix [D, D] that are not zero anyway."""
+    rows, columns = torch.tril_indices(*triangular.shape)
+    return triangular[rows, columns]
+
+
+def _unpacked(numbers: Tensor, name: str) -> Tensor:
+    """The matrix that `_packed` had. Raises ValueError where the numbers are those of none."""
+    dim = (math.isqrt(8 * len(numbers) + 1) - 1) // 2
+    if dim * (dim + 1) // 2 != len(numbers):
+        raise ValueError(f"{name} has {len(numbers)} numbers, which are those of no triangular matrix")
+    triangular = numbers.new_zeros(dim, dim)
+    rows, columns = torch.tril_indices(dim, dim)
+    triangular[rows, columns] = numbers
+    return triangular
 
 
 def _stacked(moments: Sequence[Tensor]) -> Tensor:
