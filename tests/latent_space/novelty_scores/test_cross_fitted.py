@@ -130,7 +130,7 @@ def test_a_strange_place_is_found_and_usual_photos_have_few():
 @pytest.mark.slow
 def test_noise_holds_every_rate():
     """Photos of pure noise, fitted and judged at random: false alarms are as many as asked for, within chance."""
-    count, asked, rounds = 160, 80, 12
+    count, asked, rounds = 160, 120, 8
     found = []
     for seed in range(rounds):
         maps = noise_maps(count + asked, seed=100 + seed, places=4)

@@ -72,8 +72,11 @@ def _clusters(steps: Tensor) -> Tensor:
     spread = F.normalize(axes, dim=1) * (squares.flip(0)[:count, None].clamp(min=0) / len(steps)).sqrt()
     centers = torch.stack([mean + sign * spread[index // 2] for index, sign in enumerate((1, -1) * count)][:count])
     centers, units = F.normalize(centers, dim=1), F.normalize(steps, dim=1)
+    nearest = torch.full((len(steps),), -1)
     for _ in range(_NUM_ROUNDS):
-        nearest = (units @ centers.T).argmax(dim=1)
+        before, nearest = nearest, (units @ centers.T).argmax(dim=1)
+        if torch.equal(before, nearest):
+            break
         for cluster in range(count):
             members = steps[nearest == cluster]
             if len(members) >= _FEWEST_STEPS:
