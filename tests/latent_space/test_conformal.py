@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vae_ldm.latent_space.conformal import p_values, threshold
+from vae_ldm.latent_space.conformal import cross_p_values, cross_promise, p_values, threshold
 from vae_ldm.latent_space.false_alarms import photos_needed, true_rates
 
 
@@ -56,3 +56,48 @@ def test_the_true_rate_of_a_threshold_lies_within_what_is_said_for_most_calibrat
     rates = torch.tensor([1 - threshold(some, 0.05) for some in scores])  # of scores that are uniform in [0, 1]
     assert ((rates >= low) & (rates <= high)).double().mean() == pytest.approx(0.95, abs=0.015)
     assert true_rates(3999, 0.05) == (pytest.approx(0.044, abs=0.003), pytest.approx(0.057, abs=0.003))
+
+
+def test_cross_p_values_by_hand():
+    """Each held-out score is compared with what the fit without its fold says; a group counts as one."""
+    held_out, folds = torch.tensor([1.0, 3.0, 2.0, 2.0, 5.0]), torch.tensor([0, 0, 1, 1, 1])
+    scores = torch.tensor([[0.0, 2.0, 3.0, 9.0], [4.0, 2.0, 1.0, 9.0]])  # two fits, four photos
+    found = cross_p_values(scores, held_out, folds, torch.arange(5))
+    assert found.mul(6).round().tolist() == [1 + 2 + 1, 1 + 1 + 3, 1 + 1 + 3, 1]
+    pairs = cross_p_values(scores, held_out, folds, torch.tensor([7, 7, 1, 1, 3]))
+    assert pairs.mul(8).round().tolist() == [2 * (1 + 1 + 1), 2 * (1 + 0.5 + 2), 2 * (1 + 0.5 + 2), 2]
+    maps = scores[:, :, None].expand(2, 4, 3)  # the same for every place of three
+    assert torch.equal(cross_p_values(maps, held_out, folds, torch.arange(5)), found[:, None].expand(4, 3))
+
+
+def test_cross_p_values_of_one_fit_are_split_p_values():
+    generator = torch.Generator().manual_seed(0)
+    held_out, scores = torch.randint(20, (2, 30), generator=generator).double()
+    rows = torch.arange(30)
+    found = cross_p_values(scores.expand(3, 30), held_out, rows % 3, rows)
+    torch.testing.assert_close(found, p_values(scores, held_out))
+
+
+def test_cross_conformal_holds_the_rate_where_fits_learn_the_mean_of_few_numbers():
+    """The score is the distance from the mean of the other folds, which hardly resembles that of all numbers."""
+    generator = torch.Generator().manual_seed(0)
+    rows, folds = torch.arange(20), torch.arange(20) % 5
+    found = []
+    for _ in range(3000):
+        drawn = torch.randn(21, generator=generator, dtype=torch.float64)
+        centers = torch.stack([drawn[:20][folds != fold].mean() for fold in range(5)])
+        held_out = (drawn[:20] - centers[folds]).abs()
+        found.append(cross_p_values((drawn[20:] - centers[:, None]).abs(), held_out, folds, rows))
+    for rate in (0.05, 0.1, 0.25):
+        share = (torch.cat(found) <= rate + 1e-12).double().mean().item()
+        assert share <= rate + 0.015
+        assert share >= int(rate * 21) / 21 - 0.015
+        assert share <= cross_promise(rate, 20, 5)
+
+
+def test_the_promise_of_cross_conformal_p_values():
+    # n = 100 and K = 10: 2 (1 - 1/10) / (100/10 + 1) = .1636 and (1 - 10/100) / 11 = .0818
+    assert cross_promise(0.05, 100, 10) == pytest.approx(0.1 + 0.9 / 11)
+    assert cross_promise(0.05, 10_000, 5) == pytest.approx(0.1 + 1.6 / 2001)
+    assert cross_promise(0.05, 100, 100) == pytest.approx(0.1)  # of the jackknife+
+    assert cross_promise(0.6, 100, 10) == 1

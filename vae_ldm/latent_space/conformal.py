@@ -1,7 +1,10 @@
-"""P-values that need no model of the scores: split conformal prediction (Vovk, Gammerman & Shafer 2005).
+"""P-values that need no model of the scores: conformal prediction (Vovk, Gammerman & Shafer 2005).
 
-Where a new photo is one more of the same kind as the calibration photos, which nothing was fitted on, all orders of
-their scores are equally likely. So its p-value is at most p with probability p or less, whatever the score is.
+Split: where a new photo is one more of the same kind as the calibration photos, which nothing was fitted on, all orders
+of their scores are equally likely. So its p-value is at most p with probability p or less, whatever the score is.
+
+Cross-conformal (Vovk 2015, CV+ of Barber et al. 2021): every photo is both fitted on and calibrated by, the latter with
+a fit that has not seen its fold. What is promised is weaker (`cross_promise`), what is held is about the same.
 """
 
 import math
@@ -35,3 +38,36 @@ def threshold(calibration: Tensor, false_alarm_rate: float) -> float:
             f"a rate of {false_alarm_rate} needs {counted(needed, 'calibration photo')}, not {len(calibration)}"
         )
     return calibration.sort(descending=True).values[rank - 1].item()
+
+
+def cross_p_values(scores: Tensor, held_out: Tensor, folds: Tensor, groups: Tensor) -> Tensor:
+    """(1 + weight of the held-out scores at least as high) / (number of groups + 1): [B] or [B, P].
+
+    `scores` [K, B] or [K, B, P] are what the fits without each fold say of new photos (or of their places), and
+    `held_out` [n] what the fit without fold `folds` [n] says of the photos of that fold: each is compared with what the
+    same fit says. High scores are strange. Photos of one group, `groups` [n], weigh as one photo together, because a
+    new photo is of a group of its own (Lee, Barber & Willett 2023, Distribution-free inference with hierarchical data).
+    """
+    _, members, counts = groups.unique(return_inverse=True, return_counts=True)
+    weights = 1 / counts[members].double()
+    num_as_high = torch.zeros(scores.shape[1:], dtype=torch.float64)
+    for fold, asked in enumerate(scores):
+        rows = (folds == fold).nonzero().flatten()
+        ordered, order = held_out[rows].sort()
+        # What the highest scores weigh together: from all of them down to none of them.
+        together = weights[rows[order]].flip(0).cumsum(dim=0).flip(0)
+        together = torch.cat([together, together.new_zeros(1)])
+        num_as_high += together[torch.searchsorted(ordered, asked.contiguous())]
+    return (1 + num_as_high) / (len(counts) + 1)
+
+
+def cross_promise(false_alarm_rate: float, num_calibration: int, num_folds: int) -> float:
+    """At most so often is a cross-conformal p-value of a usual photo at or below the rate, whatever the score is.
+
+    Twice the rate and a little more, for folds of one size (Barber, Candes, Ramdas & Tibshirani 2021, Predictive
+    inference with the jackknife+, theorem 4). Fits that change little from fold to fold hold the rate itself.
+    """
+    excess = min(
+        2 * (1 - 1 / num_folds) / (num_calibration / num_folds + 1), (1 - num_folds / num_calibration) / (num_folds + 1)
+    )
+    return min(1.0, 2 * false_alarm_rate + excess)
