@@ -47,8 +47,8 @@ from vae_ldm.evaluation.interval import share_interval
 from vae_ldm.latent_space.novelty_scores.combination import FamilyCombination, auroc
 from vae_ldm.latent_space.novelty_scores.cross_fitted import CrossFittedDetector, inner_scores, outer_folds
 from vae_ldm.latent_space.novelty_scores.families import FAMILIES
-from vae_ldm.latent_space.novelty_scores.linear_floor import LinearFloor
 from vae_ldm.latent_space.novelty_scores.photo_features import MadeCopies, PhotoFeatures
+from vae_ldm.latent_space.novelty_scores.pixel_floor import PixelFloor
 from vae_ldm.latent_space.patch_memory import farthest_first, local_patches
 from vae_ldm.models.vision_features import VisionFeatures, load_efficientnet_lite
 
@@ -116,7 +116,7 @@ def looked_at(backbone: VisionFeatures, pictures: Sequence[np.ndarray]) -> Itera
 
 
 def judged_photos(
-    backbone: VisionFeatures, pictures: Sequence[np.ndarray], floor: LinearFloor, anchor: Anchor
+    backbone: VisionFeatures, pictures: Sequence[np.ndarray], floor: PixelFloor, anchor: Anchor
 ) -> Photos:
     features, anchors = zip(*((seen, anchor(places)) for seen, places in looked_at(backbone, pictures)), strict=True)
     floors = floor(squares(pictures, THUMBNAIL_SIDE).flatten(1))
@@ -215,7 +215,7 @@ def judge_pack(
         parts.append(seen)
     anchor.close()
     good = PhotoFeatures.cat(parts)
-    floor = LinearFloor.fit(squares(pictures, THUMBNAIL_SIDE).flatten(1))
+    floor = PixelFloor.fit(squares(pictures, THUMBNAIL_SIDE).flatten(1))
     groups = torch.arange(len(good))
 
     quick = fit_strengths(pictures)

@@ -8,7 +8,7 @@ from tests.support.tin_photos import usual_photo
 from vae_ldm.data.made_damage import KINDS
 from vae_ldm.desk.novelty.backbone_features import SIDE, damaged_shares, features_from_stages, squares
 from vae_ldm.desk.novelty.made_photos import draw_sources, fit_strengths, make_copies, thumbnail
-from vae_ldm.latent_space.novelty_scores.linear_floor import LinearFloor, farther_auroc
+from vae_ldm.latent_space.novelty_scores.pixel_floor import PixelFloor, farther_auroc
 from vae_ldm.models.vision_features import load_efficientnet_lite
 
 
@@ -31,7 +31,7 @@ def test_each_kind_is_as_strong_as_the_floor_can_just_tell(tins, strengths):
         # Of 30 photos a step of a 128th of the strength may turn over several pairs at once.
         assert found.floor == pytest.approx(0.7, abs=0.08) or (found.strength == 1 and found.floor < 0.7), kind
     # On photos that the strength was not chosen by the floor tells about as much.
-    floor = LinearFloor.fit(squares(tins[:60], 32).flatten(1))
+    floor = PixelFloor.fit(squares(tins[:60], 32).flatten(1))
     usual = floor(squares([thumbnail(each) for each in tins[60:]], 32).flatten(1))
     told = []
     for kind in KINDS:

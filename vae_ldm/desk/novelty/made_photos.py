@@ -10,7 +10,7 @@ from PIL import Image
 
 from vae_ldm.data.made_damage import KINDS, DamageKind, MadeDamage, make_damage
 from vae_ldm.desk.novelty.backbone_features import THUMBNAIL_SIDE, squares
-from vae_ldm.latent_space.novelty_scores.linear_floor import LinearFloor, farther_auroc
+from vae_ldm.latent_space.novelty_scores.pixel_floor import PixelFloor, farther_auroc
 
 TARGET = 0.7
 """The AUROC of the floor on made damage. Stronger damage is found by every score and says nothing of them."""
@@ -44,7 +44,7 @@ def fit_strengths(
     held, lenders = ([pictures[index] for index in rows] for rows in (judged, np.resize(fitted_on, len(judged))))
     if small:
         held, lenders = [thumbnail(each) for each in held], [thumbnail(each) for each in lenders]
-    floor = LinearFloor.fit(squares([pictures[index] for index in fitted_on], THUMBNAIL_SIDE).flatten(1))
+    floor = PixelFloor.fit(squares([pictures[index] for index in fitted_on], THUMBNAIL_SIDE).flatten(1))
     usual = floor(squares(held, THUMBNAIL_SIDE).flatten(1))
 
     def told(kind: DamageKind, strength: float) -> float:

@@ -13,7 +13,7 @@ PCA_VARIANCE = 0.95
 
 
 @dataclass(frozen=True, eq=False)
-class LinearFloor:
+class PixelFloor:
     """Two scores of small copies of photos, by principal components that hold 95 % of the variance."""
 
     mean: Tensor
