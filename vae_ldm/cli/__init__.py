@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
-from typer.core import TyperGroup
 
 from vae_ldm.choices import MAX_DENOISING_STEPS, MAX_DRAWN, Stage
 from vae_ldm.cli import archive as archive_verbs
@@ -18,8 +17,8 @@ from vae_ldm.cli import novelty as novelty_verbs
 from vae_ldm.cli import paths
 from vae_ldm.cli import recipe as recipe_verbs
 from vae_ldm.cli import walk as walk_verbs
-from vae_ldm.cli.endings import errors_in_one_line, going_on
-from vae_ldm.cli.help import Verb
+from vae_ldm.cli.endings import going_on
+from vae_ldm.cli.help import DESK, DRAW, LEARN, PHOTOS, TRAIN, Verb, VerbsInParts
 from vae_ldm.cli.options import (
     GuidanceOption,
     PhotosArgument,
@@ -32,37 +31,8 @@ from vae_ldm.cli.options import (
 from vae_ldm.cli.recipe import OverridesArgument, RecipeArgument, read_recipe_to_run
 from vae_ldm.paths import new_place
 
-TRAIN, DRAW, PHOTOS, DESK, LEARN = "Train and share", "Draw", "Photos", "Claims desk", "Learn"
-"""The parts of `vae-ldm --help`, in this order."""
-
-
-class _Verbs(TyperGroup):
-    """Turns expected errors into one line and an exit code; anything else is our bug and keeps its traceback."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        with errors_in_one_line():
-            return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: Any) -> Any:
-        with errors_in_one_line():
-            return super().invoke(ctx)
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """The verbs in their parts, as plain text that any terminal shows."""
-        width = max(map(len, self.commands))
-        for part in (TRAIN, DRAW, PHOTOS, DESK, LEARN):
-            with formatter.section(part):
-                formatter.write_dl(
-                    [
-                        (name.ljust(width), verb.get_short_help_str(formatter.width - 6 - width))
-                        for name, verb in self.commands.items()
-                        if getattr(verb, "rich_help_panel", None) == part
-                    ]
-                )
-
-
 app = typer.Typer(
-    cls=_Verbs,
+    cls=VerbsInParts,
     help="Train your own autoencoder and latent diffusion model on your own photos.",
     no_args_is_help=True,
     add_completion=False,

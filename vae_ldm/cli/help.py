@@ -1,11 +1,15 @@
-"""The help of one verb, in words for those who use it and not in the types of Python."""
+"""The help of the verbs, in words for those who use them and not in the types of Python."""
 
 import re
 from typing import Any
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from vae_ldm.choices import MAX_SEED
+from vae_ldm.cli.endings import errors_in_one_line
+
+TRAIN, DRAW, PHOTOS, DESK, LEARN = "Train and share", "Draw", "Photos", "Claims desk", "Learn"
+"""The parts of `vae-ldm --help`, in this order."""
 
 _RANGES = ((r"(\S+)<=x<=([^\s;\]]+)", r"\1 to \2"), (r"x>=([^\s;\]]+)", r"at least \1"), (str(MAX_SEED), "2^62"))
 
@@ -35,3 +39,31 @@ class Verb(TyperCommand):
             if found:
                 with formatter.section(title):
                     formatter.write_dl(found)
+
+
+class VerbsInParts(TyperGroup):
+    """The verbs, listed in parts. An expected error becomes one line and an exit code.
+
+    Any other error is a bug of ours and keeps its traceback.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with errors_in_one_line():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        with errors_in_one_line():
+            return super().invoke(ctx)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The verbs in their parts, as plain text that any terminal shows."""
+        width = max(map(len, self.commands))
+        for part in (TRAIN, DRAW, PHOTOS, DESK, LEARN):
+            with formatter.section(part):
+                formatter.write_dl(
+                    [
+                        (name.ljust(width), verb.get_short_help_str(formatter.width - 6 - width))
+                        for name, verb in self.commands.items()
+                        if getattr(verb, "rich_help_panel", None) == part
+                    ]
+                )
