@@ -31,7 +31,7 @@ def features_from_stages(images: Tensor, stages: Sequence[Tensor]) -> PhotoFeatu
     damage_solar the best of nine. Patches are those of the two stages in the middle, on 14 x 14 places; 28 x 28 places
     tell no more of damage_cans and cost four times as much.
     """
-    grids = [_as_grid(stage.float()) for stage in stages]
+    grids = [as_grid(stage.float()) for stage in stages]
     moments = tuple(
         torch.cat([grid.mean(dim=(2, 3)), grid.std(dim=(2, 3), correction=0)], dim=1).cpu() for grid in grids
     )
@@ -60,6 +60,14 @@ def middle_stages(stages: Sequence[Tensor]) -> Sequence[Tensor]:
     return stages[first : first + 2]
 
 
+def as_grid(stage: Tensor) -> Tensor:
+    """[B, c, h, w] of a map, also of a ViT's tokens [B, c, tokens, 1], whose first ones are no places."""
+    if stage.shape[3] > 1 or stage.shape[2] == 1:
+        return stage
+    side = math.isqrt(stage.shape[2])
+    return stage[:, :, -side * side :, 0].unflatten(2, (side, side))
+
+
 def _square(images: Tensor, side: int) -> Tensor:
     resized = F.interpolate(images, (side, side), mode="bilinear", antialias=True, align_corners=False)
     return resized[:, :3].expand(-1, 3, -1, -1)
@@ -68,11 +76,3 @@ def _square(images: Tensor, side: int) -> Tensor:
 def _averaged(grid: Tensor, side: int) -> Tensor:
     """Maps averaged over side x side cells, or as they are along a side that is shorter."""
     return F.adaptive_avg_pool2d(grid, (min(side, grid.shape[2]), min(side, grid.shape[3])))
-
-
-def _as_grid(stage: Tensor) -> Tensor:
-    """[B, c, h, w] of a map, also of a ViT's tokens [B, c, tokens, 1], whose first ones are no places."""
-    if stage.shape[3] > 1 or stage.shape[2] == 1:
-        return stage
-    side = math.isqrt(stage.shape[2])
-    return stage[:, :, -side * side :, 0].unflatten(2, (side, side))

@@ -1,6 +1,5 @@
 """What novelty looks at in photos: features, places, and what the autoencoder does not give back."""
 
-import math
 import os
 import zlib
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from vae_ldm.data.photo_stream import PhotoBatch
 from vae_ldm.desk.encoder import PhotoEncoder
+from vae_ldm.desk.novelty.backbone_features import as_grid, middle_stages
 from vae_ldm.latent_space.features import FeaturePart, parts_of, pool_latents
 from vae_ldm.latent_space.novelty import Observations
 from vae_ldm.latent_space.patch_memory import local_patches
@@ -73,7 +73,7 @@ class PhotoObserver:
         else:
             stages, embedding = self.encoder.backbone.stages_and_embedding(as_images(batch.images[-1]).to(device))
             vectors["backbone"] = embedding.float().cpu()
-            patches = local_patches([_as_grid(stage) for stage in _middle(stages)])
+            patches = local_patches([as_grid(stage) for stage in middle_stages(stages)])
         observations = Observations(
             vectors,
             patches.flatten(2).transpose(1, 2).float().cpu(),
@@ -100,17 +100,3 @@ def _small(images: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     scale = min(1.0, THUMBNAIL_SIDE / min(height, width))
     return F.interpolate(images, (round(height * scale), round(width * scale)), mode="area")
-
-
-def _middle(stages: list[Tensor]) -> list[Tensor]:
-    """Two neighbouring stages: earlier ones know edges only, later ones only what ImageNet's classes differ in."""
-    first = max((len(stages) - 1) // 2, 0)
-    return stages[first : first + 2]
-
-
-def _as_grid(stage: Tensor) -> Tensor:
-    """[B, c, h, w] of a map, also of a ViT's tokens [B, c, tokens, 1], whose first ones are no places."""
-    if stage.shape[3] > 1 or stage.shape[2] == 1:
-        return stage
-    side = math.isqrt(stage.shape[2])
-    return stage[:, :, -side * side :, 0].unflatten(2, (side, side))
