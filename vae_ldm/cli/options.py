@@ -107,6 +107,23 @@ BackboneOption = Annotated[
 FalseAlarmRateOption = Annotated[
     float, typer.Option(metavar="RATE", help="Share of usual photos that may be called novel.", callback=finite)
 ]
+OtherFalseAlarmRateOption = Annotated[
+    float | None,
+    typer.Option(
+        "--false-alarm-rate",
+        metavar="RATE",
+        help="Share of usual photos that may be called novel; by default the detector's own.",
+        show_default=False,
+        callback=finite,
+    ),
+]
+SeriesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="A regular expression for names; photos whose first group is the same are one series.",
+    ),
+]
 OnlyClassOption = Annotated[
     list[str] | None,
     typer.Option(metavar="CLASS", help="Only photos of this class count as usual, such as good; may be repeated."),

@@ -64,6 +64,16 @@ def _check_no_device(path: Path) -> None:
         raise DataError(f"{path}: is not a regular file; give a photo")
 
 
+def text_file(path: Path | None) -> Path | None:
+    """A text file that exists."""
+    if path is None:
+        return None
+    place = expanded(path)
+    if not place.is_file():
+        raise DataError(f"{path}: {'is a folder; give a text file' if place.is_dir() else 'no such file'}")
+    return place
+
+
 def some_photos(paths: list[Path] | None) -> list[Path] | None:
     """Photos, each a file."""
     return None if paths is None else [photo(path) for path in paths]

@@ -53,11 +53,8 @@ class PhotoEncoder:
         self.backbone_digest: str | None = None
         """The digest of the backbone's weights, as they were trained."""
         if "backbone" in parts_of(kind):
-            loaded = load_efficientnet_lite() if backbone is None else _backbone(backbone, backbone_downloads)
-            self.backbone_digest = weights_digest(loaded.network)
-            if isinstance(loaded, EfficientNetLiteFeatures):
-                loaded = loaded.folded()
-            self.backbone = loaded.to(self.device)
+            self.backbone, self.backbone_digest = open_backbone(backbone, downloads=backbone_downloads)
+            self.backbone.to(self.device)
         settings = settings_of(source)
         self.image_size: tuple[int, int] = settings.image_size or self._native_size()
         self.resize: Resize = settings.resize
@@ -139,6 +136,17 @@ def stored_model(name: str, stored_in: Path | str) -> str:
         f"{stored_in}: its model {name} is no folder on this machine, and is not downloaded automatically; say "
         f"with --model where it lies now, or --model {name} for the one on the Hub"
     )
+
+
+def open_backbone(name: str | None, *, downloads: bool = True) -> tuple[VisionFeatures, str]:
+    """A vision network for looking at photos, and the digest of its weights as they were trained.
+
+    `name` None is EfficientNet-Lite0, else a transformers vision model: a folder or ORG/NAME. Without `downloads` one
+    of the Hub is taken from its cache on this machine alone. Raises WeightsError where it cannot be opened.
+    """
+    loaded = load_efficientnet_lite() if name is None else _backbone(name, downloads)
+    digest = weights_digest(loaded.network)
+    return (loaded.folded() if isinstance(loaded, EfficientNetLiteFeatures) else loaded), digest
 
 
 def _backbone(name: str, downloads: bool) -> VisionFeatures:

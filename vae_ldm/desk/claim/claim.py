@@ -12,9 +12,10 @@ from torch import Tensor
 
 from vae_ldm.choices import FeatureKind
 from vae_ldm.data.crop_advice import NEARLY_ALL, seen_share
-from vae_ldm.data.decoding import Picture, UnreadablePictureError, decode_picture, pillow_limit_lifted, upright_size
+from vae_ldm.data.decoding import Picture, UnreadablePictureError, pillow_limit_lifted
 from vae_ldm.data.names import as_bytes
 from vae_ldm.data.photo_records import photo_records
+from vae_ldm.data.photo_stream import decode_within
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.claim.page import ClaimPage, Departs, ScoreLine, SimilarPhoto, VariationRow, write_claim
 from vae_ldm.desk.command import DeskCommand
@@ -268,10 +269,7 @@ def _similar(hit: Hit) -> SimilarPhoto:
 def _thumbnail(photo: Picture) -> np.ndarray | None:
     try:
         with pillow_limit_lifted():
-            sides = upright_size(photo)
-            scale = min(1.0, _SHOWN_SIDE / max(sides))
-            height, width = (max(1, round(side * scale)) for side in sides)
-            return decode_picture(photo, image_size=(height, width), channels=3)
+            return decode_within(photo, _SHOWN_SIDE)
     except UnreadablePictureError:
         return None
 

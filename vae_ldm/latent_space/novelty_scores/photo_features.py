@@ -88,6 +88,16 @@ class MadeCopies:
     def __getitem__(self, rows: Tensor) -> "MadeCopies":
         return MadeCopies(self.features[rows], self.kinds[rows], self.sources[rows], self.masks[rows])
 
+    @classmethod
+    def cat(cls, some: "Sequence[MadeCopies]") -> "MadeCopies":
+        """All copies of several, in order."""
+        return cls(
+            PhotoFeatures.cat([each.features for each in some]),
+            torch.cat([each.kinds for each in some]),
+            torch.cat([each.sources for each in some]),
+            torch.cat([each.masks for each in some]),
+        )
+
     def of(self, usable: Tensor) -> "MadeCopies":
         """The copies that show nothing but the good photos marked in `usable`, bool [N]."""
         return self[usable[self.sources].all(dim=1).nonzero().flatten()]
