@@ -38,6 +38,9 @@ TimestepSampling = Literal["uniform", "logit_normal"]
 FeatureKind = Literal["latents", "backbone", "both"]
 """The features that photos are compared by."""
 
+EfficientNetName = Literal["efficientnet-lite0", "efficientnet-lite2"]
+"""The vision backbones whose weights come as a Python package; the first one is always installed."""
+
 ScoreName = Literal["combination", "knn", "mahalanobis", "patch", "pixels", "reconstruction", "elbo"]
 """The score that a detector decides by."""
 

@@ -101,7 +101,9 @@ FeaturesOption = Annotated[FeatureKind, typer.Option(metavar=one_of(FeatureKind)
 BackboneOption = Annotated[
     str | None,
     typer.Option(
-        metavar="MODEL", help="A vision model of transformers; by default EfficientNet-Lite0.", callback=paths.backbone
+        metavar="NAME",
+        help="efficientnet-lite0 (the default), efficientnet-lite2, or a vision model of transformers.",
+        callback=paths.backbone,
     ),
 ]
 FalseAlarmRateOption = Annotated[

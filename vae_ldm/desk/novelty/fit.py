@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from vae_ldm.data.sources import Record
+from vae_ldm.desk.backbone import lasting_backbone
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.novelty.detector import Detector, DetectorFacts
 from vae_ldm.desk.novelty.detector_folder import StoredPhotos, open_detector, open_photos, save_detector, stored_facts
@@ -93,7 +94,7 @@ def fit(
                 command.tell_left_out()
                 raise DataError(f"too few photos: {error}") from error
         facts = DetectorFacts(
-            backbone=backbone,
+            backbone=lasting_backbone(backbone),
             backbone_digest=observer.digest,
             features_name=observer.name,
             only_classes=list(only_classes),

@@ -7,10 +7,9 @@ import torch
 
 from vae_ldm.data.photo_stream import WholePhotos, whole_batches
 from vae_ldm.data.sources import Record
-from vae_ldm.desk.encoder import open_backbone
+from vae_ldm.desk.backbone import open_backbone
 from vae_ldm.desk.novelty.backbone_features import features_from_stages, squares
 from vae_ldm.latent_space.novelty_scores.photo_features import PhotoFeatures
-from vae_ldm.models.vision_features import VisionFeatures
 
 LONGEST_SIDE = 512
 """Photos are decoded at so many px, damaged where damage is made, and only then brought to the backbone's square."""
@@ -24,9 +23,8 @@ class PhotoObserver:
     ) -> None:
         """Arguments and errors as of `open_backbone`."""
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._network: VisionFeatures
-        self._network, self.digest = open_backbone(backbone, downloads=downloads)
-        self._network.to(self.device)
+        opened = open_backbone(backbone, downloads=downloads, device=self.device)
+        self._network, self.digest = opened.features, opened.digest
 
     @property
     def name(self) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vae_ldm.data.photo_stream import PhotoBatch, Photos, records_of
 from vae_ldm.data.sources import Record, photo_digest
+from vae_ldm.desk.backbone import lasting_backbone
 from vae_ldm.desk.encoder import PhotoEncoder, stored_model
 from vae_ldm.desk.search.folder_store import IndexFolder
 from vae_ldm.desk.search.postgres_store import PostgresIndex
@@ -126,7 +127,7 @@ def index_facts(encoder: PhotoEncoder, backbone: str | None) -> IndexFacts:
     return IndexFacts(
         model=_lasting(encoder.source),
         kind=encoder.kind,
-        backbone=backbone and _lasting(backbone),
+        backbone=lasting_backbone(backbone),
         features=encoder.features_name,
         encoder={
             "autoencoder": encoder.digest if "latents" in parts else None,
