@@ -104,6 +104,14 @@ def test_the_memory_of_many_places_is_bounded():
     assert len(PatchScores.fit(many, seeded()).memory) == 1024
 
 
+def test_the_memory_is_drawn_from_all_photos():
+    """Of each photo there is one place: the memory is full only if more than its 1,024 photos take part."""
+    count = 1100
+    places = torch.arange(2.0 * count).view(count, 1, 2) ** 1.5
+    photos = PhotoFeatures((torch.zeros(count, 2),), (torch.zeros(count, 2),), places)
+    assert len(PatchScores.fit(photos, seeded()).memory) == 1024
+
+
 def test_directions_go_both_ways_where_a_kind_does():
     offset = 0.05 * torch.randn(60, 5, generator=seeded())
     up, down, aside = torch.eye(5)[0], -torch.eye(5)[0], torch.eye(5)[1]

@@ -16,8 +16,7 @@ from vae_ldm.latent_space.stored_tensors import check_lengths, check_tensors
 NUM_AXES = 64
 MEMORY_SIZE = 1024
 POOL_SIZE = 20_000
-"""The memory is chosen among about so many places."""
-MAX_PHOTOS = 1000
+"""The memory is chosen among about so many places, as many of each photo."""
 STRANGEST_SHARE = 1 / 50
 NUM_PATCH_SCORES = 2
 
@@ -37,13 +36,16 @@ class PatchScores:
 
     @classmethod
     def fit(cls, good: PhotoFeatures, generator: torch.Generator) -> Self:
-        """The scores fitted on places drawn evenly from good photos, 1,024 of which are kept by a greedy k-centre."""
-        photos = torch.randperm(len(good), generator=generator)[:MAX_PHOTOS]
-        patches = good.patches[photos]
-        num_places = patches.shape[1]
+        """The scores fitted on places drawn evenly from all good photos, 1,024 of which are kept by a greedy k-centre.
+
+        Of more photos than the pool has places, so many are drawn.
+        """
+        num_photos, num_places = good.patches.shape[:2]
+        photos = torch.randperm(num_photos, generator=generator)[:POOL_SIZE]
         each = min(num_places, max(1, POOL_SIZE // len(photos)))
         places = torch.rand(len(photos), num_places, generator=generator).argsort(dim=1)[:, :each]
-        pool = patches.gather(1, places[..., None].expand(-1, -1, patches.shape[2])).flatten(0, 1).float()
+        # Only what is drawn is copied: all places of 2,500 photos are 190 MB in half precision.
+        pool = good.patches[photos[:, None], places].flatten(0, 1).float()
         axes = LeadingAxes.fit(pool, NUM_AXES, generator).axes
         pool = pool @ axes.T
         return cls(axes, pool[farthest_first(pool, MEMORY_SIZE)].clone())

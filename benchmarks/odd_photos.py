@@ -1,0 +1,209 @@
+"""Whether damaged photos among the good ones are found, and what it gives to leave them out.
+
+    python benchmarks/odd_photos.py rendered-claims ../shared/data/damage_cans:no_defect
+
+Each draw hides three damaged photos of `train/` among the good ones, fits a detector on all of them, and ranks them by
+`held_out_p_values`, the highest held-out score first where p-values are equal. Found is how many of the three are among
+the first six. Then the detector is fitted again: without the first six, which are what a reader of the page would look
+at and of which the reader leaves out the damaged ones only, and without all three. AUROC is that of damaged and good
+photos of `validation/`.
+
+`rendered-claims` are tins drawn by code, 64 px: good ones among which cracked, scratched and dented ones are hidden. A
+pack is a folder with `train/` and `validation/`, and after a colon its class of good photos; all others are damaged.
+
+In brackets 95 % intervals by bootstrap over the draws. The photos of the draws are the same but for the three hidden
+ones, and so are those of `validation/`: the intervals say what other hidden photos would give.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from novelty import looked_at, made_copies, one, read
+from torch import Tensor
+
+from vae_ldm.data.made_damage import KINDS
+from vae_ldm.data.rendered_claims import CLASS_NAMES, render_claim
+from vae_ldm.desk.novelty.made_photos import draw_sources, fit_strengths, make_copies
+from vae_ldm.evaluation.interval import bootstrap_interval
+from vae_ldm.latent_space.novelty_scores.cross_fitted import CrossFittedDetector, outer_folds
+from vae_ldm.latent_space.novelty_scores.photo_features import MadeCopies, PhotoFeatures
+from vae_ldm.models.vision_features import VisionFeatures, load_efficientnet_lite
+
+RENDERED = "rendered-claims"
+NUM_HIDDEN = 3
+NUM_LOOKED_AT = 6
+MADE_A_KIND = 75
+NUM_RENDERED = {"good": 150, "hidden": 60, "validation": 120}
+COLUMNS = (
+    "pack",
+    "good photos",
+    "found among the first six",
+    "draws by number found, 0 to 3",
+    "AUROC, left in",
+    "those found left out",
+    "gain",
+    "all three left out",
+    "gain",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Pack:
+    """Pictures, uint8 [H, W, C] each."""
+
+    name: str
+    good: Sequence[np.ndarray]
+    damaged: Sequence[np.ndarray]
+    usual: Sequence[np.ndarray]
+    """Good ones of `validation/`."""
+    novel: Sequence[np.ndarray]
+    """Damaged ones of `validation/`."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What came of one draw."""
+
+    found: int
+    """How many of the hidden photos are among the first six."""
+    left_in: float
+    """AUROC"""
+    found_left_out: float
+    all_left_out: float
+
+
+def rendered_tins() -> Pack:
+    labels = {name.split()[0]: label for label, name in enumerate(CLASS_NAMES) if name.endswith(" tin")}
+    damages = [condition for condition in labels if condition != "good"]
+
+    def tins(conditions: Sequence[str], count: int, first_seed: int) -> list[np.ndarray]:
+        seeds = range(first_seed, first_seed + count)
+        claims = [
+            render_claim(seed, label=labels[conditions[index % len(conditions)]]) for index, seed in enumerate(seeds)
+        ]
+        return [np.asarray(claim.image) for claim in claims]
+
+    return Pack(
+        RENDERED,
+        tins(["good"], NUM_RENDERED["good"], 0),
+        tins(damages, NUM_RENDERED["hidden"], 1_000),
+        tins(["good"], NUM_RENDERED["validation"], 2_000),
+        tins(damages, NUM_RENDERED["validation"], 3_000),
+    )
+
+
+def pack_of(name: str) -> Pack:
+    if name == RENDERED:
+        return rendered_tins()
+    folder, _, label = name.partition(":")
+    return Pack(Path(folder).name, *read(Path(folder) / "train", label), *read(Path(folder) / "validation", label))
+
+
+class Hider:
+    """Fits detectors on the good photos of a pack with damaged ones among them."""
+
+    def __init__(self, pack: Pack, backbone: VisionFeatures) -> None:
+        self.pack, self.backbone = pack, backbone
+        self.good, self.damaged, self.usual, self.novel = (
+            self._seen(some) for some in (pack.good, pack.damaged, pack.usual, pack.novel)
+        )
+        self.groups = torch.arange(len(pack.good) + NUM_HIDDEN)
+        self.strengths = fit_strengths(pack.good)
+        self.sources = draw_sources(outer_folds(self.groups), MADE_A_KIND, seed=1)
+        touched = [max(pair) >= len(pack.good) for pair in self.sources]
+        self.anew = torch.tensor(touched).repeat(len(KINDS))
+        # Copies that show none of the hidden photos are the same in all draws.
+        self.copies = self._copies([*pack.good, *pack.damaged[:NUM_HIDDEN]], self.sources)
+
+    def _seen(self, pictures: Sequence[np.ndarray]) -> PhotoFeatures:
+        return PhotoFeatures.cat([seen for seen, _ in looked_at(self.backbone, pictures)])
+
+    def _copies(self, pictures: Sequence[np.ndarray], sources: Sequence[tuple[int, int]]) -> MadeCopies:
+        return made_copies(
+            self.backbone, sources, lambda kind: make_copies(pictures, sources, kind, self.strengths, seed=7)
+        )
+
+    def _copies_with(self, hidden: Sequence[int]) -> MadeCopies:
+        pictures = [*self.pack.good, *(self.pack.damaged[row] for row in hidden)]
+        sources = [pair for pair in self.sources if max(pair) >= len(self.pack.good)]
+        if not sources:
+            return self.copies
+        kept, anew = self.copies[(~self.anew).nonzero().flatten()], self._copies(pictures, sources)
+        return MadeCopies(
+            PhotoFeatures.cat([kept.features, anew.features]),
+            torch.cat([kept.kinds, anew.kinds]),
+            torch.cat([kept.sources, anew.sources]),
+            torch.cat([kept.masks, anew.masks]),
+        )
+
+    def __call__(self, seed: int) -> Draw:
+        hidden = np.random.default_rng(seed).permutation(len(self.damaged))[:NUM_HIDDEN]
+        photos = PhotoFeatures.cat([self.good, self.damaged[torch.from_numpy(hidden)]])
+        copies = self._copies_with(hidden.tolist())
+        is_hidden = self.groups >= len(self.good)
+
+        def fitted(left_out: Tensor | None) -> CrossFittedDetector:
+            return CrossFittedDetector.fit(photos, copies, self.groups, num_kinds=len(KINDS), left_out=left_out, seed=0)
+
+        def told(detector: CrossFittedDetector) -> float:
+            return one(detector(self.usual).scores, detector(self.novel).scores)
+
+        detector = fitted(None)
+        first = ranked(detector)[:NUM_LOOKED_AT]
+        found = torch.zeros_like(is_hidden)
+        found[first] = True
+        found &= is_hidden
+        before = told(detector)
+        without_all = told(fitted(is_hidden))
+        without_found = before if not found.any() else without_all if found.sum() == NUM_HIDDEN else told(fitted(found))
+        return Draw(int(found.sum()), before, without_found, without_all)
+
+
+def ranked(detector: CrossFittedDetector) -> Tensor:
+    """Rows [N] of the reference photos, the strangest first."""
+    by_score = detector.held_out.argsort(descending=True, stable=True)
+    return by_score[detector.held_out_p_values()[by_score].argsort(stable=True)]
+
+
+def mean_of(values: Sequence[float], signed: bool = False) -> str:
+    numbers = torch.tensor(values, dtype=torch.float64)
+    sign = "+" if signed else ""
+    within = bootstrap_interval(numbers)
+    text = f"{numbers.mean().item():{sign}.3f}"
+    return text if within is None else f"{text} [{within.low:{sign}.3f}, {within.high:{sign}.3f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("packs", nargs="+", metavar=f"{RENDERED}|FOLDER:GOOD_CLASS")
+    parser.add_argument("--draws", type=int, default=20)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+
+    backbone = load_efficientnet_lite().folded()
+    print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|", flush=True)
+    for name in options.packs:
+        pack = pack_of(name)
+        hider = Hider(pack, backbone)
+        draws = [hider(seed) for seed in range(options.draws)]
+        counts = [sum(draw.found == number for draw in draws) for number in range(NUM_HIDDEN + 1)]
+        left_in = [draw.left_in for draw in draws]
+        cells = [
+            pack.name,
+            str(len(pack.good)),
+            mean_of([draw.found / NUM_HIDDEN for draw in draws]),
+            ", ".join(map(str, counts)),
+            mean_of(left_in),
+        ]
+        for after in ([draw.found_left_out for draw in draws], [draw.all_left_out for draw in draws]):
+            gains = [new - old for new, old in zip(after, left_in, strict=True)]
+            cells += [mean_of(after), mean_of(gains, signed=True)]
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
