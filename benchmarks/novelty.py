@@ -60,9 +60,9 @@ from vae_ldm.latent_space.novelty_scores.combination import FamilyCombination, a
 from vae_ldm.latent_space.novelty_scores.cross_fitted import CrossFittedDetector, inner_scores, outer_folds
 from vae_ldm.latent_space.novelty_scores.families import FAMILIES, RawScores
 from vae_ldm.latent_space.novelty_scores.maps import PlaceMaps
+from vae_ldm.latent_space.novelty_scores.patch_memory import local_patches
 from vae_ldm.latent_space.novelty_scores.photo_features import MadeCopies, PhotoFeatures
 from vae_ldm.latent_space.novelty_scores.pixel_floor import PixelFloor
-from vae_ldm.latent_space.patch_memory import local_patches
 from vae_ldm.models.vision_features import VisionFeatures
 
 RATES = (0.01, 0.05, 0.1)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from vae_ldm.latent_space.patch_memory import farthest_first
+from vae_ldm.latent_space.novelty_scores.patch_memory import farthest_first
 
 ANCHOR_POOL, ANCHOR_SIZE = 60_000, 6_000
 ANCHORS = ("anchor, largest", "anchor, worst 2 %", "anchor, mean")

@@ -41,9 +41,6 @@ FeatureKind = Literal["latents", "backbone", "both"]
 EfficientNetName = Literal["efficientnet-lite0", "efficientnet-lite2"]
 """The vision backbones whose weights come as a Python package; the first one is always installed."""
 
-ScoreName = Literal["combination", "knn", "mahalanobis", "patch", "pixels", "reconstruction", "elbo"]
-"""The score that a detector decides by."""
-
 Preference = Literal["smallest", "latents"]
 """What an archive keeps a photo as: what is smallest, or latents wherever they reach the target."""
 

@@ -99,11 +99,14 @@ class PhotoEncoder:
         return self.autoencoder.encode_batch(as_images(batch.images[0])).float().cpu()
 
     @torch.no_grad()
-    def vectors(self, batch: PhotoBatch) -> dict[FeaturePart, Tensor]:
-        """Raw vectors [B, D] of each part, which a FeatureSpace makes comparable."""
+    def vectors(self, batch: PhotoBatch, latents: Tensor | None = None) -> dict[FeaturePart, Tensor]:
+        """Raw vectors [B, D] of each part, which a FeatureSpace makes comparable.
+
+        `latents` are those of the batch, where they are known already.
+        """
         found: dict[FeaturePart, Tensor] = {}
         if "latents" in parts_of(self.kind):
-            found["latents"] = pool_latents(self.latents(batch))
+            found["latents"] = pool_latents(self.latents(batch) if latents is None else latents)
         if self.backbone is not None:
             found["backbone"] = self.backbone.embed(as_images(batch.images[-1]).to(self.device)).float().cpu()
         return found

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vae_ldm.latent_space.novelty_scores.patch_memory import local_patches
 from vae_ldm.latent_space.novelty_scores.photo_features import PhotoFeatures
-from vae_ldm.latent_space.patch_memory import local_patches
 from vae_ldm.models.pixels import as_images
 
 SIDE = 224

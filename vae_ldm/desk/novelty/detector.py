@@ -17,7 +17,6 @@ from vae_ldm.latent_space.heat_map import HeatScale, overlay, own_scale
 from vae_ldm.latent_space.novelty_scores.cross_fitted import CrossFittedDetector, NoveltyJudgement
 from vae_ldm.latent_space.novelty_scores.families import FAMILIES
 from vae_ldm.latent_space.novelty_scores.known_classes import KnownClasses
-from vae_ldm.latent_space.novelty_scores.photo_features import PhotoFeatures
 
 CLASS_LEVEL = 0.9
 """The set of known classes holds a photo's own class so often, for photos like those of the class."""
@@ -101,7 +100,11 @@ class Detector:
         Photos are paths, Pillow images, arrays, tensors or records, one or several; a folder is all of its photos;
         WholePhotos are of `observer.batches`. Raises DataError for a photo that cannot be read.
         """
-        batches = [photos] if isinstance(photos, WholePhotos) else self.observer.batches(records_of(photos), on_unreadable=_refuse)
+        batches = (
+            [photos]
+            if isinstance(photos, WholePhotos)
+            else self.observer.batches(records_of(photos), on_unreadable=_refuse)
+        )
         rate = self.facts.false_alarm_rate if false_alarm_rate is None else false_alarm_rate
         return [verdict for batch in batches for verdict in self._judge_batch(batch, heat_maps, rate)]
 
@@ -123,11 +126,17 @@ class Detector:
             if (digest := photo_digest(record)) in self._rows
         }
         if own:
-            judged = _with_rows(judged, list(own), self.scores.judge_held_out(features[torch.tensor(list(own))], torch.tensor(list(own.values()))))
+            judged = _with_rows(
+                judged,
+                list(own),
+                self.scores.judge_held_out(features[torch.tensor(list(own))], torch.tensor(list(own.values()))),
+            )
         known = self.classes(features) if self.classes is not None else None
         scale = self.heat_scale(rate) if heat_maps and self.can_judge(rate) else None
         return [
-            self._verdict(batch, index, judged, None if known is None else known[index], rate, heat_maps, scale, index in own)
+            self._verdict(
+                batch, index, judged, None if known is None else known[index], rate, heat_maps, scale, index in own
+            )
             for index in range(len(batch))
         ]
 
@@ -144,7 +153,9 @@ class Detector:
     ) -> NoveltyVerdict:
         p_value = judged.p_values[index].item() if self.can_judge(rate) else None
         novel = None if p_value is None else p_value <= rate + 1e-12
-        heat_map, max_heat = _heat_map(batch.pictures[index], judged.maps[index], scale, bool(novel)) if heat_maps else (None, None)
+        heat_map, max_heat = (
+            _heat_map(batch.pictures[index], judged.maps[index], scale, bool(novel)) if heat_maps else (None, None)
+        )
         return NoveltyVerdict(
             batch.records[index],
             novel,

@@ -157,7 +157,8 @@ def _read_facts(folder: Path) -> dict[str, Any]:
         raise _is_none(folder, error) from error
     if stored["format"] < _FIRST_OF_THIS_SORT:
         raise WeightsError(
-            f"{folder}: was fitted by an older vae_ldm, whose scores are no longer used; fit it anew: {_fit_again(folder, stored)}"
+            f"{folder}: was fitted by an older vae_ldm, whose scores are no longer used; fit it anew: "
+            f"{_fit_again(folder, stored)}"
         )
     return stored
 

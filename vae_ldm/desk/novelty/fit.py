@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from vae_ldm.data.made_damage import KINDS
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.backbone import lasting_backbone
 from vae_ldm.desk.command import DeskCommand
@@ -16,7 +17,6 @@ from vae_ldm.desk.novelty.looking import SeenPhotos, digest_of, look, look_at_us
 from vae_ldm.desk.novelty.observer import PhotoObserver
 from vae_ldm.desk.novelty.reference_photos import check_enough, check_rate, names_to_leave_out, reference_photos
 from vae_ldm.errors import DataError
-from vae_ldm.data.made_damage import KINDS
 from vae_ldm.latent_space.false_alarms import photos_needed, true_rates
 from vae_ldm.latent_space.novelty_scores.cross_fitted import CrossFittedDetector
 from vae_ldm.latent_space.novelty_scores.known_classes import KnownClasses
@@ -73,7 +73,9 @@ def fit(
         stored = look_at_usual(command, observer, reference, series)
         of_known = look(command, observer, known, "photos of known classes") if known else None
         if stored is not None:
-            stored = replace(stored, names=replace(stored.names, known_digests=[] if of_known is None else of_known.digests))
+            stored = replace(
+                stored, names=replace(stored.names, known_digests=[] if of_known is None else of_known.digests)
+            )
             kept.append((stored, *_known_classes(of_known)))
 
     def fit_first() -> DetectorFacts:
@@ -130,7 +132,9 @@ def _known_classes(seen: SeenPhotos | None) -> tuple[KnownClasses | None, list[s
     labels = [record.label or "" for record in seen.records]
     names = sorted(set(labels))
     numbers = torch.tensor([names.index(label) for label in labels])
-    groups = torch.tensor([seen.digests.index(digest) if digest else index for index, digest in enumerate(seen.digests)])
+    groups = torch.tensor(
+        [seen.digests.index(digest) if digest else index for index, digest in enumerate(seen.digests)]
+    )
     return KnownClasses.fit(seen.features, numbers, groups, num_classes=len(names)), names
 
 
@@ -161,7 +165,9 @@ def _certainty(num_calibration: int, rate: float) -> str:
         return f"between {100 * low:.2g} and {100 * high:.2g} %"
 
     enough = ceil(_CERTAIN_ALARMS / rate)
-    said = f"with {counted(num_calibration, 'usual photo')} the true rate lies {within(num_calibration)} (95 % confidence)"
+    said = (
+        f"with {counted(num_calibration, 'usual photo')} the true rate lies {within(num_calibration)} (95 % confidence)"
+    )
     return said if num_calibration >= enough else f"{said}, with {enough:,} it would lie {within(enough)}"
 
 

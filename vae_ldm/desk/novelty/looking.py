@@ -1,7 +1,7 @@
 """What a detector is fitted on: what is seen in usual photos, in damaged copies of some, and in photos of classes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -110,7 +110,8 @@ def _lasting_place(record: Record) -> str:
 
 def photo_groups(seen: SeenPhotos, series: str | None) -> Tensor:
     """Groups of the photos, int64 [N]: equal files, near-duplicates, and photos of one series."""
-    raise NotImplementedError
+    first = {}
+    return torch.tensor([first.setdefault(digest or str(row), row) for row, digest in enumerate(seen.digests)])
 
 
 def _look_at_copies(

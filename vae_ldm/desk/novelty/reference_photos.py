@@ -84,7 +84,12 @@ def names_to_leave_out(file: Path, reference: Sequence[Record], photos: Path) ->
 
 
 def check_photos(
-    photos: Path, *, false_alarm_rate: float, only_classes: Sequence[str] = (), leave_out: Path | None = None
+    photos: Path,
+    *,
+    false_alarm_rate: float,
+    only_classes: Sequence[str] = (),
+    series: str | None = None,
+    leave_out: Path | None = None,
 ) -> None:
     """Raise what `fit` would raise of the photos, before a model is opened: see `check_enough`."""
     check_rate(false_alarm_rate)

@@ -1,14 +1,10 @@
 """Places of photos never seen: patches compared with a memory of patches (PatchCore, Roth et al. 2022)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from vae_ldm.latent_space.stored_tensors import check_lengths
 
 
 def local_patches(maps: Sequence[Tensor]) -> Tensor:
@@ -17,33 +13,6 @@ def local_patches(maps: Sequence[Tensor]) -> Tensor:
     size = maps[0].shape[-2:]
     pooled = [F.avg_pool2d(each, 3, stride=1, padding=1, count_include_pad=False) for each in maps]
     return torch.cat([F.interpolate(each, size, mode="bilinear", align_corners=False) for each in pooled], dim=1)
-
-
-@dataclass(frozen=True, eq=False)
-class PatchMemory:
-    """Patches of reference photos, thinned out so that they still cover what these show."""
-
-    patches: Tensor
-    """[M, C], standardised"""
-    mean: Tensor
-    """[C]"""
-    std: Tensor
-    """[C]"""
-
-    @classmethod
-    def fit(cls, patches: Tensor, *, size: int = 1024) -> Self:
-        """The memory fitted on patches [N, C], at most `size` of which are kept."""
-        mean, std = patches.mean(dim=0), patches.std(dim=0, correction=0)
-        std = std.clamp(min=1e-3 * std.max().item() + 1e-12)
-        standardised = (patches - mean) / std
-        return cls(standardised[farthest_first(standardised, size)].clone(), mean, std)
-
-    def __call__(self, patches: Tensor) -> Tensor:
-        """Distances [B, P] of patches [B, P, C] to the nearest kept one, in standard deviations a channel."""
-        check_lengths(self.mean, patches)
-        flat = ((patches - self.mean) / self.std).flatten(0, 1)
-        nearest = torch.cat([torch.cdist(some, self.patches).amin(dim=1) for some in flat.split(4096)])
-        return nearest.view(patches.shape[:2]) / patches.shape[2] ** 0.5
 
 
 def farthest_first(points: Tensor, size: int) -> Tensor:
