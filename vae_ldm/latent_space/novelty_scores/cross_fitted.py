@@ -177,6 +177,7 @@ class CrossFittedDetector:
             raise ValueError(f"novelty takes at least {counted(MIN_GROUPS, 'different photo')}, not {num_groups}")
         folds = outer_folds(groups, seed)
         kinds = torch.ones(num_kinds, dtype=torch.bool)
+        made = made.with_steps(good)
         models = []
         held_out = torch.empty(len(good), dtype=torch.float64)
         families = torch.empty(len(good), len(FAMILIES), dtype=torch.float64)

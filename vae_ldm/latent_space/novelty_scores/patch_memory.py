@@ -25,10 +25,14 @@ def farthest_first(points: Tensor, size: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     if points.shape[1] > 64:
         points = points @ torch.randn(points.shape[1], 64, generator=generator) / 8
-    distances = (points - points.mean(dim=0)).square().sum(dim=1)
-    chosen = [int(distances.argmax())]
-    distances = torch.full_like(distances, torch.inf)
+    points = points - points.mean(dim=0)
+    squares = points.square().sum(dim=1)
+    chosen = [int(squares.argmax())]
+    distances, last = torch.full_like(squares, torch.inf), torch.empty_like(squares)
     while len(chosen) < size:
-        distances = torch.minimum(distances, (points - points[chosen[-1]]).square().sum(dim=1))
+        # |a - b|^2 = |a|^2 - 2 a.b + |b|^2, which reads the points once.
+        torch.addmv(squares, points, points[chosen[-1]], alpha=-2, out=last)
+        torch.minimum(distances, last.add_(squares[chosen[-1]]), out=distances)
+        distances[chosen[-1]] = -1  # no rounding chooses it twice
         chosen.append(int(distances.argmax()))
     return torch.tensor(chosen)
