@@ -1,0 +1,153 @@
+"""How much speaks for each known class of damage in a photo, and how little for any: a Gaussian process on features.
+
+One process tells classes apart and knows where it has seen photos: away from them its mean falls to 0 and its variance
+rises (Kemmler, Rodner, Wacker & Denzler 2013, One-class classification with Gaussian processes).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vae_ldm.latent_space.novelty_scores.leading_axes import LeadingAxes
+from vae_ldm.latent_space.novelty_scores.photo_features import PhotoFeatures, numbered
+from vae_ldm.latent_space.patch_memory import farthest_first
+from vae_ldm.latent_space.stored_tensors import check_lengths, check_tensors
+
+NUM_AXES = 64
+DAMPING = 0.01
+"""Axes that hold less than this share of the largest variance are damped rather than blown up."""
+KERNEL_RATE = 0.5
+"""The kernel of two photos at the median distance is exp(-KERNEL_RATE)."""
+NOISE = 0.1
+"""Variance of the noise in the 0 and 1 that the process is fitted to."""
+MAX_LANDMARKS = 512
+_MAX_DISTANCES = 400
+_LEAST_VARIANCE = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class ClassCoordinates:
+    """Photos as points whose squared distance d^2 gives the kernel exp(-d^2).
+
+    All moments together and each layout but the first (the pixels of a small copy, which tell classes apart badly) are
+    brought to their whitened leading axes, and count alike.
+    """
+
+    means: tuple[Tensor, ...]
+    """[D_i] of each part: the moments of all stages, then the layouts."""
+    projections: tuple[Tensor, ...]
+    """[k_i, D_i]"""
+
+    @classmethod
+    def fit(cls, photos: PhotoFeatures, num_axes: int, generator: torch.Generator) -> Self:
+        """The coordinates fitted on photos of known damage, with at most `num_axes` a part."""
+        scales = torch.cat([stage.float().std().clamp(min=1e-6).expand(stage.shape[1]) for stage in photos.moments])
+        means, projections, points = [], [], []
+        for index, part in enumerate(_parts(photos)):
+            scale = scales if index == 0 else torch.ones(part.shape[1])
+            axes = LeadingAxes.fit(part.float() / scale, num_axes, generator)
+            variances = axes.deviations.square()
+            deviations = (variances + DAMPING * variances[0] + 1e-12).sqrt()
+            mean, projection = axes.mean * scale, axes.axes / deviations[:, None] / scale
+            points.append((part.float() - mean) @ projection.T)
+            length = points[-1].square().sum(dim=1).mean().sqrt().clamp(min=1e-6)
+            points[-1] /= length
+            means.append(mean)
+            projections.append(projection / length)
+        some = torch.cat(points, dim=1)[torch.randperm(len(photos), generator=generator)[:_MAX_DISTANCES]]
+        squared = F.pdist(some).square()
+        factor = (KERNEL_RATE / squared.median().clamp(min=1e-6)).sqrt() if len(squared) else torch.tensor(1.0)
+        return cls(tuple(means), tuple((factor * each).contiguous() for each in projections))
+
+    def __call__(self, seen: PhotoFeatures) -> Tensor:
+        """Points [N, sum of k_i] of photos."""
+        points = []
+        for part, mean, projection in zip(_parts(seen), self.means, self.projections, strict=True):
+            check_lengths(mean, part)
+            points.append((part.float() - mean) @ projection.T)
+        return torch.cat(points, dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassEvidence:
+    """The mean of a Gaussian process for each class, in standard deviations of its prediction.
+
+    The process is fitted to 1 for photos of the class and 0 for all others, with a Gaussian kernel on at most
+    MAX_LANDMARKS photos (Rasmussen & Williams 2006, equations 8.14 and 8.23: the projected process).
+    """
+
+    coordinates: ClassCoordinates
+    landmarks: Tensor
+    """[M, k]"""
+    weights: Tensor
+    """[M, classes]: the mean is the kernel [N, M] times these."""
+    explained: Tensor
+    """[M, r]: the squared length of the kernel times these is the variance that the photos explain."""
+
+    @classmethod
+    def fit(
+        cls, photos: PhotoFeatures, labels: Tensor, num_classes: int, num_axes: int, generator: torch.Generator
+    ) -> Self:
+        """The evidence fitted on photos of known damage with `labels`, int64 [N] in 0 .. num_classes - 1."""
+        coordinates = ClassCoordinates.fit(photos, num_axes, generator)
+        points = coordinates(photos)
+        landmarks = points[farthest_first(points, MAX_LANDMARKS)].clone()
+        # Features [N, r] whose products are the kernel as the landmarks know it, and their principal axes: in those
+        # mean and variance are sums of terms of one sign, which single precision holds well.
+        variances, columns = torch.linalg.eigh(_kernel(landmarks, landmarks).double())
+        kept = variances > _LEAST_VARIANCE * variances[-1]
+        to_features = columns[:, kept] / variances[kept].sqrt()
+        features = _kernel(points, landmarks).double() @ to_features
+        squares, mixtures = torch.linalg.eigh(features.T @ features)
+        squares, axes = squares.clamp(min=0), to_features @ mixtures
+        targets = F.one_hot(labels, num_classes).double()
+        weights = axes / (squares + NOISE) @ (mixtures.T @ (features.T @ targets))
+        explained = axes * (squares / (squares + NOISE)).sqrt()
+        return cls(coordinates, landmarks, weights.float(), explained.float())
+
+    def __call__(self, seen: PhotoFeatures) -> Tensor:
+        """Evidence [N, classes], float64: about 0 for a photo that is like none."""
+        kernel = _kernel(self.coordinates(seen), self.landmarks)
+        explained = (kernel @ self.explained).double().square().sum(dim=1).clamp(max=1)
+        return (kernel @ self.weights).double() / (1 + NOISE - explained).sqrt()[:, None]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that `from_tensors` needs, for a safetensors file."""
+        return {
+            **{f"mean.{index}": each for index, each in enumerate(self.coordinates.means)},
+            **{f"projection.{index}": each for index, each in enumerate(self.coordinates.projections)},
+            "landmarks": self.landmarks,
+            "weights": self.weights,
+            "explained": self.explained,
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], num_classes: int) -> Self:
+        """The evidence that `tensors()` came from. Raises KeyError where one is missing, ValueError for any others."""
+        means, projections = numbered(tensors, "mean"), numbered(tensors, "projection")
+        if len(means) != len(projections):
+            raise ValueError(f"there are {len(means)} means of features and {len(projections)} projections")
+        for index, (mean, projection) in enumerate(zip(means, projections, strict=True)):
+            check_tensors(tensors, {mean: ("D",), projection: (f"axes of part {index}", "D")})
+        num_axes = sum(len(tensors[name]) for name in projections)
+        check_tensors(
+            tensors, {"landmarks": ("M", num_axes), "weights": ("M", num_classes), "explained": ("M", "r")}
+        )
+        coordinates = ClassCoordinates(
+            tuple(tensors[name] for name in means), tuple(tensors[name] for name in projections)
+        )
+        return cls(coordinates, *(tensors[name] for name in ("landmarks", "weights", "explained")))
+
+
+def _parts(photos: PhotoFeatures) -> tuple[Tensor, ...]:
+    """All moments, and the layouts but the first; that one where it is the only one."""
+    return torch.cat(photos.moments, dim=1), *(photos.layouts[1:] or photos.layouts)
+
+
+def _kernel(points: Tensor, landmarks: Tensor) -> Tensor:
+    """Gaussian kernel [N, M] of points [N, k] and landmarks [M, k]."""
+    return (-torch.cdist(points, landmarks).square()).exp()
