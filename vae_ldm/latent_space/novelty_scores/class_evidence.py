@@ -134,9 +134,7 @@ class ClassEvidence:
         for index, (mean, projection) in enumerate(zip(means, projections, strict=True)):
             check_tensors(tensors, {mean: ("D",), projection: (f"axes of part {index}", "D")})
         num_axes = sum(len(tensors[name]) for name in projections)
-        check_tensors(
-            tensors, {"landmarks": ("M", num_axes), "weights": ("M", num_classes), "explained": ("M", "r")}
-        )
+        check_tensors(tensors, {"landmarks": ("M", num_axes), "weights": ("M", num_classes), "explained": ("M", "r")})
         coordinates = ClassCoordinates(
             tuple(tensors[name] for name in means), tuple(tensors[name] for name in projections)
         )
