@@ -5,7 +5,7 @@
 
 Each pack is a folder with `train/` and `validation/`, and after a colon its class of good photos; without one all
 photos are good, and made damage alone is judged. After a second colon a regular expression may follow, whose first
-group names the series that a photo belongs to: `doc_labels::([^/]+)_`. Photos of one series, and near-duplicates, stay
+group names the series that a photo belongs to: `doc_labels::([^/_]+)_`. Photos of one series, and near-duplicates, stay
 together in folds and divisions and weigh as one photo.
 
 Everything is fitted on the good photos of `train/`. Tables in Markdown, one row a pack: AUROC on real damage of

@@ -36,14 +36,14 @@ def series_of(names: Sequence[str], pattern: str) -> np.ndarray:
     return np.array([numbers[key] for key in keys], dtype=np.int64)
 
 
-def join_groups(*groupings: np.ndarray) -> np.ndarray:
+def join_groups(grouping: np.ndarray, *others: np.ndarray) -> np.ndarray:
     """Groups in which all are together that any of the groupings, each [N], has together: int64 [N], from 0.
 
     A grouping is anything that can be compared: numbers, names, digests.
     """
-    joined = np.arange(len(groupings[0]))
-    for grouping in groupings:
-        _, first, members = np.unique(grouping, return_index=True, return_inverse=True)
+    joined = np.arange(len(grouping))
+    for each in (grouping, *others):
+        _, first, members = np.unique(each, return_index=True, return_inverse=True)
         joined = connect_groups(joined, np.arange(len(joined)), first[members.reshape(-1)])
     return numbered_groups(joined)
 
