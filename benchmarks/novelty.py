@@ -4,9 +4,13 @@
         ../shared/data/doc_labels ../shared/data/product_clothing
 
 Each pack is a folder with `train/` and `validation/`, and after a colon its class of good photos; without one all
-photos are good, and made damage alone is judged. Everything is fitted on the good photos of `train/`. Tables in
-Markdown, one row a pack: AUROC on real damage of `validation/`, the same on made damage, the kinds of made damage one
-by one, false alarms, how well heat maps show where made damage is, and the CPU time.
+photos are good, and made damage alone is judged. After a second colon a regular expression may follow, whose first
+group names the series that a photo belongs to: `doc_labels::([^/_]+)_`. Photos of one series, and near-duplicates, stay
+together in folds and divisions and weigh as one photo.
+
+Everything is fitted on the good photos of `train/`. Tables in Markdown, one row a pack: AUROC on real damage of
+`validation/`, the same on made damage, the kinds of made damage one by one, false alarms, how well heat maps show where
+made damage is, and the CPU time.
 
 Made damage: for each kind in turn, a combination that has not seen this kind judges copies of the good validation
 photos. The strength of each kind is fixed once, before any score is looked at, so that the better of two linear floors
@@ -25,8 +29,8 @@ for 70,000 steps in its paper.
 
 `--backbone` is that of `vae-ldm novelty fit`, and the anchor takes it too. `--model RUN` adds the residual of its
 autoencoder to the heat maps. `--max-photos N` fits on N good photos at most. `--seeds` are divisions into folds.
-`--divisions N` divides all good photos N times at random into two thirds to fit on and a third to judge, and shows the
-mean rate of false alarms.
+`--divisions N` divides all good photos N times at random, two thirds of the groups to fit on and a third to judge, and
+shows the mean rate of false alarms: of photos, and of photos that weigh one a group together, which is what is promised.
 """
 
 import argparse
@@ -44,6 +48,8 @@ from torch import Tensor
 
 from vae_ldm.data.decoding import decode_whole
 from vae_ldm.data.made_damage import KINDS, DamageKind, MadeDamage
+from vae_ldm.data.near_duplicates import difference_hash, duplicate_thumbnail
+from vae_ldm.data.photo_groups import photo_groups
 from vae_ldm.data.photo_records import photo_records
 from vae_ldm.desk.backbone import open_backbone
 from vae_ldm.desk.novelty.backbone_features import (
@@ -124,13 +130,29 @@ def made_copies(
     return MadeCopies(PhotoFeatures.cat(parts), kinds, torch.tensor(sources).repeat(len(KINDS), 1), torch.cat(masks))
 
 
-def read(folder: Path, label: str | None) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Good photos, and all others; without a label all are good."""
-    good: list[np.ndarray] = []
+def read(folder: Path, label: str | None) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+    """Good photos by name, and all others; without a label all are good."""
+    good: dict[str, np.ndarray] = {}
     others: list[np.ndarray] = []
     for record in photo_records(folder):
-        (good if label is None or record.label == label else others).append(shrunk(decode_whole(record.picture)))
+        picture = shrunk(decode_whole(record.picture))
+        if label is None or record.label == label:
+            good[record.id] = picture
+        else:
+            others.append(picture)
     return good, others
+
+
+def groups_of(photos: Sequence[tuple[str, np.ndarray]], series: str | None) -> Tensor:
+    """Which photos stay together: int64 [N]."""
+    return torch.from_numpy(
+        photo_groups(
+            [name for name, _ in photos],
+            hashes=np.array([difference_hash(picture) for _, picture in photos]),
+            thumbnails=np.stack([duplicate_thumbnail(picture) for _, picture in photos]),
+            pattern=series,
+        )
+    )
 
 
 def shrunk(picture: np.ndarray) -> np.ndarray:
@@ -199,14 +221,14 @@ class Results:
                 print("\n".join(f"| {' | '.join(row)} |" for row in table[1:]))
 
 
-def judge_pack(
-    folder: Path, label: str | None, backbone: VisionFeatures, results: Results, options: argparse.Namespace
-) -> None:
-    name = folder.name
-    pictures, _ = read(folder / "train", label)
-    if options.max_photos < len(pictures):
-        order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))
-        pictures = [pictures[row] for row in order[: options.max_photos].tolist()]
+def judge_pack(pack: str, backbone: VisionFeatures, results: Results, options: argparse.Namespace) -> None:
+    path, label, series = [*pack.split(":", 2), "", ""][:3]
+    folder, name = Path(path), Path(path).name
+    named, _ = read(folder / "train", label or None)
+    if options.max_photos < len(named):
+        order = torch.randperm(len(named), generator=torch.Generator().manual_seed(0))[: options.max_photos]
+        named = {name: named[name] for name in np.array(list(named))[order.numpy()].tolist()}
+    pictures = list(named.values())
     anchor = Anchor(len(pictures))
     parts = []
     for seen, places in looked_at(backbone, pictures):
@@ -215,7 +237,10 @@ def judge_pack(
     anchor.close()
     good = PhotoFeatures.cat(parts)
     floor = PixelFloor.fit(squares(pictures, THUMBNAIL_SIDE).flatten(1))
-    groups = torch.arange(len(good))
+    usual_named, novel_pictures = read(folder / "validation", label or None)
+    usual_pictures = list(usual_named.values())
+    groups_of_all = groups_of([*named.items(), *usual_named.items()], series or None)
+    groups = groups_of_all[: len(good)]
 
     quick = fit_strengths(pictures)
     sources = draw_sources(outer_folds(groups), MADE_A_KIND, seed=1)
@@ -226,7 +251,6 @@ def judge_pack(
     )
     strengths = fit_strengths(pictures, small=False)
 
-    usual_pictures, novel_pictures = read(folder / "validation", label)
     usual = judged_photos(backbone, usual_pictures, floor, anchor)
     novel = judged_photos(backbone, novel_pictures, floor, anchor) if novel_pictures else None
     of_one_fold = torch.zeros(len(usual_pictures), dtype=torch.int64)
@@ -275,7 +299,11 @@ def judge_pack(
     if options.divisions:
         photos = PhotoFeatures.cat([good, usual.features])
         results.rates.append(
-            [f"{name}, {options.divisions} divisions", *divided(photos, made, options.divisions), *[""] * 3]
+            [
+                f"{name}, {options.divisions} divisions",
+                *divided(photos, made, groups_of_all, options.divisions),
+                *[""] * 3,
+            ]
         )
 
 
@@ -332,29 +360,40 @@ def look_time(backbone: VisionFeatures, pictures: Sequence[np.ndarray]) -> float
     return (time.process_time() - began) / len(some)
 
 
-def divided(photos: PhotoFeatures, made: MadeCopies, count: int) -> list[str]:
-    """Mean rate of false alarms at each of RATES over random divisions of good photos, and its standard deviation."""
+def divided(photos: PhotoFeatures, made: MadeCopies, groups: Tensor, count: int) -> list[str]:
+    """Mean rate of false alarms at each of RATES over random divisions of good photos, and its standard deviation.
+
+    The groups [N] of the photos are divided, so that no photo is judged by others of its group. The second mean is of
+    rates in which each group weighs as one photo.
+    """
+    names = groups.unique()
     found = []
     for seed in range(count):
-        order = torch.randperm(len(photos), generator=torch.Generator().manual_seed(seed))
-        known, asked = order[: 2 * len(order) // 3], order[2 * len(order) // 3 :]
+        order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
+        to_fit = torch.isin(groups, names[order[: 2 * len(order) // 3]])
+        known, asked = to_fit.nonzero().flatten(), (~to_fit).nonzero().flatten()
         new_rows = torch.full((len(photos),), -1)
         new_rows[known] = torch.arange(len(known))
         sources = new_rows[made.sources]
         kept = (sources >= 0).all(dim=1).nonzero().flatten()
         copies = MadeCopies(made.features[kept], made.kinds[kept], sources[kept], made.masks[kept])
-        groups = torch.arange(len(known))
-        detector = CrossFittedDetector.fit(photos[known], copies, groups, num_kinds=len(KINDS), seed=seed)
+        detector = CrossFittedDetector.fit(photos[known], copies, groups[known], num_kinds=len(KINDS), seed=seed)
         p_values = detector(photos[asked]).p_values
-        found.append([(p_values <= rate + 1e-12).double().mean().item() for rate in RATES])
-    rates = torch.tensor(found)
-    pairs = zip(rates.mean(dim=0).tolist(), rates.std(dim=0).tolist(), strict=True)
-    return [f"{mean:.1%} (each division ± {deviation:.1%})" for mean, deviation in pairs]
+        _, members, sizes = groups[asked].unique(return_inverse=True, return_counts=True)
+        a_group = 1 / sizes[members].double() / len(sizes)
+        alarms = torch.stack([p_values <= rate + 1e-12 for rate in RATES]).double()
+        found.append(torch.stack([alarms.mean(dim=1), alarms @ a_group]))
+    rates = torch.stack(found)  # [divisions, 2, rates]
+    (means, by_group), (deviations, _) = rates.mean(dim=0).tolist(), rates.std(dim=0).tolist()
+    return [
+        f"{mean:.1%} (each division ± {deviation:.1%}), groups as one {weighed:.1%}"
+        for mean, deviation, weighed in zip(means, deviations, by_group, strict=True)
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("packs", nargs="+", metavar="FOLDER[:GOOD_CLASS]")
+    parser.add_argument("packs", nargs="+", metavar="FOLDER[:GOOD_CLASS[:SERIES]]")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--made-a-kind", type=int, default=60)
     parser.add_argument("--divisions", type=int, default=0)
@@ -367,8 +406,7 @@ def main() -> None:
     backbone = open_backbone(options.backbone).features
     results = Results()
     for pack in options.packs:
-        folder, _, label = pack.partition(":")
-        judge_pack(Path(folder), label or None, backbone, results, options)
+        judge_pack(pack, backbone, results, options)
     results.print()
 
 
