@@ -30,7 +30,7 @@ for 70,000 steps in its paper.
 `--backbone` is that of `vae-ldm novelty fit`, and the anchor takes it too. `--model RUN` adds the residual of its
 autoencoder to the heat maps. `--max-photos N` fits on N good photos at most. `--seeds` are divisions into folds.
 `--divisions N` divides all good photos N times at random, two thirds of the groups to fit on and a third to judge, and
-shows the mean rate of false alarms: of photos, and of photos that weigh one a group together, which is what is promised.
+shows the mean rate of false alarms: of photos, and of photos that weigh one a group together, as is promised.
 """
 
 import argparse

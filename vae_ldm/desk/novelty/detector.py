@@ -16,10 +16,10 @@ from vae_ldm.latent_space.false_alarms import photos_needed
 from vae_ldm.latent_space.heat_map import HeatScale, overlay, own_scale
 from vae_ldm.latent_space.novelty_scores.cross_fitted import CrossFittedDetector, NoveltyJudgement
 from vae_ldm.latent_space.novelty_scores.families import FAMILIES
-from vae_ldm.latent_space.novelty_scores.known_classes import KnownClasses
+from vae_ldm.latent_space.novelty_scores.known_classes import ClassJudgement, KnownClasses
 
-CLASS_LEVEL = 0.9
-"""The set of known classes holds a photo's own class so often, for photos like those of the class."""
+CLASS_ERROR_RATE = 0.1
+"""For so many photos of a known class, one like no known photo counted among them, the set misses the class."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,11 @@ class ClassVerdict:
     """Which of the known classes a photo may be of."""
 
     most_like: str
+    """The class for which most speaks. It is named for every photo, also where it is not possible."""
     possible: list[str]
     """The classes that cannot be ruled out, the likeliest first; empty: it is like none of them."""
+    too_few: list[str]
+    """Classes of so few photos that they can never be ruled out; they are not among the possible ones."""
     p_values: dict[str, float]
 
 
@@ -134,9 +137,7 @@ class Detector:
         known = self.classes(features) if self.classes is not None else None
         scale = self.heat_scale(rate) if heat_maps and self.can_judge(rate) else None
         return [
-            self._verdict(
-                batch, index, judged, None if known is None else known[index], rate, heat_maps, scale, index in own
-            )
+            self._verdict(batch, index, judged, known, rate, heat_maps, scale, index in own)
             for index in range(len(batch))
         ]
 
@@ -145,7 +146,7 @@ class Detector:
         batch: WholePhotos,
         index: int,
         judged: NoveltyJudgement,
-        class_p_values: Tensor | None,
+        known: ClassJudgement | None,
         rate: float,
         heat_maps: bool,
         scale: HeatScale | None,
@@ -163,18 +164,23 @@ class Detector:
             judged.scores[index].item(),
             dict(zip(FAMILIES, judged.families[index].tolist(), strict=True)),
             dict(zip(FAMILIES, judged.family_p_values[index].tolist(), strict=True)),
-            None if class_p_values is None else self._class_verdict(class_p_values),
+            None if known is None else self._class_verdict(known, index),
             self.facts.features_name,
             heat_map,
             max_heat,
             is_reference,
         )
 
-    def _class_verdict(self, p_values: Tensor) -> ClassVerdict:
-        names = self.facts.known_classes
+    def _class_verdict(self, known: ClassJudgement, index: int) -> ClassVerdict:
+        names, p_values = self.facts.known_classes, known.p_values[index]
+        possible, decided = known.sets(CLASS_ERROR_RATE)[index], known.can_be_left_out(CLASS_ERROR_RATE)
         order = p_values.argsort(descending=True, stable=True).tolist()
-        possible = [names[index] for index in order if p_values[index] > 1 - CLASS_LEVEL + 1e-12]
-        return ClassVerdict(names[order[0]], possible, {names[index]: p_values[index].item() for index in order})
+        return ClassVerdict(
+            names[int(known.most_like[index])],
+            [names[number] for number in order if possible[number] and decided[number]],
+            [name for name, is_decided in zip(names, decided.tolist(), strict=True) if not is_decided],
+            {names[number]: p_values[number].item() for number in order},
+        )
 
     @cached_property
     def _rows(self) -> Mapping[str | None, int]:

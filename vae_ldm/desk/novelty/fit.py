@@ -13,7 +13,7 @@ from vae_ldm.desk.backbone import lasting_backbone
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.novelty.detector import Detector, DetectorFacts
 from vae_ldm.desk.novelty.detector_folder import StoredPhotos, open_detector, open_photos, save_detector, stored_facts
-from vae_ldm.desk.novelty.looking import SeenPhotos, digest_of, look, look_at_usual
+from vae_ldm.desk.novelty.looking import SeenPhotos, digest_of, groups_of, look, look_at_usual
 from vae_ldm.desk.novelty.observer import PhotoObserver
 from vae_ldm.desk.novelty.reference_photos import check_enough, check_rate, names_to_leave_out, reference_photos
 from vae_ldm.errors import DataError
@@ -131,11 +131,11 @@ def _known_classes(seen: SeenPhotos | None) -> tuple[KnownClasses | None, list[s
         return None, []
     labels = [record.label or "" for record in seen.records]
     names = sorted(set(labels))
+    groups = groups_of(seen, None)
+    if len(groups.unique()) < 2:
+        return None, []  # there is nothing to hold out
     numbers = torch.tensor([names.index(label) for label in labels])
-    groups = torch.tensor(
-        [seen.digests.index(digest) if digest else index for index, digest in enumerate(seen.digests)]
-    )
-    return KnownClasses.fit(seen.features, numbers, groups, num_classes=len(names)), names
+    return KnownClasses.fit(seen.features, numbers, groups, len(names)), names
 
 
 def _summary(facts: DetectorFacts) -> Iterator[str]:

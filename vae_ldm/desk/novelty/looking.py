@@ -4,18 +4,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vae_ldm.data.decoding import UnreadablePictureError, pillow_limit_lifted
 from vae_ldm.data.made_damage import KINDS, DamageKind
 from vae_ldm.data.names import as_text
+from vae_ldm.data.near_duplicates import difference_hash, duplicate_thumbnail
+from vae_ldm.data.photo_groups import photo_groups
 from vae_ldm.data.photo_stream import WholePhotos, decode_within
 from vae_ldm.data.sources import Record, photo_digest
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.novelty.backbone_features import damaged_shares
 from vae_ldm.desk.novelty.detector_folder import ReferenceNames, StoredPhotos
-from vae_ldm.desk.novelty.made_photos import DamageStrength, damage, draw_sources, fit_strengths, stored_thumbnails
+from vae_ldm.desk.novelty.made_photos import DamageStrength, damage, draw_sources, fit_strengths
 from vae_ldm.desk.novelty.observer import LONGEST_SIDE, PhotoObserver
 from vae_ldm.errors import DataError
 from vae_ldm.latent_space.novelty_scores.cross_fitted import MIN_GROUPS, outer_folds
@@ -35,6 +38,10 @@ class SeenPhotos:
     records: list[Record]
     digests: list[str]
     """SHA-256 of each file; empty for what is no file."""
+    hashes: np.ndarray
+    """`difference_hash` of each: uint64 [N]."""
+    thumbnails: np.ndarray
+    """`duplicate_thumbnail` of each: uint8 [N, 32, 32, 3]."""
     features: PhotoFeatures
 
     def __len__(self) -> int:
@@ -46,6 +53,8 @@ class SeenPhotos:
         return cls(
             [record for each in some for record in each.records],
             [digest for each in some for digest in each.digests],
+            np.concatenate([each.hashes for each in some]),
+            np.concatenate([each.thumbnails for each in some]),
             PhotoFeatures.cat([each.features for each in some]),
         )
 
@@ -54,7 +63,13 @@ def look(command: DeskCommand, observer: PhotoObserver, records: Sequence[Record
     """What is seen in photos, in the first process; None in the others, and where none can be read."""
 
     def seen(batch: WholePhotos) -> SeenPhotos:
-        return SeenPhotos(batch.records, list(map(digest_of, batch.records)), observer(batch.pictures))
+        return SeenPhotos(
+            batch.records,
+            list(map(digest_of, batch.records)),
+            np.array(list(map(difference_hash, batch.pictures))),
+            np.stack(list(map(duplicate_thumbnail, batch.pictures))),
+            observer(batch.pictures),
+        )
 
     with command.progress(f"looking at {what}") as report:
         found = command.over_photos(observer, records, seen, report=report)
@@ -85,9 +100,9 @@ def look_at_usual(
                 f"too few photos: of {len(reference):,} only {num_readable:,} can be read, and it takes {needed} to "
                 "compare with; give more photos"
             )
-        groups = photo_groups(seen, series)
+        groups = groups_of(seen, series)
         sources = draw_sources(outer_folds(groups), COPIES_A_KIND, seed=1)
-        return groups, sources, seen.records, fit_strengths(stored_thumbnails(seen.features))
+        return groups, sources, seen.records, fit_strengths(list(seen.thumbnails))
 
     groups, sources, records, strengths = command.processes.first(plan)
     copies = _look_at_copies(command, observer, records, sources, strengths)
@@ -108,10 +123,12 @@ def _lasting_place(record: Record) -> str:
     return as_text(record.picture.absolute()) if isinstance(record.picture, Path) else record.place
 
 
-def photo_groups(seen: SeenPhotos, series: str | None) -> Tensor:
-    """Groups of the photos, int64 [N]: equal files, near-duplicates, and photos of one series."""
-    first = {}
-    return torch.tensor([first.setdefault(digest or str(row), row) for row, digest in enumerate(seen.digests)])
+def groups_of(seen: SeenPhotos, series: str | None) -> Tensor:
+    """Groups of the photos, int64 [N]: equal files, near-duplicates, and photos of one series. Raises DataError."""
+    names = [record.id for record in seen.records]
+    digests = [digest or str(row) for row, digest in enumerate(seen.digests)]
+    groups = photo_groups(names, hashes=seen.hashes, thumbnails=seen.thumbnails, digests=digests, pattern=series)
+    return torch.from_numpy(groups)
 
 
 def _look_at_copies(
@@ -143,7 +160,7 @@ def _look_at_copies(
     return MadeCopies.cat(found) if found else None
 
 
-def _decoded(record: Record):
+def _decoded(record: Record) -> np.ndarray:
     try:
         with pillow_limit_lifted():
             return decode_within(record.picture, LONGEST_SIDE)

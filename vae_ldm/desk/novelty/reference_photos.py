@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted
+from vae_ldm.data.photo_groups import series_of
 from vae_ldm.data.photo_records import photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.data.unreadable import Unreadable
@@ -94,6 +95,8 @@ def check_photos(
     """Raise what `fit` would raise of the photos, before a model is opened: see `check_enough`."""
     check_rate(false_alarm_rate)
     reference, _ = reference_photos(photos, only_classes)
+    if series is not None:
+        series_of([record.id for record in reference], series)
     left_out = names_to_leave_out(leave_out, reference, photos) if leave_out is not None else ()
     check_enough(reference, len(left_out))
 
