@@ -69,7 +69,7 @@ class NoveltyVerdict:
     """The same of each family of scores."""
     family_p_values: dict[str, float]
     classes: ClassVerdict | None
-    """None for a detector that knows no classes."""
+    """None for a detector that knows no classes, and for a usual photo where these are all other than the usual ones."""
     features_name: str
     heat_map: np.ndarray | None
     """The photo in grey with its strange places in yellow to red, uint8 [H, W, 3]; None where none was asked for.
@@ -154,6 +154,8 @@ class Detector:
     ) -> NoveltyVerdict:
         p_value = judged.p_values[index].item() if self.can_judge(rate) else None
         novel = None if p_value is None else p_value <= rate + 1e-12
+        if self.facts.only_classes and novel is False:
+            known = None  # a usual photo is of none of the other classes, whichever it is most like
         heat_map, max_heat = (
             _heat_map(batch.pictures[index], judged.maps[index], scale, bool(novel)) if heat_maps else (None, None)
         )

@@ -119,7 +119,7 @@ def _write_table(
     """One line a photo, in the order of their names, whole or not at all."""
     of_classes = ["most_like", "possible_classes"] if known_classes else []
     header = ["id", "verdict", "p_value", "score", *FAMILIES, *of_classes, "features"]
-    rows = {verdict.record.id: _row(verdict) for verdict in verdicts}
+    rows = {verdict.record.id: _row(verdict, len(of_classes)) for verdict in verdicts}
     rows |= {name: ["unreadable", *[""] * (len(header) - 2)] for name in unreadable}
     table = io.StringIO(newline="")
     writer = csv.writer(table)
@@ -128,13 +128,15 @@ def _write_table(
     write_whole(out, table.getvalue())
 
 
-def _row(verdict: NoveltyVerdict) -> list[str]:
-    classes = verdict.classes
+def _row(verdict: NoveltyVerdict, num_of_classes: int) -> list[str]:
+    of_classes = [""] * num_of_classes
+    if (classes := verdict.classes) is not None:
+        of_classes = [classes.most_like, "|".join(classes.possible) or "none of them"]
     return [
         _VERDICTS[verdict.novel],
         "" if verdict.p_value is None else f"{verdict.p_value:.6g}",
         f"{verdict.score:.6g}",
         *(f"{value:.6g}" for value in verdict.families.values()),
-        *([] if classes is None else [classes.most_like, "|".join(classes.possible) or "none of them"]),
+        *of_classes,
         verdict.features_name,
     ]
