@@ -38,6 +38,8 @@ class DetectorFacts:
     num_calibration: int
     """How many of them calibrate, near-duplicates and photos of one series counted once."""
     num_left_out: int
+    photos_digest: str
+    """SHA-256 of the files of all photos that were given, those that cannot be read among them."""
     false_alarm_rate: float
 
 
@@ -69,7 +71,7 @@ class NoveltyVerdict:
     """The same of each family of scores."""
     family_p_values: dict[str, float]
     classes: ClassVerdict | None
-    """None for a detector that knows no classes, and for a usual photo where these are all other than the usual ones."""
+    """None for a detector that knows no classes, and for a photo that is usual where the usual classes were named."""
     features_name: str
     heat_map: np.ndarray | None
     """The photo in grey with its strange places in yellow to red, uint8 [H, W, 3]; None where none was asked for.

@@ -25,7 +25,7 @@ from vae_ldm.errors import WeightsError, first_line
 from vae_ldm.files import finish_swap, whole_folder, write_whole
 from vae_ldm.latent_space.novelty_scores.cross_fitted import CrossFittedDetector
 from vae_ldm.latent_space.novelty_scores.known_classes import KnownClasses
-from vae_ldm.latent_space.novelty_scores.photo_features import MadeCopies, PhotoFeatures, below
+from vae_ldm.latent_space.novelty_scores.photo_features import MadeCopies, MorePlaces, PhotoFeatures, below
 from vae_ldm.paths import check_detector_place
 from vae_ldm.stored_json import StoredKind
 
@@ -45,8 +45,6 @@ class ReferenceNames:
     """Their files as whole paths; the id of what was no file."""
     digests: list[str]
     left_out: list[bool]
-    known_digests: list[str]
-    """SHA-256 of the photos of known classes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +56,8 @@ class StoredPhotos:
     copies: MadeCopies
     groups: Tensor
     """int64 [N]"""
+    more: MorePlaces | None
+    """Places of further photos, where there are more than are kept whole."""
 
 
 def save_detector(detector: Detector, photos: StoredPhotos, folder: Path) -> None:
@@ -70,7 +70,12 @@ def save_detector(detector: Detector, photos: StoredPhotos, folder: Path) -> Non
     contents = {
         TENSORS_FILE: _packed({"scores": detector.scores.tensors(), "classes": classes}),
         PHOTOS_FILE: _packed(
-            {"features": photos.features.tensors(), "copies": photos.copies.tensors(), "": {"groups": photos.groups}}
+            {
+                "features": photos.features.tensors(),
+                "copies": photos.copies.tensors(),
+                "": {"groups": photos.groups},
+                "more": {} if photos.more is None else photos.more.tensors(),
+            }
         ),
         NAMES_FILE: json.dumps(asdict(photos.names), indent=1).encode(),
     }
@@ -130,6 +135,7 @@ def open_photos(folder: Path) -> StoredPhotos:
             PhotoFeatures.from_tensors(below(tensors, "features")),
             MadeCopies.from_tensors(below(tensors, "copies")),
             tensors["groups"],
+            MorePlaces.from_tensors(below(tensors, "more")) if "more.patches" in tensors else None,
         )
     except (KeyError, ValueError) as error:
         raise _KIND.damaged(folder / PHOTOS_FILE, first_line(error)) from error

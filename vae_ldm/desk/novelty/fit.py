@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from math import ceil
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def fit(
     left_out = names_to_leave_out(leave_out, reference, photos) if leave_out is not None else set()
     check_enough(reference, len(left_out))
     observer = PhotoObserver(backbone, device=command.processes.device)
+    photos_digest = _digest_of_all(reference, known)
     kept: list[tuple[StoredPhotos, KnownClasses | None, list[str]]] = []
 
     def is_kept() -> bool:
@@ -61,11 +63,10 @@ def fit(
         if (before := stored_facts(out)) is None:
             return False
         command.say(f"{out}: takes the place of a detector of {_in_short(before)}")
-        if (before.backbone_digest, before.series) == (observer.digest, series):
-            stored = open_photos(out)
-            if _same_photos(stored, reference, known):
-                kept.append((stored, open_detector(out).classes, before.known_classes))
-        return bool(kept)
+        same = (before.backbone_digest, before.series, before.photos_digest) == (observer.digest, series, photos_digest)
+        if same:
+            kept.append((open_photos(out), open_detector(out).classes, before.known_classes))
+        return same
 
     if command.processes.first(is_kept):
         command.say(f"{out}: has seen these {counted(len(reference), 'photo')} before; they are not looked at again")
@@ -73,9 +74,6 @@ def fit(
         stored = look_at_usual(command, observer, reference, series)
         of_known = look(command, observer, known, "photos of known classes") if known else None
         if stored is not None:
-            stored = replace(
-                stored, names=replace(stored.names, known_digests=[] if of_known is None else of_known.digests)
-            )
             kept.append((stored, *_known_classes(of_known)))
 
     def fit_first() -> DetectorFacts:
@@ -90,6 +88,7 @@ def fit(
                     stored.groups,
                     num_kinds=len(KINDS),
                     left_out=out_of_it,
+                    more=stored.more,
                     report=report,
                 )
             except ValueError as error:
@@ -102,9 +101,10 @@ def fit(
             only_classes=list(only_classes),
             known_classes=class_names,
             series=series,
-            num_reference=len(names.ids),
+            num_reference=len(names.ids) + (0 if stored.more is None else stored.more.num_photos),
             num_calibration=scores.num_groups,
             num_left_out=sum(names.left_out),
+            photos_digest=photos_digest,
             false_alarm_rate=false_alarm_rate,
         )
         detector = Detector(facts, observer, scores, classes, tuple(names.digests))
@@ -120,9 +120,9 @@ def fit(
     return facts
 
 
-def _same_photos(stored: StoredPhotos, reference: Sequence[Record], known: Sequence[Record]) -> bool:
-    names = stored.names
-    return names.digests == list(map(digest_of, reference)) and names.known_digests == list(map(digest_of, known))
+def _digest_of_all(*photos: Sequence[Record]) -> str:
+    """SHA-256 of the digests of photos, in their order."""
+    return sha256("\n\n".join("\n".join(map(digest_of, some)) for some in photos).encode()).hexdigest()
 
 
 def _known_classes(seen: SeenPhotos | None) -> tuple[KnownClasses | None, list[str]]:

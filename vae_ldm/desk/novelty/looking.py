@@ -22,9 +22,14 @@ from vae_ldm.desk.novelty.made_photos import DamageStrength, damage, draw_source
 from vae_ldm.desk.novelty.observer import LONGEST_SIDE, PhotoObserver
 from vae_ldm.errors import DataError
 from vae_ldm.latent_space.novelty_scores.cross_fitted import MIN_GROUPS, outer_folds
-from vae_ldm.latent_space.novelty_scores.photo_features import MadeCopies, PhotoFeatures
+from vae_ldm.latent_space.novelty_scores.patch_memory import farthest_first
+from vae_ldm.latent_space.novelty_scores.photo_features import MadeCopies, MorePlaces, PhotoFeatures
 from vae_ldm.text import counted
 
+MAX_KEPT = 4_000
+"""Of so many photos all features are kept, 75 KB each. Further ones go into the memory of places, by batches."""
+MORE_PLACES = 60_000
+"""So many places of further photos are kept, and at least one of each photo."""
 COPIES_A_KIND = 75
 """Photos that are damaged in every way; more tell no more of damage."""
 _SOURCES_AT_ONCE = 4
@@ -76,6 +81,40 @@ def look(command: DeskCommand, observer: PhotoObserver, records: Sequence[Record
     return SeenPhotos.cat(found) if found else None
 
 
+@dataclass(frozen=True, eq=False)
+class _SeenMore:
+    """What is kept of a batch of further photos."""
+
+    ids: list[str]
+    digests: list[str]
+    hashes: np.ndarray
+    thumbnails: np.ndarray
+    places: Tensor
+    """[M, C], in half precision"""
+    photos: Tensor
+    """int64 [M]: which photo of the batch each place is of."""
+
+
+def _look_at_more(command: DeskCommand, observer: PhotoObserver, records: Sequence[Record]) -> list[_SeenMore]:
+    """Places of further photos, chosen as a coreset of each batch, in the first process."""
+    each = max(1, MORE_PLACES // max(1, len(records)))
+
+    def seen(batch: WholePhotos) -> _SeenMore:
+        patches = observer(batch.pictures).patches
+        rows = farthest_first(patches.flatten(0, 1).float(), each * len(batch))
+        return _SeenMore(
+            [record.id for record in batch.records],
+            list(map(digest_of, batch.records)),
+            np.array(list(map(difference_hash, batch.pictures))),
+            np.stack(list(map(duplicate_thumbnail, batch.pictures))),
+            patches.flatten(0, 1)[rows],
+            rows // patches.shape[1],
+        )
+
+    with command.progress("looking at further usual photos") as report:
+        return command.over_photos(observer, records, seen, report=report)
+
+
 def digest_of(record: Record) -> str:
     """SHA-256 of a photo's file; empty for what is no file."""
     return photo_digest(record) or ""
@@ -88,7 +127,8 @@ def look_at_usual(
 
     Raises DataError where fewer than MIN_GROUPS photos can be read.
     """
-    seen = look(command, observer, reference, "usual photos")
+    seen = look(command, observer, reference[:MAX_KEPT], "usual photos")
+    more = _look_at_more(command, observer, reference[MAX_KEPT:])
 
     def plan() -> tuple[Tensor, list[tuple[int, int]], list[Record], Mapping[DamageKind, DamageStrength]]:
         """What all processes have to know: groups, which photos are damaged, and how strongly."""
@@ -100,8 +140,8 @@ def look_at_usual(
                 f"too few photos: of {len(reference):,} only {num_readable:,} can be read, and it takes {needed} to "
                 "compare with; give more photos"
             )
-        groups = groups_of(seen, series)
-        sources = draw_sources(outer_folds(groups), COPIES_A_KIND, seed=1)
+        groups = groups_of(seen, series, more)
+        sources = draw_sources(outer_folds(groups[: len(seen)]), COPIES_A_KIND, seed=1)
         return groups, sources, seen.records, fit_strengths(list(seen.thumbnails))
 
     groups, sources, records, strengths = command.processes.first(plan)
@@ -113,9 +153,20 @@ def look_at_usual(
         [_lasting_place(record) for record in seen.records],
         seen.digests,
         [False] * len(seen),
-        [],
     )
-    return StoredPhotos(names, seen.features, copies, groups)
+    return StoredPhotos(names, seen.features, copies, groups[: len(seen)], _more_places(more, groups[len(seen) :]))
+
+
+def _more_places(more: Sequence[_SeenMore], groups: Tensor) -> MorePlaces | None:
+    """The places of all batches; `groups` are those of the photos, int64 [n]."""
+    if not more:
+        return None
+    of_batches = groups.split([len(batch.ids) for batch in more])
+    return MorePlaces(
+        len(groups),
+        torch.cat([batch.places for batch in more]),
+        torch.cat([of_batch[batch.photos] for of_batch, batch in zip(of_batches, more, strict=True)]),
+    )
 
 
 def _lasting_place(record: Record) -> str:
@@ -123,11 +174,16 @@ def _lasting_place(record: Record) -> str:
     return as_text(record.picture.absolute()) if isinstance(record.picture, Path) else record.place
 
 
-def groups_of(seen: SeenPhotos, series: str | None) -> Tensor:
+def groups_of(seen: SeenPhotos, series: str | None, more: Sequence[_SeenMore] = ()) -> Tensor:
     """Groups of the photos, int64 [N]: equal files, near-duplicates, and photos of one series. Raises DataError."""
-    names = [record.id for record in seen.records]
-    digests = [digest or str(row) for row, digest in enumerate(seen.digests)]
-    groups = photo_groups(names, hashes=seen.hashes, thumbnails=seen.thumbnails, digests=digests, pattern=series)
+    digests = seen.digests + [digest for batch in more for digest in batch.digests]
+    groups = photo_groups(
+        [record.id for record in seen.records] + [name for batch in more for name in batch.ids],
+        hashes=np.concatenate([seen.hashes, *(batch.hashes for batch in more)]),
+        thumbnails=np.concatenate([seen.thumbnails, *(batch.thumbnails for batch in more)]),
+        digests=[digest or str(row) for row, digest in enumerate(digests)],
+        pattern=series,
+    )
     return torch.from_numpy(groups)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import torch
 from PIL import Image
 
 from vae_ldm.data.photo_records import photo_records
@@ -18,9 +19,12 @@ from vae_ldm.desk.novelty.detector_folder import open_detector
 from vae_ldm.desk.novelty.reference_photos import check_rate
 from vae_ldm.files import write_picture, write_whole
 from vae_ldm.latent_space.novelty_scores.families import FAMILIES
+from vae_ldm.latent_space.shift import shift_test
 from vae_ldm.paths import TABLE_SUFFIXES, check_new_folder, check_output_file
 from vae_ldm.text import counted
 
+MIN_PHOTOS_OF_SHIFT = 20
+"""Of fewer photos nothing is said of all of them together."""
 _VERDICTS = {True: "novel", False: "seen", None: "undecided"}
 
 
@@ -94,11 +98,35 @@ def _summary(detector: Detector, verdicts: Sequence[NoveltyVerdict], rate: float
         )
         return lines
     num_novel = sum(bool(verdict.novel) for verdict in verdicts)
+    lines += _shift(detector, verdicts)
     lines.append(
         f"{num_novel:,} of {counted(len(verdicts), 'photo')} {'is' if num_novel == 1 else 'are'} novel by "
         f"{facts.features_name}, at a false-alarm rate of {rate:g} {calibrated}{only}"
     )
     return lines
+
+
+def _shift(detector: Detector, verdicts: Sequence[NoveltyVerdict]) -> list[str]:
+    """A line where these photos as a whole are not like the usual ones; those that were fitted on do not count."""
+    new = [verdict.p_value for verdict in verdicts if verdict.p_value is not None and not verdict.is_reference]
+    if len(new) < MIN_PHOTOS_OF_SHIFT:
+        return []
+    held = detector.scores
+    found = shift_test(torch.tensor(new), held.held_out_p_values(), calibration_groups=held.groups)
+    kind = found.kind()
+    test = f"Kolmogorov-Smirnov test of the p-values: {found.p_value:.1g}"
+    if kind == "some novel":
+        return [
+            f"about {100 * found.share_novel:.0f} % of the photos are unlike the usual ones, the others are like them "
+            f"({test})"
+        ]
+    if kind == "all different":
+        return [
+            f"these photos as a whole are not like the usual ones ({test}, of the usual ones among them "
+            f"{found.usual_p_value:.1g}): light, camera or background may have changed, and the false-alarm rate does "
+            "not hold for them; look at some, and fit the detector on photos like these"
+        ]
+    return []
 
 
 def _heat_map_file(folder: Path, photo_id: str) -> Path:

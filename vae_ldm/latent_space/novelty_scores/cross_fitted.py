@@ -16,7 +16,7 @@ from vae_ldm.latent_space.novelty_scores.combination import FamilyCombination
 from vae_ldm.latent_space.novelty_scores.families import FAMILIES, RawScores, ScoreFamilies
 from vae_ldm.latent_space.novelty_scores.folds import assign_folds
 from vae_ldm.latent_space.novelty_scores.maps import PlaceMaps
-from vae_ldm.latent_space.novelty_scores.photo_features import MadeCopies, PhotoFeatures, below
+from vae_ldm.latent_space.novelty_scores.photo_features import MadeCopies, MorePlaces, PhotoFeatures, below
 from vae_ldm.latent_space.novelty_scores.placed import num_axes_for
 from vae_ldm.latent_space.stored_tensors import check_tensors
 from vae_ldm.text import counted
@@ -55,18 +55,29 @@ class FoldModel:
 
     @classmethod
     def fit(
-        cls, good: PhotoFeatures, made: MadeCopies, groups: Tensor, usable: Tensor, kinds: Tensor, seed: int
+        cls,
+        good: PhotoFeatures,
+        made: MadeCopies,
+        groups: Tensor,
+        usable: Tensor,
+        kinds: Tensor,
+        seed: int,
+        more: MorePlaces | None = None,
     ) -> Self:
         """The model fitted on the good photos marked in `usable`, bool [N], and on copies that show no others.
+
+        `more` are places of further photos; those of photos of the other groups are left out.
 
         First scales and weights, from an inner division of these photos, then the scores, from all of them. Both have
         the same number of axes and of places to remember; otherwise a score would not mean the same in both.
         """
-        inner = inner_scores(good, made, groups, usable, len(kinds), seed)
+        inner = inner_scores(good, made, groups, usable, len(kinds), seed, more)
         combination = FamilyCombination.fit(inner.good, inner.made, inner.kinds, kinds)
         maps = PlaceMaps.fit(inner.good, kinds)
         num_axes = num_axes_for(int(usable.sum()))
-        scores = ScoreFamilies.fit(good, made, usable, num_kinds=len(kinds), num_axes=num_axes, seed=seed)
+        scores = ScoreFamilies.fit(
+            good, made, usable, num_kinds=len(kinds), num_axes=num_axes, seed=seed, more=_allowed(more, groups, usable)
+        )
         return cls(scores, combination, maps)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -89,7 +100,13 @@ class FoldModel:
 
 
 def inner_scores(
-    good: PhotoFeatures, made: MadeCopies, groups: Tensor, usable: Tensor, num_kinds: int, seed: int
+    good: PhotoFeatures,
+    made: MadeCopies,
+    groups: Tensor,
+    usable: Tensor,
+    num_kinds: int,
+    seed: int,
+    more: MorePlaces | None = None,
 ) -> HeldOutScores:
     """Scores of good photos and of copies by an inner division of the photos marked in `usable`, bool [N].
 
@@ -105,12 +122,25 @@ def inner_scores(
     for fold in range(judged):
         fitted_on, held = torch.zeros_like(usable), torch.zeros_like(usable)
         fitted_on[rows[folds != fold]], held[rows[folds == fold]] = True, True
-        scores = ScoreFamilies.fit(good, made, fitted_on, num_kinds=num_kinds, num_axes=num_axes, seed=seed)
+        scores = ScoreFamilies.fit(
+            good,
+            made,
+            fitted_on,
+            num_kinds=num_kinds,
+            num_axes=num_axes,
+            seed=seed,
+            more=_allowed(more, groups, fitted_on),
+        )
         good_scores.append(scores(good[held.nonzero().flatten()[:_MAX_INNER_PHOTOS]]))
         copies = made[(held[made.sources[:, 0]] & usable[made.sources[:, 1]]).nonzero().flatten()]
         made_scores.append(scores(copies.features))
         kinds.append(copies.kinds)
     return HeldOutScores(RawScores.cat(good_scores), RawScores.cat(made_scores), torch.cat(kinds))
+
+
+def _allowed(more: MorePlaces | None, groups: Tensor, usable: Tensor) -> MorePlaces | None:
+    """Places of photos that are of no group of which a photo is not marked in `usable`."""
+    return None if more is None else more.without(groups[~usable])
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +188,7 @@ class CrossFittedDetector:
         *,
         num_kinds: int,
         left_out: Tensor | None = None,
+        more: MorePlaces | None = None,
         seed: int = 0,
         report: Callable[[int, int], None] | None = None,
     ) -> Self:
@@ -166,8 +197,9 @@ class CrossFittedDetector:
         Photos of one of `groups`, int64 [N], are left out together. Nothing is fitted on photos marked in `left_out`,
         bool [N], nor on copies that show them; they are in a fold all the same, and their held-out scores stay among
         those that calibrate, so that the promise holds. The same photos, groups and seed give the same folds, whatever
-        is left out. One thing is learned from all photos, before: how strong made damage is. It treats all photos
-        alike and touches the copies only. `report` hears how many folds of how many are done.
+        is left out. `more` are places of further photos, for the memory of places alone. One thing is learned from all
+        photos, before: how strong made damage is. It treats all photos alike and touches the copies only. `report`
+        hears how many folds of how many are done.
 
         Raises ValueError where there are too few groups.
         """
@@ -184,7 +216,7 @@ class CrossFittedDetector:
         means, maxima = torch.empty_like(held_out), torch.empty_like(held_out)
         num_folds = int(folds.max()) + 1
         for fold in range(num_folds):
-            model = FoldModel.fit(good, made, groups, usable & (folds != fold), kinds, seed)
+            model = FoldModel.fit(good, made, groups, usable & (folds != fold), kinds, seed, more)
             models.append(model)
             for rows in (folds == fold).nonzero().flatten().split(_BATCH_SIZE):
                 raw = model.scores(good[rows])

@@ -10,7 +10,7 @@ from torch import Tensor
 from vae_ldm.latent_space.novelty_scores.directions import DirectionScores
 from vae_ldm.latent_space.novelty_scores.moments import NUM_MOMENT_SCORES, MomentScores
 from vae_ldm.latent_space.novelty_scores.patches import NUM_PATCH_SCORES, PatchScores, summary
-from vae_ldm.latent_space.novelty_scores.photo_features import MadeCopies, PhotoFeatures, below
+from vae_ldm.latent_space.novelty_scores.photo_features import MadeCopies, MorePlaces, PhotoFeatures, below
 from vae_ldm.latent_space.novelty_scores.place_directions import PlaceDirections
 from vae_ldm.latent_space.novelty_scores.placed import PlacedScores
 from vae_ldm.latent_space.stored_tensors import check_tensors
@@ -87,11 +87,20 @@ class ScoreFamilies:
 
     @classmethod
     def fit(
-        cls, good: PhotoFeatures, made: MadeCopies, usable: Tensor, *, num_kinds: int, num_axes: int, seed: int
+        cls,
+        good: PhotoFeatures,
+        made: MadeCopies,
+        usable: Tensor,
+        *,
+        num_kinds: int,
+        num_axes: int,
+        seed: int,
+        more: MorePlaces | None = None,
     ) -> Self:
         """The scores fitted on the good photos marked in `usable`, bool [N], and on copies that show no others.
 
-        `num_kinds` is how many kinds of damage there are, `num_axes` how many axes a layout gets.
+        `num_kinds` is how many kinds of damage there are, `num_axes` how many axes a layout gets, and `more` places of
+        further photos.
         """
         rows = usable.nonzero().flatten()
         fitted_on, copies = good[rows], made.rows_of(usable)
@@ -106,7 +115,7 @@ class ScoreFamilies:
         return cls(
             moments,
             PlacedScores.fit(fitted_on, num_axes, generator),
-            PatchScores.fit(fitted_on, generator),
+            PatchScores.fit(fitted_on, generator, more),
             DirectionScores.fit(steps, kinds, num_kinds),
             PlaceDirections.fit(fitted_on, made.steps[copies], kinds, num_kinds, generator),
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vae_ldm.latent_space.novelty_scores.leading_axes import LeadingAxes
 from vae_ldm.latent_space.novelty_scores.patch_memory import farthest_first
-from vae_ldm.latent_space.novelty_scores.photo_features import PhotoFeatures
+from vae_ldm.latent_space.novelty_scores.photo_features import MorePlaces, PhotoFeatures
 from vae_ldm.latent_space.stored_tensors import check_lengths, check_tensors
 
 NUM_AXES = 64
@@ -35,17 +35,22 @@ class PatchScores:
     """[M, k]"""
 
     @classmethod
-    def fit(cls, good: PhotoFeatures, generator: torch.Generator) -> Self:
+    def fit(cls, good: PhotoFeatures, generator: torch.Generator, more: MorePlaces | None = None) -> Self:
         """The scores fitted on places drawn evenly from all good photos, 1,024 of which are kept by a greedy k-centre.
 
-        Of more photos than the pool has places, so many are drawn.
+        Of more photos than the pool has places, so many are drawn. `more` are places of further photos.
         """
         num_photos, num_places = good.patches.shape[:2]
-        photos = torch.randperm(num_photos, generator=generator)[:POOL_SIZE]
-        each = min(num_places, max(1, POOL_SIZE // len(photos)))
+        num_more = 0 if more is None else more.num_photos
+        share = num_photos / (num_photos + num_more)
+        photos = torch.randperm(num_photos, generator=generator)[: max(1, round(POOL_SIZE * share))]
+        each = min(num_places, max(1, POOL_SIZE // (num_photos + num_more)))
         places = torch.rand(len(photos), num_places, generator=generator).argsort(dim=1)[:, :each]
         # Only what is drawn is copied: all places of 2,500 photos are 190 MB in half precision.
         pool = good.patches[photos[:, None], places].flatten(0, 1).float()
+        if more is not None:
+            rows = torch.randperm(len(more.patches), generator=generator)[: round(POOL_SIZE * (1 - share))]
+            pool = torch.cat([pool, more.patches[rows].float()])
         axes = LeadingAxes.fit(pool, NUM_AXES, generator).axes
         pool = pool @ axes.T
         return cls(axes, pool[farthest_first(pool, MEMORY_SIZE)].clone())

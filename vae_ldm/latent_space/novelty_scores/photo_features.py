@@ -134,6 +134,36 @@ class MadeCopies:
         return cls(features, tensors["kinds"], tensors["sources"], tensors["masks"])
 
 
+@dataclass(frozen=True, eq=False)
+class MorePlaces:
+    """Places of further good photos, which go into the memory of places and nowhere else.
+
+    There may be so many photos that all features of all of them would not fit into memory.
+    """
+
+    num_photos: int
+    patches: Tensor
+    """[M, C], in half precision"""
+    groups: Tensor
+    """int64 [M]: the group of each place's photo."""
+
+    def without(self, groups: Tensor) -> "MorePlaces":
+        """The places of photos that are of none of these groups."""
+        rows = torch.isin(self.groups, groups, invert=True).nonzero().flatten()
+        return MorePlaces(self.num_photos, self.patches[rows], self.groups[rows])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that `from_tensors` needs, for a safetensors file."""
+        return {"num_photos": torch.tensor(self.num_photos), "patches": self.patches, "groups": self.groups}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """The places that `tensors()` came from. Raises KeyError where one is missing, ValueError for any others."""
+        check_tensors(tensors, {"patches": ("M", "C")}, dtype=torch.float16)
+        check_tensors(tensors, {"num_photos": (), "groups": (len(tensors["patches"]),)}, dtype=torch.int64)
+        return cls(int(tensors["num_photos"]), tensors["patches"], tensors["groups"])
+
+
 def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names begin with `prefix` and a dot, without these."""
     start = f"{prefix}."
