@@ -13,6 +13,7 @@ from vae_ldm.cli.options import (
     OtherFalseAlarmRateOption,
     PhotosArgument,
     SeriesOption,
+    page_option,
     table_option,
 )
 from vae_ldm.paths import new_place
@@ -90,3 +91,23 @@ def score(
 
     with new_place(out, "scores.csv") as table:
         score_photos(photos, detector, out=table, heat_maps=heat_maps, false_alarm_rate=false_alarm_rate)
+
+
+@app.command()
+def inspect(
+    detector: DetectorArgument,
+    out: Annotated[Path | None, page_option("inspection.html")] = None,
+    good: Annotated[
+        Path | None,
+        typer.Option(metavar="PHOTOS", help="Good photos, to count false alarms on.", callback=paths.photos),
+    ] = None,
+    bad: Annotated[
+        Path | None,
+        typer.Option(metavar="PHOTOS", help="Photos of damage, to count what is found.", callback=paths.photos),
+    ] = None,
+) -> None:
+    """Show what a detector finds at which rate, and the oddest of its usual photos, on a page."""
+    from vae_ldm.desk.novelty.inspection import inspect_detector
+
+    with new_place(out, "inspection.html") as page:
+        inspect_detector(detector, out=page, good=good, bad=bad)
