@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from vae_ldm.latent_space.conformal import p_values
+from vae_ldm.latent_space.conformal import cross_p_values, p_values
 from vae_ldm.latent_space.shift import kolmogorov_smirnov_p_value, shift_test
 
 
@@ -83,6 +83,25 @@ def test_new_photos_that_differ_a_little_are_told_from_a_few_novel_ones():
     assert kinds["different"].count("all different") >= 36
     assert kinds["less strange"].count("all different") == 40
     assert sum(shares) / len(shares) == pytest.approx(0.2, abs=0.02)
+
+
+@pytest.mark.parametrize(("num_axes", "shift"), [(4, 0.0), (20, 0.0), (4, 1.0)])
+def test_cross_conformal_p_values_of_folds_that_fit_differ_are_rejected_no_more_often(num_axes, shift):
+    """The distance to the mean of the other folds' photos, as a detector has it, of photos of pure noise."""
+    generator = torch.Generator().manual_seed(4)
+    num_photos, num_folds, num_draws = 80, 5, 150
+    folds, groups, rejected = torch.arange(num_photos) % num_folds, torch.arange(num_photos), 0
+    for _ in range(num_draws):
+        good, new = torch.randn(2, num_photos, num_axes, generator=generator)
+        held, scores = torch.empty(num_photos), []
+        for fold in range(num_folds):
+            mean = good[folds != fold].mean(dim=0)
+            held[folds == fold] = (good[folds == fold] - mean).norm(dim=1)
+            scores.append((new + shift - mean).norm(dim=1))
+        found = shift_test(cross_p_values(torch.stack(scores), held, folds, groups), held_out(held))
+        rejected += found.p_value <= 0.05
+    share = rejected / num_draws
+    assert share <= 0.08 if shift == 0 else share >= 0.9
 
 
 def test_photos_of_one_group_weigh_as_one():
