@@ -36,10 +36,11 @@ class ClassJudgement:
     """What is said of N photos and K known classes of damage."""
 
     p_values: Tensor
-    """[N, K], float64: of the claim that the photo shows this class. Of photos of a class at most about a share p has a
-    p-value of p or less for this class, one that is known and like no known photo counted among them."""
+    """[N, K], float64: of the claim that the photo shows this class, in (0, 1]. Of the known photos at most about a
+    share p has a p-value of p or less for its own class."""
     known_p_values: Tensor
-    """[N], float64: of the claim that the photo is like those of any class."""
+    """[N], float64: of the claim that the photo is like those of any class. Calibrated by all classes together, so
+    that an odd class may have more low ones than another."""
     evidence: Tensor
     """[N, K], float64: the mean over the fits, in standard deviations."""
     least_p_values: Tensor
