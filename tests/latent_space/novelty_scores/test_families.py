@@ -105,7 +105,7 @@ def test_the_memory_of_many_places_is_bounded():
 
 
 def test_the_memory_is_drawn_from_all_photos():
-    """Of each photo there is one place: the memory is full only if more than its 1,024 photos take part."""
+    """With one place a photo the memory is full only if it has places of 1,024 photos."""
     count = 1100
     places = torch.arange(2.0 * count).view(count, 1, 2) ** 1.5
     photos = PhotoFeatures((torch.zeros(count, 2),), (torch.zeros(count, 2),), places)
