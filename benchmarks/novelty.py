@@ -4,9 +4,13 @@
         ../shared/data/doc_labels ../shared/data/product_clothing
 
 Each pack is a folder with `train/` and `validation/`, and after a colon its class of good photos; without one all
-photos are good, and made damage alone is judged. Everything is fitted on the good photos of `train/`. Tables in
-Markdown, one row a pack: AUROC on real damage of `validation/`, the same on made damage, the kinds of made damage one
-by one, and false alarms.
+photos are good, and made damage alone is judged. After a second colon a regular expression may follow, whose first
+group names the series that a photo belongs to: `doc_labels::([^/_]+)_`. Photos of one series, and near-duplicates, stay
+together in folds and divisions and weigh as one photo.
+
+Everything is fitted on the good photos of `train/`. Tables in Markdown, one row a pack: AUROC on real damage of
+`validation/`, the same on made damage, the kinds of made damage one by one, false alarms, how well heat maps show where
+made damage is, and the CPU time.
 
 Made damage: for each kind in turn, a combination that has not seen this kind judges copies of the good validation
 photos. The strength of each kind is fixed once, before any score is looked at, so that the better of two linear floors
@@ -15,28 +19,42 @@ has an AUROC of .7 on held-out photos of `train/`.
 The anchor: EfficientNet-Lite0 at 224 x 224, blocks 4 and 10 averaged over 3 x 3 places, the coarser enlarged, stacked,
 not standardised; 60,000 places drawn evenly from the good photos; a greedy k-centre of 6,000 of them by a random
 projection to 64 numbers; the distance of a place to the nearest; of these the largest, the mean of the largest 2 %,
-and the mean. anomalib's PatchCore itself takes a WideResNet-50, and its EfficientAD a teacher distilled on ImageNet:
-weights that are not in a package and have to be downloaded.
+and the mean.
 
-`--seeds` are divisions into folds. `--divisions N` divides all good photos N times at random into two thirds to fit on
-and a third to judge, and shows the mean rate of false alarms.
+anomalib's PatchCore and EfficientAD themselves are not here: they download what no Python package holds (checked in
+anomalib 2.0). PatchCore takes the ImageNet weights of a WideResNet-50-2, which timm fetches from the Hub (69 million
+parameters, where EfficientNet-Lite0 has 5). EfficientAD takes its distilled teacher from a release on GitHub, and for a
+penalty in each training step the photos of Imagenette; it trains a student and an autoencoder in batches of one photo,
+for 70,000 steps in its paper.
+
+`--backbone` is that of `vae-ldm novelty fit`, and the anchor takes it too. `--model RUN` adds the residual of its
+autoencoder to the heat maps. `--max-photos N` fits on N good photos at most. `--seeds` are divisions into folds.
+`--divisions N` divides all good photos N times at random, two thirds of the groups to fit on and a third to judge, and
+shows the mean rate of false alarms: of photos, and of photos that weigh one a group together, which is what is promised.
 """
 
 import argparse
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from novelty_anchor import ANCHORS, Anchor, anchor_scores
+from novelty_where import LOCAL_KINDS, MAPS, Residuals, Where
 from torch import Tensor
 
 from vae_ldm.data.decoding import decode_whole
 from vae_ldm.data.made_damage import KINDS, DamageKind, MadeDamage
+from vae_ldm.data.near_duplicates import difference_hash, duplicate_thumbnail
+from vae_ldm.data.photo_groups import photo_groups
 from vae_ldm.data.photo_records import photo_records
+from vae_ldm.desk.backbone import open_backbone
 from vae_ldm.desk.novelty.backbone_features import (
     THUMBNAIL_SIDE,
+    as_grid,
     damaged_shares,
     features_from_stages,
     middle_stages,
@@ -46,20 +64,20 @@ from vae_ldm.desk.novelty.made_photos import draw_sources, fit_strengths, make_c
 from vae_ldm.evaluation.interval import share_interval
 from vae_ldm.latent_space.novelty_scores.combination import FamilyCombination, auroc
 from vae_ldm.latent_space.novelty_scores.cross_fitted import CrossFittedDetector, inner_scores, outer_folds
-from vae_ldm.latent_space.novelty_scores.families import FAMILIES
+from vae_ldm.latent_space.novelty_scores.families import FAMILIES, RawScores
+from vae_ldm.latent_space.novelty_scores.maps import PlaceMaps
+from vae_ldm.latent_space.novelty_scores.patch_memory import local_patches
 from vae_ldm.latent_space.novelty_scores.photo_features import MadeCopies, PhotoFeatures
 from vae_ldm.latent_space.novelty_scores.pixel_floor import PixelFloor
-from vae_ldm.latent_space.patch_memory import farthest_first, local_patches
-from vae_ldm.models.vision_features import VisionFeatures, load_efficientnet_lite
+from vae_ldm.models.vision_features import VisionFeatures
 
 RATES = (0.01, 0.05, 0.1)
 NUM_RESAMPLES = 500
+NUM_TIMED = 128
 MADE_A_KIND = 75
 """Of these the detector learns; a desk would make as many."""
 LONGEST_SIDE = 512
-ANCHOR_POOL, ANCHOR_SIZE = 60_000, 6_000
 FLOORS = ("PCA error", "5-NN in PCA")
-ANCHORS = ("anchor, largest", "anchor, worst 2 %", "anchor, mean")
 SINGLE = (*FLOORS, *ANCHORS, *FAMILIES)
 
 
@@ -72,55 +90,30 @@ class Photos:
     """[N, 2]"""
     anchors: Tensor
     """[N, 3]"""
-
-
-class Anchor:
-    """The memory of places, filled from the photos that it is shown."""
-
-    def __init__(self, num_photos: int) -> None:
-        self.generator = torch.Generator().manual_seed(0)
-        self.a_photo = math.ceil(ANCHOR_POOL / num_photos)
-        self.pool: list[Tensor] = []
-        self.memory = torch.empty(0)
-
-    def remember(self, patches: Tensor) -> None:
-        for places in patches:
-            self.pool.append(places[torch.randperm(len(places), generator=self.generator)[: self.a_photo]])
-
-    def close(self) -> None:
-        pool = torch.cat(self.pool)
-        pool = pool[torch.randperm(len(pool), generator=self.generator)[:ANCHOR_POOL]]
-        self.memory, self.pool = pool[farthest_first(pool, ANCHOR_SIZE)].clone(), []
-
-    def __call__(self, patches: Tensor) -> Tensor:
-        found = []
-        for places in patches:
-            squared = torch.addmm(self.memory.square().sum(dim=1), places, self.memory.T, alpha=-2).amin(dim=1)
-            distances = (squared + places.square().sum(dim=1)).clamp(min=0).sqrt()
-            strangest = distances.topk(max(1, round(len(distances) * 0.02))).values
-            found.append(torch.stack([distances.max(), strangest.mean(), distances.mean()]))
-        return torch.stack(found)
+    anchor_maps: Tensor
+    """[N, h, w]"""
 
 
 @torch.no_grad()
 def looked_at(backbone: VisionFeatures, pictures: Sequence[np.ndarray]) -> Iterator[tuple[PhotoFeatures, Tensor]]:
-    """Features, and the places of the anchor [B, 784, C], of some photos after the others."""
+    """Features, and the places of the anchor [B, h * w, C], of some photos after the others."""
     for start in range(0, len(pictures), 32):
         images = squares(pictures[start : start + 32])
         stages = backbone.stages(images)
         # In half precision, as a detector stores them.
         yield (
             features_from_stages(images, stages).half(),
-            local_patches(middle_stages(stages)).flatten(2).transpose(1, 2),
+            local_patches([as_grid(stage) for stage in middle_stages(stages)]).flatten(2).transpose(1, 2),
         )
 
 
 def judged_photos(
     backbone: VisionFeatures, pictures: Sequence[np.ndarray], floor: PixelFloor, anchor: Anchor
 ) -> Photos:
-    features, anchors = zip(*((seen, anchor(places)) for seen, places in looked_at(backbone, pictures)), strict=True)
+    features, parts = zip(*((seen, anchor.maps(places)) for seen, places in looked_at(backbone, pictures)), strict=True)
     floors = floor(squares(pictures, THUMBNAIL_SIDE).flatten(1))
-    return Photos(PhotoFeatures.cat(features), floors, torch.cat(anchors))
+    maps = torch.cat(parts)
+    return Photos(PhotoFeatures.cat(features), floors, anchor_scores(maps), maps)
 
 
 def made_copies(
@@ -132,18 +125,34 @@ def made_copies(
     for kind in KINDS:
         copies = make(kind)
         parts += [seen for seen, _ in looked_at(backbone, [each.image for each in copies])]
-        masks.append(damaged_shares([each.mask for each in copies]))
+        masks.append(damaged_shares([each.mask for each in copies], parts[-1].patches.shape[1]))
     kinds = torch.arange(len(KINDS)).repeat_interleave(len(sources))
     return MadeCopies(PhotoFeatures.cat(parts), kinds, torch.tensor(sources).repeat(len(KINDS), 1), torch.cat(masks))
 
 
-def read(folder: Path, label: str | None) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Good photos, and all others; without a label all are good."""
-    good: list[np.ndarray] = []
+def read(folder: Path, label: str | None) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+    """Good photos by name, and all others; without a label all are good."""
+    good: dict[str, np.ndarray] = {}
     others: list[np.ndarray] = []
     for record in photo_records(folder):
-        (good if label is None or record.label == label else others).append(shrunk(decode_whole(record.picture)))
+        picture = shrunk(decode_whole(record.picture))
+        if label is None or record.label == label:
+            good[record.id] = picture
+        else:
+            others.append(picture)
     return good, others
+
+
+def groups_of(photos: Sequence[tuple[str, np.ndarray]], series: str | None) -> Tensor:
+    """Which photos stay together: int64 [N]."""
+    return torch.from_numpy(
+        photo_groups(
+            [name for name, _ in photos],
+            hashes=np.array([difference_hash(picture) for _, picture in photos]),
+            thumbnails=np.stack([duplicate_thumbnail(picture) for _, picture in photos]),
+            pattern=series,
+        )
+    )
 
 
 def shrunk(picture: np.ndarray) -> np.ndarray:
@@ -184,6 +193,8 @@ class Results:
         self.real, self.made = [columns], [columns]
         self.kinds = [["pack", "score", *KINDS]]
         self.rates = [["pack", *(f"{rate:.0%} asked" for rate in RATES), *(f"found at {rate:.0%}" for rate in RATES)]]
+        self.where = [["pack", "places", "measure", *MAPS]]
+        self.times = [["pack", "photos", "to look at one, ms", "fit, s"]]
 
     def add(
         self, table: list[list[str]], pack: str, single: Sequence[float], ours: Sequence[float], within: str
@@ -195,19 +206,29 @@ class Results:
         table.append([pack, *(f"{value:.3f}" for value in single), each, within, *gaps])
 
     def print(self) -> None:
-        titles = ("Real damage, AUROC", "Made damage, each kind left out, mean AUROC", "Made damage by kind, AUROC")
-        for title, table in zip((*titles, "Alarms"), (self.real, self.made, self.kinds, self.rates), strict=True):
+        tables = {
+            "Real damage, AUROC": self.real,
+            "Made damage, each kind left out, mean AUROC": self.made,
+            "Made damage by kind, AUROC": self.kinds,
+            "Alarms": self.rates,
+            f"Where: the {len(LOCAL_KINDS)} local kinds of made damage, each left out": self.where,
+            "CPU time": self.times,
+        }
+        for title, table in tables.items():
             if len(table) > 1:
                 print(f"\n{title}\n")
                 print(f"| {' | '.join(table[0])} |\n{'|---' * len(table[0])}|")
                 print("\n".join(f"| {' | '.join(row)} |" for row in table[1:]))
 
 
-def judge_pack(
-    folder: Path, label: str | None, backbone: VisionFeatures, results: Results, options: argparse.Namespace
-) -> None:
-    name = folder.name
-    pictures, _ = read(folder / "train", label)
+def judge_pack(pack: str, backbone: VisionFeatures, results: Results, options: argparse.Namespace) -> None:
+    path, label, series = [*pack.split(":", 2), "", ""][:3]
+    folder, name = Path(path), Path(path).name
+    named, _ = read(folder / "train", label or None)
+    if options.max_photos < len(named):
+        order = torch.randperm(len(named), generator=torch.Generator().manual_seed(0))[: options.max_photos]
+        named = {name: named[name] for name in np.array(list(named))[order.numpy()].tolist()}
+    pictures = list(named.values())
     anchor = Anchor(len(pictures))
     parts = []
     for seen, places in looked_at(backbone, pictures):
@@ -216,7 +237,10 @@ def judge_pack(
     anchor.close()
     good = PhotoFeatures.cat(parts)
     floor = PixelFloor.fit(squares(pictures, THUMBNAIL_SIDE).flatten(1))
-    groups = torch.arange(len(good))
+    usual_named, novel_pictures = read(folder / "validation", label or None)
+    usual_pictures = list(usual_named.values())
+    groups_of_all = groups_of([*named.items(), *usual_named.items()], series or None)
+    groups = groups_of_all[: len(good)]
 
     quick = fit_strengths(pictures)
     sources = draw_sources(outer_folds(groups), MADE_A_KIND, seed=1)
@@ -227,27 +251,22 @@ def judge_pack(
     )
     strengths = fit_strengths(pictures, small=False)
 
-    usual_pictures, novel_pictures = read(folder / "validation", label)
     usual = judged_photos(backbone, usual_pictures, floor, anchor)
     novel = judged_photos(backbone, novel_pictures, floor, anchor) if novel_pictures else None
     of_one_fold = torch.zeros(len(usual_pictures), dtype=torch.int64)
     asked = draw_sources(of_one_fold, options.made_a_kind, seed=1)
-    damaged = [
-        judged_photos(
-            backbone,
-            [each.image for each in make_copies(usual_pictures, asked, kind, strengths, seed=8)],
-            floor,
-            anchor,
-        )
-        for kind in KINDS
-    ]
+    copies = [make_copies(usual_pictures, asked, kind, strengths, seed=8) for kind in KINDS]
+    damaged = [judged_photos(backbone, [each.image for each in some], floor, anchor) for some in copies]
+    where = Where(copies, Residuals(options.model) if options.model else None)
 
     real_ours: list[float] = []
     real_single: list[Tensor] = []
     made_ours, made_single = [], []
     within = ""
     for seed in range(options.seeds):
+        began = time.process_time()
         detector = CrossFittedDetector.fit(good, made, groups, num_kinds=len(KINDS), seed=seed)
+        fit_time = time.process_time() - began
         judged = detector(usual.features)
         if novel is not None:
             found = detector(novel.features)
@@ -259,7 +278,12 @@ def judge_pack(
             rates = [share(judged.p_values <= rate + 1e-12) for rate in RATES]
             hits = [share(found.p_values <= rate + 1e-12) if novel is not None else "" for rate in RATES]
             results.rates.append([name, *rates, *hits])
-        single, ours = left_out(detector, good, made, groups, usual, damaged, seed)
+            results.times.append(
+                [name, f"{len(good):,}", f"{1e3 * look_time(backbone, pictures):.1f}", f"{fit_time:.1f}"]
+            )
+        single, ours, maps = left_out(detector, good, made, groups, usual, damaged, seed)
+        if seed == 0:
+            results.where += [[name, *row] for row in where.rows(maps, [photos.anchor_maps for photos in damaged])]
         made_single.append(single)
         made_ours.append(ours)
 
@@ -275,7 +299,11 @@ def judge_pack(
     if options.divisions:
         photos = PhotoFeatures.cat([good, usual.features])
         results.rates.append(
-            [f"{name}, {options.divisions} divisions", *divided(photos, made, options.divisions), *[""] * 3]
+            [
+                f"{name}, {options.divisions} divisions",
+                *divided(photos, made, groups_of_all, options.divisions),
+                *[""] * 3,
+            ]
         )
 
 
@@ -287,63 +315,98 @@ def left_out(
     usual: Photos,
     damaged: Sequence[Photos],
     seed: int,
-) -> tuple[Tensor, Tensor]:
-    """AUROC of single scores [kinds, scores] and of the combination [kinds], neither of which has seen the kind."""
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """AUROC of single scores [kinds, scores] and of the combination [kinds], and of each kind our maps [3, N, P].
+
+    None of them has seen the kind.
+    """
     inner = [
         inner_scores(good, made, groups, detector.folds != fold, len(KINDS), seed)
         for fold in range(len(detector.models))
     ]
     of_usual = [model.scores(usual.features) for model in detector.models]
-    single, ours = [], []
+    single, ours, maps = [], [], []
     for left, photos in enumerate(damaged):
         kinds = torch.arange(len(KINDS)) != left
-        scores, families = [], []
+        scores, families, places = [], [], []
         for model, learned, raw in zip(detector.models, inner, of_usual, strict=True):
             combination = FamilyCombination.fit(learned.good, learned.made, learned.kinds, kinds)
             pair = raw, model.scores(photos.features)
             scores.append([combination(each) for each in pair])
             families.append([combination.families(each) for each in pair])
+            places.append(place_maps(PlaceMaps.fit(learned.good, kinds), pair[1], kinds))
         mean = lambda parts: [torch.stack(side).mean(dim=0) for side in zip(*parts, strict=True)]  # noqa: E731
         ours.append(one(*mean(scores)))
+        maps.append(torch.stack(places).mean(dim=0))
         low, high = mean(families)
         single.append(auroc(single_scores(usual, low), single_scores(photos, high)))
-    return torch.stack(single), torch.tensor(ours)
+    return torch.stack(single), torch.tensor(ours), maps
 
 
-def divided(photos: PhotoFeatures, made: MadeCopies, count: int) -> list[str]:
-    """Mean rate of false alarms at each of RATES over random divisions of good photos, and its standard deviation."""
+def place_maps(maps: PlaceMaps, raw: RawScores, kinds: Tensor) -> Tensor:
+    """[3, N, P]: the heat map, the memory of places alone, and the directions by place alone."""
+    directions = raw.place_directions[..., kinds].double().mean(dim=2).sqrt()
+    return torch.stack([maps(raw), raw.maps.double(), directions])
+
+
+@torch.no_grad()
+def look_time(backbone: VisionFeatures, pictures: Sequence[np.ndarray]) -> float:
+    """CPU seconds from a decoded photo to its features."""
+    some = pictures[:NUM_TIMED]
+    began = time.process_time()
+    for start in range(0, len(some), 32):
+        images = squares(some[start : start + 32])
+        features_from_stages(images, backbone.stages(images)).half()
+    return (time.process_time() - began) / len(some)
+
+
+def divided(photos: PhotoFeatures, made: MadeCopies, groups: Tensor, count: int) -> list[str]:
+    """Mean rate of false alarms at each of RATES over random divisions of good photos, and its standard deviation.
+
+    The groups [N] of the photos are divided, so that no photo is judged by others of its group. The second mean is of
+    rates in which each group weighs as one photo.
+    """
+    names = groups.unique()
     found = []
     for seed in range(count):
-        order = torch.randperm(len(photos), generator=torch.Generator().manual_seed(seed))
-        known, asked = order[: 2 * len(order) // 3], order[2 * len(order) // 3 :]
+        order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
+        to_fit = torch.isin(groups, names[order[: 2 * len(order) // 3]])
+        known, asked = to_fit.nonzero().flatten(), (~to_fit).nonzero().flatten()
         new_rows = torch.full((len(photos),), -1)
         new_rows[known] = torch.arange(len(known))
         sources = new_rows[made.sources]
         kept = (sources >= 0).all(dim=1).nonzero().flatten()
         copies = MadeCopies(made.features[kept], made.kinds[kept], sources[kept], made.masks[kept])
-        groups = torch.arange(len(known))
-        detector = CrossFittedDetector.fit(photos[known], copies, groups, num_kinds=len(KINDS), seed=seed)
+        detector = CrossFittedDetector.fit(photos[known], copies, groups[known], num_kinds=len(KINDS), seed=seed)
         p_values = detector(photos[asked]).p_values
-        found.append([(p_values <= rate + 1e-12).double().mean().item() for rate in RATES])
-    rates = torch.tensor(found)
-    pairs = zip(rates.mean(dim=0).tolist(), rates.std(dim=0).tolist(), strict=True)
-    return [f"{mean:.1%} (each division ± {deviation:.1%})" for mean, deviation in pairs]
+        _, members, sizes = groups[asked].unique(return_inverse=True, return_counts=True)
+        a_group = 1 / sizes[members].double() / len(sizes)
+        alarms = torch.stack([p_values <= rate + 1e-12 for rate in RATES]).double()
+        found.append(torch.stack([alarms.mean(dim=1), alarms @ a_group]))
+    rates = torch.stack(found)  # [divisions, 2, rates]
+    (means, by_group), (deviations, _) = rates.mean(dim=0).tolist(), rates.std(dim=0).tolist()
+    return [
+        f"{mean:.1%} (each division ± {deviation:.1%}), groups as one {weighed:.1%}"
+        for mean, deviation, weighed in zip(means, deviations, by_group, strict=True)
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("packs", nargs="+", metavar="FOLDER[:GOOD_CLASS]")
+    parser.add_argument("packs", nargs="+", metavar="FOLDER[:GOOD_CLASS[:SERIES]]")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--made-a-kind", type=int, default=60)
     parser.add_argument("--divisions", type=int, default=0)
+    parser.add_argument("--max-photos", type=int, default=20_000)
+    parser.add_argument("--backbone")
+    parser.add_argument("--model", metavar="RUN")
     options = parser.parse_args()
     torch.set_num_threads(1)
 
-    backbone = load_efficientnet_lite().folded()
+    backbone = open_backbone(options.backbone).features
     results = Results()
     for pack in options.packs:
-        folder, _, label = pack.partition(":")
-        judge_pack(Path(folder), label or None, backbone, results, options)
+        judge_pack(pack, backbone, results, options)
     results.print()
 
 

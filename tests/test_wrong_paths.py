@@ -56,6 +56,9 @@ WRONG = {
     "index build i photos --model begun": "begun: holds no autoencoder yet",
     "index build full photos --model run": "full: is no index and not empty (it holds something); name another folder",
     "index build i photos --model run --backbone ./absent": "absent: no such folder",
+    "index build i photos --model run --backbone efficientnet-lite9": (
+        "efficientnet-lite9: no such folder; give efficientnet-lite0 or efficientnet-lite2, a folder"
+    ),
     "index build a.jpg photos --model run": "a.jpg: is a file",
     "index add absent photos": "absent: no such folder, so no index",
     "index query absent photos": "absent: no such folder, so no index",

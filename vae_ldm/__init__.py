@@ -22,7 +22,8 @@ from vae_ldm.registration import offer_strategy
 
 if TYPE_CHECKING:
     from vae_ldm.desk.archive.store import Archive, open_archive
-    from vae_ldm.desk.novelty.detector import Detector, open_detector
+    from vae_ldm.desk.novelty.detector import Detector
+    from vae_ldm.desk.novelty.detector_folder import open_detector
     from vae_ldm.desk.search.index import Index, open_index
     from vae_ldm.errors import DataError, HubError, RecipeError, RunError, VaeLdmError, WeightsError
     from vae_ldm.hub import pull
@@ -66,7 +67,7 @@ _HOMES = {
     "WeightsError": "errors",
     "load_autoencoder": "loading",
     "open_archive": "desk.archive.store",
-    "open_detector": "desk.novelty.detector",
+    "open_detector": "desk.novelty.detector_folder",
     "open_index": "desk.search.index",
     "pipeline": "loading",
     "pull": "hub",

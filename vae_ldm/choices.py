@@ -38,8 +38,8 @@ TimestepSampling = Literal["uniform", "logit_normal"]
 FeatureKind = Literal["latents", "backbone", "both"]
 """The features that photos are compared by."""
 
-ScoreName = Literal["combination", "knn", "mahalanobis", "patch", "pixels", "reconstruction", "elbo"]
-"""The score that a detector decides by."""
+EfficientNetName = Literal["efficientnet-lite0", "efficientnet-lite2"]
+"""The vision backbones whose weights come as a Python package; the first one is always installed."""
 
 Preference = Literal["smallest", "latents"]
 """What an archive keeps a photo as: what is smallest, or latents wherever they reach the target."""

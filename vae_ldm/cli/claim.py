@@ -14,7 +14,9 @@ from vae_ldm.cli.options import (
     FeaturesOption,
     MovedModelOption,
     OnlyClassOption,
+    OtherFalseAlarmRateOption,
     SeedOption,
+    SeriesOption,
     page_option,
 )
 from vae_ldm.paths import new_place
@@ -35,11 +37,12 @@ def desk(
     backbone: BackboneOption = None,
     false_alarm_rate: FalseAlarmRateOption = 0.05,
     only_class: OnlyClassOption = None,
+    series: SeriesOption = None,
 ) -> None:
     """Make a claims desk of past photos. It is an index to search and a detector of what was never seen."""
     from vae_ldm.desk.novelty.reference_photos import check_photos
 
-    check_photos(photos, false_alarm_rate=false_alarm_rate, only_classes=only_class or ())
+    check_photos(photos, false_alarm_rate=false_alarm_rate, only_classes=only_class or (), series=series)
 
     from vae_ldm.desk.claim.claim import build_desk
 
@@ -51,6 +54,7 @@ def desk(
         backbone=backbone,
         false_alarm_rate=false_alarm_rate,
         only_classes=only_class or (),
+        series=series,
     )
 
 
@@ -68,6 +72,7 @@ def claim(
         int, typer.Option(metavar="N", min=0, max=1000, help="Variations to draw at each strength.")
     ] = 6,
     seed: SeedOption = 0,
+    false_alarm_rate: OtherFalseAlarmRateOption = None,
 ) -> None:
     """Say whether a photo was seen before and what it resembles. A page shows the details."""
     from vae_ldm.desk.claim.claim import claim as put_before
@@ -81,4 +86,5 @@ def claim(
             num_similar=num_similar,
             num_variations=num_variations,
             seed=seed,
+            false_alarm_rate=false_alarm_rate,
         )

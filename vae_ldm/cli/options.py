@@ -101,11 +101,30 @@ FeaturesOption = Annotated[FeatureKind, typer.Option(metavar=one_of(FeatureKind)
 BackboneOption = Annotated[
     str | None,
     typer.Option(
-        metavar="MODEL", help="A vision model of transformers; by default EfficientNet-Lite0.", callback=paths.backbone
+        metavar="NAME",
+        help="efficientnet-lite0 (the default), efficientnet-lite2, or a vision model of transformers.",
+        callback=paths.backbone,
     ),
 ]
 FalseAlarmRateOption = Annotated[
     float, typer.Option(metavar="RATE", help="Share of usual photos that may be called novel.", callback=finite)
+]
+OtherFalseAlarmRateOption = Annotated[
+    float | None,
+    typer.Option(
+        "--false-alarm-rate",
+        metavar="RATE",
+        help="Share of usual photos that may be called novel; by default the detector's own.",
+        show_default=False,
+        callback=finite,
+    ),
+]
+SeriesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="A regular expression for names; photos whose first group is the same are one series.",
+    ),
 ]
 OnlyClassOption = Annotated[
     list[str] | None,

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vae_ldm.data.listing import existing_folder, find_photos
-from vae_ldm.errors import DataError, WeightsError
+from vae_ldm.errors import DataError
 from vae_ldm.paths import (
     PAGE_SUFFIXES,
     SHEET_SUFFIXES,
     TABLE_SUFFIXES,
     check_archive_place,
+    check_backbone,
     check_detector_place,
     check_index_place,
     check_model,
@@ -25,7 +26,6 @@ from vae_ldm.paths import (
     check_weights_within,
     expanded,
     is_folder_or_file,
-    is_local,
 )
 
 
@@ -62,6 +62,16 @@ def _check_no_device(path: Path) -> None:
     place = expanded(path)
     if place.exists() and not is_folder_or_file(place):
         raise DataError(f"{path}: is not a regular file; give a photo")
+
+
+def text_file(path: Path | None) -> Path | None:
+    """A text file that exists."""
+    if path is None:
+        return None
+    place = expanded(path)
+    if not place.is_file():
+        raise DataError(f"{path}: {'is a folder; give a text file' if place.is_dir() else 'no such file'}")
+    return place
 
 
 def some_photos(paths: list[Path] | None) -> list[Path] | None:
@@ -104,10 +114,11 @@ def pipeline(source: str) -> str:
 
 
 def backbone(source: str | None) -> str | None:
-    """A vision model's folder, or ORG/NAME of the Hub."""
-    if source is not None and is_local(source) and not is_folder_or_file(expanded(source)):
-        raise WeightsError(f"{source}: no such folder; give a folder made by save_pretrained, or ORG/NAME of the Hub")
-    return None if source is None else _home(source)
+    """One of EfficientNetName, a vision model's folder, or ORG/NAME of the Hub."""
+    if source is None:
+        return None
+    check_backbone(source)
+    return _home(source)
 
 
 def _home(source: str) -> str:

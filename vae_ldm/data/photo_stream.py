@@ -3,13 +3,20 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from vae_ldm.choices import Resize
-from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted
+from vae_ldm.data.decoding import (
+    Picture,
+    UnreadablePictureError,
+    decode_picture,
+    pillow_limit_lifted,
+    upright_size,
+)
 from vae_ldm.data.names import as_text
 from vae_ldm.data.photo_records import photo_records
 from vae_ldm.data.sources import Record
@@ -17,6 +24,7 @@ from vae_ldm.errors import DataError
 from vae_ldm.models.image_input import OneImage, as_image_batch
 from vae_ldm.models.pixels import as_pictures
 
+T = TypeVar("T")
 Photos = OneImage | Record | Sequence[OneImage] | Sequence[Record]
 
 
@@ -27,6 +35,18 @@ class PhotoBatch:
     records: list[Record]
     images: tuple[np.ndarray, ...]
     """One array uint8 [B, height, width, C] for each size asked for."""
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+@dataclass(frozen=True, eq=False)
+class WholePhotos:
+    """Some photos, decoded whole: each keeps its own proportions."""
+
+    records: list[Record]
+    pictures: list[np.ndarray]
+    """uint8 [H, W, C] each."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -62,23 +82,63 @@ def decoded_batches(
     on_unreadable: Callable[[Record, str], None] | None = None,
 ) -> Iterator[PhotoBatch]:
     """The photos in order, each at every size (height, width); those that cannot be read are told and passed over."""
+
+    def decode(record: Record) -> list[np.ndarray]:
+        return [
+            decode_picture(record.picture, image_size=size, channels=channels, resize=resize, max_pixels=max_pixels)
+            for size in image_sizes
+        ]
+
+    for kept, decoded in _readable_batches(records, decode, batch_size, on_unreadable):
+        yield PhotoBatch(kept, tuple(np.stack(images) for images in zip(*decoded, strict=True)))
+
+
+def whole_batches(
+    records: Sequence[Record],
+    longest_side: int,
+    *,
+    batch_size: int = 32,
+    on_unreadable: Callable[[Record, str], None] | None = None,
+) -> Iterator[WholePhotos]:
+    """The photos in order, whole, with 3 channels, the longer side brought to `longest_side` px where it is longer.
+
+    Photos that cannot be read are told and passed over.
+    """
+    for kept, decoded in _readable_batches(
+        records, lambda record: decode_within(record.picture, longest_side), batch_size, on_unreadable
+    ):
+        yield WholePhotos(kept, decoded)
+
+
+def decode_within(picture: Picture, longest_side: int) -> np.ndarray:
+    """uint8 [H, W, 3] of a picture, whole and upright; the longer of H and W is `longest_side` at most.
+
+    Raises UnreadablePictureError where the picture cannot be used.
+    """
+    sides = upright_size(picture)
+    scale = min(1.0, longest_side / max(sides))
+    height, width = (max(1, round(side * scale)) for side in sides)
+    return decode_picture(picture, image_size=(height, width), channels=3)
+
+
+def _readable_batches(
+    records: Sequence[Record],
+    decode: Callable[[Record], T],
+    batch_size: int,
+    on_unreadable: Callable[[Record, str], None] | None,
+) -> Iterator[tuple[list[Record], list[T]]]:
+    """What `decode` gives for the records of each batch whose photos can be read; a batch of none is passed over."""
     for start in range(0, len(records), batch_size):
         kept: list[Record] = []
-        decoded: list[list[np.ndarray]] = []
+        decoded: list[T] = []
         for record in records[start : start + batch_size]:
             try:
                 with pillow_limit_lifted():
-                    one = [
-                        decode_picture(
-                            record.picture, image_size=size, channels=channels, resize=resize, max_pixels=max_pixels
-                        )
-                        for size in image_sizes
-                    ]
+                    decoded.append(decode(record))
             except UnreadablePictureError as error:
                 if on_unreadable is not None:
                     on_unreadable(record, str(error))
                 continue
             kept.append(record)
-            decoded.append(one)
         if kept:
-            yield PhotoBatch(kept, tuple(np.stack(images) for images in zip(*decoded, strict=True)))
+            yield kept, decoded

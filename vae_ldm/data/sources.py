@@ -33,6 +33,19 @@ class Record:
         return as_text(str(self.picture)) if isinstance(self.picture, Path) else self.id
 
 
+def photo_digest(record: Record) -> str | None:
+    """SHA-256 of the photo's file; None where it cannot be read, or never was one."""
+    if isinstance(record.picture, bytes):
+        return hashlib.sha256(record.picture).hexdigest()
+    if not isinstance(record.picture, Path):
+        return None
+    try:
+        with record.picture.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
 class PictureSource(Protocol):
     """A finite, ordered list of records for each split, the same on every call."""
 

@@ -6,17 +6,15 @@ A verb makes one DeskCommand, looks at its paths, works, calls `tell_left_out` a
 `check_left_out`, which fails only when the work on all other photos is done.
 """
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeVar
 
 from torch import distributed
 
 from vae_ldm.choices import Resize
 from vae_ldm.data.crop_advice import unseen_advice
-from vae_ldm.data.photo_stream import PhotoBatch
 from vae_ldm.data.sources import Record
 from vae_ldm.data.unreadable import Unreadable, left_out_lines
-from vae_ldm.desk.encoder import PhotoEncoder
 from vae_ldm.desk.foreign_photos import foreign_advice
 from vae_ldm.errors import DataError
 from vae_ldm.hardware import prepare_cpu
@@ -25,12 +23,22 @@ from vae_ldm.processes import Processes
 from vae_ldm.terminal import StepReport, new_console, new_output, quieten_libraries
 from vae_ldm.text import counted
 
+B = TypeVar("B", covariant=True)
 S = TypeVar("S")
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
 
 BATCH_SIZE = 32
 """Photos that are encoded at once. It is the same for any number of processes, and so is what is found, bit for bit."""
+
+
+class DecodesPhotos(Protocol[B]):
+    """What decodes photos as it looks at them: a PhotoEncoder, or whatever sees them in another way."""
+
+    def batches(
+        self, records: Sequence[Record], *, batch_size: int, on_unreadable: Callable[[Record, str], None]
+    ) -> Iterable[B]:
+        """The photos in order; those that cannot be read are told and passed over."""
 
 
 class DeskCommand:
@@ -146,9 +154,9 @@ class DeskCommand:
 
     def over_photos(
         self,
-        encoder: PhotoEncoder,
+        decoder: DecodesPhotos[B],
         records: Sequence[Record],
-        work: Callable[[PhotoBatch], T],
+        work: Callable[[B], T],
         *,
         report: Progress | None = None,
     ) -> list[T]:
@@ -163,7 +171,7 @@ class DeskCommand:
             def leave_out(record: Record, reason: str) -> None:
                 left_out.append((record.id, reason))
 
-            found = encoder.batches(some, batch_size=BATCH_SIZE, on_unreadable=leave_out)
+            found = decoder.batches(some, batch_size=BATCH_SIZE, on_unreadable=leave_out)
             return [work(batch) for batch in found], left_out
 
         shared = self.share_batches(records, look, report=report)

@@ -5,21 +5,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers.utils import cached_file
 
 from vae_ldm import loading
 from vae_ldm.choices import FeatureKind, Resize
 from vae_ldm.data.photo_stream import PhotoBatch, decoded_batches
 from vae_ldm.data.sources import Record
+from vae_ldm.desk.backbone import open_backbone
 from vae_ldm.errors import WeightsError
 from vae_ldm.latent_space.features import FeaturePart, parts_of, pool_latents
 from vae_ldm.models.pixels import as_images
-from vae_ldm.models.vision_features import (
-    EfficientNetLiteFeatures,
-    VisionFeatures,
-    load_efficientnet_lite,
-    load_transformers_backbone,
-)
+from vae_ldm.models.vision_features import VisionFeatures
 from vae_ldm.models.weights_digest import weights_digest
 from vae_ldm.opening import settings_of
 from vae_ldm.paths import HUB_PREFIX, is_of_the_hub
@@ -41,10 +36,9 @@ class PhotoEncoder:
         backbone_downloads: bool = True,
         device: torch.device | None = None,
     ) -> None:
-        """`backbone` None is EfficientNet-Lite0, else a transformers vision model: a folder or ORG/NAME.
+        """`backbone` and `backbone_downloads` are what `open_backbone` takes.
 
-        Without `backbone_downloads` one of the Hub is taken from its cache on this machine alone: its name is a stored
-        one. Raises WeightsError where either cannot be opened.
+        Raises WeightsError where the autoencoder or the backbone cannot be opened.
         """
         self.source, self.kind = source, kind
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -53,11 +47,8 @@ class PhotoEncoder:
         self.backbone_digest: str | None = None
         """The digest of the backbone's weights, as they were trained."""
         if "backbone" in parts_of(kind):
-            loaded = load_efficientnet_lite() if backbone is None else _backbone(backbone, backbone_downloads)
-            self.backbone_digest = weights_digest(loaded.network)
-            if isinstance(loaded, EfficientNetLiteFeatures):
-                loaded = loaded.folded()
-            self.backbone = loaded.to(self.device)
+            opened = open_backbone(backbone, downloads=backbone_downloads, device=self.device)
+            self.backbone, self.backbone_digest = opened.features, opened.digest
         settings = settings_of(source)
         self.image_size: tuple[int, int] = settings.image_size or self._native_size()
         self.resize: Resize = settings.resize
@@ -108,11 +99,14 @@ class PhotoEncoder:
         return self.autoencoder.encode_batch(as_images(batch.images[0])).float().cpu()
 
     @torch.no_grad()
-    def vectors(self, batch: PhotoBatch) -> dict[FeaturePart, Tensor]:
-        """Raw vectors [B, D] of each part, which a FeatureSpace makes comparable."""
+    def vectors(self, batch: PhotoBatch, latents: Tensor | None = None) -> dict[FeaturePart, Tensor]:
+        """Raw vectors [B, D] of each part, which a FeatureSpace makes comparable.
+
+        `latents` are those of the batch, where they are known already.
+        """
         found: dict[FeaturePart, Tensor] = {}
         if "latents" in parts_of(self.kind):
-            found["latents"] = pool_latents(self.latents(batch))
+            found["latents"] = pool_latents(self.latents(batch) if latents is None else latents)
         if self.backbone is not None:
             found["backbone"] = self.backbone.embed(as_images(batch.images[-1]).to(self.device)).float().cpu()
         return found
@@ -139,18 +133,3 @@ def stored_model(name: str, stored_in: Path | str) -> str:
         f"{stored_in}: its model {name} is no folder on this machine, and is not downloaded automatically; say "
         f"with --model where it lies now, or --model {name} for the one on the Hub"
     )
-
-
-def _backbone(name: str, downloads: bool) -> VisionFeatures:
-    if downloads or not is_of_the_hub(name):
-        return load_transformers_backbone(name)
-    try:
-        config = cached_file(name, "config.json", local_files_only=True)
-    except OSError as error:
-        raise WeightsError(
-            f"the backbone {name} is not on this machine, and is not downloaded automatically; run "
-            f"`hf download {name}` once"
-        ) from error
-    loaded = load_transformers_backbone(str(Path(str(config)).parent))
-    loaded.name = Path(name).name
-    return loaded

@@ -7,8 +7,6 @@ Cross-conformal (Vovk 2015, CV+ of Barber et al. 2021): every photo is both fitt
 a fit that has not seen its fold. What is promised is weaker (`cross_promise`), what is held is about the same.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -26,18 +24,20 @@ def p_values(scores: Tensor, calibration: Tensor) -> Tensor:
     return (1 + num_as_high).double() / (len(ordered) + 1)
 
 
-def threshold(calibration: Tensor, false_alarm_rate: float) -> float:
+def threshold(calibration: Tensor, false_alarm_rate: float, groups: Tensor | None = None) -> float:
     """The score above which, and not at which, the p-value is at most `false_alarm_rate`.
 
-    Raises ValueError where there are fewer calibration scores than `photos_needed`.
+    `calibration` are scores [n], of photos of `groups` [n]; photos of one group weigh as one photo together. Raises
+    ValueError where there are fewer groups than `photos_needed`.
     """
-    rank = math.floor(false_alarm_rate * (len(calibration) + 1) + 1e-9)
-    if rank < 1:
+    weights, num_groups = _group_weights(torch.arange(len(calibration)) if groups is None else groups)
+    most = false_alarm_rate * (num_groups + 1) - 1 + 1e-9
+    if most < 0:
         needed = photos_needed(false_alarm_rate)
-        raise ValueError(
-            f"a rate of {false_alarm_rate} needs {counted(needed, 'calibration photo')}, not {len(calibration)}"
-        )
-    return calibration.sort(descending=True).values[rank - 1].item()
+        raise ValueError(f"a rate of {false_alarm_rate} needs {counted(needed, 'calibration photo')}, not {num_groups}")
+    falling, order = calibration.sort(descending=True)
+    together = weights[order].cumsum(dim=0)
+    return falling[int((together <= most).sum().clamp(max=len(falling) - 1))].item()
 
 
 def cross_p_values(scores: Tensor, held_out: Tensor, folds: Tensor, groups: Tensor) -> Tensor:
@@ -48,8 +48,7 @@ def cross_p_values(scores: Tensor, held_out: Tensor, folds: Tensor, groups: Tens
     same fit says. High scores are strange. Photos of one group, `groups` [n], weigh as one photo together, because a
     new photo is of a group of its own (Lee, Barber & Willett 2023, Distribution-free inference with hierarchical data).
     """
-    _, members, counts = groups.unique(return_inverse=True, return_counts=True)
-    weights = 1 / counts[members].double()
+    weights, num_groups = _group_weights(groups)
     num_as_high = torch.zeros(scores.shape[1:], dtype=torch.float64)
     for fold, asked in enumerate(scores):
         rows = (folds == fold).nonzero().flatten()
@@ -58,7 +57,7 @@ def cross_p_values(scores: Tensor, held_out: Tensor, folds: Tensor, groups: Tens
         together = weights[rows[order]].flip(0).cumsum(dim=0).flip(0)
         together = torch.cat([together, together.new_zeros(1)])
         num_as_high += together[torch.searchsorted(ordered, asked.contiguous())]
-    return (1 + num_as_high) / (len(counts) + 1)
+    return (1 + num_as_high) / (num_groups + 1)
 
 
 def cross_promise(false_alarm_rate: float, num_calibration: int, num_folds: int) -> float:
@@ -71,3 +70,9 @@ def cross_promise(false_alarm_rate: float, num_calibration: int, num_folds: int)
         2 * (1 - 1 / num_folds) / (num_calibration / num_folds + 1), (1 - num_folds / num_calibration) / (num_folds + 1)
     )
     return min(1.0, 2 * false_alarm_rate + excess)
+
+
+def _group_weights(groups: Tensor) -> tuple[Tensor, int]:
+    """What each photo weighs, float64 [n], so that each of `groups` [n] weighs 1, and how many groups there are."""
+    _, members, counts = groups.unique(return_inverse=True, return_counts=True)
+    return 1 / counts[members].double(), len(counts)

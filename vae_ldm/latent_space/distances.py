@@ -6,10 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from vae_ldm.latent_space.features import Whitening
-
 NUM_NEIGHBOURS = 5
-NUM_PIXEL_AXES = 32
 
 
 def mean_nearest(vectors: Tensor, references: Tensor) -> Tensor:
@@ -49,23 +46,3 @@ class Mahalanobis:
         """Distances [B] of vectors [B, D], divided by sqrt(D), so that the vectors fitted on lie near 1."""
         whitened = (vectors.double() - self.mean) @ self.whitener.T
         return (whitened.square().mean(dim=1)).sqrt().float()
-
-
-@dataclass(frozen=True, eq=False)
-class PixelNeighbours:
-    """The nearest of the reference photos by their whitened principal components: no network between."""
-
-    whitening: Whitening
-    references: Tensor
-    """[N, k]"""
-
-    @classmethod
-    def fit(cls, thumbnails: Tensor) -> Self:
-        """Fitted on pixels [N, D] of the reference photos."""
-        whitening = Whitening.fit(thumbnails, max_dim=NUM_PIXEL_AXES)
-        return cls(whitening, whitening(thumbnails))
-
-    def __call__(self, thumbnails: Tensor) -> Tensor:
-        """Mean distance [B] of pixels [B, D] to the nearest five, in standard deviations of an axis."""
-        axes = self.references.shape[1]
-        return mean_nearest(self.whitening(thumbnails), self.references) / axes**0.5

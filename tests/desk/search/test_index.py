@@ -22,12 +22,13 @@ from tests.run.start_points import SD, save_autoencoder
 from vae_ldm import weights
 from vae_ldm.cli import app
 from vae_ldm.data.photo_records import photo_records
+from vae_ldm.data.sources import photo_digest
 from vae_ldm.desk import command
 from vae_ldm.desk.encoder import PhotoEncoder
 from vae_ldm.desk.search import build
 from vae_ldm.desk.search.build import add_photos, build_index
 from vae_ldm.desk.search.folder_store import IndexFolder
-from vae_ldm.desk.search.index import open_index, photo_digest
+from vae_ldm.desk.search.index import open_index
 from vae_ldm.desk.search.query import query_index
 from vae_ldm.errors import DataError, ManyUnreadableError, RunError, VaeLdmError, WeightsError
 from vae_ldm.models.vision_features import EfficientNetLiteFeatures

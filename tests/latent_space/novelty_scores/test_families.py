@@ -50,7 +50,7 @@ def test_moments_are_mahalanobis_distances():
     together = distance(torch.cat(FRESH.moments, dim=1), torch.cat(KNOWN.moments, dim=1))
     later_stages = distance(FRESH.moments[1], KNOWN.moments[1])
     torch.testing.assert_close(scores(FRESH), torch.stack([together, later_stages], dim=1), rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(scores.whiten(FRESH).norm(dim=1), together, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(scores.whiten(FRESH.moments).norm(dim=1), together, rtol=1e-3, atol=1e-4)
 
 
 def test_a_single_stage_is_scored_as_well():
@@ -240,4 +240,4 @@ def test_copies_are_stored_and_chosen_by_all_that_they_show():
     assert torch.equal(again.masks, made.masks)
     usable = torch.ones(12, dtype=torch.bool)
     usable[3] = False  # which lent its first place to the spots on photo 1
-    assert made.of(usable).sources.tolist() == [[1, 1], [4, 4], [1, 1], [4, 4], [4, 6]]
+    assert made.sources[made.rows_of(usable)].tolist() == [[1, 1], [4, 4], [1, 1], [4, 4], [4, 6]]

@@ -12,26 +12,26 @@ from torch import Tensor
 
 from vae_ldm.choices import FeatureKind
 from vae_ldm.data.crop_advice import NEARLY_ALL, seen_share
-from vae_ldm.data.decoding import Picture, UnreadablePictureError, decode_picture, pillow_limit_lifted, upright_size
+from vae_ldm.data.decoding import Picture, UnreadablePictureError, pillow_limit_lifted
 from vae_ldm.data.names import as_bytes
 from vae_ldm.data.photo_records import photo_records
+from vae_ldm.data.photo_stream import decode_within
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.claim.page import ClaimPage, Departs, ScoreLine, SimilarPhoto, VariationRow, write_claim
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.encoder import PhotoEncoder
 from vae_ldm.desk.foreign_photos import foreign_words
-from vae_ldm.desk.novelty import novelty
-from vae_ldm.desk.novelty.detector import Detector, NoveltyVerdict, open_detector
-from vae_ldm.desk.novelty.reference_photos import check_photos
+from vae_ldm.desk.novelty.detector import Detector, NoveltyVerdict
+from vae_ldm.desk.novelty.detector_folder import open_detector
+from vae_ldm.desk.novelty.fit import fit
+from vae_ldm.desk.novelty.reference_photos import check_photos, check_rate
 from vae_ldm.desk.search.build import build_index
-from vae_ldm.desk.search.index import Hit, Index, check_encoder, open_store
+from vae_ldm.desk.search.index import Hit, Index, open_index
 from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError
 from vae_ldm.evaluation.reconstruction import psnr_per_image
 from vae_ldm.files import finish_swap
 from vae_ldm.hardware import device_name
-from vae_ldm.latent_space.conformal import p_values
 from vae_ldm.latent_space.false_alarms import true_rates
-from vae_ldm.latent_space.novelty import SCORE_NAMES
 from vae_ldm.models.pixels import as_images, as_pictures
 from vae_ldm.opening import open_pipeline, settings_of, usual_psnr
 from vae_ldm.paths import PAGE_SUFFIXES, check_output_file
@@ -52,13 +52,14 @@ def build_desk(
     backbone: str | None = None,
     false_alarm_rate: float = 0.05,
     only_classes: Sequence[str] = (),
+    series: str | None = None,
 ) -> None:
     """Make `desk`: an index of the photos to search in, and a detector fitted on them, or on those of `only_classes`.
 
     An index that exists is extended; a detector that exists is replaced. Raises what `build_index` and
-    `novelty.fit` raise, ManyUnreadableError when all is done.
+    `fit` raise, ManyUnreadableError when all is done.
     """
-    check_photos(photos, false_alarm_rate=false_alarm_rate, only_classes=only_classes)
+    check_photos(photos, false_alarm_rate=false_alarm_rate, only_classes=only_classes, series=series)
     left_out = []
     told: set[str] = set()
     try:
@@ -66,14 +67,13 @@ def build_desk(
     except ManyUnreadableError as error:  # the index is there, of the others
         left_out.append(error)
     try:
-        novelty.fit(
+        fit(
             photos,
-            model=model,
             out=desk / DETECTOR,
-            features=features,
             backbone=backbone,
             false_alarm_rate=false_alarm_rate,
             only_classes=only_classes,
+            series=series,
             told=told,
         )
     except ManyUnreadableError as error:  # so is the detector
@@ -92,52 +92,56 @@ def claim(
     num_variations: int = 6,
     strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,
+    false_alarm_rate: float | None = None,
 ) -> NoveltyVerdict:
     """The verdict on one photo, printed with the photos most like it; the page `out` shows all of it.
 
-    `model` says where the desk's run lies now, should it have moved. Raises VaeLdmError where the desk or the page's
+    `model` says where the desk's run lies now, should it have moved; `false_alarm_rate` takes the place of that of the
+    desk. Raises VaeLdmError where the desk or the page's
     folder does not exist, DataError where the photo cannot be read, and what opening index, detector and model raises.
     """
     command = DeskCommand()
     check_output_file(out, "page", PAGE_SUFFIXES)
+    if false_alarm_rate is not None:
+        check_rate(false_alarm_rate)
     records = photo_records(photo)
     if len(records) != 1:
         raise VaeLdmError(f"{photo}: holds {len(records):,} photos; give one of them")
     detector, index = open_desk(desk, model=model)
-    encoder = detector.observer.encoder
+    rate = detector.facts.false_alarm_rate if false_alarm_rate is None else false_alarm_rate
+    encoder = index.encoder
     (batch,) = list(encoder.batches(records, on_unreadable=_refuse))
-    seen = detector.observer(batch)
-    (verdict,) = detector.judge_seen(batch, seen)
-    # The index holds vectors of photos that were encoded in tiles where they are large; an older detector's are whole.
-    as_indexed = detector.facts.in_tiles == encoder.works_in_tiles
-    raw = seen.observations.vectors if as_indexed else encoder.vectors(batch)
-    (hits,) = index.nearest(batch.records, raw, num_similar)
-    source = model or detector.facts.model
+    (verdict,) = detector.judge(records, false_alarm_rate=rate)
+    latents = encoder.latents(batch)
+    (hits,) = index.nearest(batch.records, encoder.vectors(batch, latents), num_similar)
+    reconstruction = 2 * encoder.autoencoder.decode(latents, size=encoder.image_size, output_type="pt").cpu() - 1
+    source = model or encoder.source
     label = next((hit.photo.label for hit in hits if hit.photo.label is not None and not hit.same_photo), None)
-    psnr = psnr_per_image(seen.reconstruction.clamp(-1, 1).cpu(), as_images(batch.images[0])).item()
-    whole, share = _whole_photo(records[0].picture, detector)
+    psnr = psnr_per_image(reconstruction, as_images(batch.images[0])).item()
+    whole, share = _whole_photo(records[0].picture, encoder)
     foreign = foreign_words(psnr, usual_psnr(source))
-    heat_map, max_heat = verdict.heat_map, verdict.max_heat
-    assert heat_map is not None, "a verdict on a page comes with its heat map"
-    assert max_heat is not None, "a heat map has a highest place"
+    assert verdict.heat_map is not None, "a verdict on a page comes with its heat map"
+    facts = detector.facts
     page = ClaimPage(
         title=photo.name,
         path=records[0].place,
         novel=verdict.novel,
         p_value=verdict.p_value,
-        false_alarm_rate=detector.facts.false_alarm_rate,
-        num_reference=detector.facts.num_reference,
-        num_calibration=detector.facts.num_calibration,
-        only_classes=detector.facts.only_classes,
+        false_alarm_rate=rate,
+        num_reference=facts.num_reference,
+        num_calibration=facts.num_calibration,
+        only_classes=facts.only_classes,
+        most_like=None if verdict.classes is None else verdict.classes.most_like,
+        possible_classes=[] if verdict.classes is None else verdict.classes.possible,
         whole=whole,
         photo=batch.images[0][0],
-        heat_map=heat_map,
-        departs=_departs(verdict.novel, max_heat),
-        reconstruction=as_pictures(seen.reconstruction)[0],
+        heat_map=verdict.heat_map,
+        departs=_departs(verdict),
+        reconstruction=as_pictures(reconstruction)[0],
         seen_share=share,
         foreign=foreign,
-        true_rates=true_rates(detector.facts.num_calibration, detector.facts.false_alarm_rate),
-        scores=_score_lines(detector, verdict),
+        true_rates=true_rates(facts.num_calibration, rate),
+        scores=_score_lines(verdict),
         is_reference=verdict.is_reference,
         held_as=[hit.photo.path for hit in hits if hit.same_photo],
         similar=[_similar(hit) for hit in hits if not hit.same_photo],
@@ -148,30 +152,27 @@ def claim(
         novelty_features=verdict.features_name,
         search_features=index.features_name,
         model=source,
-        device=device_name(detector.observer.encoder.device),
+        device=device_name(encoder.device),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     for line in (f"{page.verdict}.", *page.reasons, *_in_lines(page)):
         command.hand_over(line)
     if num_variations > 0:  # last, because opening the pipeline takes longer than all before
-        page = _with_variations(page, source, encoder, seen.latents, label, strengths, num_variations, seed)
+        page = _with_variations(page, source, encoder, latents, label, strengths, num_variations, seed)
     write_claim(out, page)
     command.hand_over(out)
     return verdict
 
 
 def open_desk(desk: Path, *, model: str | None = None) -> tuple[Detector, Index]:
-    """The detector and the index in a desk's folder, sharing one encoder. Raises VaeLdmError where it is no desk."""
+    """The detector and the index in a desk's folder. Raises VaeLdmError where it is no desk."""
     finish_swap(desk / DETECTOR)
     for part in (DETECTOR, INDEX):
         if not (desk / part).is_dir():
             raise VaeLdmError(
                 f"{desk}: is no desk (it has no {part}); make one with vae-ldm desk {desk} PHOTOS --model RUN"
             )
-    detector = open_detector(desk / DETECTOR, model=model)
-    store = open_store(desk / INDEX, None)
-    check_encoder(store, detector.observer.encoder)
-    return detector, Index(store, detector.observer.encoder)
+    return open_detector(desk / DETECTOR), open_index(desk / INDEX, model=model)
 
 
 def _prompt(source: str, label: str | None) -> str:
@@ -215,23 +216,25 @@ def _with_variations(
     return replace(page, variations=rows, prompt=prompt, no_variations=None)
 
 
-def _departs(novel: bool, max_heat: float) -> Departs:
-    if max_heat >= 1:
+def _departs(verdict: NoveltyVerdict) -> Departs:
+    if verdict.max_heat is None:
+        return "unknown"
+    if verdict.max_heat >= 1:
         return "in places"
-    return "as a whole" if novel else "nowhere"
+    return "as a whole" if verdict.novel else "nowhere"
 
 
-def _whole_photo(photo: Picture, detector: Detector) -> tuple[np.ndarray, float]:
+def _whole_photo(photo: Picture, encoder: PhotoEncoder) -> tuple[np.ndarray, float]:
     """The photo with its unseen ends made pale, and the share of it that is seen: 1 where nothing is pale."""
     whole = _thumbnail(photo)
     assert whole is not None, "the photo was decoded before"
-    if detector.facts.resize != "crop":
+    if encoder.resize != "crop":
         return whole, 1.0
     height, width = whole.shape[:2]
-    share = seen_share((height, width), detector.facts.image_size)
+    share = seen_share((height, width), encoder.image_size)
     if share > NEARLY_ALL:
         return whole, 1.0
-    rows, columns = detector.facts.image_size
+    rows, columns = encoder.image_size
     seen_height, seen_width = min(height, round(width * rows / columns)), min(width, round(height * columns / rows))
     top, left = (height - seen_height) // 2, (width - seen_width) // 2
     pale = np.round(255 - (255 - whole.astype(float)) * 0.3).astype(np.uint8)
@@ -240,17 +243,11 @@ def _whole_photo(photo: Picture, detector: Detector) -> tuple[np.ndarray, float]
     return pale, share
 
 
-def _score_lines(detector: Detector, verdict: NoveltyVerdict) -> list[ScoreLine]:
-    lines = [
-        ScoreLine(
-            name,
-            verdict.scores[name],
-            p_values(torch.tensor([verdict.scores[name]], dtype=torch.float64), detector.calibration[:, column]).item(),
-            name == detector.facts.score,
-        )
-        for column, name in enumerate(SCORE_NAMES)
-    ]
-    return sorted(lines, key=lambda line: not line.decides)
+def _score_lines(verdict: NoveltyVerdict) -> list[ScoreLine]:
+    """The score that decides, and the families that it is made of."""
+    p_values = verdict.family_p_values
+    families = [ScoreLine(name, value, p_values[name], False) for name, value in verdict.families.items()]
+    return [ScoreLine("combination", verdict.score, verdict.p_value, True), *families]
 
 
 def _similar(hit: Hit) -> SimilarPhoto:
@@ -268,10 +265,7 @@ def _similar(hit: Hit) -> SimilarPhoto:
 def _thumbnail(photo: Picture) -> np.ndarray | None:
     try:
         with pillow_limit_lifted():
-            sides = upright_size(photo)
-            scale = min(1.0, _SHOWN_SIDE / max(sides))
-            height, width = (max(1, round(side * scale)) for side in sides)
-            return decode_picture(photo, image_size=(height, width), channels=3)
+            return decode_within(photo, _SHOWN_SIDE)
     except UnreadablePictureError:
         return None
 

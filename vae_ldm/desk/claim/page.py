@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from vae_ldm.files import write_whole
+from vae_ldm.latent_space.false_alarms import photos_needed
 from vae_ldm.pages.environment import environment
 from vae_ldm.pages.image_grid import to_pillow
 from vae_ldm.text import counted
@@ -19,7 +20,16 @@ from vae_ldm.text import counted
 _SHOWN_SIDE = 256
 """Small pictures are enlarged to about this many px, each pixel a square."""
 
-Departs = Literal["nowhere", "in places", "as a whole"]
+Departs = Literal["nowhere", "in places", "as a whole", "unknown"]
+"""What a heat map shows; unknown where usual photos are too few for a scale."""
+
+FAMILIES_IN_WORDS = {
+    "combination": "all of the following together",
+    "moments": "what is in the photo, wherever it lies",
+    "placed": "what lies at which place",
+    "patches": "the strangest places",
+    "directions": "how far the photo departs the way damage does",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +52,13 @@ class ScoreLine:
 
     name: str
     value: float
-    p_value: float
+    p_value: float | None
     decides: bool
+
+    @property
+    def in_words(self) -> str:
+        """What the score looks at."""
+        return FAMILIES_IN_WORDS[self.name]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +76,18 @@ class ClaimPage:
     title: str
     path: str
     """The photo as the user has named it."""
-    novel: bool
-    p_value: float
+    novel: bool | None
+    """None where usual photos are too few to say so."""
+    p_value: float | None
     false_alarm_rate: float
     num_reference: int
     num_calibration: int
     only_classes: Sequence[str]
-    """All that the detector was fitted on; empty: everything that the desk holds."""
+    """The usual classes, which the detector was fitted on; empty: everything that the desk holds."""
+    most_like: str | None
+    """The known class that the photo is most like; None for a desk that knows none."""
+    possible_classes: Sequence[str]
+    """Known classes that cannot be ruled out, the likeliest first."""
     whole: np.ndarray
     """The photo as an agent knows it, the ends that the model does not see made pale."""
     photo: np.ndarray
@@ -105,14 +125,17 @@ class ClaimPage:
         """The verdict in a few words. No test can say that it is the same damage: that is for the agent to see."""
         if self.held_as:
             return "This very photo is here already"
+        if self.novel is None:
+            return "No verdict: the desk has too few usual photos"
         if self.novel:
-            return "Not seen before"
+            known = self.only_classes and self.possible_classes
+            return f"Not usual, and like a known class: {self.most_like}" if known else "Not seen before"
         return "Unusual, but not enough to be called new" if self.borderline else "Looks like what was seen before"
 
     @property
     def borderline(self) -> bool:
         """Whether a desk of twice the false-alarm rate would have called it new."""
-        return not self.novel and self.p_value <= 2 * self.false_alarm_rate
+        return not self.novel and self.p_value is not None and self.p_value <= 2 * self.false_alarm_rate
 
     @property
     def heat_in_words(self) -> str:
@@ -120,6 +143,7 @@ class ClaimPage:
         return {
             "nowhere": "No place is more unusual than in usual photos.",
             "in places": "Yellow to red marks the unusual places.",
+            "unknown": "Yellow to red marks the places of this photo that are the most unusual.",
             "as a whole": "These places are the most unusual. None of them is unusual enough by itself; the photo is "
             "as a whole.",
         }[self.departs]
@@ -130,10 +154,9 @@ class ClaimPage:
         told = []
         if self.held_as:
             told.append(f"The index holds it, byte for byte: {', '.join(self.held_as)}.")
-            told.append(f"The detector calls it {'novel' if self.novel else 'seen'}.")
-        told += self._p_value_in_words
-        if self.only_classes:
-            told.append(f"This desk knows photos of {', '.join(self.only_classes)} only.")
+            if self.novel is not None:
+                told.append(f"The detector calls it {'novel' if self.novel else 'seen'}.")
+        told += [*self._p_value_in_words, *self._classes_in_words]
         if self.seen_share < 1:
             told.append(f"The model saw only the middle {100 * self.seen_share:.0f} % of the photo.")
         if self.foreign:
@@ -142,18 +165,31 @@ class ClaimPage:
 
     @property
     def _p_value_in_words(self) -> list[str]:
-        if self.is_reference:
-            return [f"The detector was fitted on this photo, so its p-value of {self.p_value:.2g} says nothing."]
+        usual = counted(self.num_calibration, "usual photo")
+        if self.p_value is None:
+            needed = photos_needed(self.false_alarm_rate)
+            return [f"This desk has {usual}. A false-alarm rate of {self.false_alarm_rate:g} takes {needed:,}."]
         count = round(self.p_value * (self.num_calibration + 1)) - 1
         low, high = self.true_rates
         return [
-            f"Its p-value is {self.p_value:.2g}: {f'{count:,}' if count else 'none'} of the "
-            f"{counted(self.num_calibration, 'photo')} held out when the desk was made "
-            f"{'looks' if count < 2 else 'look'} at least as unusual as this one.",
+            *(["The detector was fitted on this photo; it is judged without it."] if self.is_reference else []),
+            f"Its p-value is {self.p_value:.2g}: {f'about {count:,}' if count else 'none'} of the {usual} of the desk, "
+            f"each judged without itself, {'looks' if count < 2 else 'look'} at least as unusual as this one.",
             f"This desk is set to call {100 * self.false_alarm_rate:g} of 100 usual photos new.",
-            f"With {counted(self.num_calibration, 'held-out photo')} the true number of usual photos that it calls new "
-            f"lies between {100 * low:.2g} and {100 * high:.2g} of 100 (95 % confidence).",
+            f"With {usual} the true number of usual photos that it calls new lies between {100 * low:.2g} and "
+            f"{100 * high:.2g} of 100 (95 % confidence).",
         ]
+
+    @property
+    def _classes_in_words(self) -> list[str]:
+        told = [f"Usual are photos of {', '.join(self.only_classes)}."] if self.only_classes else []
+        if self.most_like is None:
+            return told
+        if not self.possible_classes:
+            return [*told, f"It is like none of the known classes; the nearest is {self.most_like}."]
+        *others, last = self.possible_classes
+        listed = f"{', '.join(others)} or {last}" if others else last
+        return [*told, f"Of the known classes it is most like {self.most_like}; it may be {listed}."]
 
     @property
     def neighbours_in_words(self) -> str | None:

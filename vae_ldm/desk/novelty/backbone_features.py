@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vae_ldm.latent_space.novelty_scores.patch_memory import local_patches
 from vae_ldm.latent_space.novelty_scores.photo_features import PhotoFeatures
-from vae_ldm.latent_space.patch_memory import local_patches
 from vae_ldm.models.pixels import as_images
 
 SIDE = 224
@@ -47,10 +47,14 @@ def features_from_stages(images: Tensor, stages: Sequence[Tensor]) -> PhotoFeatu
     )
 
 
-def damaged_shares(masks: Sequence[np.ndarray]) -> Tensor:
-    """Which share of each of the 14 x 14 places of a photo is damaged, float16 [N, 196]; masks are bool [H, W] each."""
-    size = (_PATCH_SIDE, _PATCH_SIDE)
-    shares = [F.interpolate(torch.from_numpy(mask)[None, None].float(), size, mode="area") for mask in masks]
+def damaged_shares(masks: Sequence[np.ndarray], num_places: int = _PATCH_SIDE**2) -> Tensor:
+    """Which share of each of the places of a photo is damaged, float16 [N, num_places]; masks are bool [H, W] each.
+
+    Places form a square: 14 x 14, or fewer where a transformer has fewer tokens (the P of `PhotoFeatures.patches`).
+    """
+    side = math.isqrt(num_places)
+    assert side**2 == num_places
+    shares = [F.interpolate(torch.from_numpy(mask)[None, None].float(), (side, side), mode="area") for mask in masks]
     return torch.cat(shares).flatten(1).half()
 
 

@@ -10,7 +10,9 @@ from PIL import Image
 
 from vae_ldm.data.made_damage import KINDS, DamageKind, MadeDamage, make_damage
 from vae_ldm.desk.novelty.backbone_features import THUMBNAIL_SIDE, squares
+from vae_ldm.latent_space.novelty_scores.photo_features import PhotoFeatures
 from vae_ldm.latent_space.novelty_scores.pixel_floor import PixelFloor, farther_auroc
+from vae_ldm.models.pixels import as_pictures
 
 TARGET = 0.7
 """The AUROC of the floor on made damage. Stronger damage is found by every score and says nothing of them."""
@@ -103,6 +105,12 @@ def draw_sources(folds: torch.Tensor, count: int, *, seed: int) -> list[tuple[in
         others = [other for other in others if other != row] or [row]
         found.append((row, others[rng.integers(len(others))]))
     return found
+
+
+def stored_thumbnails(features: PhotoFeatures) -> list[np.ndarray]:
+    """Copies of 32 x 32 px of the photos that features were taken from, uint8 [32, 32, 3] each."""
+    pixels = features.layouts[0].float().unflatten(1, (3, THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    return list(as_pictures(pixels))
 
 
 def thumbnail(picture: np.ndarray) -> np.ndarray:

@@ -1,10 +1,9 @@
-"""Which photos a detector of novelty is fitted on, which it is calibrated on, and whether they are enough."""
+"""Which photos a detector of novelty is fitted on, which are known damage, and whether they are enough."""
 
 import difflib
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from math import ceil
 from pathlib import Path
 
 from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted
@@ -12,99 +11,124 @@ from vae_ldm.data.photo_records import photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.data.unreadable import Unreadable
 from vae_ldm.errors import DataError, VaeLdmError
-from vae_ldm.latent_space.false_alarms import photos_needed
 from vae_ldm.terminal import new_console
+from vae_ldm.text import counted
 
-MAX_PHOTOS = 20_000
-"""Most reference photos, and most calibration photos; more make a detector large and slow, not better."""
-MIN_REFERENCE_PHOTOS = 10
-_HARDLY = 1.1
+MAX_PHOTOS = 100_000
+"""Most reference photos; of more, so many are taken by a hash of their names."""
+MAX_KNOWN = 4_000
+"""Most photos of known classes."""
+MIN_PHOTOS = 8
+"""`MIN_GROUPS` of `cross_fitted`, which this module does not import because torch comes with it."""
+_HARDLY = 1.5
 """Photos up to this many times the least number are hardly enough, because some may not be readable."""
-_MOST_LOOKED_THROUGH = 400
 _SMALL = (64, 64)
 """The size at which they are decoded; large JPEGs are reduced on the way."""
 
 
-def reference_and_calibration(
-    photos: Path, calibration: Path | float, only_classes: Sequence[str]
-) -> tuple[list[Record], list[Record]]:
-    """Reference and calibration photos, in the order of a hash of their names, at most MAX_PHOTOS each."""
-    records = _by_hash(_of_classes(photos, only_classes))
-    if isinstance(calibration, Path):
-        held_out = _by_hash(_of_classes(calibration, only_classes))
-    else:
-        if not 0 < calibration < 1:
-            raise VaeLdmError(f"a share of photos to calibrate on is between 0 and 1, not {calibration:g}")
-        count = round(len(records) * calibration)
-        records, held_out = records[count:], records[:count]
-    return records[:MAX_PHOTOS], held_out[:MAX_PHOTOS]
+def reference_photos(photos: Path, only_classes: Sequence[str]) -> tuple[list[Record], list[Record]]:
+    """Photos of the usual kind, and photos of known classes, each in the order of a hash of their names.
 
-
-def _of_classes(photos: Path, only_classes: Sequence[str]) -> list[Record]:
+    Usual are those of `only_classes`, and then the other classes are the known ones; where none is named all photos are
+    usual, and those that have a class are known by it. Raises DataError for a class that has no photos.
+    """
     records = photo_records(photos)
-    if not only_classes:
-        return records
+    known = [record for record in records if record.label is not None and record.label not in only_classes]
+    if only_classes:
+        _check_classes(photos, records, only_classes)
+        records = [record for record in records if record.label in only_classes]
+    elif len({record.label for record in known}) == 1:
+        known = []  # all photos are of one class, and there is nothing to tell apart
+    return _by_hash(records)[:MAX_PHOTOS], _by_hash(known)[:MAX_KNOWN]
+
+
+def _check_classes(photos: Path, records: Sequence[Record], only_classes: Sequence[str]) -> None:
     known = sorted({record.label for record in records if record.label is not None})
     for label in only_classes:
         if label not in known:
             nearest = difflib.get_close_matches(label, known, n=1)
             hint = f"did you mean {nearest[0]}?" if nearest else f"its classes: {', '.join(known) or 'none'}"
             raise DataError(f"{photos}: has no photos of a class {label}; {hint}")
-    return [record for record in records if record.label in only_classes]
 
 
 def _by_hash(records: Iterable[Record]) -> list[Record]:
     return sorted(records, key=lambda record: hashlib.sha256(os.fsencode(record.id)).digest())
 
 
+def names_to_leave_out(file: Path, reference: Sequence[Record], photos: Path) -> set[str]:
+    """The ids in the text file, one a line; empty lines and those that begin with # are passed over.
+
+    An id is a photo's path within `photos`, as `novelty inspect` and `novelty score` write it; the photo's own path is
+    taken as well. Raises DataError where the file cannot be read, names no photo, or names one that is not among
+    `reference`.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise DataError(f"{file}: cannot be read ({why})") from error
+    by_name = {record.id: record.id for record in reference} | {record.place: record.id for record in reference}
+    found = set()
+    for number, line in enumerate(lines, start=1):
+        name = line.strip()
+        if not name or name.startswith("#"):
+            continue
+        if name not in by_name:
+            nearest = difflib.get_close_matches(name, by_name, n=1)
+            hint = f"did you mean {nearest[0]}?" if nearest else "one line is one photo, by its path within the folder"
+            raise DataError(f"{file}, line {number}: {name} is no photo of {photos} that is usual; {hint}")
+        found.add(by_name[name])
+    if not found:
+        raise DataError(f"{file}: names no photo; write one a line, by its path within {photos}")
+    return found
+
+
 def check_photos(
     photos: Path,
     *,
     false_alarm_rate: float,
-    calibration: Path | float = 1 / 3,
     only_classes: Sequence[str] = (),
+    series: str | None = None,
+    leave_out: Path | None = None,
 ) -> None:
-    """Raise DataError where `fit` would find the photos too few; see `check_enough`."""
-    reference, held_out = reference_and_calibration(photos, calibration, only_classes)
-    check_enough(reference, held_out, false_alarm_rate, calibration)
+    """Raise what `fit` would raise of the photos, before a model is opened: see `check_enough`."""
+    check_rate(false_alarm_rate)
+    reference, _ = reference_photos(photos, only_classes)
+    left_out = names_to_leave_out(leave_out, reference, photos) if leave_out is not None else ()
+    check_enough(reference, len(left_out))
 
 
-def check_enough(
-    reference: Sequence[Record], held_out: Sequence[Record], rate: float, calibration: Path | float
-) -> None:
-    """Raise DataError where photos are too few, with all that it takes in one line; VaeLdmError for a wrong rate.
+def check_rate(false_alarm_rate: float) -> None:
+    """Raise VaeLdmError for a rate that is none."""
+    if not 0 < false_alarm_rate < 1:
+        raise VaeLdmError(f"a false-alarm rate is between 0 and 1, not {false_alarm_rate:g}")
 
-    Photos that are too few or hardly enough are looked through, and those that cannot be read are told and not counted.
+
+def check_enough(reference: Sequence[Record], num_left_out: int = 0) -> None:
+    """Raise DataError where usual photos are too few to compare with, beside those that are left out.
+
+    Photos that are hardly enough are looked through, and those that cannot be read are told and not counted.
     """
-    if not 0 < rate < 1:
-        raise VaeLdmError(f"a false-alarm rate is between 0 and 1, not {rate:g}")
-    needed = photos_needed(rate)
-    if len(held_out) > _HARDLY * needed and len(reference) > _HARDLY * MIN_REFERENCE_PHOTOS:
+    if len(reference) - num_left_out > _HARDLY * MIN_PHOTOS:
         return
     unreadable = Unreadable()
-    if len(reference) + len(held_out) <= _MOST_LOOKED_THROUGH:
-        reference, held_out = (list(_readable(records, unreadable)) for records in (reference, held_out))
-    if len(held_out) >= needed and len(reference) >= MIN_REFERENCE_PHOTOS:
+    readable = list(_readable(reference, unreadable))
+    if len(readable) - num_left_out >= MIN_PHOTOS:
         return
     if os.environ.get("RANK", "0") == "0":  # of several processes that were launched the first one tells
         for line in unreadable.lines():
             new_console().say(line)
-    num_readable = len(reference) + len(held_out)
-    if unreadable:
-        are = f"{num_readable + len(unreadable):,}, of which {len(unreadable):,} cannot be read"
-    else:
-        are = f"{num_readable:,}"
-    total = ""
-    if not isinstance(calibration, Path):
-        least = ceil(max(needed / calibration, MIN_REFERENCE_PHOTOS / (1 - calibration)))
-        total = f"at least {least:,} photos are needed, and there are {are}: "
-    elif unreadable:
-        total = f"there are {are}: "
-    lowest = 1 / (len(held_out) + 1)
-    other = f", or a --false-alarm-rate of {lowest:.2g} or more" if len(reference) >= MIN_REFERENCE_PHOTOS else ""
-    raise DataError(
-        f"too few photos: {total}{MIN_REFERENCE_PHOTOS} to compare with ({len(reference):,} here) and, for a "
-        f"false-alarm rate of {rate:g}, {needed:,} to calibrate on ({len(held_out):,} here); give more photos{other}"
+    raise DataError(too_few(len(reference), len(unreadable), num_left_out))
+
+
+def too_few(num_photos: int, num_unreadable: int, num_left_out: int) -> str:
+    """What is said where there are fewer than MIN_PHOTOS to compare with."""
+    less = [f"{num_unreadable:,} cannot be read"] if num_unreadable else []
+    less += [f"{num_left_out:,} {'is' if num_left_out == 1 else 'are'} left out"] if num_left_out else []
+    of_which = f", of which {' and '.join(less)}" if less else ""
+    return (
+        f"too few photos: {counted(MIN_PHOTOS, 'usual photo')} are needed to compare with, and there "
+        f"{'is' if num_photos == 1 else 'are'} {num_photos:,}{of_which}; give more photos"
     )
 
 

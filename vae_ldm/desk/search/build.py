@@ -17,7 +17,7 @@ from torch import Tensor
 from vae_ldm.choices import FeatureKind
 from vae_ldm.data.names import as_text
 from vae_ldm.data.photo_records import photo_records
-from vae_ldm.data.sources import Record
+from vae_ldm.data.sources import Record, photo_digest
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.encoder import PhotoEncoder
 from vae_ldm.desk.search.index import (
@@ -28,7 +28,6 @@ from vae_ldm.desk.search.index import (
     index_facts,
     open_index,
     open_store,
-    photo_digest,
 )
 from vae_ldm.desk.search.store import IndexedPhoto
 from vae_ldm.errors import VaeLdmError

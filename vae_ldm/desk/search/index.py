@@ -1,6 +1,5 @@
 """Photos that can be searched by photo: an index, in a folder or in PostgreSQL, with the encoder it was built with."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ import torch
 from torch import Tensor
 
 from vae_ldm.data.photo_stream import PhotoBatch, Photos, records_of
-from vae_ldm.data.sources import Record
+from vae_ldm.data.sources import Record, photo_digest
+from vae_ldm.desk.backbone import lasting_backbone
 from vae_ldm.desk.encoder import PhotoEncoder, stored_model
 from vae_ldm.desk.search.folder_store import IndexFolder
 from vae_ldm.desk.search.postgres_store import PostgresIndex
@@ -127,7 +127,7 @@ def index_facts(encoder: PhotoEncoder, backbone: str | None) -> IndexFacts:
     return IndexFacts(
         model=_lasting(encoder.source),
         kind=encoder.kind,
-        backbone=backbone and _lasting(backbone),
+        backbone=lasting_backbone(backbone),
         features=encoder.features_name,
         encoder={
             "autoencoder": encoder.digest if "latents" in parts else None,
@@ -150,19 +150,6 @@ def check_encoder(store: PhotoStore, encoder: PhotoEncoder) -> None:
             f"{store.name}: was built with another model than {encoder.source} (another {what}); name "
             f"{store.facts.model} with --model, or build the index anew"
         )
-
-
-def photo_digest(record: Record) -> str | None:
-    """SHA-256 of the photo's file; None where it cannot be read, or never was one."""
-    if isinstance(record.picture, bytes):
-        return hashlib.sha256(record.picture).hexdigest()
-    if not isinstance(record.picture, Path):
-        return None
-    try:
-        with record.picture.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError:
-        return None
 
 
 def _lasting(source: str) -> str:

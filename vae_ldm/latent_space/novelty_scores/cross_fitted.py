@@ -4,7 +4,7 @@ There is no last fit on all photos. The fits that calibrate are the ones that ju
 compared with is of the same size and sort as what a new photo is compared with.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -121,6 +121,8 @@ class NoveltyJudgement:
     """[N], float64: the mean over the fits, in standard deviations over good photos."""
     families: Tensor
     """[N, families], float64: the same of each family."""
+    family_p_values: Tensor
+    """[N, families], float64: what the p-value would be if one family alone decided."""
     p_values: Tensor
     """[N], float64, in [1 / (groups + 1), 1]"""
     maps: Tensor
@@ -157,6 +159,7 @@ class CrossFittedDetector:
         num_kinds: int,
         left_out: Tensor | None = None,
         seed: int = 0,
+        report: Callable[[int, int], None] | None = None,
     ) -> Self:
         """The detector fitted on good photos [N] and on damaged copies of some of them.
 
@@ -164,7 +167,7 @@ class CrossFittedDetector:
         bool [N], nor on copies that show them; they are in a fold all the same, and their held-out scores stay among
         those that calibrate, so that the promise holds. The same photos, groups and seed give the same folds, whatever
         is left out. One thing is learned from all photos, before: how strong made damage is. It treats all photos
-        alike and touches the copies only.
+        alike and touches the copies only. `report` hears how many folds of how many are done.
 
         Raises ValueError where there are too few groups.
         """
@@ -174,11 +177,13 @@ class CrossFittedDetector:
             raise ValueError(f"novelty takes at least {counted(MIN_GROUPS, 'different photo')}, not {num_groups}")
         folds = outer_folds(groups, seed)
         kinds = torch.ones(num_kinds, dtype=torch.bool)
+        made = made.with_steps(good)
         models = []
         held_out = torch.empty(len(good), dtype=torch.float64)
         families = torch.empty(len(good), len(FAMILIES), dtype=torch.float64)
         means, maxima = torch.empty_like(held_out), torch.empty_like(held_out)
-        for fold in range(int(folds.max()) + 1):
+        num_folds = int(folds.max()) + 1
+        for fold in range(num_folds):
             model = FoldModel.fit(good, made, groups, usable & (folds != fold), kinds, seed)
             models.append(model)
             for rows in (folds == fold).nonzero().flatten().split(_BATCH_SIZE):
@@ -186,6 +191,8 @@ class CrossFittedDetector:
                 held_out[rows], families[rows] = model.combination(raw), model.combination.families(raw)
                 maps = model.maps(raw)
                 means[rows], maxima[rows] = maps.mean(dim=1), maps.amax(dim=1)
+            if report is not None:
+                report(fold + 1, num_folds)
         return cls(tuple(models), folds, groups, held_out, families, means, maxima)
 
     @property
@@ -199,6 +206,7 @@ class CrossFittedDetector:
         return NoveltyJudgement(
             torch.cat([each.scores for each in parts]),
             torch.cat([each.families for each in parts]),
+            torch.cat([each.family_p_values for each in parts]),
             torch.cat([each.p_values for each in parts]),
             torch.cat([each.maps for each in parts]),
             torch.cat([each.place_p_values for each in parts]),
@@ -208,13 +216,44 @@ class CrossFittedDetector:
         raw = [model.scores(seen) for model in self.models]
         pairs = list(zip(self.models, raw, strict=True))
         scores = torch.stack([model.combination(each) for model, each in pairs])
+        families = torch.stack([model.combination.families(each) for model, each in pairs])
         maps = torch.stack([model.maps(each) for model, each in pairs])
+        family_p_values = [
+            cross_p_values(families[..., index], self.held_out_families[:, index], self.folds, self.groups)
+            for index in range(families.shape[2])
+        ]
         return NoveltyJudgement(
             scores.mean(dim=0),
-            torch.stack([model.combination.families(each) for model, each in pairs]).mean(dim=0),
+            families.mean(dim=0),
+            torch.stack(family_p_values, dim=1),
             cross_p_values(scores, self.held_out, self.folds, self.groups),
             maps.mean(dim=0),
             cross_p_values(maps, self.held_out_maxima, self.folds, self.groups),
+        )
+
+    def judge_held_out(self, seen: PhotoFeatures, rows: Tensor) -> NoveltyJudgement:
+        """What the detector says of good photos themselves, each by the model that has not seen it.
+
+        `rows`, int64 [N], say which of the good photos these are; a photo's group does not count for its p-values.
+        """
+        maps = torch.stack(
+            [
+                model.maps(model.scores(seen[index : index + 1]))[0]
+                for index, model in enumerate(self.models[fold] for fold in self.folds[rows].tolist())
+            ]
+        )
+        families = self.held_out_families[rows]
+        family_p_values = [
+            self._among_the_others(self.held_out_families[:, index], families[:, index], rows)
+            for index in range(families.shape[1])
+        ]
+        return NoveltyJudgement(
+            self.held_out[rows],
+            families,
+            torch.stack(family_p_values, dim=1),
+            self._among_the_others(self.held_out, self.held_out[rows], rows),
+            maps,
+            torch.stack([self._among_the_others(self.held_out_maxima, place, rows) for place in maps.T], dim=1),
         )
 
     def held_out_p_values(self) -> Tensor:
@@ -222,12 +261,16 @@ class CrossFittedDetector:
 
         The groups of lowest p-value are the ones to look at first; a group's own scores do not count.
         """
+        return self._among_the_others(self.held_out, self.held_out, torch.arange(len(self.held_out)))
+
+    def _among_the_others(self, held_out: Tensor, scores: Tensor, rows: Tensor) -> Tensor:
+        """P-values [B] of scores [B] of the good photos in `rows`, beside what is held out [N] of all other groups."""
         _, members, counts = self.groups.unique(return_inverse=True, return_counts=True)
         weights = 1 / counts[members].double()
         found = []
-        for rows in torch.arange(len(self.held_out)).split(_BATCH_SIZE):
-            as_high = self.held_out >= self.held_out[rows, None]
-            others = self.groups != self.groups[rows, None]
+        for some in torch.arange(len(rows)).split(_BATCH_SIZE):
+            as_high = held_out >= scores[some, None]
+            others = self.groups != self.groups[rows[some], None]
             found.append((1 + (weights * (as_high & others)).sum(dim=1)) / len(counts))
         return torch.cat(found)
 

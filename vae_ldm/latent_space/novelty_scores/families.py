@@ -94,17 +94,21 @@ class ScoreFamilies:
         `num_kinds` is how many kinds of damage there are, `num_axes` how many axes a layout gets.
         """
         rows = usable.nonzero().flatten()
-        fitted_on, copies = good[rows], made.of(usable)
+        fitted_on, copies = good[rows], made.rows_of(usable)
+        kinds = made.kinds[copies]
+        if made.steps is None:
+            made = made.with_steps(good)
+        assert made.steps is not None
         generator = torch.Generator().manual_seed(seed)
         moments = MomentScores.fit(fitted_on)
-        before = good[copies.sources[:, 0]]
-        steps = moments.whiten(copies.features) - moments.whiten(before)
+        before = moments.whiten(stage[made.sources[copies, 0]] for stage in good.moments)
+        steps = moments.whiten(stage[copies] for stage in made.features.moments) - before
         return cls(
             moments,
             PlacedScores.fit(fitted_on, num_axes, generator),
             PatchScores.fit(fitted_on, generator),
-            DirectionScores.fit(steps, copies.kinds, num_kinds),
-            PlaceDirections.fit(fitted_on, before.patches, copies, num_kinds, generator),
+            DirectionScores.fit(steps, kinds, num_kinds),
+            PlaceDirections.fit(fitted_on, made.steps[copies], kinds, num_kinds, generator),
         )
 
     def __call__(self, seen: PhotoFeatures) -> RawScores:
@@ -114,7 +118,7 @@ class ScoreFamilies:
             self.moments(seen),
             self.placed(seen),
             summary(maps),
-            self.directions(self.moments.whiten(seen)),
+            self.directions(self.moments.whiten(seen.moments)),
             maps,
             self.place_directions(seen),
         )

@@ -1,7 +1,7 @@
 """How far the means and deviations of a photo's stages lie from those of good photos, wherever its parts lie."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -41,7 +41,7 @@ class MomentScores:
 
     def __call__(self, seen: PhotoFeatures) -> Tensor:
         """Scores [N, 2]: the distance of all moments together, and the sum of the distances of the stages."""
-        together = self.whiten(seen).square().sum(dim=1).sqrt()
+        together = self.whiten(seen.moments).square().sum(dim=1).sqrt()
         centered = (_stacked(seen.moments) - self.mean).split([stage.shape[1] for stage in seen.moments], dim=1)
         stages = [
             (stage @ whitener.T).square().sum(dim=1).sqrt()
@@ -49,9 +49,9 @@ class MomentScores:
         ]
         return torch.stack([together, torch.stack(stages).sum(dim=0)], dim=1)
 
-    def whiten(self, seen: PhotoFeatures) -> Tensor:
-        """All moments as coordinates [N, D] in which those of good photos have about unit covariance."""
-        moments = _stacked(seen.moments)
+    def whiten(self, stages: Iterable[Tensor]) -> Tensor:
+        """Coordinates [N, D] in which the moments of good photos have about unit covariance; `stages` [N, D_i] each."""
+        moments = _stacked(tuple(stages))
         check_lengths(self.mean, moments)
         return (moments - self.mean) @ self.whitener.T
 

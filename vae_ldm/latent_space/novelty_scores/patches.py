@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from vae_ldm.latent_space.novelty_scores.leading_axes import LeadingAxes
+from vae_ldm.latent_space.novelty_scores.patch_memory import farthest_first
 from vae_ldm.latent_space.novelty_scores.photo_features import PhotoFeatures
-from vae_ldm.latent_space.patch_memory import farthest_first
 from vae_ldm.latent_space.stored_tensors import check_lengths, check_tensors
 
 NUM_AXES = 64

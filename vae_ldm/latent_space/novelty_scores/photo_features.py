@@ -1,7 +1,7 @@
 """What a network sees in photos, and in damaged copies of them: all that novelty scores are computed from."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -81,16 +81,44 @@ class MadeCopies:
     """int64 [M, 2]: the row of the good photo that was copied, and of the one that lent a piece to the damage."""
     masks: Tensor
     """Which share of each place is damaged: float16 [M, P]."""
+    steps: Tensor | None = None
+    """What the damage has changed at its places, [M, C]; see `with_steps`."""
 
     def __len__(self) -> int:
         return len(self.kinds)
 
     def __getitem__(self, rows: Tensor) -> "MadeCopies":
-        return MadeCopies(self.features[rows], self.kinds[rows], self.sources[rows], self.masks[rows])
+        steps = None if self.steps is None else self.steps[rows]
+        return MadeCopies(self.features[rows], self.kinds[rows], self.sources[rows], self.masks[rows], steps)
 
-    def of(self, usable: Tensor) -> "MadeCopies":
-        """The copies that show nothing but the good photos marked in `usable`, bool [N]."""
-        return self[usable[self.sources].all(dim=1).nonzero().flatten()]
+    def with_steps(self, good: PhotoFeatures) -> "MadeCopies":
+        """The copies with their steps from the good photos that they were made of, which all fits have in common.
+
+        A step is the mean over the places of which damage covers the greater part; where it covers none so far, over
+        the place of which it covers most.
+        """
+        steps = []
+        for rows in torch.arange(len(self)).split(64):
+            masks = self.masks[rows].float()
+            covered = (masks >= masks.amax(dim=1, keepdim=True).clamp(min=1e-6, max=0.5)).float()
+            before, after = good.patches[self.sources[rows, 0]], self.features.patches[rows]
+            changed = torch.bmm(covered[:, None], after.float() - before.float())[:, 0]
+            steps.append(changed / covered.sum(dim=1, keepdim=True).clamp(min=1))
+        return replace(self, steps=torch.cat(steps))
+
+    @classmethod
+    def cat(cls, some: "Sequence[MadeCopies]") -> "MadeCopies":
+        """All copies of several, in order."""
+        return cls(
+            PhotoFeatures.cat([each.features for each in some]),
+            torch.cat([each.kinds for each in some]),
+            torch.cat([each.sources for each in some]),
+            torch.cat([each.masks for each in some]),
+        )
+
+    def rows_of(self, usable: Tensor) -> Tensor:
+        """Rows of the copies that show nothing but the good photos marked in `usable`, bool [N]."""
+        return usable[self.sources].all(dim=1).nonzero().flatten()
 
     def tensors(self) -> dict[str, Tensor]:
         """All that `from_tensors` needs, for a safetensors file."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vae_ldm.latent_space.distances import Mahalanobis
 from vae_ldm.latent_space.novelty_scores.directions import NUM_CLUSTERS, DirectionScores
-from vae_ldm.latent_space.novelty_scores.photo_features import MadeCopies, PhotoFeatures
+from vae_ldm.latent_space.novelty_scores.photo_features import PhotoFeatures
 from vae_ldm.latent_space.stored_tensors import check_lengths, check_tensors
 
 MAX_PLACES = 24_000
@@ -26,24 +26,14 @@ class PlaceDirections:
     """[kinds, clusters]: the same of the mean place of good photos."""
 
     @classmethod
-    def fit(
-        cls, good: PhotoFeatures, before: Tensor, copies: MadeCopies, num_kinds: int, generator: torch.Generator
-    ) -> Self:
-        """Fitted on good photos, and on copies whose photos' places were `before`, [M, P, C].
-
-        A copy's step is the mean over the places of which damage covers the greater part; where it covers none so far,
-        over the place of which it covers most.
-        """
+    def fit(cls, good: PhotoFeatures, steps: Tensor, kinds: Tensor, num_kinds: int, generator: torch.Generator) -> Self:
+        """Fitted on good photos, and on the `steps` [M, C] of damaged copies of `kinds`, int64 [M]."""
         num_photos, num_places, dim = good.patches.shape
         each = min(num_places, max(1, MAX_PLACES // num_photos))
         places = torch.rand(num_photos, num_places, generator=generator).argsort(dim=1)[:, :each]
         whitening = Mahalanobis.fit(good.patches.gather(1, places[..., None].expand(-1, -1, dim)).flatten(0, 1))
         whitener = whitening.whitener.float()
-        masks = copies.masks.float()
-        covered = (masks >= masks.amax(dim=1, keepdim=True).clamp(min=1e-6, max=0.5)).float()
-        steps = ((copies.features.patches.float() - before.float()) * covered[..., None]).sum(dim=1)
-        steps = steps / covered.sum(dim=1, keepdim=True).clamp(min=1)
-        directions = DirectionScores.fit(steps @ whitener.T, copies.kinds, num_kinds).directions
+        directions = DirectionScores.fit(steps @ whitener.T, kinds, num_kinds).directions
         weights = directions @ whitener
         return cls(weights, weights @ whitening.mean.float())
 

@@ -1,0 +1,176 @@
+"""`vae-ldm novelty fit`: a detector fitted on photos of the usual kind."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from math import ceil
+from pathlib import Path
+
+import torch
+
+from vae_ldm.data.made_damage import KINDS
+from vae_ldm.data.sources import Record
+from vae_ldm.desk.backbone import lasting_backbone
+from vae_ldm.desk.command import DeskCommand
+from vae_ldm.desk.novelty.detector import Detector, DetectorFacts
+from vae_ldm.desk.novelty.detector_folder import StoredPhotos, open_detector, open_photos, save_detector, stored_facts
+from vae_ldm.desk.novelty.looking import SeenPhotos, digest_of, look, look_at_usual
+from vae_ldm.desk.novelty.observer import PhotoObserver
+from vae_ldm.desk.novelty.reference_photos import check_enough, check_rate, names_to_leave_out, reference_photos
+from vae_ldm.errors import DataError
+from vae_ldm.latent_space.false_alarms import photos_needed, true_rates
+from vae_ldm.latent_space.novelty_scores.cross_fitted import CrossFittedDetector
+from vae_ldm.latent_space.novelty_scores.known_classes import KnownClasses
+from vae_ldm.paths import check_detector_place
+from vae_ldm.text import counted
+
+_CERTAIN_ALARMS = 15
+"""False alarms among the calibration photos that hold a rate to about half of it."""
+
+
+def fit(
+    photos: Path,
+    *,
+    out: Path,
+    backbone: str | None = None,
+    false_alarm_rate: float = 0.05,
+    only_classes: Sequence[str] = (),
+    series: str | None = None,
+    leave_out: Path | None = None,
+    told: set[str] | None = None,
+) -> DetectorFacts:
+    """Fit a detector on photos (of `only_classes`, where any are named) and write it to `out`.
+
+    `series` is a pattern by which names tell that photos are of one series. Nothing is fitted on the photos that the
+    file `leave_out` names. Where `out` holds a detector of the same photos, they are not looked at again. `told` is
+    that of DeskCommand. Each of several processes looks at its share, and the first one fits and writes.
+
+    Raises DataError where photos are too few, WeightsError for a backbone that cannot be opened, and at the end
+    ManyUnreadableError where more than one in a hundred of the photos cannot be read.
+    """
+    command = DeskCommand(launched=True, told=told)
+    check_detector_place(out)
+    check_rate(false_alarm_rate)
+    reference, known = reference_photos(photos, only_classes)
+    left_out = names_to_leave_out(leave_out, reference, photos) if leave_out is not None else set()
+    check_enough(reference, len(left_out))
+    observer = PhotoObserver(backbone, device=command.processes.device)
+    kept: list[tuple[StoredPhotos, KnownClasses | None, list[str]]] = []
+
+    def is_kept() -> bool:
+        """Whether a detector in `out` was fitted on the same photos; what it has seen is then in `kept`."""
+        if (before := stored_facts(out)) is None:
+            return False
+        command.say(f"{out}: takes the place of a detector of {_in_short(before)}")
+        if (before.backbone_digest, before.series) == (observer.digest, series):
+            stored = open_photos(out)
+            if _same_photos(stored, reference, known):
+                kept.append((stored, open_detector(out).classes, before.known_classes))
+        return bool(kept)
+
+    if command.processes.first(is_kept):
+        command.say(f"{out}: has seen these {counted(len(reference), 'photo')} before; they are not looked at again")
+    else:
+        stored = look_at_usual(command, observer, reference, series)
+        of_known = look(command, observer, known, "photos of known classes") if known else None
+        if stored is not None:
+            stored = replace(
+                stored, names=replace(stored.names, known_digests=[] if of_known is None else of_known.digests)
+            )
+            kept.append((stored, *_known_classes(of_known)))
+
+    def fit_first() -> DetectorFacts:
+        ((stored, classes, class_names),) = kept
+        names = replace(stored.names, left_out=[name in left_out for name in stored.names.ids])
+        out_of_it = torch.tensor(names.left_out)
+        with command.progress("fitting") as report:
+            try:
+                scores = CrossFittedDetector.fit(
+                    stored.features,
+                    stored.copies,
+                    stored.groups,
+                    num_kinds=len(KINDS),
+                    left_out=out_of_it,
+                    report=report,
+                )
+            except ValueError as error:
+                command.tell_left_out()
+                raise DataError(f"too few photos: {error}") from error
+        facts = DetectorFacts(
+            backbone=lasting_backbone(backbone),
+            backbone_digest=observer.digest,
+            features_name=observer.name,
+            only_classes=list(only_classes),
+            known_classes=class_names,
+            series=series,
+            num_reference=len(names.ids),
+            num_calibration=scores.num_groups,
+            num_left_out=sum(names.left_out),
+            false_alarm_rate=false_alarm_rate,
+        )
+        detector = Detector(facts, observer, scores, classes, tuple(names.digests))
+        save_detector(detector, replace(stored, names=names), out)
+        return facts
+
+    facts = command.processes.first(fit_first)
+    for line in _summary(facts):
+        command.say(line)
+    command.tell_left_out()
+    command.hand_over(out)
+    command.check_left_out(len(reference) + len(known), f"the detector in {out} is of the others")
+    return facts
+
+
+def _same_photos(stored: StoredPhotos, reference: Sequence[Record], known: Sequence[Record]) -> bool:
+    names = stored.names
+    return names.digests == list(map(digest_of, reference)) and names.known_digests == list(map(digest_of, known))
+
+
+def _known_classes(seen: SeenPhotos | None) -> tuple[KnownClasses | None, list[str]]:
+    """What tells the classes of photos apart, and the classes' names in its order."""
+    if seen is None:
+        return None, []
+    labels = [record.label or "" for record in seen.records]
+    names = sorted(set(labels))
+    numbers = torch.tensor([names.index(label) for label in labels])
+    groups = torch.tensor(
+        [seen.digests.index(digest) if digest else index for index, digest in enumerate(seen.digests)]
+    )
+    return KnownClasses.fit(seen.features, numbers, groups, num_classes=len(names)), names
+
+
+def _summary(facts: DetectorFacts) -> Iterator[str]:
+    """What was fitted, what it will call novel, and how well so many photos hold the rate."""
+    rate, count = facts.false_alarm_rate, facts.num_calibration
+    of_which = f", {facts.num_left_out:,} of them left out" if facts.num_left_out else ""
+    groups = f" in {counted(count, 'group')}" if count < facts.num_reference else ""
+    yield f"{facts.features_name}: {counted(facts.num_reference, 'usual photo')}{groups}{of_which}"
+    if facts.known_classes:
+        yield f"known classes: {', '.join(facts.known_classes)}"
+    if count < photos_needed(rate):
+        yield (
+            f"{counted(count, 'usual photo')} are too few to call any photo novel at a false-alarm rate of {rate:g}, "
+            f"which takes {photos_needed(rate):,}: photos get a score and no p-value; at --false-alarm-rate "
+            f"{1 / (count + 1):.2g} or more they get both"
+        )
+        return
+    yield f"a photo whose p-value is at most {rate:g} is novel: so many of 1 usual photos are false alarms"
+    yield _certainty(count, rate)
+
+
+def _certainty(num_calibration: int, rate: float) -> str:
+    """How well a number of calibration photos holds the rate, and how many would hold it better."""
+
+    def within(count: int) -> str:
+        low, high = true_rates(count, rate)
+        return f"between {100 * low:.2g} and {100 * high:.2g} %"
+
+    enough = ceil(_CERTAIN_ALARMS / rate)
+    said = (
+        f"with {counted(num_calibration, 'usual photo')} the true rate lies {within(num_calibration)} (95 % confidence)"
+    )
+    return said if num_calibration >= enough else f"{said}, with {enough:,} it would lie {within(enough)}"
+
+
+def _in_short(facts: DetectorFacts) -> str:
+    classes = f" of {', '.join(facts.only_classes)}" if facts.only_classes else ""
+    return f"{counted(facts.num_reference, 'photo')}{classes}, at a false-alarm rate of {facts.false_alarm_rate:g}"
