@@ -8,6 +8,7 @@ from safetensors.torch import load, save
 
 from tests.support.noise_photos import NUM_KINDS, features_of, made_copies, noise_maps
 from vae_ldm.errors import DataError
+from vae_ldm.latent_space.novelty_scores.activity import ActivityScores
 from vae_ldm.latent_space.novelty_scores.directions import DirectionScores
 from vae_ldm.latent_space.novelty_scores.families import FamilyScales, RawScores, ScoreFamilies
 from vae_ldm.latent_space.novelty_scores.leading_axes import LeadingAxes
@@ -99,13 +100,33 @@ def test_patch_scores_are_distances_to_the_nearest_place_of_good_photos():
     torch.testing.assert_close(scores(FRESH), torch.stack([strangest, near.mean(dim=1)], dim=1), rtol=1e-3, atol=1e-3)
 
 
+def test_activity_is_the_distance_to_good_photos_in_two_numbers_a_stage():
+    def numbers(photos):
+        columns = []
+        for stage in photos.moments:
+            means, deviations = stage.double().chunk(2, dim=1)
+            columns += [deviations.log().mean(dim=1), means.abs().mean(dim=1).log()]
+        return torch.stack(columns, dim=1)
+
+    mean, covariance = shrunk_covariance(numbers(KNOWN))
+    whitener = torch.linalg.inv(torch.linalg.cholesky(covariance))
+    known, fresh = ((numbers(each) - mean) @ whitener.T for each in (KNOWN, FRESH))
+    near = torch.tensor([[sorted((row - other).norm().item() for other in known)[:5]] for row in fresh]).mean(dim=2)
+    torch.testing.assert_close(ActivityScores.fit(KNOWN.moments)(FRESH.moments), near, rtol=1e-3, atol=1e-3)
+
+
+def test_a_stage_that_never_responds_has_an_activity():
+    still = [torch.zeros(9, 6)]
+    assert ActivityScores.fit(still)(still).isfinite().all()
+
+
 def test_the_memory_of_many_places_is_bounded():
     many = features_of(noise_maps(400, seed=2))
     assert len(PatchScores.fit(many, seeded()).memory) == 1024
 
 
 def test_the_memory_is_drawn_from_all_photos():
-    """Of each photo there is one place: the memory is full only if more than its 1,024 photos take part."""
+    """With one place a photo the memory is full only if it has places of 1,024 photos."""
     count = 1100
     places = torch.arange(2.0 * count).view(count, 1, 2) ** 1.5
     photos = PhotoFeatures((torch.zeros(count, 2),), (torch.zeros(count, 2),), places)
@@ -161,7 +182,9 @@ def test_directions_of_places_are_those_of_the_damaged_ones():
 
 def test_maps_are_the_soft_maximum_of_memory_and_directions():
     generator = seeded()
-    good = RawScores(*(torch.rand(6, *size, generator=generator) for size in ((2,), (3,), (2,), (2,), (9,), (9, 2))))
+    good = RawScores(
+        *(torch.rand(6, *size, generator=generator) for size in ((2,), (3,), (2,), (2,), (1,), (9,), (9, 2)))
+    )
     maps = PlaceMaps.fit(good, torch.tensor([True, False]))
     distances, towards = good.maps.double(), good.place_directions[..., 0].double().sqrt()
     first, second = ((each - each.mean()) / each.std(correction=0) for each in (distances, towards))
@@ -172,15 +195,17 @@ def test_maps_are_the_soft_maximum_of_memory_and_directions():
 def test_families_are_means_of_standardised_logarithms():
     generator = seeded()
     raw = RawScores(
-        *(1 + torch.rand(20, *size, generator=generator) for size in ((2,), (3,), (2,), (4,), (9,), (9, 4)))
+        *(1 + torch.rand(20, *size, generator=generator) for size in ((2,), (3,), (2,), (4,), (1,), (9,), (9, 4)))
     )
     kinds = torch.tensor([True, False, True, True])
     found = FamilyScales.fit(raw.logarithms(kinds))(raw.logarithms(kinds))
     towards = raw.directions[:, [0, 2, 3]].double().mean(dim=1, keepdim=True)
-    for family, scores in enumerate((raw.moments.double(), raw.placed.double(), raw.patches.double(), towards)):
+    scored = (raw.moments, raw.placed, raw.patches, towards, raw.activity)
+    for family, scores in enumerate(each.double() for each in scored):
         logs = scores.log()
         expected = ((logs - logs.mean(dim=0)) / logs.std(dim=0, correction=0)).mean(dim=1)
         torch.testing.assert_close(found[:, family], expected)
+    torch.testing.assert_close(found[:, 5], -(found[:, 1] + found[:, 2]) / 2)
 
 
 def test_scores_are_the_same_bit_for_bit_after_a_visit_to_disk():
@@ -188,13 +213,20 @@ def test_scores_are_the_same_bit_for_bit_after_a_visit_to_disk():
     made = made_copies(maps, torch.arange(0, 30, 2))
     scores = ScoreFamilies.fit(features_of(maps), made, torch.ones(30, dtype=torch.bool), **OPTIONS)
     again = ScoreFamilies.from_tensors(load(save(scores.tensors())))
-    for name in ("moments", "placed", "patches", "directions", "maps", "place_directions"):
+    for name in ("moments", "placed", "patches", "directions", "activity", "maps", "place_directions"):
         assert torch.equal(getattr(scores(FRESH), name), getattr(again(FRESH), name))
 
 
 @pytest.mark.parametrize(
     "name",
-    ["moments.whitener", "placed.1.references", "patches.memory", "directions.directions", "place_directions.offsets"],
+    [
+        "moments.whitener",
+        "placed.1.references",
+        "patches.memory",
+        "directions.directions",
+        "activity.references",
+        "place_directions.offsets",
+    ],
 )
 def test_tensors_of_another_shape_or_none_are_refused(name):
     maps = noise_maps(30, seed=3)

@@ -29,6 +29,8 @@ FAMILIES_IN_WORDS = {
     "placed": "what lies at which place",
     "patches": "the strangest places",
     "directions": "how far the photo departs the way damage does",
+    "activity": "how much detail and contrast it has on the whole",
+    "closeness": "whether it is unusually like the known photos, as one too smooth is",
 }
 
 
