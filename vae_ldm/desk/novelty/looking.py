@@ -143,8 +143,9 @@ def look_at_usual(
         groups = groups_of(seen, series, more)
         if (num_groups := len(groups.unique())) < MIN_GROUPS:
             command.tell_left_out()
+            are = "is" if num_groups == 1 else "are"
             raise DataError(
-                f"too few photos: of {num_readable:,} only {num_groups:,} {'is' if num_groups == 1 else 'are'} different "
+                f"too few photos: of {num_readable:,} only {num_groups:,} {are} different "
                 f"(near-duplicates and photos of one series count once), and it takes "
                 f"{counted(MIN_GROUPS, 'usual photo')} to compare with; give more photos"
             )
