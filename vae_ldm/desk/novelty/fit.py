@@ -131,10 +131,8 @@ def fit(
 
 def _digest_of_all(*photos: Sequence[Record]) -> str:
     """SHA-256 of the names, classes and digests of photos, in their order."""
-    lines = [
-        repr((record.id, record.label, digest_of(record))) for some in photos for record in (*some, Record("", b""))
-    ]
-    return sha256("\n".join(lines).encode()).hexdigest()
+    lists = [[(record.id, record.label, digest_of(record)) for record in some] for some in photos]
+    return sha256(json.dumps(lists).encode()).hexdigest()
 
 
 def _classes_apart(seen: SeenPhotos | None) -> tuple[KnownClasses | None, list[str]]:
