@@ -25,27 +25,40 @@ from vae_ldm.data.photo_records import photo_records
 from vae_ldm.desk.claim import claim as claim_module
 from vae_ldm.desk.claim.claim import STRENGTHS, _thumbnail, build_desk, claim, open_desk
 from vae_ldm.desk.encoder import PhotoEncoder
-from vae_ldm.desk.novelty.detector import open_detector
+from vae_ldm.desk.claim.page import FAMILIES_IN_WORDS
+from vae_ldm.desk.novelty.detector_folder import open_detector, open_photos, save_detector
+from vae_ldm.latent_space.novelty_scores.families import FAMILIES
 from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError
-from vae_ldm.latent_space.heat_map import HeatScale
 from vae_ldm.paths import new_place
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photos")
-    save_photos(folder / "past" / "good", 36, seed=0)
-    save_photos(folder / "past" / "bent", 24, seed=3)
-    save_photos(folder / "new" / "good", 2, seed=1)  # 000 is one of the twentieth that alarm falsely
+    save_photos(folder / "past" / "good", 20, seed=0)
+    save_photos(folder / "past" / "bent", 10, seed=3)
+    save_photos(folder / "new" / "good", 2, seed=1)
     save_photos(folder / "new" / "scratched", 1, seed=2, blemish=(26, 38))
     return folder
 
 
 @pytest.fixture(scope="module")
-def desk(photos, trained_once, tmp_path_factory):
+def desk(photos, trained_once, tiny_backbone, tmp_path_factory):
     folder = tmp_path_factory.mktemp("desks") / "tins"
-    build_desk(folder, photos / "past", model=str(trained_once.path))
+    build_desk(folder, photos / "past", model=str(trained_once.path), features="latents", backbone=tiny_backbone)
     return folder
+
+
+@pytest.fixture
+def build(trained_run, tiny_backbone, tmp_path):
+    """Builds a desk of the test's own by the trained run and the tiny backbone."""
+
+    def build_of(past, **settings):
+        options = {"model": str(trained_run.path), "features": "latents", "backbone": tiny_backbone, **settings}
+        build_desk(tmp_path / "desk", past, **options)
+        return tmp_path / "desk"
+
+    return build_of
 
 
 def put_before(photo, desk, out, **settings):
