@@ -124,12 +124,15 @@ def made_copies(
     return MadeCopies(PhotoFeatures.cat(parts), kinds, torch.tensor(sources).repeat(len(KINDS), 1), torch.cat(masks))
 
 
-def read(folder: Path, label: str | None) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Good photos, and all others; without a label all are good."""
+def read(folder: Path, label: str | None, max_good: int | None = None) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Good photos, or as many of them drawn at random, and all others; without a label all are good."""
     good: list[np.ndarray] = []
     others: list[np.ndarray] = []
     for record in photo_records(folder):
         (good if label is None or record.label == label else others).append(shrunk(decode_whole(record.picture)))
+    if max_good is not None and max_good < len(good):
+        order = torch.randperm(len(good), generator=torch.Generator().manual_seed(0))
+        good = [good[row] for row in order[:max_good].tolist()]
     return good, others
 
 
@@ -203,10 +206,7 @@ def judge_pack(
     folder: Path, label: str | None, backbone: VisionFeatures, results: Results, options: argparse.Namespace
 ) -> None:
     name = folder.name
-    pictures, _ = read(folder / "train", label)
-    if options.max_photos < len(pictures):
-        order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))
-        pictures = [pictures[row] for row in order[: options.max_photos].tolist()]
+    pictures, _ = read(folder / "train", label, options.max_photos)
     anchor = Anchor(len(pictures))
     parts = []
     for seen, places in looked_at(backbone, pictures):
@@ -254,9 +254,8 @@ def judge_pack(
             rates = [share(judged.p_values <= rate + 1e-12) for rate in RATES]
             hits = [share(found.p_values <= rate + 1e-12) if novel is not None else "" for rate in RATES]
             results.rates.append([name, *rates, *hits])
-            results.times.append(
-                [name, f"{len(good):,}", f"{1e3 * look_time(backbone, pictures):.1f}", f"{fit_time:.1f}"]
-            )
+            look = look_time(backbone, pictures)
+            results.times.append([name, f"{len(good):,}", f"{1e3 * look:.1f}", f"{fit_time:.1f}"])
         single, ours, maps = left_out(detector, good, made, groups, usual, damaged, seed)
         if seed == 0:
             results.where += [[name, *row] for row in where.rows(maps, [photos.anchor_maps for photos in damaged])]
@@ -358,7 +357,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--made-a-kind", type=int, default=60)
     parser.add_argument("--divisions", type=int, default=0)
-    parser.add_argument("--max-photos", type=int, default=20_000)
+    parser.add_argument("--max-photos", type=int)
     parser.add_argument("--backbone")
     parser.add_argument("--model", metavar="RUN")
     options = parser.parse_args()
