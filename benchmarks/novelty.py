@@ -34,7 +34,6 @@ shows the mean rate of false alarms: of photos, and of photos that weigh one a g
 """
 
 import argparse
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -61,6 +60,7 @@ from vae_ldm.desk.novelty.backbone_features import (
     squares,
 )
 from vae_ldm.desk.novelty.made_photos import draw_sources, fit_strengths, make_copies
+from vae_ldm.desk.novelty.observer import LONGEST_SIDE
 from vae_ldm.evaluation.interval import share_interval
 from vae_ldm.latent_space.novelty_scores.combination import FamilyCombination, auroc
 from vae_ldm.latent_space.novelty_scores.cross_fitted import CrossFittedDetector, inner_scores, outer_folds
