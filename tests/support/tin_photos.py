@@ -5,10 +5,15 @@ from PIL import Image
 
 
 def usual_photo(rng, *, blemish=None):
-    """A bright tin on a dark table, wandering a little; the blemish is a dark cross with its middle there."""
+    """A bright tin, wandering a little, on a dark table in a light of its own; the blemish is a dark cross with its
+    middle there.
+
+    Each photo has another light, because photos that are alike but for their noise are near-duplicates.
+    """
     rows, columns = np.mgrid[0:64, 0:64]
     top, left = rng.integers(14, 18), rng.integers(14, 18)
-    pixels = np.full((64, 64, 3), 40.0)
+    spots = Image.fromarray(rng.uniform(10, 90, (6, 6)).astype(np.float32)).resize((64, 64), Image.Resampling.BICUBIC)
+    pixels = np.asarray(spots, dtype=float)[..., None].repeat(3, axis=2)
     inside = (rows >= top) & (rows < top + 34) & (columns >= left) & (columns < left + 34)
     pixels[inside] = 170 + 40 * np.cos((columns[inside] - left) / 6)[:, None]
     if blemish is not None:

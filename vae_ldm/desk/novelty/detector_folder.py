@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vae_ldm.desk.novelty.detector import Detector, DetectorFacts
 from vae_ldm.desk.novelty.observer import PhotoObserver
-from vae_ldm.errors import WeightsError, first_line
+from vae_ldm.errors import VaeLdmError, WeightsError, first_line
 from vae_ldm.files import finish_swap, whole_folder, write_whole
 from vae_ldm.latent_space.novelty_scores.cross_fitted import CrossFittedDetector
 from vae_ldm.latent_space.novelty_scores.known_classes import KnownClasses
@@ -110,11 +110,9 @@ def open_detector(folder: Path | str, *, device: torch.device | None = None) -> 
     digests = _read_names(folder, stored).digests
     try:
         scores = CrossFittedDetector.from_tensors(below(tensors, "scores"))
-        classes = KnownClasses.from_tensors(below(tensors, "classes")) if facts.known_classes else None
-    except KeyError as error:
-        raise _KIND.damaged(folder / TENSORS_FILE, f"it has no {error.args[0]}") from error
-    except ValueError as error:
-        raise _KIND.damaged(folder / TENSORS_FILE, first_line(error)) from error
+    except (KeyError, ValueError) as error:
+        raise _of_tensors(folder, error) from error
+    classes = _classes(folder, facts, tensors)
     if len(scores.groups) != len(digests):
         raise _KIND.damaged(folder / NAMES_FILE, "it names another number of photos")
     observer = PhotoObserver(facts.backbone, downloads=False, device=device)
@@ -123,6 +121,34 @@ def open_detector(folder: Path | str, *, device: torch.device | None = None) -> 
             f"{folder}: was fitted with other weights of {facts.features_name} than are found now; {_CURE}"
         )
     return Detector(facts, observer, scores, classes, tuple(digests))
+
+
+def open_classes(folder: Path) -> KnownClasses | None:
+    """The known classes of the detector in `folder`, for which no backbone is asked; None where it knows none.
+
+    Raises WeightsError where it is damaged.
+    """
+    stored = _read_facts(folder)
+    facts = _KIND.typed(folder / FACTS_FILE, DetectorFacts, stored)
+    return _classes(folder, facts, _read_tensors(folder, TENSORS_FILE, stored))
+
+
+def _classes(folder: Path, facts: DetectorFacts, tensors: dict[str, Tensor]) -> KnownClasses | None:
+    if not facts.known_classes:
+        return None
+    try:
+        classes = KnownClasses.from_tensors(below(tensors, "classes"))
+    except (KeyError, ValueError) as error:
+        raise _of_tensors(folder, error) from error
+    if classes.num_classes != len(facts.known_classes):
+        raise _KIND.damaged(folder / FACTS_FILE, "it names another number of classes")
+    return classes
+
+
+def _of_tensors(folder: Path, error: KeyError | ValueError) -> VaeLdmError:
+    """The error of tensors of which one is missing or of another shape."""
+    why = f"it has no {error.args[0]}" if isinstance(error, KeyError) else first_line(error)
+    return _KIND.damaged(folder / TENSORS_FILE, why)
 
 
 def open_photos(folder: Path) -> StoredPhotos:

@@ -1,5 +1,6 @@
 """`vae-ldm novelty fit`: a detector fitted on photos of the usual kind."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -13,14 +14,15 @@ from vae_ldm.data.sources import Record
 from vae_ldm.desk.backbone import lasting_backbone
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.novelty.detector import Detector, DetectorFacts
-from vae_ldm.desk.novelty.detector_folder import StoredPhotos, open_detector, open_photos, save_detector, stored_facts
+from vae_ldm.desk.novelty.detector_folder import StoredPhotos, open_classes, open_photos, save_detector, stored_facts
 from vae_ldm.desk.novelty.looking import SeenPhotos, digest_of, groups_of, look, look_at_usual
 from vae_ldm.desk.novelty.observer import PhotoObserver
 from vae_ldm.desk.novelty.reference_photos import check_enough, check_rate, names_to_leave_out, reference_photos
-from vae_ldm.errors import DataError
+from vae_ldm.errors import DataError, WeightsError
 from vae_ldm.latent_space.false_alarms import photos_needed, true_rates
 from vae_ldm.latent_space.novelty_scores.cross_fitted import CrossFittedDetector
 from vae_ldm.latent_space.novelty_scores.known_classes import KnownClasses
+from vae_ldm.latent_space.novelty_scores.photo_features import PhotoFeatures
 from vae_ldm.paths import check_detector_place
 from vae_ldm.text import counted
 
@@ -65,21 +67,26 @@ def fit(
         command.say(f"{out}: takes the place of a detector of {_in_short(before)}")
         same = (before.backbone_digest, before.series, before.photos_digest) == (observer.digest, series, photos_digest)
         if same:
-            kept.append((open_photos(out), open_detector(out).classes, before.known_classes))
-        return same
+            try:
+                kept.append((open_photos(out), open_classes(out), before.known_classes))
+            except WeightsError as error:  # fitting again is the cure
+                command.say(error)
+        return bool(kept)
 
     if command.processes.first(is_kept):
         command.say(f"{out}: has seen these {counted(len(reference), 'photo')} before; they are not looked at again")
     else:
         stored = look_at_usual(command, observer, reference, series)
-        of_known = look(command, observer, known, "photos of known classes") if known else None
+        of_known = look(command, observer, known, "photos of known classes") if only_classes and known else None
         if stored is not None:
-            kept.append((stored, *_known_classes(of_known)))
+            kept.append((stored, *_classes_apart(of_known)))
 
     def fit_first() -> DetectorFacts:
         ((stored, classes, class_names),) = kept
         names = replace(stored.names, left_out=[name in left_out for name in stored.names.ids])
         out_of_it = torch.tensor(names.left_out)
+        if known and not only_classes:
+            classes, class_names = _classes_among(stored, known, left_out)
         with command.progress("fitting") as report:
             try:
                 scores = CrossFittedDetector.fit(
@@ -116,26 +123,43 @@ def fit(
         command.say(line)
     command.tell_left_out()
     command.hand_over(out)
-    command.check_left_out(len(reference) + len(known), f"the detector in {out} is of the others")
+    command.check_left_out(
+        len(reference) + (len(known) if only_classes else 0), f"the detector in {out} is of the others"
+    )
     return facts
 
 
 def _digest_of_all(*photos: Sequence[Record]) -> str:
-    """SHA-256 of the digests of photos, in their order."""
-    return sha256("\n\n".join("\n".join(map(digest_of, some)) for some in photos).encode()).hexdigest()
+    """SHA-256 of the names, classes and digests of photos, in their order."""
+    lists = [[(record.id, record.label, digest_of(record)) for record in some] for some in photos]
+    return sha256(json.dumps(lists).encode()).hexdigest()
 
 
-def _known_classes(seen: SeenPhotos | None) -> tuple[KnownClasses | None, list[str]]:
-    """What tells the classes of photos apart, and the classes' names in its order."""
+def _classes_apart(seen: SeenPhotos | None) -> tuple[KnownClasses | None, list[str]]:
+    """What tells the classes of photos apart that are not usual, and the classes' names in its order."""
     if seen is None:
         return None, []
-    labels = [record.label or "" for record in seen.records]
-    names = sorted(set(labels))
-    groups = groups_of(seen, None)
+    return _known_classes(seen.features, [record.label or "" for record in seen.records], groups_of(seen, None))
+
+
+def _classes_among(
+    stored: StoredPhotos, known: Sequence[Record], left_out: set[str]
+) -> tuple[KnownClasses | None, list[str]]:
+    """The same for the classes of usual photos, which are looked at once; those that are left out tell nothing."""
+    labels = {record.id: record.label or "" for record in known}
+    rows = [row for row, name in enumerate(stored.names.ids) if name in labels and name not in left_out]
+    found = torch.tensor(rows, dtype=torch.int64)
+    return _known_classes(stored.features[found], [labels[stored.names.ids[row]] for row in rows], stored.groups[found])
+
+
+def _known_classes(
+    features: PhotoFeatures, labels: Sequence[str], groups: torch.Tensor
+) -> tuple[KnownClasses | None, list[str]]:
     if len(groups.unique()) < 2:
         return None, []  # there is nothing to hold out
+    names = sorted(set(labels))
     numbers = torch.tensor([names.index(label) for label in labels])
-    return KnownClasses.fit(seen.features, numbers, groups, len(names)), names
+    return KnownClasses.fit(features, numbers, groups, len(names)), names
 
 
 def _summary(facts: DetectorFacts) -> Iterator[str]:

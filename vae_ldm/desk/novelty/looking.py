@@ -141,6 +141,14 @@ def look_at_usual(
                 "compare with; give more photos"
             )
         groups = groups_of(seen, series, more)
+        if (num_groups := len(groups.unique())) < MIN_GROUPS:
+            command.tell_left_out()
+            are = "is" if num_groups == 1 else "are"
+            raise DataError(
+                f"too few photos: of {num_readable:,} only {num_groups:,} {are} different "
+                f"(near-duplicates and photos of one series count once), and it takes "
+                f"{counted(MIN_GROUPS, 'usual photo')} to compare with; give more photos"
+            )
         sources = draw_sources(outer_folds(groups[: len(seen)]), COPIES_A_KIND, seed=1)
         return groups, sources, seen.records, fit_strengths(list(seen.thumbnails))
 
@@ -203,11 +211,12 @@ def _look_at_copies(
             for kind in KINDS
             for row, lender in some
         ]
+        seen = observer([copy.image for _, copy, _ in made])
         return MadeCopies(
-            observer([copy.image for _, copy, _ in made]),
+            seen,
             torch.tensor([KINDS.index(kind) for kind, _, _ in made]),
             torch.tensor([pair for _, _, pair in made]),
-            damaged_shares([copy.mask for _, copy, _ in made]),
+            damaged_shares([copy.mask for _, copy, _ in made], seen.patches.shape[1]),
         )
 
     chunks = [sources[start : start + _SOURCES_AT_ONCE] for start in range(0, len(sources), _SOURCES_AT_ONCE)]

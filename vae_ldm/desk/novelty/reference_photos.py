@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted
+from vae_ldm.data.names import as_text
 from vae_ldm.data.photo_groups import series_of
 from vae_ldm.data.photo_records import photo_records
 from vae_ldm.data.sources import Record
@@ -64,16 +65,17 @@ def names_to_leave_out(file: Path, reference: Sequence[Record], photos: Path) ->
     `reference`.
     """
     try:
-        lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
     except (OSError, UnicodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
         raise DataError(f"{file}: cannot be read ({why})") from error
     by_name = {record.id: record.id for record in reference} | {record.place: record.id for record in reference}
     found = set()
     for number, line in enumerate(lines, start=1):
-        name = line.strip()
-        if not name or name.startswith("#"):
+        name = line if line in by_name else line.strip()
+        if not name or (name.startswith("#") and name not in by_name):
             continue
+        name = name if name in by_name else _as_id(name)
         if name not in by_name:
             nearest = difflib.get_close_matches(name, by_name, n=1)
             hint = f"did you mean {nearest[0]}?" if nearest else "one line is one photo, by its path within the folder"
@@ -82,6 +84,14 @@ def names_to_leave_out(file: Path, reference: Sequence[Record], photos: Path) ->
     if not found:
         raise DataError(f"{file}: names no photo; write one a line, by its path within {photos}")
     return found
+
+
+def _as_id(line: str) -> str:
+    """The id of a file that is listed by its own bytes, which need be no UTF-8."""
+    try:
+        return as_text(line)
+    except UnicodeEncodeError:
+        return line
 
 
 def check_photos(

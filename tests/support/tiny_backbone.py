@@ -1,0 +1,26 @@
+"""A vision model of transformers with a few thousand weights, which looks at photos in milliseconds."""
+
+from pathlib import Path
+
+import torch
+from transformers import ConvNextConfig, ConvNextModel, Dinov2Config, Dinov2Model, PreTrainedModel, ViTConfig, ViTModel
+
+_VIT = {"hidden_size": 8, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+
+
+def save_backbone(folder: Path, kind: str = "convnext", *, side: int = 32, seed: int = 0) -> str:
+    """The folder of a model of random weights, which looks at pictures of `side` px."""
+    torch.manual_seed(seed)
+    model: PreTrainedModel
+    if kind == "convnext":
+        model = ConvNextModel(ConvNextConfig(hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 1, 1]))
+    elif kind == "dinov2":
+        model = Dinov2Model(Dinov2Config(**_VIT, mlp_ratio=2))
+    else:
+        model = ViTModel(ViTConfig(**_VIT, intermediate_size=16))
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(
+        '{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.2, 0.2, 0.2], "size": {"height": %d, "width": %d}}'
+        % (side, side)
+    )
+    return str(folder)
