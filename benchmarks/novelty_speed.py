@@ -52,7 +52,9 @@ def main() -> None:
     facts = detector.facts
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"{facts.num_reference:,} usual photos and {len(facts.known_classes)} known classes:")
-    print(f"fit {fitted:.0f} CPU s, at most {memory:.1f} GiB; {size / 2**20:.0f} MiB on disk; opened in {opening:.2f} CPU s")
+    print(
+        f"fit {fitted:.0f} CPU s, at most {memory:.1f} GiB; {size / 2**20:.0f} MiB on disk; opened in {opening:.2f} CPU s"
+    )
     print(f"looking at a photo {1000 * statistics.median(looking):.0f} CPU ms; ", end="")
     print(f"verdict after it {1000 * statistics.median(judging):.1f} CPU ms (median of {len(judging)})")
 
