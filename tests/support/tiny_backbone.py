@@ -1,5 +1,6 @@
 """A vision model of transformers with a few thousand weights, which looks at photos in milliseconds."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -20,7 +21,6 @@ def save_backbone(folder: Path, kind: str = "convnext", *, side: int = 32, seed:
         model = ViTModel(ViTConfig(**_VIT, intermediate_size=16))
     model.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(
-        '{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.2, 0.2, 0.2], "size": {"height": %d, "width": %d}}'
-        % (side, side)
+        json.dumps({"image_mean": [0.5] * 3, "image_std": [0.2] * 3, "size": {"height": side, "width": side}})
     )
     return str(folder)

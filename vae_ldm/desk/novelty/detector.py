@@ -17,6 +17,7 @@ from vae_ldm.latent_space.heat_map import HeatScale, overlay, own_scale
 from vae_ldm.latent_space.novelty_scores.cross_fitted import CrossFittedDetector
 from vae_ldm.latent_space.novelty_scores.families import FAMILIES
 from vae_ldm.latent_space.novelty_scores.known_classes import ClassJudgement, KnownClasses
+from vae_ldm.latent_space.novelty_scores.photo_features import PhotoFeatures
 
 CLASS_ERROR_RATE = 0.1
 """For so many photos of a known class, one like no known photo counted among them, the set misses the class."""
@@ -107,11 +108,10 @@ class Detector:
         """
         batches = [photos] if isinstance(photos, WholePhotos) else self._batches(photos)
         found: list[NoveltyVerdict] = []
-        return [
-            verdict
-            for batch in batches
-            for verdict in self.judge_seen(batch, self.observer(batch.pictures), **settings)
-        ]
+        for batch in batches:
+            seen = self.observer(batch.pictures)
+            found += self.judge_seen(batch, seen, heat_maps=heat_maps, false_alarm_rate=false_alarm_rate)
+        return found
 
     def can_judge(self, false_alarm_rate: float) -> bool:
         """Whether there are enough usual photos for a p-value to come down to the rate."""
@@ -151,8 +151,9 @@ class Detector:
                 dict(zip(FAMILIES, judged.family_p_values[index].tolist(), strict=True)),
                 self._class_verdict(classes, index, novel[index]),
                 self.facts.features_name,
-                *maps[index],
-                bool(rows[index] >= 0),
+                maps[index][0],
+                maps[index][1],
+                is_reference=bool(rows[index] >= 0),
             )
             for index, record in enumerate(batch.records)
         ]
