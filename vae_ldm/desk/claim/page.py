@@ -190,8 +190,10 @@ class ClaimPage:
         if not self.possible_classes:
             return [*told, f"It is like none of the known classes; the nearest is {self.most_like}."]
         *others, last = self.possible_classes
-        listed = f"{', '.join(others)} or {last}" if others else last
-        return [*told, f"Of the known classes it is most like {self.most_like}; it may be {listed}."]
+        if not others:
+            return [*told, f"Of the known classes only {last} is possible."]
+        listed = f"{', '.join(others)} and {last}"
+        return [*told, f"Of the known classes it is most like {self.most_like}; possible are {listed}."]
 
     @property
     def neighbours_in_words(self) -> str | None:

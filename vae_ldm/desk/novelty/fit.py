@@ -177,7 +177,7 @@ def _summary(facts: DetectorFacts) -> Iterator[str]:
             f"{1 / (count + 1):.2g} or more they get both"
         )
         return
-    yield f"a photo whose p-value is at most {rate:g} is novel: so many of 1 usual photos are false alarms"
+    yield f"a photo whose p-value is at most {rate:g} is called novel, as about {100 * rate:g} of 100 usual photos are"
     yield _certainty(count, rate)
 
 
