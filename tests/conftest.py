@@ -25,6 +25,7 @@ from huggingface_hub.utils import close_session
 
 from tests.hub.server import HubServer
 from tests.support.shapes import shapes
+from tests.support.tiny_backbone import save_backbone
 from vae_ldm.models import autoencoder, unet
 from vae_ldm.models.vision_features import EfficientNetLiteFeatures, load_efficientnet_lite
 from vae_ldm.recipe import Recipe, write_recipe
@@ -203,6 +204,12 @@ def anna(monkeypatch: pytest.MonkeyPatch) -> str:
 def features() -> EfficientNetLiteFeatures:
     """Loaded once."""
     return load_efficientnet_lite()
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a backbone that looks at photos in milliseconds, on 8 x 8 places."""
+    return save_backbone(tmp_path_factory.mktemp("backbones") / "tiny", side=64)
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,10 @@
 """Backbones by name, and what novelty takes from each."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from transformers import ConvNextConfig, ConvNextModel, Dinov2Config, Dinov2Model, PreTrainedModel, ViTConfig, ViTModel
 
+from tests.support.tiny_backbone import save_backbone
 from vae_ldm.data.made_damage import KINDS
 from vae_ldm.desk.backbone import DEFAULT_BACKBONE, lasting_backbone, open_backbone
 from vae_ldm.desk.novelty.backbone_features import damaged_shares, features_from_stages, squares
@@ -16,24 +14,6 @@ from vae_ldm.latent_space.novelty_scores.cross_fitted import CrossFittedDetector
 from vae_ldm.latent_space.novelty_scores.photo_features import MadeCopies, PhotoFeatures
 from vae_ldm.models.vision_features import VisionFeatures
 from vae_ldm.models.weights_digest import weights_digest
-
-VIT = {"hidden_size": 8, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
-
-
-def saved_backbone(folder: Path, kind: str) -> str:
-    torch.manual_seed(0)
-    model: PreTrainedModel
-    if kind == "convnext":
-        model = ConvNextModel(ConvNextConfig(hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 1, 1]))
-    elif kind == "dinov2":
-        model = Dinov2Model(Dinov2Config(**VIT, mlp_ratio=2))
-    else:
-        model = ViTModel(ViTConfig(**VIT, intermediate_size=16))
-    model.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(
-        '{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.2, 0.2, 0.2], "size": {"height": 32, "width": 32}}'
-    )
-    return str(folder)
 
 
 def seen_by(backbone: VisionFeatures, pictures: list[np.ndarray]) -> PhotoFeatures:
@@ -51,7 +31,7 @@ def test_the_default_is_folded_and_keeps_the_digest_of_its_own_weights(features)
 
 @pytest.mark.parametrize("kind", ["dinov2", "vit", "convnext"])
 def test_novelty_is_fitted_on_what_any_backbone_sees(kind, tmp_path):
-    opened = open_backbone(saved_backbone(tmp_path / kind, kind))
+    opened = open_backbone(save_backbone(tmp_path / kind, kind))
     assert opened.features.name == kind
     rng = np.random.default_rng(0)
     pictures = [rng.integers(60, 90, (24, 32, 3), dtype=np.uint8) for _ in range(12)]

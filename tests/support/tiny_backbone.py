@@ -4,7 +4,17 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import ConvNextConfig, ConvNextModel, Dinov2Config, Dinov2Model, PreTrainedModel, ViTConfig, ViTModel
+from transformers import (
+    ConvNextConfig,
+    ConvNextModel,
+    Dinov2Config,
+    Dinov2Model,
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetModel,
+    ViTConfig,
+    ViTModel,
+)
 
 _VIT = {"hidden_size": 8, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
 
@@ -15,12 +25,14 @@ def save_backbone(folder: Path, kind: str = "convnext", *, side: int = 32, seed:
     model: PreTrainedModel
     if kind == "convnext":
         model = ConvNextModel(ConvNextConfig(hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 1, 1]))
+    elif kind == "resnet":
+        sizes = {"embedding_size": 16, "hidden_sizes": [16, 24, 24, 16], "depths": [1, 1, 1, 1]}
+        model = ResNetModel(ResNetConfig(**sizes, layer_type="basic"))
     elif kind == "dinov2":
         model = Dinov2Model(Dinov2Config(**_VIT, mlp_ratio=2))
     else:
         model = ViTModel(ViTConfig(**_VIT, intermediate_size=16))
     model.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(
-        json.dumps({"image_mean": [0.5] * 3, "image_std": [0.2] * 3, "size": {"height": side, "width": side}})
-    )
+    processor = {"image_mean": [0.5] * 3, "image_std": [0.2] * 3, "size": {"height": side, "width": side}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     return str(folder)

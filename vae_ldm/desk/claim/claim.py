@@ -133,6 +133,7 @@ def claim(
         only_classes=facts.only_classes,
         most_like=None if verdict.classes is None else verdict.classes.most_like,
         possible_classes=[] if verdict.classes is None else verdict.classes.possible,
+        too_few_classes=[] if verdict.classes is None else verdict.classes.too_few,
         whole=whole,
         photo=batch.images[0][0],
         heat_map=verdict.heat_map,
@@ -245,7 +246,7 @@ def _whole_photo(photo: Picture, encoder: PhotoEncoder) -> tuple[np.ndarray, flo
 
 def _score_lines(verdict: NoveltyVerdict) -> list[ScoreLine]:
     """The score that decides, and the families that it is made of."""
-    p_values = verdict.family_p_values
+    p_values = dict.fromkeys(verdict.families) if verdict.p_value is None else verdict.family_p_values
     families = [ScoreLine(name, value, p_values[name], False) for name, value in verdict.families.items()]
     return [ScoreLine("combination", verdict.score, verdict.p_value, True), *families]
 

@@ -90,6 +90,8 @@ class ClaimPage:
     """The known class that the photo is most like; None for a desk that knows none."""
     possible_classes: Sequence[str]
     """Known classes that cannot be ruled out, the likeliest first."""
+    too_few_classes: Sequence[str]
+    """Known classes of so few photos that nothing can be said of them; they are not among the possible ones."""
     whole: np.ndarray
     """The photo as an agent knows it, the ends that the model does not see made pale."""
     photo: np.ndarray
@@ -171,7 +173,8 @@ class ClaimPage:
         if self.p_value is None:
             needed = photos_needed(self.false_alarm_rate)
             return [f"This desk has {usual}. A false-alarm rate of {self.false_alarm_rate:g} takes {needed:,}."]
-        count = round(self.p_value * (self.num_calibration + 1)) - 1
+        # A photo of the desk is compared with the others.
+        count = round(self.p_value * (self.num_calibration + (not self.is_reference))) - 1
         low, high = self.true_rates
         return [
             *(["The detector was fitted on this photo; it is judged without it."] if self.is_reference else []),
@@ -187,13 +190,19 @@ class ClaimPage:
         told = [f"Usual are photos of {', '.join(self.only_classes)}."] if self.only_classes else []
         if self.most_like is None:
             return told
-        if not self.possible_classes:
-            return [*told, f"It is like none of the known classes; the nearest is {self.most_like}."]
-        *others, last = self.possible_classes
-        if not others:
-            return [*told, f"Of the known classes only {last} is possible."]
-        listed = f"{', '.join(others)} and {last}"
-        return [*told, f"Of the known classes it is most like {self.most_like}; possible are {listed}."]
+        few = (
+            [f"Of {_any_of(self.too_few_classes)} it has too few photos to rule the class out."]
+            if self.too_few_classes
+            else []
+        )
+        if self.possible_classes:
+            if self.possible_classes == [self.most_like]:
+                return [*told, f"Of the known classes only {self.most_like} is possible.", *few]
+            may_be = _any_of(self.possible_classes)
+            return [*told, f"Of the known classes it is most like {self.most_like}; it may be {may_be}.", *few]
+        if self.too_few_classes:
+            return [*told, f"Of the known classes it is most like {self.most_like}.", *few]
+        return [*told, f"It is like none of the known classes; the nearest is {self.most_like}."]
 
     @property
     def neighbours_in_words(self) -> str | None:
@@ -214,6 +223,11 @@ class ClaimPage:
         *before, last = parts
         listed = f"{', '.join(before)} and {last}" if before else last
         return f"Of the {counted(len(labels), f'most similar {other}')}, {listed}."
+
+
+def _any_of(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def write_claim(target: Path, page: ClaimPage) -> None:

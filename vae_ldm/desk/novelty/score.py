@@ -159,7 +159,10 @@ def _write_table(
 def _row(verdict: NoveltyVerdict, num_of_classes: int) -> list[str]:
     of_classes = [""] * num_of_classes
     if (classes := verdict.classes) is not None:
-        of_classes = [classes.most_like, "|".join(classes.possible) or "none of them"]
+        of_classes = [
+            classes.most_like,
+            "|".join(classes.possible) or ("undecided" if classes.too_few else "none of them"),
+        ]
     return [
         _VERDICTS[verdict.novel],
         "" if verdict.p_value is None else f"{verdict.p_value:.6g}",
