@@ -12,6 +12,7 @@ have them, it is the largest difference of a feature; of faiss, the recall.
 import argparse
 import hashlib
 import importlib
+import inspect
 import json
 import os
 import statistics
@@ -129,9 +130,11 @@ def index_build(model: str, photos: Path) -> dict[str, Any]:
 
 
 def novelty_fit(model: str, photos: Path) -> dict[str, Any]:
-    novelty = either("desk.novelty.novelty", "run.novelty")
-    seconds, _ = timed(lambda: novelty.fit(photos, model=model, out=Path("detector"), false_alarm_rate=0.1))
-    verdicts = novelty.score(photos, Path("detector"), out=Path("scores.csv"))
+    fit = either("desk.novelty.fit", "desk.novelty.novelty", "run.novelty").fit
+    score = either("desk.novelty.score", "desk.novelty.novelty", "run.novelty").score
+    settings = {"model": model} if "model" in inspect.signature(fit).parameters else {}  # older ones took a model
+    seconds, _ = timed(lambda: fit(photos, out=Path("detector"), false_alarm_rate=0.1, **settings))
+    verdicts = score(photos, Path("detector"), out=Path("scores.csv"))
     return {"seconds": seconds, "kept": {one.record.id: one.novel for one in verdicts}}
 
 

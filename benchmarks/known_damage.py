@@ -26,14 +26,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from novelty import looked_at, made_copies, one, share, shrunk
+from novelty import looked_at, made_copies, one, share
 from torch import Tensor
 
-from vae_ldm.data.decoding import decode_whole
 from vae_ldm.data.made_damage import KINDS
 from vae_ldm.data.photo_records import photo_records
+from vae_ldm.data.photo_stream import decode_within
 from vae_ldm.data.rendered_claims import CLASS_NAMES, render_claim
 from vae_ldm.desk.novelty.made_photos import draw_sources, fit_strengths, make_copies
+from vae_ldm.desk.novelty.observer import LONGEST_SIDE
 from vae_ldm.evaluation.interval import bootstrap_interval
 from vae_ldm.latent_space.novelty_scores.cross_fitted import CrossFittedDetector, outer_folds
 from vae_ldm.latent_space.novelty_scores.known_classes import ClassJudgement, KnownClasses
@@ -99,7 +100,7 @@ def read_pack(pack: str, num_good: int) -> Pack:
 
 
 def photos(folder: Path) -> list[tuple[np.ndarray, str]]:
-    return [(shrunk(decode_whole(record.picture)), str(record.label)) for record in photo_records(folder)]
+    return [(decode_within(record.picture, LONGEST_SIDE), str(record.label)) for record in photo_records(folder)]
 
 
 def rendered(split: str) -> list[tuple[np.ndarray, str]]:
@@ -150,9 +151,10 @@ def judge_pack(
     start = time.process_time()
     classes = KnownClasses.fit(known, labels, torch.arange(len(labels)), len(names))
     fitted = time.process_time()
-    for row in range(NUM_TIMED):
-        classes(asked[row : row + 1])
-    verdict = (time.process_time() - fitted) / NUM_TIMED
+    alone = [asked[row : row + 1] for row in range(min(NUM_TIMED, len(asked)))]
+    for photo in alone:
+        classes(photo)
+    verdict = (time.process_time() - fitted) / len(alone)
     judgement = classes(asked)
     sizes = judgement.sets(options.level).sum(dim=1).double()
     within = holds(judgement, truth, options.level)

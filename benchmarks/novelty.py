@@ -34,7 +34,6 @@ shows the mean rate of false alarms: of photos, and of photos that weigh one a g
 """
 
 import argparse
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,11 +45,11 @@ from novelty_anchor import ANCHORS, Anchor, anchor_scores
 from novelty_where import LOCAL_KINDS, MAPS, Residuals, Where
 from torch import Tensor
 
-from vae_ldm.data.decoding import decode_whole
 from vae_ldm.data.made_damage import KINDS, DamageKind, MadeDamage
 from vae_ldm.data.near_duplicates import difference_hash, duplicate_thumbnail
 from vae_ldm.data.photo_groups import photo_groups
 from vae_ldm.data.photo_records import photo_records
+from vae_ldm.data.photo_stream import decode_within
 from vae_ldm.desk.backbone import open_backbone
 from vae_ldm.desk.novelty.backbone_features import (
     THUMBNAIL_SIDE,
@@ -61,6 +60,7 @@ from vae_ldm.desk.novelty.backbone_features import (
     squares,
 )
 from vae_ldm.desk.novelty.made_photos import draw_sources, fit_strengths, make_copies
+from vae_ldm.desk.novelty.observer import LONGEST_SIDE
 from vae_ldm.evaluation.interval import share_interval
 from vae_ldm.latent_space.novelty_scores.combination import FamilyCombination, auroc
 from vae_ldm.latent_space.novelty_scores.cross_fitted import CrossFittedDetector, inner_scores, outer_folds
@@ -76,7 +76,6 @@ NUM_RESAMPLES = 500
 NUM_TIMED = 128
 MADE_A_KIND = 75
 """Of these the detector learns; a desk would make as many."""
-LONGEST_SIDE = 512
 FLOORS = ("PCA error", "5-NN in PCA")
 SINGLE = (*FLOORS, *ANCHORS, *FAMILIES)
 
@@ -130,16 +129,22 @@ def made_copies(
     return MadeCopies(PhotoFeatures.cat(parts), kinds, torch.tensor(sources).repeat(len(KINDS), 1), torch.cat(masks))
 
 
-def read(folder: Path, label: str | None) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-    """Good photos by name, and all others; without a label all are good."""
+def read(
+    folder: Path, label: str | None, max_good: int | None = None
+) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+    """Good photos by name, or as many of them drawn at random, and all others; without a label all are good."""
     good: dict[str, np.ndarray] = {}
     others: list[np.ndarray] = []
     for record in photo_records(folder):
-        picture = shrunk(decode_whole(record.picture))
+        picture = decode_within(record.picture, LONGEST_SIDE)
         if label is None or record.label == label:
             good[record.id] = picture
         else:
             others.append(picture)
+    if max_good is not None and max_good < len(good):
+        order = torch.randperm(len(good), generator=torch.Generator().manual_seed(0))[:max_good]
+        names = list(good)
+        good = {names[row]: good[names[row]] for row in order.tolist()}
     return good, others
 
 
@@ -153,14 +158,6 @@ def groups_of(photos: Sequence[tuple[str, np.ndarray]], series: str | None) -> T
             pattern=series,
         )
     )
-
-
-def shrunk(picture: np.ndarray) -> np.ndarray:
-    """Means of n x n pixels, n as small as brings the longer side to LONGEST_SIDE."""
-    step = math.ceil(max(picture.shape[:2]) / LONGEST_SIDE)
-    height, width = (side // step * step for side in picture.shape[:2])
-    cells = picture[:height, :width].reshape(height // step, step, width // step, step, -1)
-    return cells.mean(axis=(1, 3)).round().astype(np.uint8)
 
 
 def one(usual: Tensor, novel: Tensor) -> float:
@@ -224,10 +221,7 @@ class Results:
 def judge_pack(pack: str, backbone: VisionFeatures, results: Results, options: argparse.Namespace) -> None:
     path, label, series = [*pack.split(":", 2), "", ""][:3]
     folder, name = Path(path), Path(path).name
-    named, _ = read(folder / "train", label or None)
-    if options.max_photos < len(named):
-        order = torch.randperm(len(named), generator=torch.Generator().manual_seed(0))[: options.max_photos]
-        named = {name: named[name] for name in np.array(list(named))[order.numpy()].tolist()}
+    named, _ = read(folder / "train", label or None, options.max_photos)
     pictures = list(named.values())
     anchor = Anchor(len(pictures))
     parts = []
@@ -278,9 +272,8 @@ def judge_pack(pack: str, backbone: VisionFeatures, results: Results, options: a
             rates = [share(judged.p_values <= rate + 1e-12) for rate in RATES]
             hits = [share(found.p_values <= rate + 1e-12) if novel is not None else "" for rate in RATES]
             results.rates.append([name, *rates, *hits])
-            results.times.append(
-                [name, f"{len(good):,}", f"{1e3 * look_time(backbone, pictures):.1f}", f"{fit_time:.1f}"]
-            )
+            look = look_time(backbone, pictures)
+            results.times.append([name, f"{len(good):,}", f"{1e3 * look:.1f}", f"{fit_time:.1f}"])
         single, ours, maps = left_out(detector, good, made, groups, usual, damaged, seed)
         if seed == 0:
             results.where += [[name, *row] for row in where.rows(maps, [photos.anchor_maps for photos in damaged])]
@@ -397,7 +390,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--made-a-kind", type=int, default=60)
     parser.add_argument("--divisions", type=int, default=0)
-    parser.add_argument("--max-photos", type=int, default=20_000)
+    parser.add_argument("--max-photos", type=int)
     parser.add_argument("--backbone")
     parser.add_argument("--model", metavar="RUN")
     options = parser.parse_args()

@@ -1,11 +1,13 @@
 """Near-duplicates among drawn pictures: one saved again, resized, cropped, brightened; others; flat ones; noise."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from vae_ldm.data.decoding import decode_whole
 from vae_ldm.data.near_duplicates import (
     aligned_correlation,
     connect_groups,
@@ -14,6 +16,7 @@ from vae_ldm.data.near_duplicates import (
     group_near_duplicates,
     numbered_groups,
 )
+from vae_ldm.data.photo_records import photo_records
 
 
 def drawn(seed: int, side: int = 192) -> np.ndarray:
@@ -138,3 +141,17 @@ def test_connected_groups_are_those_of_one_union_after_the_other():
         half = num_pairs // 2
         in_parts = connect_groups(connect_groups(np.arange(100), first[:half], second[:half]), first, second)
         assert in_parts.tolist() == expected.tolist()
+
+
+@pytest.mark.pack
+def test_the_validation_photos_of_damage_cans_that_lie_near_a_training_photo_are_found():
+    pack = Path(__file__).parents[3] / "shared/data/damage_cans"
+    if not pack.is_dir():
+        pytest.skip("no photo pack beside the checkout")
+    records = photo_records(pack)
+    found = np.array(groups([decode_whole(record.picture) for record in records]))
+    trains = np.array([record.id.startswith("train/") for record in records])
+    assert np.isin(found[~trains], found[trains]).sum() >= 9
+    assert np.bincount(found).max() < 10
+    labels = np.array([record.label for record in records])
+    assert len(set(zip(found, labels, strict=True))) == found.max() + 1

@@ -166,7 +166,7 @@ def test_directions_are_the_largest_squared_positive_projections():
 def test_directions_of_places_are_those_of_the_damaged_ones():
     maps = noise_maps(40, seed=3)
     made, good = made_copies(maps, torch.arange(40)), features_of(maps)
-    directions = PlaceDirections.fit(good, good.patches[made.sources[:, 0]], made, NUM_KINDS, seeded())
+    directions = PlaceDirections.fit(good, made.with_steps(good).steps, made.kinds, NUM_KINDS, seeded())
     spotted = made[(made.kinds == 2).nonzero().flatten()]
     found = directions(spotted.features)[..., 2]
     assert (found.argmax(dim=1) == 2).double().mean() > 0.9

@@ -102,6 +102,12 @@ def test_a_class_of_two_photos_is_in_every_set():
     assert new.sets(LEVEL)[:, 2].all()
 
 
+def test_where_no_class_has_photos_enough_nothing_is_said_of_none():
+    judgement = fitted(labels_of(12), seed=3)(NEW)
+    assert not judgement.can_be_left_out(LEVEL).any()
+    assert not judgement.none_of_them(LEVEL).any()
+
+
 def test_a_class_can_be_left_out_from_so_many_different_photos_on():
     """(1 - NONE_SHARE) x 10 % take 16 of them, however many copies there are."""
     labels = torch.cat([torch.zeros(30), torch.ones(16), torch.full((30,), 2)]).long()

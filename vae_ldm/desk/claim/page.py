@@ -196,6 +196,8 @@ class ClaimPage:
             else []
         )
         if self.possible_classes:
+            if self.possible_classes == [self.most_like]:
+                return [*told, f"Of the known classes only {self.most_like} is possible.", *few]
             may_be = _any_of(self.possible_classes)
             return [*told, f"Of the known classes it is most like {self.most_like}; it may be {may_be}.", *few]
         if self.too_few_classes:

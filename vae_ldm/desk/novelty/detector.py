@@ -1,6 +1,6 @@
 """A detector of novelty, which judges photos; `detector_folder.py` stores it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,9 +14,10 @@ from vae_ldm.desk.novelty.observer import PhotoObserver
 from vae_ldm.errors import DataError
 from vae_ldm.latent_space.false_alarms import photos_needed
 from vae_ldm.latent_space.heat_map import HeatScale, overlay, own_scale
-from vae_ldm.latent_space.novelty_scores.cross_fitted import CrossFittedDetector, NoveltyJudgement
+from vae_ldm.latent_space.novelty_scores.cross_fitted import CrossFittedDetector
 from vae_ldm.latent_space.novelty_scores.families import FAMILIES
 from vae_ldm.latent_space.novelty_scores.known_classes import ClassJudgement, KnownClasses
+from vae_ldm.latent_space.novelty_scores.photo_features import PhotoFeatures
 
 CLASS_ERROR_RATE = 0.1
 """For so many photos of a known class, one like no known photo counted among them, the set misses the class."""
@@ -105,13 +106,12 @@ class Detector:
         Photos are paths, Pillow images, arrays, tensors or records, one or several; a folder is all of its photos;
         WholePhotos are of `observer.batches`. Raises DataError for a photo that cannot be read.
         """
-        batches = (
-            [photos]
-            if isinstance(photos, WholePhotos)
-            else self.observer.batches(records_of(photos), on_unreadable=_refuse)
-        )
-        rate = self.facts.false_alarm_rate if false_alarm_rate is None else false_alarm_rate
-        return [verdict for batch in batches for verdict in self._judge_batch(batch, heat_maps, rate)]
+        batches = [photos] if isinstance(photos, WholePhotos) else self._batches(photos)
+        found: list[NoveltyVerdict] = []
+        for batch in batches:
+            seen = self.observer(batch.pictures)
+            found += self.judge_seen(batch, seen, heat_maps=heat_maps, false_alarm_rate=false_alarm_rate)
+        return found
 
     def can_judge(self, false_alarm_rate: float) -> bool:
         """Whether there are enough usual photos for a p-value to come down to the rate."""
@@ -122,60 +122,63 @@ class Detector:
         held = self.scores
         return HeatScale.fit(held.held_out_means, held.held_out_maxima, held.groups, false_alarm_rate)
 
-    def _judge_batch(self, batch: WholePhotos, heat_maps: bool, rate: float) -> list[NoveltyVerdict]:
-        features = self.observer(batch.pictures)
-        judged = self.scores(features)
-        own = {
-            index: self._rows[digest]
-            for index, record in enumerate(batch.records)
-            if (digest := photo_digest(record)) in self._rows
-        }
-        if own:
-            judged = _with_rows(
-                judged,
-                list(own),
-                self.scores.judge_held_out(features[torch.tensor(list(own))], torch.tensor(list(own.values()))),
-            )
-        known = self.classes(features) if self.classes is not None else None
-        scale = self.heat_scale(rate) if heat_maps and self.can_judge(rate) else None
-        return [
-            self._verdict(batch, index, judged, known, rate, heat_maps, scale, index in own)
-            for index in range(len(batch))
-        ]
-
-    def _verdict(
+    def judge_seen(
         self,
         batch: WholePhotos,
-        index: int,
-        judged: NoveltyJudgement,
-        known: ClassJudgement | None,
-        rate: float,
-        heat_maps: bool,
-        scale: HeatScale | None,
-        is_reference: bool,
-    ) -> NoveltyVerdict:
-        p_value = judged.p_values[index].item() if self.can_judge(rate) else None
-        novel = None if p_value is None else p_value <= rate + 1e-12
-        if self.facts.only_classes and novel is False:
-            known = None  # a usual photo is of none of the other classes, whichever it is most like
-        heat_map, max_heat = (
-            _heat_map(batch.pictures[index], judged.maps[index], scale, bool(novel)) if heat_maps else (None, None)
-        )
-        return NoveltyVerdict(
-            batch.records[index],
-            novel,
-            p_value,
-            judged.scores[index].item(),
-            dict(zip(FAMILIES, judged.families[index].tolist(), strict=True)),
-            dict(zip(FAMILIES, judged.family_p_values[index].tolist(), strict=True)),
-            None if known is None else self._class_verdict(known, index),
-            self.facts.features_name,
-            heat_map,
-            max_heat,
-            is_reference,
-        )
+        features: PhotoFeatures,
+        *,
+        heat_maps: bool = True,
+        false_alarm_rate: float | None = None,
+    ) -> list[NoveltyVerdict]:
+        """A verdict on each photo of a batch, in which `observer` has seen `features`."""
+        rate = self.facts.false_alarm_rate if false_alarm_rate is None else false_alarm_rate
+        judged = self.scores(features)
+        rows = torch.tensor([self._rows.get(photo_digest(record), -1) for record in batch.records])
+        own = (rows >= 0).nonzero().flatten()
+        if len(own):
+            judged = judged.with_rows(own, self.scores.judge_held_out(features[own], rows[own]))
+        p_values = judged.p_values.tolist() if self.can_judge(rate) else [None] * len(batch)
+        novel = [None if p_value is None else p_value <= rate + 1e-12 for p_value in p_values]
+        classes = self.classes(features) if self.classes is not None else None
+        maps = self._heat_maps(batch.pictures, judged.maps, novel, rate) if heat_maps else [(None, None)] * len(batch)
+        return [
+            NoveltyVerdict(
+                record,
+                novel[index],
+                p_values[index],
+                judged.scores[index].item(),
+                dict(zip(FAMILIES, judged.families[index].tolist(), strict=True)),
+                dict(zip(FAMILIES, judged.family_p_values[index].tolist(), strict=True)),
+                self._class_verdict(classes, index, novel[index]),
+                self.facts.features_name,
+                maps[index][0],
+                maps[index][1],
+                is_reference=bool(rows[index] >= 0),
+            )
+            for index, record in enumerate(batch.records)
+        ]
 
-    def _class_verdict(self, known: ClassJudgement, index: int) -> ClassVerdict:
+    def _batches(self, photos: Photos) -> Iterator[WholePhotos]:
+        return self.observer.batches(records_of(photos), on_unreadable=_refuse)
+
+    def _heat_maps(
+        self, pictures: Sequence[np.ndarray], maps: Tensor, novel: Sequence[bool | None], rate: float
+    ) -> Sequence[tuple[np.ndarray, float | None]]:
+        """Pictures with their heat, and the heat of their strangest places; maps are [N, P]."""
+        scale = self.heat_scale(rate) if self.can_judge(rate) else None
+        side = round(maps.shape[1] ** 0.5)
+        grids = maps.unflatten(1, (side, side))
+        if scale is None:
+            return [(overlay(picture, own_scale(grid)), None) for picture, grid in zip(pictures, grids, strict=True)]
+        found = []
+        for picture, heat, is_novel in zip(pictures, scale(grids), novel, strict=True):
+            highest = heat.max().item()
+            found.append((overlay(picture, own_scale(heat) if is_novel and highest < 1 else heat), highest))
+        return found
+
+    def _class_verdict(self, known: ClassJudgement | None, index: int, novel: bool | None) -> ClassVerdict | None:
+        if known is None or (self.facts.only_classes and novel is False):
+            return None  # a usual photo is of none of the other classes, whichever it is most like
         names, p_values = self.facts.known_classes, known.p_values[index]
         possible, decided = known.sets(CLASS_ERROR_RATE)[index], known.can_be_left_out(CLASS_ERROR_RATE)
         order = p_values.argsort(descending=True, stable=True).tolist()
@@ -189,26 +192,6 @@ class Detector:
     @cached_property
     def _rows(self) -> Mapping[str | None, int]:
         return {digest: row for row, digest in enumerate(self.digests) if digest}
-
-
-def _with_rows(judged: NoveltyJudgement, indices: list[int], others: NoveltyJudgement) -> NoveltyJudgement:
-    """The judgement with some photos' rows taken from `others`, in their order."""
-    rows = torch.tensor(indices)
-    return NoveltyJudgement(
-        *(getattr(judged, name).index_copy(0, rows, getattr(others, name)) for name in NoveltyJudgement.__annotations__)
-    )
-
-
-def _heat_map(
-    picture: np.ndarray, places: Tensor, scale: HeatScale | None, novel: bool
-) -> tuple[np.ndarray, float | None]:
-    side = round(len(places) ** 0.5)
-    grid = places.unflatten(0, (side, side))
-    if scale is None:
-        return overlay(picture, own_scale(grid)), None
-    heat = scale(grid)
-    highest = heat.max().item()
-    return overlay(picture, own_scale(heat) if novel and highest < 1 else heat), highest
 
 
 def _refuse(record: Record, why: str) -> None:

@@ -10,7 +10,8 @@ They are refused, with the line that fits them anew.
 import hashlib
 import json
 import shlex
-from dataclasses import asdict, dataclass
+from collections.abc import Set
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,10 @@ class ReferenceNames:
     """Their files as whole paths; the id of what was no file."""
     digests: list[str]
     left_out: list[bool]
+
+    def leaving_out(self, ids: Set[str]) -> "ReferenceNames":
+        """The same with other photos left out."""
+        return replace(self, left_out=[name in ids for name in self.ids])
 
 
 @dataclass(frozen=True, eq=False)

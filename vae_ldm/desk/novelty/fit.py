@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from math import ceil
 from pathlib import Path
@@ -57,50 +57,21 @@ def fit(
     left_out = names_to_leave_out(leave_out, reference, photos) if leave_out is not None else set()
     check_enough(reference, len(left_out))
     observer = PhotoObserver(backbone, device=command.processes.device)
-    photos_digest = _digest_of_all(reference, known)
-    kept: list[tuple[StoredPhotos, KnownClasses | None, list[str]]] = []
-
-    def is_kept() -> bool:
-        """Whether a detector in `out` was fitted on the same photos; what it has seen is then in `kept`."""
-        if (before := stored_facts(out)) is None:
-            return False
-        command.say(f"{out}: takes the place of a detector of {_in_short(before)}")
-        same = (before.backbone_digest, before.series, before.photos_digest) == (observer.digest, series, photos_digest)
-        if same:
-            try:
-                kept.append((open_photos(out), open_classes(out), before.known_classes))
-            except WeightsError as error:  # fitting again is the cure
-                command.say(error)
-        return bool(kept)
-
-    if command.processes.first(is_kept):
+    seen = _seen_before(command, observer, out, series, _digest_of_all(reference, known))
+    if command.processes.first(lambda: seen is not None):
         command.say(f"{out}: has seen these {counted(len(reference), 'photo')} before; they are not looked at again")
     else:
         stored = look_at_usual(command, observer, reference, series)
         of_known = look(command, observer, known, "photos of known classes") if only_classes and known else None
-        if stored is not None:
-            kept.append((stored, *_classes_apart(of_known)))
+        seen = None if stored is None else _Material(stored, *_classes_apart(of_known))
 
     def fit_first() -> DetectorFacts:
-        ((stored, classes, class_names),) = kept
-        names = replace(stored.names, left_out=[name in left_out for name in stored.names.ids])
-        out_of_it = torch.tensor(names.left_out)
+        assert seen is not None, "the first process has seen everything"
+        stored = replace(seen.photos, names=seen.photos.names.leaving_out(left_out))
+        classes, class_names = seen.classes, seen.class_names
         if known and not only_classes:
             classes, class_names = _classes_among(stored, known, left_out)
-        with command.progress("fitting") as report:
-            try:
-                scores = CrossFittedDetector.fit(
-                    stored.features,
-                    stored.copies,
-                    stored.groups,
-                    num_kinds=len(KINDS),
-                    left_out=out_of_it,
-                    more=stored.more,
-                    report=report,
-                )
-            except ValueError as error:
-                command.tell_left_out()
-                raise DataError(f"too few photos: {error}") from error
+        scores = _fitted(command, stored)
         facts = DetectorFacts(
             backbone=lasting_backbone(backbone),
             backbone_digest=observer.digest,
@@ -108,14 +79,13 @@ def fit(
             only_classes=list(only_classes),
             known_classes=class_names,
             series=series,
-            num_reference=len(names.ids) + (0 if stored.more is None else stored.more.num_photos),
+            num_reference=len(stored.features) + (0 if stored.more is None else stored.more.num_photos),
             num_calibration=scores.num_groups,
-            num_left_out=sum(names.left_out),
-            photos_digest=photos_digest,
+            num_left_out=sum(stored.names.left_out),
+            photos_digest=_digest_of_all(reference, known),
             false_alarm_rate=false_alarm_rate,
         )
-        detector = Detector(facts, observer, scores, classes, tuple(names.digests))
-        save_detector(detector, replace(stored, names=names), out)
+        save_detector(Detector(facts, observer, scores, classes, tuple(stored.names.digests)), stored, out)
         return facts
 
     facts = command.processes.first(fit_first)
@@ -127,6 +97,49 @@ def fit(
         len(reference) + (len(known) if only_classes else 0), f"the detector in {out} is of the others"
     )
     return facts
+
+
+@dataclass(frozen=True, eq=False)
+class _Material:
+    """What a detector is fitted on, and what tells known classes apart that are not usual."""
+
+    photos: StoredPhotos
+    classes: KnownClasses | None
+    class_names: list[str]
+
+
+def _seen_before(
+    command: DeskCommand, observer: PhotoObserver, out: Path, series: str | None, photos_digest: str
+) -> _Material | None:
+    """What the detector in `out` was fitted on, in the first process, where these are the same photos."""
+    if not command.processes.is_first or (before := stored_facts(out)) is None:
+        return None
+    command.say(f"{out}: takes the place of a detector of {_in_short(before)}")
+    if (before.backbone_digest, before.series, before.photos_digest) != (observer.digest, series, photos_digest):
+        return None
+    try:
+        return _Material(open_photos(out), open_classes(out), before.known_classes)
+    except WeightsError as error:  # fitting again is the cure
+        command.say(error)
+        return None
+
+
+def _fitted(command: DeskCommand, stored: StoredPhotos) -> CrossFittedDetector:
+    """The scores fitted on all photos that are not left out. Raises DataError where these are too few."""
+    with command.progress("fitting") as report:
+        try:
+            return CrossFittedDetector.fit(
+                stored.features,
+                stored.copies,
+                stored.groups,
+                num_kinds=len(KINDS),
+                left_out=torch.tensor(stored.names.left_out),
+                more=stored.more,
+                report=report,
+            )
+        except ValueError as error:
+            command.tell_left_out()
+            raise DataError(f"too few photos: {error}") from error
 
 
 def _digest_of_all(*photos: Sequence[Record]) -> str:
@@ -177,7 +190,7 @@ def _summary(facts: DetectorFacts) -> Iterator[str]:
             f"{1 / (count + 1):.2g} or more they get both"
         )
         return
-    yield f"a photo whose p-value is at most {rate:g} is novel: so many of 1 usual photos are false alarms"
+    yield f"a photo whose p-value is at most {rate:g} is called novel, as about {100 * rate:g} of 100 usual photos are"
     yield _certainty(count, rate)
 
 

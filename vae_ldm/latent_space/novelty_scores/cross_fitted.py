@@ -5,7 +5,7 @@ compared with is of the same size and sort as what a new photo is compared with.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Self
 
 import torch
@@ -159,6 +159,11 @@ class NoveltyJudgement:
     """[N, P], float64: how strange each place is, about 0 where usual, in about standard deviations."""
     place_p_values: Tensor
     """[N, P], float64: shares of good photos whose strangest place is at least as strange."""
+
+    def with_rows(self, rows: Tensor, others: Self) -> "NoveltyJudgement":
+        """The same with some photos' rows, int64 [n], taken from a judgement of n photos."""
+        names = [field.name for field in fields(self)]
+        return NoveltyJudgement(*(getattr(self, name).index_copy(0, rows, getattr(others, name)) for name in names))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,9 +1,9 @@
 """Which known classes of damage a photo may show, as a set that holds the right one at a rate that is named.
 
 Mondrian conformal classification (Vovk, Gammerman & Shafer 2005, section 4.5): a p-value for each class, calibrated by
-photos of this class alone, so that the rate holds within each class. A second p-value says whether the photo is like
-any of the known photos, and is calibrated by all of them. Both are cross-conformal: the fits that calibrate are the
-ones that judge.
+photos of this class alone, so that its rate holds within each class. A second p-value says whether the photo is like
+any of the known photos; it is calibrated by all of them, and its rate holds over all classes. Both are cross-conformal:
+the fits that calibrate are the ones that judge.
 """
 
 from collections.abc import Mapping
@@ -61,8 +61,9 @@ class ClassJudgement:
         return self.least_p_values <= level + 1e-12
 
     def none_of_them(self, level: float) -> Tensor:
-        """Whether the set holds none of the classes that can be left out: [N], bool."""
-        return ~(self.sets(level) & self.can_be_left_out(level)).any(dim=1)
+        """Whether the set holds none of the classes that can be left out, where there are such: [N], bool."""
+        known = self.can_be_left_out(level)
+        return known.any() & ~(self.sets(level) & known).any(dim=1)
 
     @property
     def most_like(self) -> Tensor:
