@@ -186,6 +186,7 @@ def test_generate(run, implementation, tmp_path):
         ("archive.report", "report", "archive report photos --model runs/x", "archive.html"),
         ("augment.proof", "prove_augmentation", "augment prove --synthetic photos", "proof.html"),
         ("novelty.score", "score", "novelty score photos detector", "scores.csv"),
+        ("novelty.inspection", "inspect_detector", "novelty inspect detector", "inspection.html"),
         ("walk.walk", "morph", "morph a.jpg b.jpg --model runs/x", "morph"),
     ],
 )
@@ -554,7 +555,7 @@ VERBS = [
         ["compare"],
     ),
     *(["desk"], ["claim"], ["lesson"], ["augment", "draw"], ["augment", "prove"], ["novelty", "fit"]),
-    *(["novelty", "score"], ["index", "build"], ["index", "add"], ["index", "query"]),
+    *(["novelty", "score"], ["novelty", "inspect"], ["index", "build"], ["index", "add"], ["index", "query"]),
     *(["recipe", name] for name in ("check", "show", "upgrade", "schema", "list", "copy")),
     *(["archive", name] for name in ("add", "list", "extract", "verify", "report")),
 ]

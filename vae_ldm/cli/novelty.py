@@ -106,7 +106,7 @@ def inspect(
         typer.Option(metavar="PHOTOS", help="Photos of damage, to count what is found.", callback=paths.photos),
     ] = None,
 ) -> None:
-    """Show what a detector finds at which rate, and the oddest of its usual photos, on a page."""
+    """Show what is found at which rate, and the oddest usual photos."""
     from vae_ldm.desk.novelty.inspection import inspect_detector
 
     with new_place(out, "inspection.html") as page:

@@ -35,8 +35,8 @@ from vae_ldm.paths import new_place
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photos")
-    save_photos(folder / "past" / "good", 20, seed=0)
-    save_photos(folder / "past" / "bent", 10, seed=3)
+    save_photos(folder / "past" / "good", 12, seed=0)
+    save_photos(folder / "past" / "bent", 8, seed=3)
     save_photos(folder / "new" / "good", 2, seed=1)
     save_photos(folder / "new" / "scratched", 1, seed=2, blemish=(26, 38))
     return folder
@@ -98,7 +98,7 @@ def test_too_few_photos_for_the_rate_give_no_verdict_and_the_rate_can_be_named(p
     verdict, page = put_before(scratched, desk, tmp_path / "claim.html", false_alarm_rate=0.01)
     assert (verdict.novel, verdict.p_value) == (None, None)
     printed = capsys.readouterr().out
-    assert printed.startswith("No verdict: the desk has too few usual photos.\nThis desk has 30 usual photos. ")
+    assert printed.startswith("No verdict: the desk has too few usual photos.\nThis desk has 20 usual photos. ")
     assert "A false-alarm rate of 0.01 takes 99." in printed
     assert '<div class="judgement borderline">' in page
     assert "Yellow to red marks the places of this photo that are the most unusual." in page
@@ -114,7 +114,7 @@ def test_known_damage_is_told_from_new_damage(photos, build, tmp_path, capsys):
     past = shutil.copytree(photos / "past" / "good", tmp_path / "past" / "good").parent
     save_photos(past / "scratched", 18, seed=5, blemish=(26, 38))
     save_photos(past / "holed", 18, seed=6, blemish=(20, 20))
-    desk = build(past, only_classes=["good"])
+    desk = build(past, only_classes=["good"], false_alarm_rate=0.1)
     verdict, page = put_before(photos / "new" / "scratched" / "000.png", desk, tmp_path / "known.html")
     assert verdict.novel
     assert verdict.classes.most_like == "scratched"
@@ -134,7 +134,7 @@ def test_known_damage_is_told_from_new_damage(photos, build, tmp_path, capsys):
 
 
 def test_classes_of_too_few_photos_are_named_as_such(photos, desk, tmp_path):
-    """Of ten photos a p-value is never low enough to rule a class out."""
+    """Of eight photos a p-value is never low enough to rule a class out."""
     verdict, page = put_before(photos / "new" / "scratched" / "000.png", desk, tmp_path / "claim.html")
     assert verdict.classes.too_few == ["bent"]
     assert "Of bent it has too few photos to rule the class out." in page
@@ -174,7 +174,7 @@ def test_a_photo_of_the_desk_is_found_again(photos, desk, tmp_path, capsys):
     assert page.count('alt="Similar photo ') == 2
     assert '<span title="' in page
     assert f'<span title="{held}">' not in page
-    assert "the most similar of the 29 other photos" in page
+    assert "the most similar of the 19 other photos" in page
     assert "Of the 2 most similar other photos, " in page
     printed = capsys.readouterr().out.splitlines()
     assert printed[:3] == [
@@ -184,7 +184,7 @@ def test_a_photo_of_the_desk_is_found_again(photos, desk, tmp_path, capsys):
     ]
     assert printed[3] == "The detector was fitted on this photo; it is judged without it."
     assert re.match(
-        r"Its p-value is [\d.]+: (about \d+|none) of the 30 usual photos of the desk, each judged", printed[4]
+        r"Its p-value is [\d.]+: (about \d+|none) of the 20 usual photos of the desk, each judged", printed[4]
     )
     assert printed[5] == "This desk is set to call 5 of 100 usual photos new."
     assert printed[-4].startswith("Of the 2 most similar other photos, ")
@@ -204,10 +204,10 @@ def test_a_photo_that_is_held_and_novel_is_told_as_both_one_fact_a_line(photos, 
         f"The index holds it, byte for byte: {scratched}.",
         "The detector calls it novel.",
     ]
-    assert re.match(r"Its p-value is 0\.\d+: none of the 20 usual photos .* as this one\.$", printed[3])
+    assert re.match(r"Its p-value is 0\.\d+: none of the 12 usual photos .* as this one\.$", printed[3])
     assert re.match(r"This desk is set to call 10 of 100 usual photos new\.$", printed[4])
     assert re.match(
-        r"With 20 usual photos the true number of .* lies between .* of 100 \(95 % confidence\)\.$", printed[5]
+        r"With 12 usual photos the true number of .* lies between .* of 100 \(95 % confidence\)\.$", printed[5]
     )
     assert printed[6] == "Usual are photos of good."
     assert "The detector calls it novel." in page
@@ -233,7 +233,7 @@ def test_copies_of_a_photo_are_told_and_a_photo_that_was_saved_anew_is_the_most_
     assert len(shown) == 3
     assert shown[0].endswith("saved-anew.bmp")
     assert not held & set(shown)
-    assert "the most similar of the 30 other photos" in page
+    assert "the most similar of the 20 other photos" in page
     assert str(new) in page
 
 
@@ -265,7 +265,9 @@ def test_a_verdict_near_the_threshold_and_a_model_that_knows_no_such_photos_are_
         assert said in capsys.readouterr().out
         assert "dB and its own validation photos at 90.0 dB; it does not know such photos well" in page
         verdicts[said] = page
-    assert len(verdicts) == 2
+        if len(verdicts) == 2:
+            return
+    pytest.fail(f"all said {list(verdicts)}")
 
 
 def test_an_autoencoder_alone_draws_no_variations_and_the_page_says_so(photos, trained_run, build, tmp_path):
@@ -296,7 +298,7 @@ def test_what_is_wrong_is_said_in_one_line(photos, desk, tmp_path):
     with pytest.raises(DataError, match=r"half\.png: cannot be read"):
         claim(tmp_path / "half.png", desk)
     save_autoencoder(tmp_path / "other", **SD)
-    with pytest.raises(WeightsError, match="not the model"):
+    with pytest.raises(WeightsError, match="was built with another model than"):
         claim(new, desk, model=str(tmp_path / "other"))
 
 
