@@ -204,13 +204,19 @@ def _fit_again(folder: Path, stored: dict[str, Any]) -> str:
     """The command that makes a detector of an older sort anew; where it is a desk's, the one that makes the desk."""
     classes = stored.get("only_classes")
     only = [word for name in (classes if isinstance(classes, list) else []) for word in ("--only-class", str(name))]
-    if (folder.parent / "index" / "index.json").is_file():
+    if _is_of_a_desk(folder):
         words = ["vae-ldm", "desk", str(folder.parent), "PHOTOS", "--model", str(stored.get("model", "RUN"))]
     else:
         words = ["vae-ldm", "novelty", "fit", "PHOTOS", "--out", str(folder)]
     rate = stored.get("false_alarm_rate", 0.05)
     words += ["--false-alarm-rate", f"{rate:g}"] if isinstance(rate, float) and rate != 0.05 else []
     return shlex.join([*words, *only])
+
+
+def _is_of_a_desk(folder: Path) -> bool:
+    """Whether nothing but an index lies beside the detector, as in the folder of a desk."""
+    beside = {path.name for path in folder.absolute().parent.iterdir() if not path.name.startswith(".")}
+    return beside == {folder.absolute().name, "index"} and (folder.parent / "index" / "index.json").is_file()
 
 
 def _read_tensors(folder: Path, name: str, stored: dict[str, Any]) -> dict[str, Tensor]:
