@@ -185,7 +185,7 @@ def test_generate(run, implementation, tmp_path):
         ("compare.compare", "compare", "compare photos runs/x", "comparison.html"),
         ("archive.report", "report", "archive report photos --model runs/x", "archive.html"),
         ("augment.proof", "prove_augmentation", "augment prove --synthetic photos", "proof.html"),
-        ("novelty.novelty", "score", "novelty score photos detector", "scores.csv"),
+        ("novelty.score", "score", "novelty score photos detector", "scores.csv"),
         ("walk.walk", "morph", "morph a.jpg b.jpg --model runs/x", "morph"),
     ],
 )
@@ -234,7 +234,7 @@ def test_export(run, implementation, tmp_path):
         ("vae_ldm.desk.search.build", "build_index", "index build ~/new ~/photos --model ~/run --backbone ~/run"),
         ("vae_ldm.desk.search.build", "add_photos", "index add ~/a.index ~/photos"),
         ("vae_ldm.desk.search.query", "query_index", "index query ~/a.index ~/a.jpg --out ~/sheet.png"),
-        ("vae_ldm.desk.novelty.novelty", "fit", "novelty fit ~/photos --model ~/run --out ~/d --calibration ~/photos"),
+        ("vae_ldm.desk.novelty.fit", "fit", "novelty fit ~/photos --out ~/d --backbone ~/run"),
         ("vae_ldm.desk.archive.add", "add", "archive add ~/a.archive ~/photos --model ~/run"),
         ("vae_ldm.desk.archive.reading", "extract", "archive extract ~/a.archive --out ~/new"),
         ("vae_ldm.desk.archive.reading", "verify", "archive verify ~/a.archive ~/photos"),
@@ -485,7 +485,7 @@ def test_every_mistake_of_a_recipe_is_a_line(recipe, run):
         ("index", "query", "a.index", "~nosuchuser/x"),
         ("compare", "photos", "runs/x", "--out", "photos"),
         ("archive", "report", "photos", "--model", "runs/x", "--out", "page.pdf"),
-        ("novelty", "fit", "photos", "--model", "runs/x", "--out", "d", "--false-alarm-rate", "nan"),
+        ("novelty", "fit", "photos", "--out", "d", "--false-alarm-rate", "nan"),
         ("augment", "prove", "photos"),
         ("augment", "prove", "photos", "--synthetic", "absent"),
         ("lesson", "--beta", "-1"),
@@ -632,6 +632,21 @@ def test_python_m_is_the_same(recipe):
         ("--foo", ["error: no such option: --foo", "see vae-ldm --help"]),
         ("evalute run", ["error: no such command 'evalute'. Did you mean 'evaluate'?", "see vae-ldm --help"]),
         ("novelty scor", ["error: no such command 'scor'. Did you mean 'score'?", "see vae-ldm novelty --help"]),
+        *(
+            (f"novelty {call}", [f"error: no such option any more: {option}; {instead}", "see vae-ldm novelty "])
+            for call, option, instead in (
+                ("fit photos --out d --model run", "--model", "no autoencoder is needed; detectors compare what a "),
+                (
+                    "fit photos --out d --features latents",
+                    "--features",
+                    "detectors compare what a vision backbone sees",
+                ),
+                ("fit photos --out d --score knn", "--score", "all scores are combined"),
+                ("fit photos --out d --calibration 0.3", "--calibration", "all photos calibrate"),
+                ("score photos d --model run", "--model", "no autoencoder is needed"),
+            )
+        ),
+        ("novelty score photos d --scores x", ["error: no such option: --scores", "see vae-ldm novelty score --help"]),
         ("claim", ["error: missing argument 'PHOTO'", "see vae-ldm claim --help"]),
         (
             "augment --how magic",

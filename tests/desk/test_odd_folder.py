@@ -24,10 +24,10 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> OddPhotos:
 
 
 @pytest.fixture
-def told(odd, trained_run, tmp_path, monkeypatch, caplog):
-    """Runs a verb with PHOTOS, RUN and names in the temporary folder; gives its exit code and all that it says."""
+def told(odd, trained_run, tiny_backbone, tmp_path, monkeypatch, caplog):
+    """Runs a verb with PHOTOS, RUN, EYE and names in the temporary folder; gives its exit code and all that it says."""
     monkeypatch.chdir(tmp_path)
-    places = {"PHOTOS": str(odd.path), "RUN": str(trained_run.path)}
+    places = {"PHOTOS": str(odd.path), "RUN": str(trained_run.path), "EYE": tiny_backbone}
 
     def run(command: str) -> tuple[int, str]:
         caplog.clear()
@@ -89,7 +89,7 @@ def test_an_index_holds_every_photo(odd, told, tmp_path) -> None:
 
 
 def test_a_detector_and_a_desk_judge_every_photo(odd, told, tmp_path) -> None:
-    code, said = told("desk d PHOTOS --model RUN --features latents --false-alarm-rate 0.2")
+    code, said = told("desk d PHOTOS --model RUN --features latents --backbone EYE --false-alarm-rate 0.2")
     assert code == 2
     assert_all_told(odd, said)
     code, said = told("novelty score PHOTOS d/novelty --out scores.csv --heat-maps maps")

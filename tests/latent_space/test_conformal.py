@@ -25,6 +25,27 @@ def test_a_score_above_the_threshold_is_one_whose_p_value_is_at_most_the_rate(ra
     assert torch.equal(novel, p_values(scores, calibration) <= rate + 1e-12)
 
 
+def test_a_threshold_by_groups_weighs_a_group_as_one_photo():
+    """By hand: of three groups, at a rate of 1/2, scores that weigh 1 together may lie above."""
+    calibration, groups = torch.tensor([9.0, 8.0, 5.0, 4.0, 1.0]), torch.tensor([7, 7, 7, 2, 3])
+    assert threshold(calibration, 0.5, groups) == 4.0  # the three of the first group weigh 1
+    assert threshold(calibration, 0.25, groups) == 9.0
+    assert threshold(calibration, 0.5, torch.arange(5)) == threshold(calibration, 0.5) == 5.0
+    with pytest.raises(ValueError, match="needs 4 calibration photos, not 3"):
+        threshold(calibration, 0.2, groups)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.25, 0.5])
+def test_a_score_above_a_threshold_by_groups_is_one_whose_p_value_is_at_most_the_rate(rate):
+    generator = torch.Generator().manual_seed(0)
+    calibration, groups = torch.randint(30, (2, 60), generator=generator)  # with ties
+    scores = torch.arange(-1, 31).double()
+    novel = scores > threshold(calibration.double(), rate, groups)
+    one_fold = torch.zeros(60, dtype=torch.int64)
+    found = cross_p_values(scores[None], calibration.double(), one_fold, groups)
+    assert torch.equal(novel, found <= rate + 1e-9)
+
+
 @pytest.mark.parametrize("num_calibration", [19, 60])
 @pytest.mark.parametrize("scores", ["normal", "exponential", "rounded"])
 def test_p_values_of_exchangeable_scores_are_uniform_or_above(scores, num_calibration):

@@ -43,6 +43,13 @@ def run_verb(*arguments: object) -> str:
     return result.stdout
 
 
+def refused(*arguments: object) -> str:
+    """The last line that a wrong command has said. AssertionError where its exit code is another than 2."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 2, f"{arguments}: {result.output}\n{result.exception!r}"
+    return result.output.splitlines()[-1]
+
+
 def arithmetic() -> dict[str, str]:
     """What answers follow from beside the code: a fingerprint of float32 on this machine, and versions of libraries."""
     generator = torch.Generator().manual_seed(0)
@@ -95,13 +102,6 @@ def found_by_index(index: Path, photos: Path, model: Path) -> dict[str, list[lis
     return found
 
 
-def judged(detector: Path, photos: Path, model: Path, out: Path) -> dict[str, dict[str, str]]:
-    """A detector's table of `photos`: verdict, p-value and scores as they are written."""
-    run_verb("novelty", "score", photos, detector, "--out", out, "--model", model)
-    with out.open(newline="") as stream:
-        return {row.pop("id"): row for row in csv.DictReader(stream)}
-
-
 def extracted(archive: Path, model: Path, out: Path) -> dict[str, str]:
     """The digest of every photo that an archive gives back."""
     run_verb("archive", "extract", archive, "--out", out, "--model", model)
@@ -134,10 +134,6 @@ def answers(out: Path) -> dict[str, Any]:
         },
         "latents": {run: encoded(Path("runs") / run, Path("new/usual tin.png")) for run in PROMPTS},
         "found": {folder: found_by_index(Path(folder), Path("new"), model) for folder in ("index", "desk/index")},
-        "judged": {
-            folder: judged(Path(folder), Path("new"), model, out / "scores.csv")
-            for folder in ("novelty", "desk/novelty")
-        },
         "extracted": extracted(Path("archive"), model, out / "extracted"),
         "curves": {run: {stage: loss_curve(Path("runs") / run, stage) for stage in STAGES} for run in PROMPTS},
     }

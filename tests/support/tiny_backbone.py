@@ -26,7 +26,7 @@ def save_backbone(folder: Path, kind: str = "convnext", *, side: int = 32, seed:
     if kind == "convnext":
         model = ConvNextModel(ConvNextConfig(hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 1, 1]))
     elif kind == "resnet":
-        sizes = {"embedding_size": 16, "hidden_sizes": [16, 24, 24, 16], "depths": [1, 1, 1, 1]}
+        sizes = {"embedding_size": 8, "hidden_sizes": [8, 12, 16, 20], "depths": [1, 1, 1, 1]}
         model = ResNetModel(ResNetConfig(**sizes, layer_type="basic"))
     elif kind == "dinov2":
         model = Dinov2Model(Dinov2Config(**_VIT, mlp_ratio=2))

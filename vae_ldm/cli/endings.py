@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import typer
 
-from vae_ldm.cli.wrong_values import in_own_words
+from vae_ldm.cli.wrong_values import in_own_words, no_longer
 from vae_ldm.errors import GO_ON, NOTHING_KEPT, RecipeError, RunError, StoppedError, VaeLdmError, first_line
 from vae_ldm.files import is_temporary
 from vae_ldm.paths import expanded
@@ -38,7 +38,7 @@ def errors_in_one_line() -> Iterator[None]:
             raise
         if (words := in_own_words(error)) is not None:
             error.message = words
-        message = error.format_message().rstrip(".")
+        message = no_longer(error) or error.format_message().rstrip(".")
         _tell(f"error: {message[:1].lower()}{message[1:]}")
         _tell(f"see {error.ctx.command_path} --help")
         raise typer.Exit(WRONG_INPUT) from None

@@ -15,6 +15,24 @@ _KINDS = {
 }
 _OF_CLICK = (("integer", "int_parsing"), ("float", "float_parsing"))
 
+_BY_BACKBONE = "detectors compare what a vision backbone sees (--backbone)"
+_NO_LONGER = {
+    ("novelty fit", "--model"): f"no autoencoder is needed; {_BY_BACKBONE}",
+    ("novelty score", "--model"): f"no autoencoder is needed; {_BY_BACKBONE}",
+    ("novelty fit", "--features"): _BY_BACKBONE,
+    ("novelty fit", "--score"): "all scores are combined, with weights learned from the photos",
+    ("novelty fit", "--calibration"): "all photos calibrate, each by a fit that has not seen it",
+}
+"""Options of verbs that are no more: what has taken their place."""
+
+
+def no_longer(error: Any) -> str | None:
+    """That an option was there in an older version, and what has taken its place; None for any other mistake."""
+    verb = error.ctx.command_path.partition(" ")[2]
+    option = getattr(error, "option_name", None)
+    instead = _NO_LONGER.get((verb, str(option)))
+    return None if instead is None else f"no such option any more: {option}; {instead}"
+
 
 def outside(value: object, low: float | None, high: float | None) -> str:
     """That a value below `low`, or else above `high`, is not taken."""

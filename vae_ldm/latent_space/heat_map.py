@@ -31,7 +31,8 @@ class HeatScale:
         `means` and `maxima` are the mean and the strangest place of each calibration photo's map, [n]; photos of one of
         `groups`, int64 [n], weigh as one photo. Raises ValueError where there are fewer groups than `photos_needed`.
         """
-        usual = means.double().mean().item()
+        _, members, counts = groups.unique(return_inverse=True, return_counts=True)
+        usual = ((means.double() / counts[members]).sum() / len(counts)).item()
         return cls(usual, max(threshold(maxima, false_alarm_rate, groups), usual + 1e-12))
 
     def __call__(self, maps: Tensor) -> Tensor:

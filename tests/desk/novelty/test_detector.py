@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from tests.support.tin_photos import save_photos, usual_photo
+from tests.support.tiny_backbone import save_backbone
 from vae_ldm.data.photo_records import photo_records
 from vae_ldm.desk.novelty.detector_folder import open_detector, reference_names
 from vae_ldm.desk.novelty.fit import fit
@@ -99,10 +100,13 @@ def test_about_as_many_of_the_fitted_photos_are_novel_as_the_rate_says(opened, p
     assert min(verdict.p_value for verdict in verdicts) == 1 / 24
 
 
-def test_the_heat_map_is_hottest_at_the_blemish(opened, photos):
-    for verdict in opened.judge(photos / "validation" / "scratched"):
+def test_the_heat_map_is_hottest_at_the_blemish(photos, tmp_path):
+    """By a network that sees little at once: in the tiny ConvNeXt every place has seen half of the photo."""
+    backbone = save_backbone(tmp_path / "resnet", "resnet", side=128)
+    fit(photos / "train", out=tmp_path / "detector", backbone=backbone, false_alarm_rate=0.3)
+    for verdict in open_detector(tmp_path / "detector").judge(photos / "validation" / "scratched"):
         assert verdict.heat_map.shape == (192, 192, 3)
-        assert verdict.max_heat > 1
+        assert verdict.max_heat > 0.9
         red = verdict.heat_map[..., 0].astype(int) - verdict.heat_map[..., 2]
         smooth = torch.nn.functional.avg_pool2d(torch.from_numpy(red)[None, None].float(), 15, 1, 7)[0, 0]
         y, x = (smooth > 0.95 * smooth.max()).nonzero().double().mean(dim=0).tolist()

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load, save
 
 from tests.support.noise_photos import NUM_KINDS, features_of, made_copies, noise_maps
+from vae_ldm.latent_space.conformal import cross_p_values
 from vae_ldm.latent_space.novelty_scores.cross_fitted import CrossFittedDetector, outer_folds
 from vae_ldm.latent_space.novelty_scores.folds import assign_folds
 from vae_ldm.latent_space.novelty_scores.photo_features import MadeCopies, PhotoFeatures
@@ -193,6 +194,49 @@ def test_the_strangest_of_the_good_photos_has_the_lowest_p_value():
     assert p_values.argmin() == 17
     assert p_values[17] == 1 / COUNT  # beside the 39 others
     assert p_values.max() == 1
+
+
+def test_good_photos_are_judged_by_the_model_that_has_not_seen_them():
+    good, rows = features_of(MAPS), torch.tensor([11, 3, 30])
+    judged = DETECTOR.judge_held_out(good[rows], rows)
+    assert torch.equal(judged.scores, DETECTOR.held_out[rows])
+    assert torch.equal(judged.families, DETECTOR.held_out_families[rows])
+    assert torch.equal(judged.p_values, DETECTOR.held_out_p_values()[rows])
+    torch.testing.assert_close(judged.maps.amax(dim=1), DETECTOR.held_out_maxima[rows], rtol=1e-3, atol=1e-3)
+    assert judged.place_p_values.shape == judged.maps.shape
+    num_groups = DETECTOR.num_groups
+    for index, row in enumerate(rows.tolist()):
+        others = [other for other in range(COUNT) if GROUPS[other] != GROUPS[row]]
+        for family in range(judged.families.shape[1]):
+            column = DETECTOR.held_out_families[:, family]
+            as_high = sum(0.5 * (column[other] >= column[row]).item() for other in others)
+            assert judged.family_p_values[index, family].item() == pytest.approx((1 + as_high) / num_groups)
+
+
+def test_family_p_values_are_those_of_each_family_alone():
+    judged = DETECTOR(FRESH)
+    families = torch.stack([model.combination.families(model.scores(FRESH)) for model in DETECTOR.models])
+    for family in range(families.shape[2]):
+        held = DETECTOR.held_out_families[:, family]
+        alone = cross_p_values(families[..., family], held, DETECTOR.folds, DETECTOR.groups)
+        assert torch.equal(judged.family_p_values[:, family], alone)
+
+
+def test_copies_know_what_the_damage_has_changed_and_which_show_only_usable_photos():
+    good, made = features_of(MAPS), made_copies(MAPS, ROWS)
+    stepped = made.with_steps(good)
+    spotted = (made.kinds == 2).nonzero().flatten()
+    change = made.features.patches[spotted] - good.patches[made.sources[spotted, 0]]
+    torch.testing.assert_close(stepped.steps[spotted], change[:, 2], rtol=1e-4, atol=1e-4)  # the one place
+    whole = (made.kinds == 0).nonzero().flatten()
+    change = made.features.patches[whole] - good.patches[made.sources[whole, 0]]
+    torch.testing.assert_close(stepped.steps[whole], change.mean(dim=1), rtol=1e-4, atol=1e-4)
+    assert torch.equal(stepped[spotted].steps, stepped.steps[spotted])
+    usable = torch.ones(COUNT, dtype=torch.bool)
+    usable[4] = False
+    rows = made.rows_of(usable)
+    assert not (made.sources[rows] == 4).any()
+    assert len(rows) == len(made) - (made.sources == 4).any(dim=1).sum()
 
 
 def test_too_few_photos_are_refused_and_the_fewest_are_judged():
