@@ -37,7 +37,7 @@ def test_no_page_indents_a_command_where_a_fence_gives_a_copy_button():
 
 def test_pictures_are_small_and_shown_somewhere():
     shown = " ".join(page.read_text(encoding="utf-8") for page in PAGES)
-    pictures = sorted((ROOT / "docs" / "pictures").glob("*.png"))
+    pictures = sorted(file for file in (ROOT / "docs" / "pictures").iterdir() if file.is_file())
     assert len(pictures) >= 6
     for picture in pictures:
         assert picture.stat().st_size < 150_000, picture.name
