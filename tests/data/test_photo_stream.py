@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vae_ldm.data.decoding import UnreadablePictureError
 from vae_ldm.data.photo_records import photo_records
-from vae_ldm.data.photo_stream import decoded_batches
+from vae_ldm.data.photo_stream import decode_within, decoded_batches, whole_batches
 from vae_ldm.errors import DataError
 
 
@@ -89,3 +90,37 @@ def test_photos_come_at_every_size_and_the_unreadable_are_told(tmp_path):
     assert small.shape == (2, 16, 24, 3)
     assert large.shape == (2, 32, 48, 3)
     assert np.unique(small[1, ..., 0]).tolist() == [1]
+
+
+def test_whole_photos_keep_their_proportions_and_the_unreadable_are_told(tmp_path):
+    sizes = [(40, 30), (400, 100), (30, 400), (64, 64), (1, 200)]
+    for number, size in enumerate(sizes):
+        save(tmp_path / f"{number}.png", color=(number, 0, 0), size=size)
+    (tmp_path / "3.png").write_bytes((tmp_path / "3.png").read_bytes()[:40])
+    told = []
+    batches = list(
+        whole_batches(
+            photo_records(tmp_path), 100, batch_size=2, on_unreadable=lambda record, why: told.append(record.id)
+        )
+    )
+    assert [[record.id for record in batch.records] for batch in batches] == [["0.png", "1.png"], ["2.png"]]
+    assert [len(batch) for batch in batches] == [2, 1]
+    shapes = [picture.shape for batch in batches for picture in batch.pictures]
+    assert shapes == [(30, 40, 3), (25, 100, 3), (100, 8, 3)]  # never enlarged
+    assert told == ["3.png", "4.png"]
+
+
+def test_a_photo_is_decoded_upright_and_whole_within_a_side(tmp_path):
+    upright = Image.new("RGB", (300, 400), "green")
+    upright.paste("red", (0, 0, 300, 40))
+    exif = Image.Exif()
+    exif[0x112] = 6
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    pixels = decode_within(tmp_path / "turned.png", 100)
+    assert (pixels.shape, pixels.dtype) == ((100, 75, 3), np.uint8)
+    assert pixels[2, 40].tolist() == [255, 0, 0]
+    grey = decode_within(Image.new("L", (30, 20), 7), 100)
+    assert grey.shape == (20, 30, 3)
+    assert (grey == 7).all()
+    with pytest.raises(UnreadablePictureError):
+        decode_within(tmp_path / "absent.png", 100)

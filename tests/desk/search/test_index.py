@@ -22,7 +22,6 @@ from tests.run.start_points import SD, save_autoencoder
 from vae_ldm import weights
 from vae_ldm.cli import app
 from vae_ldm.data.photo_records import photo_records
-from vae_ldm.data.sources import photo_digest
 from vae_ldm.desk import command
 from vae_ldm.desk.encoder import PhotoEncoder
 from vae_ldm.desk.search import build
@@ -336,13 +335,6 @@ def test_the_same_verbs_on_postgres(tmp_path, photos, model, capsys):
         save_autoencoder(tmp_path / "sd", **SD)
         with pytest.raises(WeightsError, match="was built with another model"):
             open_index("claims", model=str(tmp_path / "sd"), store=url)
-
-
-def test_the_digest_is_that_of_the_file(tmp_path, photos):
-    record = photo_records(photos)[0]
-    assert photo_digest(record) == photo_digest(type(record)("x", record.picture.read_bytes()))
-    assert photo_digest(type(record)("x", tmp_path / "absent")) is None
-    assert photo_digest(type(record)("x", Image.new("L", (9, 9)))) is None
 
 
 def test_a_stored_name_is_never_looked_for_on_the_hub(index, photos, model, monkeypatch):
