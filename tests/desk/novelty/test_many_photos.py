@@ -7,7 +7,7 @@ from PIL import Image
 
 from tests.support.tin_photos import save_photos
 from vae_ldm.desk.novelty import looking
-from vae_ldm.desk.novelty.detector_folder import open_detector, open_photos
+from vae_ldm.desk.novelty.detector_folder import open_detector, open_photos, reference_names
 from vae_ldm.desk.novelty.fit import fit
 from vae_ldm.desk.novelty.score import score
 
@@ -41,10 +41,24 @@ def test_further_photos_are_kept_for_another_fit(with_more, photos, tiny_backbon
 
 
 def test_places_of_a_group_are_left_out_with_it():
-    places = looking.MorePlaces(3, torch.zeros(4, 2, dtype=torch.float16), torch.tensor([5, 5, 7, 9]))
-    kept = places.without(torch.tensor([7, 5]))
-    assert kept.groups.tolist() == [9]
-    assert kept.num_photos == 3
+    groups, photos = torch.tensor([5, 5, 7, 9]), torch.tensor([0, 2, 1, 3])
+    places = looking.MorePlaces(4, torch.zeros(4, 2, dtype=torch.float16), photos, groups)
+    kept = places.without_groups(torch.tensor([7, 5]))
+    assert (kept.groups.tolist(), kept.photos.tolist()) == ([9], [3])
+    assert places.without_photos(torch.tensor([2, 3])).photos.tolist() == [0, 1]
+
+
+def test_a_further_photo_is_left_out_and_taken_in_again(with_more, photos, tiny_backbone, tmp_path, no_looking_after):
+    folder, _ = with_more
+    before = (folder / "detector.safetensors").read_bytes()
+    (tmp_path / "odd.txt").write_text(reference_names(folder).more_ids[0])
+    no_looking_after()
+    settings = {"out": folder, "backbone": tiny_backbone, "false_alarm_rate": 0.1}
+    facts = fit(photos / "train", leave_out=tmp_path / "odd.txt", **settings)
+    assert facts.num_left_out == 1
+    assert (folder / "detector.safetensors").read_bytes() != before
+    fit(photos / "train", **settings)
+    assert (folder / "detector.safetensors").read_bytes() == before
 
 
 def darker(source, target):

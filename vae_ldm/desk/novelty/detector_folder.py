@@ -46,6 +46,8 @@ class ReferenceNames:
     """Their files as whole paths; the id of what was no file."""
     digests: list[str]
     left_out: list[bool]
+    more_ids: list[str]
+    """Of the further photos, of which places alone are kept."""
 
     def leaving_out(self, ids: Set[str]) -> "ReferenceNames":
         """The same with other photos left out."""

@@ -71,7 +71,7 @@ def fit(
         classes, class_names = seen.classes, seen.class_names
         if known and not only_classes:
             classes, class_names = _classes_among(stored, known, left_out)
-        scores = _fitted(command, stored)
+        scores = _fitted(command, stored, left_out)
         facts = DetectorFacts(
             backbone=lasting_backbone(backbone),
             backbone_digest=observer.digest,
@@ -81,7 +81,7 @@ def fit(
             series=series,
             num_reference=len(stored.features) + (0 if stored.more is None else stored.more.num_photos),
             num_calibration=scores.num_groups,
-            num_left_out=sum(stored.names.left_out),
+            num_left_out=len(left_out.intersection(stored.names.ids + stored.names.more_ids)),
             photos_digest=_digest_of_all(reference, known),
             false_alarm_rate=false_alarm_rate,
         )
@@ -124,8 +124,12 @@ def _seen_before(
         return None
 
 
-def _fitted(command: DeskCommand, stored: StoredPhotos) -> CrossFittedDetector:
+def _fitted(command: DeskCommand, stored: StoredPhotos, left_out: set[str]) -> CrossFittedDetector:
     """The scores fitted on all photos that are not left out. Raises DataError where these are too few."""
+    more = stored.more
+    if more is not None:
+        out_of_more = [row for row, name in enumerate(stored.names.more_ids) if name in left_out]
+        more = more.without_photos(torch.tensor(out_of_more, dtype=torch.int64))
     with command.progress("fitting") as report:
         try:
             return CrossFittedDetector.fit(
@@ -134,7 +138,7 @@ def _fitted(command: DeskCommand, stored: StoredPhotos) -> CrossFittedDetector:
                 stored.groups,
                 num_kinds=len(KINDS),
                 left_out=torch.tensor(stored.names.left_out),
-                more=stored.more,
+                more=more,
                 report=report,
             )
         except ValueError as error:

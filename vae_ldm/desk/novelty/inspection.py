@@ -30,7 +30,7 @@ _SHOWN_SIDE = 320
 def inspect_detector(
     detector: Path, *, out: Path = Path("inspection.html"), good: Path | None = None, bad: Path | None = None
 ) -> Inspection:
-    """What the page `out` shows of a detector; the oddest usual photos are printed, as a list to leave out.
+    """What the page `out` shows of a detector; the oddest usual photos are printed too.
 
     Each usual photo is scored by a fit that has not seen it. `good` and `bad` are folders of photos to count false
     alarms and found damage on. Raises VaeLdmError where the page cannot be written, what opening a detector and reading

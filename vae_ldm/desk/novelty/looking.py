@@ -161,6 +161,7 @@ def look_at_usual(
         [_lasting_place(record) for record in seen.records],
         seen.digests,
         [False] * len(seen),
+        [name for batch in more for name in batch.ids],
     )
     return StoredPhotos(names, seen.features, copies, groups[: len(seen)], _more_places(more, groups[len(seen) :]))
 
@@ -169,12 +170,9 @@ def _more_places(more: Sequence[_SeenMore], groups: Tensor) -> MorePlaces | None
     """The places of all batches; `groups` are those of the photos, int64 [n]."""
     if not more:
         return None
-    of_batches = groups.split([len(batch.ids) for batch in more])
-    return MorePlaces(
-        len(groups),
-        torch.cat([batch.places for batch in more]),
-        torch.cat([of_batch[batch.photos] for of_batch, batch in zip(of_batches, more, strict=True)]),
-    )
+    of_batches = torch.arange(len(groups)).split([len(batch.ids) for batch in more])
+    photos = torch.cat([of_batch[batch.photos] for of_batch, batch in zip(of_batches, more, strict=True)])
+    return MorePlaces(len(groups), torch.cat([batch.places for batch in more]), photos, groups[photos])
 
 
 def _lasting_place(record: Record) -> str:

@@ -140,7 +140,7 @@ def inner_scores(
 
 def _allowed(more: MorePlaces | None, groups: Tensor, usable: Tensor) -> MorePlaces | None:
     """Places of photos that are of no group of which a photo is not marked in `usable`."""
-    return None if more is None else more.without(groups[~usable])
+    return None if more is None else more.without_groups(groups[~usable])
 
 
 @dataclass(frozen=True, eq=False)

@@ -144,24 +144,35 @@ class MorePlaces:
     num_photos: int
     patches: Tensor
     """[M, C], in half precision"""
+    photos: Tensor
+    """int64 [M]: which of the further photos each place is of."""
     groups: Tensor
     """int64 [M]: the group of each place's photo."""
 
-    def without(self, groups: Tensor) -> "MorePlaces":
-        """The places of photos that are of none of these groups."""
-        rows = torch.isin(self.groups, groups, invert=True).nonzero().flatten()
-        return MorePlaces(self.num_photos, self.patches[rows], self.groups[rows])
+    def without_groups(self, groups: Tensor) -> "MorePlaces":
+        """The places of photos that are of none of these groups, int64 [n]."""
+        return self._of(torch.isin(self.groups, groups, invert=True))
+
+    def without_photos(self, photos: Tensor) -> "MorePlaces":
+        """The places of all photos but these, int64 [n]."""
+        return self._of(torch.isin(self.photos, photos, invert=True))
+
+    def _of(self, wanted: Tensor) -> "MorePlaces":
+        rows = wanted.nonzero().flatten()
+        return MorePlaces(self.num_photos, self.patches[rows], self.photos[rows], self.groups[rows])
 
     def tensors(self) -> dict[str, Tensor]:
         """All that `from_tensors` needs, for a safetensors file."""
-        return {"num_photos": torch.tensor(self.num_photos), "patches": self.patches, "groups": self.groups}
+        number = torch.tensor(self.num_photos)
+        return {"num_photos": number, "patches": self.patches, "photos": self.photos, "groups": self.groups}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
         """The places that `tensors()` came from. Raises KeyError where one is missing, ValueError for any others."""
         check_tensors(tensors, {"patches": ("M", "C")}, dtype=torch.float16)
-        check_tensors(tensors, {"num_photos": (), "groups": (len(tensors["patches"]),)}, dtype=torch.int64)
-        return cls(int(tensors["num_photos"]), tensors["patches"], tensors["groups"])
+        each = (len(tensors["patches"]),)
+        check_tensors(tensors, {"num_photos": (), "photos": each, "groups": each}, dtype=torch.int64)
+        return cls(int(tensors["num_photos"]), tensors["patches"], tensors["photos"], tensors["groups"])
 
 
 def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
