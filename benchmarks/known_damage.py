@@ -26,7 +26,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from novelty import looked_at, made_copies, one, share
+from novelty_photos import looked_at, made_copies
+from novelty_tables import one, share
 from torch import Tensor
 
 from vae_ldm.data.made_damage import KINDS

@@ -35,49 +35,37 @@ shows the mean rate of false alarms: of photos, and of photos that weigh one a g
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from novelty_anchor import ANCHORS, Anchor, anchor_scores
-from novelty_where import LOCAL_KINDS, MAPS, Residuals, Where
+from novelty_anchor import Anchor, anchor_scores
+from novelty_photos import groups_of, looked_at, made_copies, read
+from novelty_tables import RATES, Results, interval, one, share
+from novelty_where import Residuals, Where
 from torch import Tensor
 
-from vae_ldm.data.made_damage import KINDS, DamageKind, MadeDamage
-from vae_ldm.data.near_duplicates import difference_hash, duplicate_thumbnail
-from vae_ldm.data.photo_groups import photo_groups
-from vae_ldm.data.photo_records import photo_records
-from vae_ldm.data.photo_stream import decode_within
+from vae_ldm.data.made_damage import KINDS
 from vae_ldm.desk.backbone import open_backbone
 from vae_ldm.desk.novelty.backbone_features import (
     THUMBNAIL_SIDE,
-    as_grid,
-    damaged_shares,
     features_from_stages,
-    middle_stages,
     squares,
 )
 from vae_ldm.desk.novelty.made_photos import draw_sources, fit_strengths, make_copies
-from vae_ldm.desk.novelty.observer import LONGEST_SIDE
-from vae_ldm.evaluation.interval import share_interval
 from vae_ldm.latent_space.novelty_scores.combination import FamilyCombination, auroc
 from vae_ldm.latent_space.novelty_scores.cross_fitted import CrossFittedDetector, inner_scores, outer_folds
-from vae_ldm.latent_space.novelty_scores.families import FAMILIES, RawScores
+from vae_ldm.latent_space.novelty_scores.families import RawScores
 from vae_ldm.latent_space.novelty_scores.maps import PlaceMaps
-from vae_ldm.latent_space.novelty_scores.patch_memory import local_patches
 from vae_ldm.latent_space.novelty_scores.photo_features import MadeCopies, PhotoFeatures
 from vae_ldm.latent_space.novelty_scores.pixel_floor import PixelFloor
 from vae_ldm.models.vision_features import VisionFeatures
 
-RATES = (0.01, 0.05, 0.1)
-NUM_RESAMPLES = 500
 NUM_TIMED = 128
 MADE_A_KIND = 75
 """Of these the detector learns; a desk would make as many."""
-FLOORS = ("PCA error", "5-NN in PCA")
-SINGLE = (*FLOORS, *ANCHORS, *FAMILIES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,19 +81,6 @@ class Photos:
     """[N, h, w]"""
 
 
-@torch.no_grad()
-def looked_at(backbone: VisionFeatures, pictures: Sequence[np.ndarray]) -> Iterator[tuple[PhotoFeatures, Tensor]]:
-    """Features, and the places of the anchor [B, h * w, C], of some photos after the others."""
-    for start in range(0, len(pictures), 32):
-        images = squares(pictures[start : start + 32])
-        stages = backbone.stages(images)
-        # In half precision, as a detector stores them.
-        yield (
-            features_from_stages(images, stages).half(),
-            local_patches([as_grid(stage) for stage in middle_stages(stages)]).flatten(2).transpose(1, 2),
-        )
-
-
 def judged_photos(
     backbone: VisionFeatures, pictures: Sequence[np.ndarray], floor: PixelFloor, anchor: Anchor
 ) -> Photos:
@@ -115,107 +90,8 @@ def judged_photos(
     return Photos(PhotoFeatures.cat(features), floors, anchor_scores(maps), maps)
 
 
-def made_copies(
-    backbone: VisionFeatures,
-    sources: Sequence[tuple[int, int]],
-    make: Callable[[DamageKind], list[MadeDamage]],
-) -> MadeCopies:
-    parts, masks = [], []
-    for kind in KINDS:
-        copies = make(kind)
-        parts += [seen for seen, _ in looked_at(backbone, [each.image for each in copies])]
-        masks.append(damaged_shares([each.mask for each in copies], parts[-1].patches.shape[1]))
-    kinds = torch.arange(len(KINDS)).repeat_interleave(len(sources))
-    return MadeCopies(PhotoFeatures.cat(parts), kinds, torch.tensor(sources).repeat(len(KINDS), 1), torch.cat(masks))
-
-
-def read(
-    folder: Path, label: str | None, max_good: int | None = None
-) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-    """Good photos by name, or as many of them drawn at random, and all others; without a label all are good."""
-    good: dict[str, np.ndarray] = {}
-    others: list[np.ndarray] = []
-    for record in photo_records(folder):
-        picture = decode_within(record.picture, LONGEST_SIDE)
-        if label is None or record.label == label:
-            good[record.id] = picture
-        else:
-            others.append(picture)
-    if max_good is not None and max_good < len(good):
-        order = torch.randperm(len(good), generator=torch.Generator().manual_seed(0))[:max_good]
-        names = list(good)
-        good = {names[row]: good[names[row]] for row in order.tolist()}
-    return good, others
-
-
-def groups_of(photos: Sequence[tuple[str, np.ndarray]], series: str | None) -> Tensor:
-    """Which photos stay together: int64 [N]."""
-    return torch.from_numpy(
-        photo_groups(
-            [name for name, _ in photos],
-            hashes=np.array([difference_hash(picture) for _, picture in photos]),
-            thumbnails=np.stack([duplicate_thumbnail(picture) for _, picture in photos]),
-            pattern=series,
-        )
-    )
-
-
-def one(usual: Tensor, novel: Tensor) -> float:
-    return auroc(usual[:, None].double(), novel[:, None].double()).item()
-
-
-def interval(usual: Tensor, novel: Tensor) -> str:
-    generator = torch.Generator().manual_seed(0)
-    draw = lambda some: some[torch.randint(len(some), (len(some),), generator=generator)]  # noqa: E731
-    drawn = torch.tensor([one(draw(usual), draw(novel)) for _ in range(NUM_RESAMPLES)])
-    low, high = drawn.quantile(torch.tensor([0.025, 0.975])).tolist()
-    return f"[{low:.2f}, {high:.2f}]"
-
-
-def share(alarms: Tensor) -> str:
-    hits = int(alarms.sum())
-    low, high = share_interval(hits, len(alarms))
-    return f"{hits / len(alarms):.1%} [{low:.1%}, {high:.1%}]"
-
-
 def single_scores(photos: Photos, families: Tensor) -> Tensor:
     return torch.cat([photos.floors.double(), photos.anchors.double(), families], dim=1)
-
-
-class Results:
-    """Rows of the tables, printed once all packs are done."""
-
-    def __init__(self) -> None:
-        columns = ["pack", *SINGLE, "combination, each seed", "of the first seed", "regret", "over the anchor's best"]
-        self.real, self.made = [columns], [columns]
-        self.kinds = [["pack", "score", *KINDS]]
-        self.rates = [["pack", *(f"{rate:.0%} asked" for rate in RATES), *(f"found at {rate:.0%}" for rate in RATES)]]
-        self.where = [["pack", "places", "measure", *MAPS]]
-        self.times = [["pack", "photos", "to look at one, ms", "fit, s"]]
-
-    def add(
-        self, table: list[list[str]], pack: str, single: Sequence[float], ours: Sequence[float], within: str
-    ) -> None:
-        mean = sum(ours) / len(ours)
-        families, anchors = single[-len(FAMILIES) :], single[len(FLOORS) :][: len(ANCHORS)]
-        each = ", ".join(f"{value:.3f}" for value in ours)
-        gaps = [f"{max(families) - mean:+.3f}", f"{mean - max(anchors):+.3f}"]
-        table.append([pack, *(f"{value:.3f}" for value in single), each, within, *gaps])
-
-    def print(self) -> None:
-        tables = {
-            "Real damage, AUROC": self.real,
-            "Made damage, each kind left out, mean AUROC": self.made,
-            "Made damage by kind, AUROC": self.kinds,
-            "Alarms": self.rates,
-            f"Where: the {len(LOCAL_KINDS)} local kinds of made damage, each left out": self.where,
-            "CPU time": self.times,
-        }
-        for title, table in tables.items():
-            if len(table) > 1:
-                print(f"\n{title}\n")
-                print(f"| {' | '.join(table[0])} |\n{'|---' * len(table[0])}|")
-                print("\n".join(f"| {' | '.join(row)} |" for row in table[1:]))
 
 
 def judge_pack(pack: str, backbone: VisionFeatures, results: Results, options: argparse.Namespace) -> None:

@@ -25,7 +25,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from novelty import looked_at, made_copies, one, read
+from novelty_photos import looked_at, made_copies, read
+from novelty_tables import one
 from torch import Tensor
 
 from vae_ldm.data.made_damage import KINDS
