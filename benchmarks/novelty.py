@@ -43,7 +43,7 @@ import numpy as np
 import torch
 from novelty_anchor import Anchor, anchor_scores
 from novelty_photos import groups_of, looked_at, made_copies, read
-from novelty_tables import RATES, Results, interval, one, share
+from novelty_tables import RATES, SINGLE, Results, interval, one, share
 from novelty_where import Residuals, Where
 from torch import Tensor
 
