@@ -7,6 +7,9 @@ Cross-conformal (Vovk 2015, CV+ of Barber et al. 2021): every photo is both fitt
 a fit that has not seen its fold. What is promised is weaker (`cross_promise`), what is held is about the same.
 """
 
+from dataclasses import dataclass
+from typing import Self
+
 import torch
 from torch import Tensor
 
@@ -41,23 +44,47 @@ def threshold(calibration: Tensor, false_alarm_rate: float, groups: Tensor | Non
 
 
 def cross_p_values(scores: Tensor, held_out: Tensor, folds: Tensor, groups: Tensor) -> Tensor:
-    """(1 + weight of the held-out scores at least as high) / (number of groups + 1): [B] or [B, P].
+    """P-values [B] or [B, P] of scores [K, B] or [K, B, P]: those of `CrossCalibration`, asked once."""
+    return CrossCalibration.fit(held_out, folds, groups, len(scores))(scores)
 
-    `scores` [K, B] or [K, B, P] are what the fits without each fold say of new photos (or of their places), and
-    `held_out` [n] what the fit without fold `folds` [n] says of the photos of that fold: each is compared with what the
-    same fit says. High scores are strange. Photos of one group, `groups` [n], weigh as one photo together, because a
-    new photo is of a group of its own (Lee, Barber & Willett 2023, Distribution-free inference with hierarchical data).
-    """
-    weights, num_groups = _group_weights(groups)
-    num_as_high = torch.zeros(scores.shape[1:], dtype=torch.float64)
-    for fold, asked in enumerate(scores):
-        rows = (folds == fold).nonzero().flatten()
-        ordered, order = held_out[rows].sort()
-        # What the highest scores weigh together: from all of them down to none of them.
-        together = weights[rows[order]].flip(0).cumsum(dim=0).flip(0)
-        together = torch.cat([together, together.new_zeros(1)])
-        num_as_high += together[torch.searchsorted(ordered, asked.contiguous())]
-    return (1 + num_as_high) / (num_groups + 1)
+
+@dataclass(frozen=True, eq=False)
+class CrossCalibration:
+    """Held-out scores in order, fold by fold, for p-values of many new photos."""
+
+    ordered: tuple[Tensor, ...]
+    """Of each fold, [n_k], rising"""
+    together: tuple[Tensor, ...]
+    """What the scores from each one up weigh together, [n_k + 1], float64; the last is 0."""
+    num_groups: int
+
+    @classmethod
+    def fit(cls, held_out: Tensor, folds: Tensor, groups: Tensor, num_folds: int) -> Self:
+        """Of held-out scores [n], each by the fit without its fold, `folds` [n] in 0 .. num_folds - 1.
+
+        Photos of one group, `groups` [n], weigh as one photo together, because a new photo is of a group of its own
+        (Lee, Barber & Willett 2023, Distribution-free inference with hierarchical data).
+        """
+        weights, num_groups = _group_weights(groups)
+        ordered, together = [], []
+        for fold in range(num_folds):
+            rows = (folds == fold).nonzero().flatten()
+            rising, order = held_out[rows].sort()
+            above = weights[rows[order]].flip(0).cumsum(dim=0).flip(0)
+            ordered.append(rising)
+            together.append(torch.cat([above, above.new_zeros(1)]))
+        return cls(tuple(ordered), tuple(together), num_groups)
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """(1 + weight of the held-out scores at least as high) / (number of groups + 1): [B] or [B, P].
+
+        `scores` [K, B] or [K, B, P] are what the fits without each fold say of new photos (or of their places); each is
+        compared with what the same fit says of the photos of its fold. High scores are strange.
+        """
+        num_as_high = torch.zeros(scores.shape[1:], dtype=torch.float64)
+        for asked, ordered, together in zip(scores, self.ordered, self.together, strict=True):
+            num_as_high += together[torch.searchsorted(ordered, asked.contiguous())]
+        return (1 + num_as_high) / (self.num_groups + 1)
 
 
 def cross_promise(false_alarm_rate: float, num_calibration: int, num_folds: int) -> float:

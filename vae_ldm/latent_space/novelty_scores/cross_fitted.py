@@ -6,12 +6,13 @@ compared with is of the same size and sort as what a new photo is compared with.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from vae_ldm.latent_space.conformal import cross_p_values
+from vae_ldm.latent_space.conformal import CrossCalibration
 from vae_ldm.latent_space.novelty_scores.combination import FamilyCombination
 from vae_ldm.latent_space.novelty_scores.families import FAMILIES, RawScores, ScoreFamilies
 from vae_ldm.latent_space.novelty_scores.folds import assign_folds
@@ -255,18 +256,22 @@ class CrossFittedDetector:
         scores = torch.stack([model.combination(each) for model, each in pairs])
         families = torch.stack([model.combination.families(each) for model, each in pairs])
         maps = torch.stack([model.maps(each) for model, each in pairs])
-        family_p_values = [
-            cross_p_values(families[..., index], self.held_out_families[:, index], self.folds, self.groups)
-            for index in range(families.shape[2])
-        ]
+        of_scores, of_maxima, *of_families = self._calibrations
+        family_p_values = [calibration(families[..., index]) for index, calibration in enumerate(of_families)]
         return NoveltyJudgement(
             scores.mean(dim=0),
             families.mean(dim=0),
             torch.stack(family_p_values, dim=1),
-            cross_p_values(scores, self.held_out, self.folds, self.groups),
+            of_scores(scores),
             maps.mean(dim=0),
-            cross_p_values(maps, self.held_out_maxima, self.folds, self.groups),
+            of_maxima(maps),
         )
+
+    @cached_property
+    def _calibrations(self) -> list[CrossCalibration]:
+        """Of the scores, of the strangest places, and of each family."""
+        held_out = [self.held_out, self.held_out_maxima, *self.held_out_families.T]
+        return [CrossCalibration.fit(each, self.folds, self.groups, len(self.models)) for each in held_out]
 
     def judge_held_out(self, seen: PhotoFeatures, rows: Tensor) -> NoveltyJudgement:
         """What the detector says of good photos themselves, each by the model that has not seen it.

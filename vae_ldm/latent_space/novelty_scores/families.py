@@ -133,12 +133,12 @@ class ScoreFamilies:
 
     def __call__(self, seen: PhotoFeatures) -> RawScores:
         """What the families say of photos."""
-        maps = self.patches.maps(seen)
+        maps, whitened = self.patches.maps(seen), self.moments.whiten(seen.moments)
         return RawScores(
-            self.moments(seen),
+            self.moments(seen, whitened),
             self.placed(seen),
             summary(maps),
-            self.directions(self.moments.whiten(seen.moments)),
+            self.directions(whitened),
             self.activity(seen.moments),
             maps,
             self.place_directions(seen),

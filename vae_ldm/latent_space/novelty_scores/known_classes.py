@@ -8,12 +8,13 @@ the fits that calibrate are the ones that judge.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from vae_ldm.latent_space.conformal import cross_p_values
+from vae_ldm.latent_space.conformal import CrossCalibration
 from vae_ldm.latent_space.novelty_scores.class_evidence import NUM_AXES, ClassEvidence
 from vae_ldm.latent_space.novelty_scores.folds import assign_folds
 from vae_ldm.latent_space.novelty_scores.photo_features import PhotoFeatures, below
@@ -119,22 +120,29 @@ class KnownClasses:
         """What is said of new photos."""
         parts = [self._evidence(seen[start : start + _BATCH_SIZE]) for start in range(0, len(seen), _BATCH_SIZE)]
         evidence = torch.cat(parts, dim=1)
-        strange, held_out = _strangeness(evidence), _strangeness(self.held_out)
-        own, least = [], []
-        for label in range(self.num_classes):
-            rows = (self.labels == label).nonzero().flatten()
-            groups = self.groups[rows]
-            own.append(cross_p_values(strange[..., label], held_out[rows, label], self.folds[rows], groups))
-            least.append(1 / (len(groups.unique()) + 1))
+        strange = _strangeness(evidence)
+        of_known, *of_classes = self._calibrations
+        own = [calibration(strange[..., label]) for label, calibration in enumerate(of_classes)]
+        least = [1 / (calibration.num_groups + 1) for calibration in of_classes]
         # A photo is as known as the class for which most speaks.
-        known = cross_p_values(-evidence.amax(dim=2), -self.held_out.amax(dim=1), self.folds, self.groups)
-        of_classes = torch.stack(own, dim=1) / (1 - NONE_SHARE)
+        known = of_known(-evidence.amax(dim=2))
+        own_p_values = torch.stack(own, dim=1) / (1 - NONE_SHARE)
         return ClassJudgement(
-            torch.minimum(of_classes, known[:, None] / NONE_SHARE).clamp(max=1),
+            torch.minimum(own_p_values, known[:, None] / NONE_SHARE).clamp(max=1),
             known,
             evidence.mean(dim=0),
             torch.tensor(least, dtype=torch.float64) / (1 - NONE_SHARE),
         )
+
+    @cached_property
+    def _calibrations(self) -> list[CrossCalibration]:
+        """Of the claim that a photo is like those of any class, and of each class by its own photos."""
+        num_folds, strange = len(self.models), _strangeness(self.held_out)
+        found = [CrossCalibration.fit(-self.held_out.amax(dim=1), self.folds, self.groups, num_folds)]
+        for label in range(self.num_classes):
+            rows = (self.labels == label).nonzero().flatten()
+            found.append(CrossCalibration.fit(strange[rows, label], self.folds[rows], self.groups[rows], num_folds))
+        return found
 
     def _evidence(self, seen: PhotoFeatures) -> Tensor:
         return torch.stack([model(seen) for model in self.models])

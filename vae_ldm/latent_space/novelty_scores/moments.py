@@ -39,9 +39,13 @@ class MomentScores:
         stages = tuple(Mahalanobis.fit(stage).whitener.float().contiguous() for stage in _later(good.moments))
         return cls(together.mean.float(), together.whitener.float().contiguous(), stages)
 
-    def __call__(self, seen: PhotoFeatures) -> Tensor:
-        """Scores [N, 2]: the distance of all moments together, and the sum of the distances of the stages."""
-        together = self.whiten(seen.moments).square().sum(dim=1).sqrt()
+    def __call__(self, seen: PhotoFeatures, whitened: Tensor | None = None) -> Tensor:
+        """Scores [N, 2]: the distance of all moments together, and the sum of the distances of the stages.
+
+        `whitened` is what `whiten` gives for the photos, where that is known already.
+        """
+        whitened = self.whiten(seen.moments) if whitened is None else whitened
+        together = whitened.square().sum(dim=1).sqrt()
         centered = (_stacked(seen.moments) - self.mean).split([stage.shape[1] for stage in seen.moments], dim=1)
         stages = [
             (stage @ whitener.T).square().sum(dim=1).sqrt()
