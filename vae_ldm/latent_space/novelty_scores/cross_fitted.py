@@ -295,7 +295,7 @@ class CrossFittedDetector:
             torch.stack(family_p_values, dim=1),
             self._among_the_others(self.held_out, self.held_out[rows], rows),
             maps,
-            torch.stack([self._among_the_others(self.held_out_maxima, place, rows) for place in maps.T], dim=1),
+            self._among_the_others(self.held_out_maxima, maps, rows),
         )
 
     def held_out_p_values(self) -> Tensor:
@@ -306,15 +306,17 @@ class CrossFittedDetector:
         return self._among_the_others(self.held_out, self.held_out, torch.arange(len(self.held_out)))
 
     def _among_the_others(self, held_out: Tensor, scores: Tensor, rows: Tensor) -> Tensor:
-        """P-values [B] of scores [B] of the good photos in `rows`, beside what is held out [N] of all other groups."""
+        """P-values of scores [B] or [B, P] of the good photos in `rows`, int64 [B], beside the held-out [N] of all
+        other groups."""
         _, members, counts = self.groups.unique(return_inverse=True, return_counts=True)
-        weights = 1 / counts[members].double()
+        ordered, order = held_out.sort()
+        weights, groups = (1 / counts[members].double())[order], self.groups[order]
+        places = torch.searchsorted(ordered, scores.contiguous())
         found = []
-        for some in torch.arange(len(rows)).split(_BATCH_SIZE):
-            as_high = held_out >= scores[some, None]
-            others = self.groups != self.groups[rows[some], None]
-            found.append((1 + (weights * (as_high & others)).sum(dim=1)) / len(counts))
-        return torch.cat(found)
+        for place, group in zip(places, self.groups[rows], strict=True):
+            above = weights.masked_fill(groups == group, 0).flip(0).cumsum(dim=0).flip(0)
+            found.append(torch.cat([above, above.new_zeros(1)])[place])
+        return (1 + torch.stack(found)) / len(counts)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that `from_tensors` needs, for a safetensors file."""
