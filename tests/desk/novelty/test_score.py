@@ -67,6 +67,15 @@ def test_photos_that_cannot_be_read_have_a_line(detector, photos, tmp_path, capf
     assert "more than max_pixels" in said
 
 
+def test_where_nearly_all_photos_are_novel_nothing_is_said_of_the_others(detector, tmp_path, capfd):
+    save_photos(tmp_path / "scratched", 24, seed=5, blemish=(26, 38))
+    verdicts = score(tmp_path / "scratched", detector, out=tmp_path / "scores.csv")
+    assert all(verdict.novel for verdict in verdicts)
+    said = " ".join(capfd.readouterr().err.split())
+    assert "all or nearly all of the photos are unlike the usual ones (Kolmogorov-Smirnov test" in said
+    assert "the others" not in said
+
+
 def test_where_no_photo_can_be_read_nothing_is_said_of_the_others(detector, tmp_path, capfd, read_table):
     (tmp_path / "note.jpg").write_text("hello")
     with pytest.raises(ManyUnreadableError, match=r"^1 of 1 photo cannot be read; nothing is judged$"):

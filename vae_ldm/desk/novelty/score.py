@@ -26,6 +26,8 @@ from vae_ldm.text import counted
 
 MIN_PHOTOS_OF_SHIFT = 20
 """Of fewer photos nothing is said of all of them together."""
+_NEARLY_ALL = 0.95
+"""Where a larger share is novel, too few others are left to say that they are like the usual ones."""
 _VERDICTS = {True: "novel", False: "seen", None: "undecided"}
 
 
@@ -117,6 +119,11 @@ def _shift(detector: Detector, verdicts: Sequence[NoveltyVerdict]) -> list[str]:
     found = shift_test(torch.tensor(new), held.held_out_p_values(), calibration_groups=held.groups)
     kind = found.kind()
     test = f"Kolmogorov-Smirnov test of the p-values: {found.p_value:.1g}"
+    if kind == "some novel" and found.share_novel > _NEARLY_ALL:
+        return [
+            f"all or nearly all of the photos are unlike the usual ones ({test}): either all show what is new, or "
+            "light, camera or background have changed, and the false-alarm rate does not hold for them; look at some"
+        ]
     if kind == "some novel":
         return [
             f"about {100 * found.share_novel:.0f} % of the photos are unlike the usual ones, the others are like them "
