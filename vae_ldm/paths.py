@@ -180,10 +180,10 @@ def check_output_folder(folder: Path) -> None:
     _check_writable(place)
 
 
-def check_new_folder(folder: Path) -> None:
-    """Raise VaeLdmError where `folder` cannot be made, or exists and is not empty."""
+def check_new_folder(folder: Path, option: str = "--out") -> None:
+    """Raise VaeLdmError where `folder`, which `option` names, cannot be made, or exists and is not empty."""
     if os.path.lexists(folder) and (folder.name in ("", "..") or not folder.is_dir() or any(folder.iterdir())):
-        raise VaeLdmError(f"{folder}: exists already; name another folder with --out")
+        raise VaeLdmError(f"{folder}: exists already; name another folder with {option}")
     check_output_folder(folder)
 
 

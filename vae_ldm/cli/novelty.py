@@ -81,7 +81,7 @@ def score(
         typer.Option(
             metavar="DIR",
             help="A new folder for pictures that show where each photo is unusual.",
-            callback=paths.new_folder,
+            callback=paths.heat_map_folder,
         ),
     ] = None,
     false_alarm_rate: OtherFalseAlarmRateOption = None,

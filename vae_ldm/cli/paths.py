@@ -229,3 +229,11 @@ def new_folder(folder: Path | None) -> Path | None:
         return None
     check_new_folder(expanded(folder))
     return expanded(folder)
+
+
+def heat_map_folder(folder: Path | None) -> Path | None:
+    """The same, where --heat-maps names it."""
+    if folder is None:
+        return None
+    check_new_folder(expanded(folder), "--heat-maps")
+    return expanded(folder)

@@ -20,3 +20,10 @@ def true_rates(num_calibration: int, false_alarm_rate: float) -> tuple[float, fl
 def photos_needed(false_alarm_rate: float) -> int:
     """How many calibration photos it takes for a p-value to come down to `false_alarm_rate`, in (0, 1)."""
     return math.ceil(1 / false_alarm_rate - 1e-9) - 1
+
+
+def rate_to_name(num_calibration: int) -> str:
+    """The least false-alarm rate of two digits for which so many calibration photos are enough."""
+    rate = 1 / (num_calibration + 1)
+    unit = 10.0 ** (math.floor(math.log10(rate)) - 1)
+    return f"{math.ceil(rate / unit - 1e-6) * unit:.2g}"

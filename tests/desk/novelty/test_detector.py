@@ -153,3 +153,12 @@ def test_a_detector_opened_again_judges_as_it_did(opened, detector, photos, tmp_
     copied = open_detector(str(shutil.copytree(detector, tmp_path / "copy")))
     records = photo_records(photos / "validation")
     assert_same_verdicts(opened.judge(records), copied.judge(records))
+
+
+def test_a_detector_and_its_verdicts_print_short(detector, photos):
+    """Neither holds its tensors nor the pixels of its heat map, which are thousands of lines."""
+    opened = open_detector(detector)
+    (verdict,) = opened.judge(photos / "validation" / "good" / "000.png")
+    assert len(repr(opened)) < 1_000
+    assert len(repr(verdict)) < 1_500
+    assert "array(" not in repr(verdict)

@@ -46,7 +46,7 @@ def test_the_rates_count_false_alarms_and_what_is_found(inspected, detector, pho
         assert scored.share(0.1).startswith(f"{hits} of {len(verdicts)}: ")
         assert scored.share(0.1) in html
     assert [row.threshold is None for row in page.rates] == [True, True, False, False, False]  # of 24 photos
-    assert "It takes 99 usual photos; there are 24." in html
+    assert "It takes 99 different usual photos; there are 24." in html
     pairs = torch.tensor(page.bad.scores)[:, None] > torch.tensor(page.good.scores)
     assert page.auroc == pytest.approx(pairs.double().mean().item())
 

@@ -95,3 +95,8 @@ def test_the_same_photos_elsewhere_are_not_looked_at_again(few, mixed, tmp_path,
     no_looking_after()
     few(moved, leave_out=listed(tmp_path, HIDDEN[0]))
     assert open_detector(tmp_path / "few").facts.num_left_out == 1
+
+
+def test_a_line_of_inspect_may_be_copied_with_its_p_value(few, mixed, tmp_path):
+    few(mixed, leave_out=listed(tmp_path, "# The 2 usual photos that are the oddest", f"0.048  {HIDDEN[0]}"))
+    assert open_detector(tmp_path / "few").facts.num_left_out == 1

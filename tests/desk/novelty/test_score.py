@@ -67,6 +67,30 @@ def test_photos_that_cannot_be_read_have_a_line(detector, photos, tmp_path, capf
     assert "more than max_pixels" in said
 
 
+def test_where_nearly_all_photos_are_novel_nothing_is_said_of_the_others(detector, tmp_path, capfd):
+    save_photos(tmp_path / "scratched", 24, seed=5, blemish=(26, 38))
+    verdicts = score(tmp_path / "scratched", detector, out=tmp_path / "scores.csv")
+    assert all(verdict.novel for verdict in verdicts)
+    said = " ".join(capfd.readouterr().err.split())
+    assert "all or nearly all of the photos are unlike the usual ones (Kolmogorov-Smirnov test" in said
+    assert "the others" not in said
+
+
+def test_where_no_photo_can_be_read_nothing_is_said_of_the_others(detector, tmp_path, capfd, read_table):
+    (tmp_path / "note.jpg").write_text("hello")
+    with pytest.raises(ManyUnreadableError, match=r"^1 of 1 photo cannot be read; nothing is judged$"):
+        score(tmp_path / "note.jpg", detector, out=tmp_path / "scores.csv")
+    assert [row["verdict"] for row in read_table(tmp_path / "scores.csv")] == ["unreadable"]
+    assert "novel" not in capfd.readouterr().err
+
+
+def test_a_folder_of_heat_maps_that_is_full_is_refused_with_its_own_option(detector, photos):
+    options = ["--heat-maps", str(photos), "--out", "scores.csv"]
+    result = CliRunner().invoke(app, ["novelty", "score", str(photos), str(detector), *options])
+    assert result.exit_code == 2
+    assert "exists already; name another folder with --heat-maps" in " ".join(result.output.split())
+
+
 def test_a_rate_that_is_none_is_refused_before_the_detector_is_opened(photos, tmp_path):
     with pytest.raises(VaeLdmError, match="a false-alarm rate is between 0 and 1, not 2"):
         score(photos, tmp_path / "absent", out=tmp_path / "scores.csv", false_alarm_rate=2)

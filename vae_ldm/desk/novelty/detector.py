@@ -1,7 +1,7 @@
 """A detector of novelty, which judges photos; `detector_folder.py` stores it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -74,7 +74,7 @@ class NoveltyVerdict:
     classes: ClassVerdict | None
     """None for a detector that knows no classes, and for a photo that is usual where the usual classes were named."""
     features_name: str
-    heat_map: np.ndarray | None
+    heat_map: np.ndarray | None = field(repr=False)
     """The photo in grey with its strange places in yellow to red, uint8 [H, W, 3]; None where none was asked for.
 
     It has the photo's own proportions. Where a novel photo has no place as strange as 1, the map shows the strangest
@@ -92,10 +92,10 @@ class Detector:
     """What is known of usual photos and of known classes, and the backbone that looks at new ones."""
 
     facts: DetectorFacts
-    observer: PhotoObserver
-    scores: CrossFittedDetector
-    classes: KnownClasses | None
-    digests: tuple[str, ...]
+    observer: PhotoObserver = field(repr=False)
+    scores: CrossFittedDetector = field(repr=False)
+    classes: KnownClasses | None = field(repr=False)
+    digests: tuple[str, ...] = field(repr=False)
     """SHA-256 of the files of the usual photos, in the order of `scores`; empty where one was no file."""
 
     def judge(

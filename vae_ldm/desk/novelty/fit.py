@@ -19,7 +19,7 @@ from vae_ldm.desk.novelty.looking import SeenPhotos, digest_of, groups_of, look,
 from vae_ldm.desk.novelty.observer import PhotoObserver
 from vae_ldm.desk.novelty.reference_photos import check_enough, check_rate, names_to_leave_out, reference_photos
 from vae_ldm.errors import DataError, WeightsError
-from vae_ldm.latent_space.false_alarms import photos_needed, true_rates
+from vae_ldm.latent_space.false_alarms import photos_needed, rate_to_name, true_rates
 from vae_ldm.latent_space.novelty_scores.cross_fitted import CrossFittedDetector
 from vae_ldm.latent_space.novelty_scores.known_classes import KnownClasses
 from vae_ldm.latent_space.novelty_scores.photo_features import PhotoFeatures
@@ -191,7 +191,7 @@ def _summary(facts: DetectorFacts) -> Iterator[str]:
         yield (
             f"{counted(count, 'usual photo')} are too few to call any photo novel at a false-alarm rate of {rate:g}, "
             f"which takes {photos_needed(rate):,}: photos get a score and no p-value; at --false-alarm-rate "
-            f"{1 / (count + 1):.2g} or more they get both"
+            f"{rate_to_name(count)} or more they get both"
         )
         return
     yield f"a photo whose p-value is at most {rate:g} is called novel, as about {100 * rate:g} of 100 usual photos are"

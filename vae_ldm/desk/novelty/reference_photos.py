@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -24,6 +25,8 @@ MIN_PHOTOS = 8
 """`MIN_GROUPS` of `cross_fitted`, which this module does not import because torch comes with it."""
 _HARDLY = 1.5
 """Photos up to this many times the least number are hardly enough, because some may not be readable."""
+_P_VALUE = re.compile(r"^[01]\.\d{3}  ")
+"""What stands before a name in the lines that `novelty inspect` prints."""
 _SMALL = (64, 64)
 """The size at which they are decoded; large JPEGs are reduced on the way."""
 
@@ -61,8 +64,9 @@ def names_to_leave_out(file: Path, reference: Sequence[Record], photos: Path) ->
     """The ids in the text file, one a line; empty lines and those that begin with # are passed over.
 
     An id is a photo's path within `photos`, as `novelty inspect` and `novelty score` write it; the photo's own path is
-    taken as well. Raises DataError where the file cannot be read, names no photo, or names one that is not among
-    `reference`.
+    taken as well, and so is a line as `novelty inspect` prints it, with its p-value.
+
+    Raises DataError where the file cannot be read, names no photo, or names one that is not among `reference`.
     """
     try:
         lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
@@ -75,7 +79,8 @@ def names_to_leave_out(file: Path, reference: Sequence[Record], photos: Path) ->
         name = line if line in by_name else line.strip()
         if not name or (name.startswith("#") and name not in by_name):
             continue
-        name = name if name in by_name else _as_id(name)
+        if name not in by_name:
+            name = _as_id(_P_VALUE.sub("", name))
         if name not in by_name:
             nearest = difflib.get_close_matches(name, by_name, n=1)
             hint = f"did you mean {nearest[0]}?" if nearest else "one line is one photo, by its path within the folder"

@@ -18,6 +18,7 @@ from vae_ldm.desk.novelty.detector import Detector, NoveltyVerdict
 from vae_ldm.desk.novelty.detector_folder import open_detector
 from vae_ldm.desk.novelty.reference_photos import check_rate
 from vae_ldm.files import write_picture, write_whole
+from vae_ldm.latent_space.false_alarms import rate_to_name
 from vae_ldm.latent_space.novelty_scores.families import FAMILIES
 from vae_ldm.latent_space.shift import shift_test
 from vae_ldm.paths import TABLE_SUFFIXES, check_new_folder, check_output_file
@@ -25,6 +26,8 @@ from vae_ldm.text import counted
 
 MIN_PHOTOS_OF_SHIFT = 20
 """Of fewer photos nothing is said of all of them together."""
+_NEARLY_ALL = 0.95
+"""Where a larger share is novel, too few others are left to say that they are like the usual ones."""
 _VERDICTS = {True: "novel", False: "seen", None: "undecided"}
 
 
@@ -48,7 +51,7 @@ def score(
     def check_places() -> None:
         check_output_file(out, "table", TABLE_SUFFIXES)
         if heat_maps is not None:
-            check_new_folder(heat_maps)
+            check_new_folder(heat_maps, "--heat-maps")
 
     command.processes.first(check_places)  # before another process has written anything
     if false_alarm_rate is not None:
@@ -70,12 +73,12 @@ def score(
     unreadable = [name for name, _ in command.unreadable.photos]
     command.processes.first(lambda: _write_table(out, verdicts, unreadable, opened.facts.known_classes))
     command.tell_left_out()
-    for line in _summary(opened, verdicts, rate):
+    for line in _summary(opened, verdicts, rate) if verdicts else []:
         command.say(line)
     command.hand_over(out)
-    if heat_maps is not None:
+    if heat_maps is not None and verdicts:
         command.hand_over(heat_maps)
-    command.check_left_out(len(records), f"the others are judged in {out}")
+    command.check_left_out(len(records), f"the others are judged in {out}" if verdicts else "nothing is judged")
     return verdicts
 
 
@@ -91,16 +94,17 @@ def _summary(detector: Detector, verdicts: Sequence[NoveltyVerdict], rate: float
     only = f"; the detector knows photos of {', '.join(facts.only_classes)} only" if facts.only_classes else ""
     calibrated = f"with {counted(facts.num_calibration, 'usual photo')}"
     if not detector.can_judge(rate):
-        least = 1 / (facts.num_calibration + 1)
         lines.append(
             f"{calibrated} no photo can be called novel at a false-alarm rate of {rate:g}: the table has scores and no "
-            f"p-values; name --false-alarm-rate {least:.2g} or more, or fit on more photos{only}"
+            f"p-values; name --false-alarm-rate {rate_to_name(facts.num_calibration)} or more, or fit on more "
+            f"photos{only}"
         )
         return lines
     num_novel = sum(bool(verdict.novel) for verdict in verdicts)
     lines += _shift(detector, verdicts)
+    are = "is" if 1 in (num_novel, len(verdicts)) else "are"
     lines.append(
-        f"{num_novel:,} of {counted(len(verdicts), 'photo')} {'is' if num_novel == 1 else 'are'} novel by "
+        f"{num_novel:,} of {counted(len(verdicts), 'photo')} {are} novel by "
         f"{facts.features_name}, at a false-alarm rate of {rate:g} {calibrated}{only}"
     )
     return lines
@@ -115,6 +119,11 @@ def _shift(detector: Detector, verdicts: Sequence[NoveltyVerdict]) -> list[str]:
     found = shift_test(torch.tensor(new), held.held_out_p_values(), calibration_groups=held.groups)
     kind = found.kind()
     test = f"Kolmogorov-Smirnov test of the p-values: {found.p_value:.1g}"
+    if kind == "some novel" and found.share_novel > _NEARLY_ALL:
+        return [
+            f"all or nearly all of the photos are unlike the usual ones ({test}): either all show what is new, or "
+            "light, camera or background have changed, and the false-alarm rate does not hold for them; look at some"
+        ]
     if kind == "some novel":
         return [
             f"about {100 * found.share_novel:.0f} % of the photos are unlike the usual ones, the others are like them "
