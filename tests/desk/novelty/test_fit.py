@@ -26,7 +26,7 @@ def test_what_was_fitted_is_said_and_stored(fitted, tiny_backbone, tmp_path, cap
     assert (facts.only_classes, facts.known_classes, facts.series) == ([], [], None)
     printed = capfd.readouterr()
     assert "tiny: 24 usual photos" in printed.err
-    assert "with 24 usual photos the true rate lies between " in printed.err
+    assert "with 24 different usual photos the true rate lies between " in printed.err
     assert printed.out.splitlines() == [str(tmp_path / "detector")]
 
 
@@ -45,7 +45,7 @@ def test_few_photos_are_fitted_on_and_the_table_has_scores_without_p_values(few,
     assert {(row["verdict"], row["p_value"]) for row in rows} == {("undecided", "")}
     assert all(float(row["score"]) > 1 for row in rows)
     said = " ".join(capfd.readouterr().err.split())
-    assert "with 12 usual photos no photo can be called novel at a false-alarm rate of 0.05" in said
+    assert "with 12 different usual photos no photo can be called novel at a false-alarm rate of 0.05" in said
     assert "the table has scores and no p-values; name --false-alarm-rate 0.077 or more" in said
 
     verdicts = score(tmp_path / "new", detector, out=tmp_path / "judged.csv", false_alarm_rate=0.2)

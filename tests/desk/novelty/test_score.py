@@ -37,7 +37,10 @@ def test_the_table_holds_what_was_found_and_a_picture_is_written_for_each_photo(
     assert printed.out.splitlines() == [str(tmp_path / "scores.csv"), str(tmp_path / "heat")]
     num_novel = sum(verdict.novel for verdict in verdicts)
     said = " ".join(printed.err.split())
-    assert f"{num_novel} of 18 photos are novel by tiny, at a false-alarm rate of 0.05 with 24 usual photos" in said
+    assert (
+        f"{num_novel} of 18 photos are novel by tiny, at a false-alarm rate of 0.05 with 24 different usual photos"
+        in said
+    )
 
 
 def test_photos_that_were_fitted_on_are_told(detector, photos, tmp_path, capfd):
@@ -142,17 +145,17 @@ def test_the_command_line(photos, tiny_backbone, tmp_path, read_table):
     result = runner.invoke(app, [*arguments, "--only-class", "good", "--false-alarm-rate", "0.1", "--series", "(.*)"])
     assert result.exit_code == 0, result.output
     assert result.output.splitlines()[-1] == str(detector)
-    assert "with 36 usual photos the true rate lies between " in " ".join(result.output.split())
+    assert "with 36 different usual photos the true rate lies between " in " ".join(result.output.split())
     table = tmp_path / "scores.csv"
     result = runner.invoke(app, ["novelty", "score", str(photos), str(detector), "--out", str(table)])
     assert result.exit_code == 0, result.output
     said = " ".join(result.output.split())
-    assert "photos are novel by tiny, at a false-alarm rate of 0.1 with 36 usual photos" in said
+    assert "photos are novel by tiny, at a false-alarm rate of 0.1 with 36 different usual photos" in said
     assert "the detector knows photos of good only" in said
     assert len(read_table(table)) == 42
     other = ["--out", str(tmp_path / "other.csv"), "--false-alarm-rate", "0.3"]
     result = runner.invoke(app, ["novelty", "score", str(photos), str(detector), *other])
-    assert "at a false-alarm rate of 0.3 with 36 usual photos" in " ".join(result.output.split())
+    assert "at a false-alarm rate of 0.3 with 36 different usual photos" in " ".join(result.output.split())
 
     for wrong, message in (
         (["fit", str(photos), "--backbone", "x/y/z", "--out", str(detector)], "no such folder"),

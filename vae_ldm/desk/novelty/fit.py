@@ -207,7 +207,8 @@ def _certainty(num_calibration: int, rate: float) -> str:
 
     enough = ceil(_CERTAIN_ALARMS / rate)
     said = (
-        f"with {counted(num_calibration, 'usual photo')} the true rate lies {within(num_calibration)} (95 % confidence)"
+        f"with {counted(num_calibration, 'different usual photo')} the true rate lies {within(num_calibration)} "
+        "(95 % confidence)"
     )
     return said if num_calibration >= enough else f"{said}, with {enough:,} it would lie {within(enough)}"
 

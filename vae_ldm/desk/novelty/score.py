@@ -92,7 +92,7 @@ def _summary(detector: Detector, verdicts: Sequence[NoveltyVerdict], rate: float
             f"on; {each} judged without itself"
         )
     only = f"; the detector knows photos of {', '.join(facts.only_classes)} only" if facts.only_classes else ""
-    calibrated = f"with {counted(facts.num_calibration, 'usual photo')}"
+    calibrated = f"with {counted(facts.num_calibration, 'different usual photo')}"
     if not detector.can_judge(rate):
         lines.append(
             f"{calibrated} no photo can be called novel at a false-alarm rate of {rate:g}: the table has scores and no "
