@@ -15,6 +15,7 @@ from vae_ldm.cli import app
 from vae_ldm.desk.novelty import looking
 from vae_ldm.desk.novelty.detector_folder import open_detector, open_photos, reference_names
 from vae_ldm.desk.novelty.fit import fit
+from vae_ldm.desk.novelty.reference_photos import check_photos
 from vae_ldm.desk.novelty.score import score
 from vae_ldm.errors import DataError, ManyUnreadableError, VaeLdmError, WeightsError
 
@@ -247,3 +248,8 @@ def test_the_default_backbone_finds_a_scratch(photos, tmp_path):
     good = detector.judge(photos / "validation" / "good")
     assert sum(verdict.novel for verdict in good) <= 4
     assert torch.equal(open_photos(tmp_path / "detector").groups, detector.scores.groups)
+
+
+def test_photos_of_one_series_are_refused_before_any_is_looked_at(photos):
+    with pytest.raises(DataError, match="too few photos: the 24 here are of 1 series, which count as one photo each"):
+        check_photos(photos / "train", false_alarm_rate=0.05, series="^(good)/")

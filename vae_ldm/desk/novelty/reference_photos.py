@@ -111,7 +111,12 @@ def check_photos(
     check_rate(false_alarm_rate)
     reference, _ = reference_photos(photos, only_classes)
     if series is not None:
-        series_of([record.id for record in reference], series)
+        num_series = len(set(series_of([record.id for record in reference], series).tolist()))
+        if num_series < MIN_PHOTOS <= len(reference):
+            raise DataError(
+                f"too few photos: the {len(reference):,} here are of {num_series:,} series, which count as one photo "
+                f"each, and it takes {counted(MIN_PHOTOS, 'usual photo')} to compare with; give more photos"
+            )
     left_out = names_to_leave_out(leave_out, reference, photos) if leave_out is not None else ()
     check_enough(reference, len(left_out))
 
