@@ -56,8 +56,9 @@ from vae_ldm.desk.novelty.backbone_features import (
 )
 from vae_ldm.desk.novelty.made_photos import draw_sources, fit_strengths, make_copies
 from vae_ldm.latent_space.novelty_scores.combination import FamilyCombination, auroc
-from vae_ldm.latent_space.novelty_scores.cross_fitted import CrossFittedDetector, inner_scores, outer_folds
+from vae_ldm.latent_space.novelty_scores.cross_fitted import CrossFittedDetector, outer_folds
 from vae_ldm.latent_space.novelty_scores.families import RawScores
+from vae_ldm.latent_space.novelty_scores.fold_model import inner_scores
 from vae_ldm.latent_space.novelty_scores.maps import PlaceMaps
 from vae_ldm.latent_space.novelty_scores.photo_features import MadeCopies, PhotoFeatures
 from vae_ldm.latent_space.novelty_scores.pixel_floor import PixelFloor
