@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,14 +86,25 @@ class CpuClock(Callback):
         self._began += time.process_time() - self._paused
 
 
+class EnoughError(Exception):
+    """Raised where a stage has been trained, to leave out what would follow."""
+
+    def __init__(self, module: LightningModule) -> None:
+        super().__init__("trained")
+        self.module = module
+
+
 @contextmanager
-def clocked(skip: int = 0) -> Iterator[CpuClock]:
-    """A clock in whichever stage is trained while the block runs."""
+def clocked(skip: int = 0, *, no_more: bool = False) -> Iterator[CpuClock]:
+    """A clock in whichever stage is trained while the block runs; with `no_more` EnoughError follows."""
     clock = CpuClock(skip)
     usual = autoencoder_stage.fit_stage
 
     def fit_stage(*args: Any, callbacks: Sequence[Callback] = (), **settings: Any) -> dict[str, Any]:
-        return usual(*args, callbacks=[clock, *callbacks], **settings)
+        facts = usual(*args, callbacks=[clock, *callbacks], **settings)
+        if no_more:
+            raise EnoughError(args[2])
+        return facts
 
     autoencoder_stage.fit_stage = diffusion_stage.fit_stage = fit_stage
     try:
@@ -151,18 +162,27 @@ class Bench:
         session.console.quiet = True
         return session
 
-    def trained(self, cell: Cell, stage: str, name: str, overrides: Sequence[str], seconds: float) -> tuple[Any, ...]:
-        """A session whose `stage` has taken `seconds`, the clock, and the autoencoder."""
+    def trained(
+        self, cell: Cell, stage: str, name: str, overrides: Sequence[str], seconds: float, *, no_more: bool = False
+    ) -> tuple[Session, CpuClock, AutoencoderKL]:
+        """A session whose `stage` has taken `seconds`, the clock, and the autoencoder.
+
+        With `no_more` the autoencoder is left as it was trained, and its latents are not measured.
+        """
         section = "diffusion" if stage == "unet" else "autoencoder"
         quiet = [f"{section}.trainer.val_every_n_steps={NEVER}", f"{section}.trainer.checkpoint_every_n_steps={NEVER}"]
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix="timed-") as timed, clocked(skip=5) as trial:
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix="timed-") as timed, clocked(5, no_more=True) as trial:
             steps = [f"output_dir={timed}", f"{section}.trainer.max_steps={NUM_TIMED_STEPS}"]
-            _train(self.session(cell, name, [*overrides, *quiet, *steps]), stage)
+            with suppress(EnoughError):
+                _train(self.session(cell, name, [*overrides, *quiet, *steps]), stage)
         max_steps = max(1, round(seconds * trial.steps / trial.seconds))
         session = self.session(cell, name, [*overrides, *quiet, f"{section}.trainer.max_steps={max_steps}"])
-        with clocked() as clock:
-            autoencoder = _train(session, stage)
-        return session, clock, autoencoder
+        with clocked(no_more=no_more) as clock:
+            try:
+                autoencoder = _train(session, stage)
+            except EnoughError as trained:
+                autoencoder = trained.module.autoencoder
+        return session, clock, autoencoder.eval()
 
     def run(self, cell: Cell, *, judge_seconds: float | None, autoencoder: str | None) -> dict[str, Any]:
         """Train and judge one cell: the row of the table."""
@@ -172,7 +192,9 @@ class Bench:
                 assert autoencoder is not None
                 return self._judged_by_unet(cell, autoencoder, here, cell.seconds)
             no_unet = ["diffusion=null"]
-            session, clock, network = self.trained(cell, "autoencoder", "cell", [*here, *no_unet], cell.seconds)
+            session, clock, network = self.trained(
+                cell, "autoencoder", "cell", [*here, *no_unet], cell.seconds, no_more=judge_seconds is None
+            )
             row = _took(clock) | _reconstruction(session, network)
             if judge_seconds is not None:
                 # Of a cell for the UNet: the variant's keys are about the autoencoder that is there already.

@@ -158,6 +158,20 @@ def test_weights_of_another_memory_layout_move_alike():
     assert torch.allclose(module.convolution.weight, twin.convolution.weight, atol=1e-4)
 
 
+def test_steps_are_exact_under_autocast():
+    """Manual optimisation steps inside the training step, and so inside autocast, where products are bfloat16."""
+    module, twin = Small(), Small()
+    for each in (module, twin):
+        optimizer, _ = new_optimizer(each, SETTINGS, max_steps=3)
+        torch.manual_seed(1)
+        for parameter in each.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        with torch.autocast("cpu", torch.bfloat16, enabled=each is twin):
+            optimizer.step()
+    for one, other in zip(module.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_a_parameter_without_gradient_stays():
     module = Small()
     optimizer, _ = new_optimizer(module, SETTINGS, max_steps=3)

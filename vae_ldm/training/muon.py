@@ -90,6 +90,11 @@ def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
     Newton-Schulz iterations X <- a X + b (X X^T) X + c (X X^T)^2 X with Jordan's coefficients. Where a matrix is
     long, they run on its small square X X^T, which has the same polynomials, and X is multiplied once, at the end.
     """
+    with torch.autocast(matrices.device.type, enabled=False):  # a step inside autocast would be rounded to bfloat16
+        return _orthogonalize(matrices, steps)
+
+
+def _orthogonalize(matrices: Tensor, steps: int) -> Tensor:
     a, b, c = _COEFFICIENTS
     is_tall = matrices.shape[-2] > matrices.shape[-1]
     wide = matrices.mT if is_tall else matrices
