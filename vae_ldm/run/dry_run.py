@@ -120,7 +120,12 @@ def _describe_autoencoder(session: Session, module: LitAutoencoder, examples_at_
     if stage.crop_size is not None:
         height, width = (stage.crop_size,) * 2 if isinstance(stage.crop_size, int) else stage.crop_size
         batch = batch[..., :height, :width].contiguous()
-    update = Update(module.autoencoder, clip_norm=part.gradient_clip_norm, averaged=stage.ema is not None)
+    update = Update(
+        module.autoencoder,
+        clip_norm=part.gradient_clip_norm,
+        optimizer=module.optimizer_settings,
+        averaged=stage.ema is not None,
+    )
 
     def seconds(*, adversarial: bool) -> float:
         losses = [(lambda: module.generator_loss(batch, adversarial=adversarial)[1], update)]
@@ -146,7 +151,12 @@ def _describe_unet(session: Session, module: LitLatentDiffusion, latents: dict[s
     part, precision = stage.trainer, expected_precision(stage.trainer, "unet")
     place_channels_last(part, module, "unet")
     module.to(session.device)
-    update = Update(module, clip_norm=part.gradient_clip_norm, averaged=stage.ema is not None)
+    update = Update(
+        module,
+        clip_norm=part.gradient_clip_norm,
+        optimizer=module.optimizer_settings,
+        averaged=stage.ema is not None,
+    )
     seconds = seconds_a_step(
         [(lambda: module.denoising_loss(latents, latents["prompt_ids"]).mean(), update)],
         device=session.device,
@@ -161,7 +171,8 @@ def _describe_stage(
 ) -> None:
     count, device = session.processes.count, session.device.type
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-    # Weights, gradients and AdamW's two moments in float32; activations come on top and grow with the batch.
+    # Weights, gradients and AdamW's two moments (Muon has one) in float32; activations come on top and grow with the
+    # batch.
     megabytes = 16 * trained / 2**20
     session.say(
         f"{stage}: {_millions(module)} parameters, {megabytes:.0f} MiB for weights, gradients and optimizer; "
