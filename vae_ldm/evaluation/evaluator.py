@@ -121,7 +121,7 @@ def evaluate_autoencoder(
     train, validation = real.train, real.validation
     assert len(validation.images), "an autoencoder is judged on validation pictures"
     code = LinearCode.fit(
-        [as_images(np.asarray(some)) for _, some in of_one_size(evenly_chosen(train.images, MAX_LINEAR_CODE_VALUES))],
+        [as_images(some) for _, some in of_one_size(evenly_chosen(train.images, MAX_LINEAR_CODE_VALUES))],
         downsample_factor=downsample_factor,
         latent_channels=latent_channels,
     )

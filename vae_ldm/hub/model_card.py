@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from shlex import quote
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -68,6 +69,7 @@ def model_card(facts: CardFacts) -> str:
         datasets=_datasets(facts.recipe["data"]),
         drawn=any(one["type"] == "rendered_claims" for one in _sources(facts.recipe["data"]).values()),
         local_paths=_local_paths(facts.recipe["data"]),
+        own_photos="".join(f" {quote(f'{key}=PHOTOS')}" for key in _local_paths(facts.recipe["data"])),
     )
     return str(ModelCard(f"---\n{_metadata(facts).to_yaml()}\n---\n\n{text}", ignore_metadata_errors=False))
 

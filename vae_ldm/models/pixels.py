@@ -14,11 +14,11 @@ def to_unit_range(images: Tensor) -> Tensor:
     return images.float().div_(127.5).sub_(1)
 
 
-def as_images(pictures: np.ndarray) -> Tensor:
+def as_images(pictures: PictureArray) -> Tensor:
     """Images [N, C, H, W] in [-1, 1] of uint8 pictures [N, H, W, C]."""
     # Contiguous, because a network takes over its input's strides and channels_last is slower on a CPU; and a copy,
     # because torch must not be given the read-only memory of a mapped file.
-    return to_unit_range(torch.from_numpy(pictures.transpose(0, 3, 1, 2).copy(order="C")))
+    return to_unit_range(torch.from_numpy(np.asarray(pictures).transpose(0, 3, 1, 2).copy(order="C")))
 
 
 def image_batches(pictures: PictureArray, batch_size: int) -> Iterator[Tensor]:

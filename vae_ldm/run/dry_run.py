@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -66,7 +65,7 @@ def describe_run(session: Session, *, restart: Sequence[Stage] = ()) -> None:
     autoencoder = build_autoencoder(recipe, image_channels=channels).to(session.device)
     with torch.no_grad():
         for _, some in of_one_size(pictures.images):
-            posterior = autoencoder.encode(as_images(np.asarray(some)).to(session.device)).latent_dist
+            posterior = autoencoder.encode(as_images(some).to(session.device)).latent_dist
     examples_at_hand = as_images(of_common_size(recipe, pictures.images)).to(session.device)
     if "autoencoder" in finished:
         say("autoencoder: finished")
