@@ -32,7 +32,7 @@ def apply_overrides(root: Node, overrides: Sequence[str]) -> list[Mistake]:
         path = key_path(key.strip())
         origin = Origin(_AFTER_EVERY_LINE + index, f"{OVERRIDE}{override}", path)
         try:
-            if not equals or not all(path):
+            if not equals or "" in path:
                 raise RecipeError("an override is written key.sub=value")
             if len(path) > DEEPEST:
                 raise RecipeError(f"nested deeper than {DEEPEST} levels")
