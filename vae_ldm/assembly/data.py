@@ -105,7 +105,7 @@ def decode_pictures(
     sources = recipe.data.all_sources
     if not isinstance(recipe.data, parts.Mixture):
         found = _found_or_missing(recipe, sources[0])
-        return _decode(found, sources[0].part, cache_dir, say=say, progress=progress)
+        return _decode(found, sources[0], cache_dir, say=say, progress=progress)
     before = _decoded_before(cache_dir)
     decoded: list[PictureSplits] = []
     kept: list[tuple[Path, dict[str, Any]]] = []
@@ -117,7 +117,7 @@ def decode_pictures(
                 raise found
         else:
             folder = source_folder(cache_dir, source_key(found, picture_settings(one.part)))
-        decoded.append(_decode(found, one.part, folder, say=say, progress=progress, is_whole=False))
+        decoded.append(_decode(found, one, folder, say=say, progress=progress, is_whole=False))
         kept.append((folder, asked))
     keep_mixture(cache_dir, kept)
     whole = joined(decoded)
@@ -141,7 +141,7 @@ def _decoded_before(cache_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 def _decode(
     found: PictureSource | PhotosMissingError,
-    data: parts.OneSource,
+    one: parts.SourceOf,
     folder: Path,
     *,
     say: Callable[[str], None],
@@ -149,14 +149,14 @@ def _decode(
     is_whole: bool = True,
 ) -> PictureSplits:
     """Both splits of one source, from its own cache."""
-    settings = picture_settings(data)
+    settings = picture_settings(one.part)
     if isinstance(found, PhotosMissingError):
         kept = cached_pictures(folder, settings)
         if kept is None:
             raise found
         say(f"{found}; going on with the pictures in {folder}, which were decoded from it")
         return kept
-    if advice := crop_advice(found, settings.image_size, settings.resize):
+    if advice := crop_advice(found, settings.image_size, settings.resize, key=one.key):
         say(advice)
     return load_pictures(found, folder, settings, progress=progress, is_whole=is_whole)
 

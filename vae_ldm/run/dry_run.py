@@ -114,7 +114,7 @@ def _describe_source(session: Session, one: ReadySource, preview: Preview) -> No
     if one.key != "data":
         name = f"{one.key} ({one.part.type}, {100 * one.share:.3g} % of what is drawn)"
     session.say(f"{name}: {found}; pictures {kind}; run folder {session.run.path}")
-    if advice := crop_advice(one.source, one.settings.image_size, one.settings.resize):
+    if advice := crop_advice(one.source, one.settings.image_size, one.settings.resize, key=one.key):
         session.say(advice)
     if one.part.photo_folder is None and preview.unreadable:
         num_read = len(preview.pictures) + len(preview.unreadable)
