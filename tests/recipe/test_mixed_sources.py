@@ -1,5 +1,8 @@
 """A recipe of several sources: what each inherits, what is refused, and how it is overridden, written and sent."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from vae_ldm.recipe import dump_recipe, parts, read_recipe
@@ -179,3 +182,11 @@ def test_a_difference_is_told_at_its_source(write):
     assert recipe_differences(one, fewer) == [
         "data.sources: [a mapping, a mapping, a mapping] -> [a mapping, a mapping]"
     ]
+
+
+def test_the_recipe_of_the_page_is_right(write):
+    page = (Path(__file__).parents[2] / "docs" / "mixtures.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    recipe = read_recipe(write(text))
+    assert [one.weight for one in recipe.data.all_sources] == [2.0, 1.0, 1.0, 0.5]
+    assert [one.part.random_resized_crop for one in recipe.data.all_sources] == [True] * 4

@@ -110,7 +110,7 @@ def decode_pictures(
     decoded: list[PictureSplits] = []
     kept: list[tuple[Path, dict[str, Any]]] = []
     for one in sources:
-        found, asked = _found_or_missing(recipe, one), one.part.model_dump(mode="json")
+        found, asked = _found_or_missing(recipe, one), one.part.model_dump(mode="json", exclude=_OF_VIEWS)
         if isinstance(found, PhotosMissingError):
             folder = next((folder for folder, other in before if other == asked), None)
             if folder is None:
@@ -123,6 +123,10 @@ def decode_pictures(
     whole = joined(decoded)
     tell_of_classes(whole, recipe.data.caption_template)
     return whole
+
+
+_OF_VIEWS = {"horizontal_flip", "color_jitter", "random_resized_crop", "max_unreadable_share"}
+"""Keys of a source that its decoded pictures do not follow from."""
 
 
 def _found_or_missing(recipe: Recipe, one: parts.SourceOf) -> PictureSource | PhotosMissingError:
