@@ -24,7 +24,7 @@ _PLAIN_CACHE = ("index.json", "train.npy", "validation.npy")
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _SourceEntry:
     """One source of the index."""
 
     folder: str
@@ -33,10 +33,10 @@ class _Entry:
 
 
 @dataclass(frozen=True)
-class _Index:
+class _MixtureIndex:
     """What mixture.json holds."""
 
-    sources: list[_Entry]
+    sources: list[_SourceEntry]
 
 
 def source_folder(cache_dir: Path, key: str) -> Path:
@@ -54,7 +54,7 @@ def folders_of_mixture(cache_dir: Path) -> list[tuple[Path, dict[str, Any]]] | N
     """
     file = cache_dir / _INDEX
     try:
-        index = _KIND.typed(file, _Index, content_of(_KIND.read(file)))
+        index = _KIND.typed(file, _MixtureIndex, content_of(_KIND.read(file)))
     except FileNotFoundError:
         return None
     return [(cache_dir / safe_name(entry.folder, file) / "pictures", entry.asked) for entry in index.sources]
