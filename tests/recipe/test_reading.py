@@ -277,7 +277,8 @@ def test_parts_in_a_list_are_found_in_the_schema(mistakes, logger, said):
 
 def test_what_is_wrong_below_a_misspelt_type_is_said_as_well(mistakes):
     text = "name: a\nautoencoder: {}\ndata:\n  type: image_foldr\n  path: 12\n  image_sze: 64\n"
-    unknown = "unknown type 'image_foldr'; did you mean image_folder? legal: rendered_claims, image_folder, hub_dataset"
+    legal = "rendered_claims, image_folder, hub_dataset, mixture"
+    unknown = f"unknown type 'image_foldr'; did you mean image_folder? legal: {legal}"
     assert mistakes(text) == [
         f"r.yaml:4: data.type: {unknown}",
         "r.yaml:5: data.path: needs text, not 12; put it in quotes",

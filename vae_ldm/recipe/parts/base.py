@@ -42,6 +42,13 @@ Momentum = Annotated[float, Field(ge=0, lt=1)]
 """A beta of Adam."""
 Side = Annotated[int, Field(ge=8, le=4096)]
 ImageSize = Side | Annotated[tuple[Side, Side], Strict(False)]
+
+
+def both_sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of an ImageSize."""
+    return (size, size) if isinstance(size, int) else size
+
+
 WholeNumber = BeforeValidator(_whole_number)
 _FREE_UNDER_WAY = "x-free-under-way"
 FreeUnderWay = Field(json_schema_extra={_FREE_UNDER_WAY: True})
