@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vae_ldm.assembly import build_optimizer
 from vae_ldm.recipe import parts
-from vae_ldm.training.muon import Muon, orthogonalize, split_parameters
+from vae_ldm.training.muon import MuonWithAdamW, orthogonalize, split_parameters
 from vae_ldm.training.optimizers import new_optimizer
 
 SETTINGS = build_optimizer(parts.Muon(learning_rate=0.02, lr_scheduler="constant", warmup_steps=0, weight_decay=0))
@@ -86,7 +86,7 @@ def test_steps_are_those_of_torch_on_matrices(weight_decay):
     ours, theirs = (nn.Parameter(torch.ones(12, 20)) for _ in range(2))
     settings = {"lr": 0.02, "momentum": 0.9, "weight_decay": weight_decay}
     adamw = {"newton_schulz_steps": 5, "adamw_lr": 1e-3, "betas": (0.9, 0.99)}
-    optimizers = (Muon([ours], [], **settings, **adamw), torch.optim.Muon([theirs], **settings))  # type: ignore[arg-type]
+    optimizers = (MuonWithAdamW([ours], [], **settings, **adamw), torch.optim.Muon([theirs], **settings))  # type: ignore[arg-type]
     for _ in range(3):
         gradient = torch.randn(12, 20)
         for parameter, optimizer in zip((ours, theirs), optimizers, strict=True):

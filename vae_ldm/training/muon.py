@@ -14,7 +14,7 @@ NEEDS_WHOLE_MATRICES = "Muon makes whole matrices orthogonal, and {} keeps parts
 """Why an engine refuses it."""
 
 
-class Muon(torch.optim.AdamW):
+class MuonWithAdamW(torch.optim.AdamW):
     """Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon/) for matrices, AdamW for all other parameters.
 
     Linear weights and convolution kernels, flattened to [out, in * height * width], are matrices. Embeddings, biases

@@ -6,7 +6,7 @@ import torch
 from diffusers.optimization import get_scheduler
 from torch import nn
 
-from vae_ldm.training.muon import Muon, split_parameters
+from vae_ldm.training.muon import MuonWithAdamW, split_parameters
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _new_optimizer(module: nn.Module, settings: OptimizerSettings, *, fused: boo
             fused=fused,
         )
     matrices, others = split_parameters(module)
-    return Muon(
+    return MuonWithAdamW(
         matrices,
         others,
         lr=settings.muon.learning_rate,
