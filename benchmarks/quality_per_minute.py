@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -144,9 +145,13 @@ class Bench:
     def recipe(self, cell: Cell, name: str, overrides: Sequence[str]) -> Recipe:
         """The pack's recipe, changed as the variant asks and then as `overrides` do."""
         pack = PACKS[cell.pack]
-        path = [f"data.path={self.photos / pack.photos}"] if pack.photos else []
         common = [f"output_dir={self.folder}", f"name={name}", f"seed={cell.seed}"]
-        changed = [*pack.overrides, *path, *cell.variant.overrides, *common, *overrides]
+        changed = [
+            *(line.format(photos=self.photos) for line in pack.overrides),
+            *cell.variant.overrides,
+            *common,
+            *overrides,
+        ]
         recipe = Path(__file__).parents[1] / "recipes" / f"{pack.recipe}.yaml"
         # Of one key the last counts; read_recipe refuses doubles.
         return read_recipe(recipe, list({line.partition("=")[0]: line for line in changed}.values()))
@@ -195,13 +200,24 @@ class Bench:
             session, clock, network = self.trained(
                 cell, "autoencoder", "cell", [*here, *no_unet], cell.seconds, no_more=judge_seconds is None
             )
-            row = _took(clock) | _reconstruction(session, network)
+            row = _took(clock) | _reconstruction(network, *self._judged_on(cell, session))
             if judge_seconds is not None:
                 # Of a cell for the UNet: the variant's keys are about the autoencoder that is there already.
                 plain = Cell("unet", cell.pack, VARIANTS["unet"]["recipe"], cell.seed, judge_seconds)
                 judged = self._judged_by_unet(plain, str(session.run.path), here, judge_seconds)
                 row |= {f"judge_{name}": value for name, value in judged.items()}
             return row
+
+    def _judged_on(self, cell: Cell, session: Session) -> tuple[np.ndarray, np.ndarray]:
+        """Training pictures for the linear code, and validation pictures."""
+        elsewhere = PACKS[cell.pack].judged_on
+        if elsewhere is None:
+            return session.pictures.train.images, session.pictures.validation.images
+        name, size = elsewhere
+        data = {"type": "image_folder", "path": str(self.photos / name), "image_size": size}
+        recipe = Recipe.model_validate({"name": name, "data": data, "diffusion": None})
+        splits = decode_pictures(recipe, self.folder / f"pictures-{name}-{size}", say=print)
+        return splits.train.images, splits.validation.images
 
     def _judged_by_unet(self, cell: Cell, autoencoder: str, here: list[str], seconds: float) -> dict[str, Any]:
         frozen = [f"autoencoder={json.dumps({'from_pretrained': autoencoder, 'train': 'nothing'})}"]
@@ -236,12 +252,12 @@ def _took(clock: CpuClock) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _reconstruction(session: Session, autoencoder: AutoencoderKL) -> dict[str, Any]:
-    originals = as_images(session.pictures.validation.images)
+def _reconstruction(autoencoder: AutoencoderKL, train: np.ndarray, validation: np.ndarray) -> dict[str, Any]:
+    originals = as_images(validation)
     batches = (autoencoder.decode(autoencoder.encode(batch).latent_dist.mode()).sample for batch in originals.split(32))
     found = reconstruction_metrics(originals, torch.cat(list(batches)))
     code = LinearCode.fit(
-        as_images(session.pictures.train.images),
+        as_images(train),
         downsample_factor=2 ** (len(autoencoder.config.block_out_channels) - 1),
         latent_channels=autoencoder.config.latent_channels,
     )
@@ -291,7 +307,7 @@ def table(_: argparse.Namespace) -> None:
     for stage, pack, seconds in groups:
         members = [row for row in rows if (row["stage"], row["pack"], row["asked_seconds"]) == (stage, pack, seconds)]
         print(f"\n### {stage}, {pack}, {seconds:g} CPU s\n")
-        best_first = {"autoencoder": ("psnr", True), "unet": ("fd", False)}[stage]
+        best_first = ("fd", False) if stage == "unet" else ("psnr", True)
         columns = [name for name in _COLUMNS if any(name in row for row in members)]
         print(f"| variant | seeds | {' | '.join(columns)} |")
         print(f"|---|---|{'---|' * len(columns)}")

@@ -20,9 +20,10 @@ class Pack:
     """A packaged recipe and the photos that it is given."""
 
     recipe: str
-    photos: str | None = None
-    """Their folder below --photos; None: drawn by code."""
     overrides: tuple[str, ...] = ()
+    """`{photos}` in them is the folder of --photos."""
+    judged_on: tuple[str, int] | None = None
+    """Photos below --photos that its autoencoders are judged on, and at what size; None: its own validation."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +38,30 @@ class Variant:
 
 PACKS = {
     "claims-32": Pack("claims-32"),
-    "cans-64": Pack("damage-cans-64", "damage_cans"),
-    "clothing-64": Pack("product-photos-64", "product_clothing"),
+    "cans-64": Pack("damage-cans-64", ("data.path={photos}/damage_cans",)),
+    "clothing-64": Pack("product-photos-64", ("data.path={photos}/product_clothing",)),
+    "starter": Pack(
+        "starter-f8c16",
+        tuple(
+            f"data.sources[{place}].path={{photos}}/{name}"
+            for place, name in enumerate(
+                ("damage_cans", "parcels_porch", "doc_receipts_de", "damage_solar", "tiny_fashion")
+            )
+        ),
+        judged_on=("product_clothing256", 128),
+    ),
 }
 
 
 @contextmanager
-def shape(*widths: int, layers: int = 1) -> Iterator[None]:
-    """The size `tiny` with other widths and depth."""
-    usual = autoencoder.AUTOENCODER_SIZES["tiny"]
-    autoencoder.AUTOENCODER_SIZES["tiny"] = AutoencoderSize(widths, layers, usual.norm_num_groups)
+def shape(*widths: int, layers: int = 1, size: str = "tiny") -> Iterator[None]:
+    """A size with other widths and depth."""
+    usual = autoencoder.AUTOENCODER_SIZES[size]
+    autoencoder.AUTOENCODER_SIZES[size] = AutoencoderSize(widths, layers, usual.norm_num_groups)
     try:
         yield
     finally:
-        autoencoder.AUTOENCODER_SIZES["tiny"] = usual
+        autoencoder.AUTOENCODER_SIZES[size] = usual
 
 
 @contextmanager
@@ -175,6 +186,15 @@ VARIANTS = {
         Variant("muon-kl-4x", "Muon 2e-2, KL weighs four times", _muon(loss__kl_weight_per_latent=0.06144)),
         Variant("muon-kl-0.25x", "Muon 2e-2, KL weighs a quarter", _muon(loss__kl_weight_per_latent=0.00384)),
         Variant("muon-deep", "Muon 2e-2, two layers a block", _muon(), lambda: shape(16, 32, 64, 64, 64, layers=2)),
+    ),
+    "starter": _by_name(
+        Variant("recipe", "the recipe"),
+        Variant("16-32-64-96", "widths 16, 32, 64, 96", (), lambda: shape(16, 32, 64, 96, 96, size="compact")),
+        Variant("24-48-64-96", "widths 24, 48, 64, 96", (), lambda: shape(24, 48, 64, 96, 96, size="compact")),
+        Variant("16-32-64-64-deep", "two layers, 64", (), lambda: shape(16, 32, 64, 64, 64, layers=2, size="compact")),
+        Variant("kl-3e-3", "KL 3e-3", _autoencoder(loss__kl_weight_per_latent=3e-3)),
+        Variant("4e-2", "Muon 4e-2", _autoencoder(optimizer__learning_rate=4e-2)),
+        Variant("batch-8", "batches of 8", _autoencoder(trainer__batch_size=8)),
     ),
     "unet": _by_name(
         Variant("recipe", "AdamW, the recipe"),

@@ -41,7 +41,7 @@ class Autoencoder(Part):
     subfolder: Subfolder | None = None
     train: TrainedPart = "all"
     """What to train of a pretrained one. decoder: the encoder stays as it is, and so every old latent stays valid."""
-    size: Annotated[Literal["tiny", "small", "sd"], DecidedByWeights] = "tiny"
+    size: Annotated[Literal["tiny", "compact", "small", "sd"], DecidedByWeights] = "tiny"
     downsample_factor: Annotated[Literal[2, 4, 8, 16], WholeNumber, DecidedByWeights] = 4
     latent_channels: Annotated[int, Field(gt=0, le=1024), DecidedByWeights] = 4
     variational: bool = True
