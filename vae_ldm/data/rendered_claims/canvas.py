@@ -50,6 +50,15 @@ class Pose:
         tilt_x, tilt_y = rng.uniform(-0.1, 0.1, size=2)
         return cls(np.array([[mirror * cos, -sin, shift_x], [mirror * sin, cos, shift_y], [tilt_x, tilt_y, 1.0]]))
 
+    def unmirrored(self) -> "Pose":
+        """The same pose seen directly where it was seen in a mirror."""
+        return Pose(self.matrix * [self.handedness, 1, 1])
+
+    @property
+    def handedness(self) -> float:
+        """-1 where print would be seen in a mirror, else 1."""
+        return float(np.sign(np.linalg.det(self.matrix[:2, :2])))
+
     def to_picture(self, points: np.ndarray) -> np.ndarray:
         """Object points [..., 2] as picture points."""
         return _transform(self.matrix, points)
@@ -91,6 +100,23 @@ class Canvas:
         """Paint a polygon on the object."""
         brush = self._thin_brush if len(fill) == 4 else self._brush
         brush.polygon(self._project(points), fill=fill)
+
+    def polygons(self, shapes: np.ndarray, fill: Color) -> None:
+        """Paint many small polygons [N, K, 2] of one color on the object at once; a dent leaves their edges straight.
+
+        Pillow paints the pixels under an outline too. Quadrilaterals are made smaller by as much, so that a fine bar is
+        as wide as it is meant to be.
+        """
+        points = np.asarray(shapes, float).reshape(-1, 2)
+        if self.dent is not None:
+            points = self.dent.bend(points)
+        pixels = self._center + self.pose.to_picture(points) * self._center.min()
+        corners = pixels.reshape(len(shapes), -1, 2)
+        if corners.shape[1] == 4:
+            corners = _shrink(corners, 0.5)
+        brush = self._thin_brush if len(fill) == 4 else self._brush
+        for outline in corners.reshape(len(shapes), -1).tolist():
+            brush.polygon(outline, fill=fill)
 
     def rectangle(self, left: float, top: float, right: float, bottom: float, fill: Color) -> None:
         """Paint an upright rectangle on the object."""
@@ -137,6 +163,17 @@ def rounded_rectangle(left: float, top: float, right: float, bottom: float, radi
     r = radius
     corners = [(right - r, bottom - r), (left + r, bottom - r), (left + r, top + r), (right - r, top + r)]
     return np.concatenate([ellipse(c, (r, r), 90 * k, 90 * k + 90) for k, c in enumerate(corners)])
+
+
+def _shrink(corners: np.ndarray, margin: float) -> np.ndarray:
+    """Quadrilaterals [N, 4, 2] whose sides lie `margin` further inside, or on their middle line where they are thin."""
+    along, across = corners[:, 1] - corners[:, 0], corners[:, 3] - corners[:, 0]
+    inward = []
+    for side in (along, across):
+        length = np.sqrt((side * side).sum(-1, keepdims=True)) + 1e-9
+        inward.append(side / length * np.minimum(margin, length / 2))
+    u, v = inward
+    return corners + np.stack([u + v, v - u, -u - v, u - v], axis=1)
 
 
 def _transform(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -1,0 +1,233 @@
+"""The laptop, the parcel and the tin with what a photo of them shows: keys, a pasted label, a printed wrap."""
+
+import numpy as np
+
+from vae_ldm.data.rendered_claims.canvas import Canvas, Color, ellipse, rounded_rectangle
+from vae_ldm.data.rendered_claims.fine.label import paint_fine_label
+from vae_ldm.data.rendered_claims.fine.lettering import (
+    bar_code,
+    boxes,
+    small_print,
+    thick,
+    word,
+    word_width,
+)
+from vae_ldm.data.rendered_claims.objects import (
+    GLASS_CRACK,
+    PARCEL_FACE,
+    TIN_HALF_WIDTH,
+    Item,
+    article,
+    barrel,
+    choose,
+    shade,
+)
+
+FRAME_COLORS: dict[str, Color] = {"black": (46, 46, 50), "silver": (182, 185, 190), "grey": (108, 110, 116)}
+SCREEN_COLORS: dict[str, tuple[Color, Color]] = {
+    "blue": ((58, 98, 158), (28, 62, 104)),
+    "purple": ((98, 74, 140), (62, 38, 88)),
+    "green": ((62, 122, 112), (24, 76, 62)),
+    "orange": ((206, 128, 76), (120, 58, 44)),
+}
+BOX_COLORS: dict[str, Color] = {"brown": (172, 130, 88), "tan": (198, 161, 116)}
+TAPE_COLORS: dict[str, Color] = {"red": (178, 62, 54), "blue": (66, 98, 158), "clear": (214, 190, 150)}
+WRAPS: dict[str, tuple[Color, Color]] = {  # the wrap, and what is pictured on it
+    "red": ((172, 40, 38), (214, 70, 48)),
+    "green": ((46, 112, 66), (112, 164, 70)),
+    "blue": ((44, 82, 148), (150, 172, 190)),
+    "yellow": ((218, 170, 56), (232, 196, 92)),
+    "orange": ((206, 106, 42), (226, 146, 60)),
+}
+WORDS = ("TOMATO", "BEANS", "CORN", "PEAS", "SOUP", "TUNA")
+PAPER: Color = (240, 238, 230)
+INK: Color = (34, 33, 38)
+TEAR: tuple[Color, Color] = ((30, 22, 18), (240, 226, 204))
+
+
+def paint_laptop(canvas: Canvas, rng: np.random.Generator) -> tuple[str, str]:
+    """An opened laptop: the lid with its screen and camera, and below it the keys and the touchpad."""
+    name, shell = choose(rng, FRAME_COLORS)
+    screen_name, (light, dark) = choose(rng, SCREEN_COLORS)
+    deck = shade(shell, 0.88)
+    canvas.silhouette(_deck([(-1, 0.97), (1, 0.97), (0.985, 1.06), (-0.985, 1.06)]), shade(shell, 0.55))
+    canvas.silhouette(_deck([(-1, 0), (1, 0), (1, 1), (-1, 1)]), deck)
+    canvas.polygon(_deck([(-0.86, 0.09), (0.86, 0.09), (0.86, 0.63), (-0.86, 0.63)]), shade(deck, 0.72))
+    rows, columns = np.mgrid[:4, :13]
+    lefts, tops = -0.845 + 0.13 * columns.ravel(), 0.105 + 0.105 * rows.ravel()
+    keys = np.concatenate([boxes(lefts, tops, lefts + 0.113, tops + 0.085), _LAST_ROW])
+    canvas.polygons(_deck(keys), (40, 40, 45) if sum(shell) > 240 else (24, 24, 27))
+    canvas.polygon(_deck([(-0.27, 0.68), (0.27, 0.68), (0.27, 0.95), (-0.27, 0.95)]), shade(deck, 0.9))
+    canvas.silhouette(rounded_rectangle(-0.87, -0.86, 0.87, 0.31, 0.06), shell)
+    canvas.polygon(rounded_rectangle(-0.852, -0.842, 0.852, 0.292, 0.05), (27, 27, 31))
+    canvas.rectangle(-0.6, 0.292, 0.6, 0.325, shade(shell, 0.45))
+    canvas.polygon(ellipse((0.0, -0.785), (0.016, 0.016)), (74, 80, 96))
+    left, top, right, bottom = SCREEN
+    num_bands = 7  # a sky that grows lighter toward the horizon
+    heights = np.linspace(top, bottom, num_bands + 1)
+    for k in range(num_bands):
+        canvas.rectangle(left, heights[k], right, bottom, shade(light, 0.62 + 0.1 * k))
+    xs = np.linspace(left, right, 22)
+    wave, lean = rng.uniform(0, 6.3, size=3), rng.uniform(-0.15, 0.15)
+    shows_window = rng.random() < 0.5
+    for level, (height, tone) in enumerate([(-0.24, 1.35), (-0.1, 1.0), (0.03, 0.7)]):
+        ys = height + 0.08 * np.sin(3.1 * xs + wave[level]) + 0.035 * np.sin(9 * xs + wave[-1 - level]) + lean * xs
+        ridge = np.stack([xs, ys.clip(top, bottom)], axis=-1)
+        canvas.polygon(np.concatenate([ridge, [(right, bottom), (left, bottom)]]), shade(dark, tone))
+    if shows_window:
+        _paint_window(canvas, rng, rng.uniform(-0.68, -0.12), rng.uniform(-0.66, -0.54))
+    canvas.rectangle(left, bottom - 0.055, right, bottom, (22, 24, 32, 190))
+    icons = -0.2 + 0.07 * np.arange(7)
+    canvas.polygons(boxes(icons, np.asarray(bottom - 0.045), icons + 0.035, np.asarray(bottom - 0.01)), (214, 220, 226))
+    glare = rng.uniform(-0.5, 0.3)
+    band = [(glare, top), (glare + 0.42, top), (glare + 0.1, bottom), (glare - 0.32, bottom)]
+    canvas.polygon(band, (255, 255, 255, 15))
+    return name, f"with {article(screen_name)} screen"
+
+
+def paint_fine_parcel(canvas: Canvas, rng: np.random.Generator) -> tuple[str, str]:
+    """A cardboard box with its flaps taped, printed arrows and a word, and a small label pasted on."""
+    name, card = choose(rng, BOX_COLORS)
+    tape_name, tape = choose(rng, TAPE_COLORS)
+    left, top, right, bottom = PARCEL_FACE
+    deep = np.array([rng.uniform(0.22, 0.34), -rng.uniform(0.24, 0.34)])
+    a, b, c = np.array([left, top]), np.array([right, top]), np.array([right, bottom])
+    canvas.silhouette(np.stack([a, b, b + deep, a + deep]), shade(card, 1.16))
+    canvas.silhouette(np.stack([b, c, c + deep, b + deep]), shade(card, 0.62))
+    canvas.silhouette(np.stack([a, b, c, np.array([left, bottom])]), card)
+    for lower in (0.2, 0.55):  # the front grows darker toward the ground
+        canvas.rectangle(left, bottom - lower * (bottom - top), right, bottom, (60, 36, 16, 16))
+    flutes = rng.uniform(top + 0.05, bottom, size=9)
+    streaks = boxes(np.asarray(left), flutes, np.asarray(right), flutes + 0.012)
+    canvas.polygons(streaks[:5], (*shade(card, 0.8), 60))
+    canvas.polygons(streaks[5:], (*shade(card, 1.2), 60))
+    middle, half = (left + right) / 2, np.array([rng.uniform(0.075, 0.1), 0])
+    m, reach = np.array([middle, top]), rng.uniform(0.2, 0.34)
+    seam = 0.5 * deep + [[left, top - 0.008], [right, top - 0.008], [right, top + 0.008], [left, top + 0.008]]
+    canvas.polygon(seam, shade(card, 0.7))
+    canvas.polygon(np.stack([m - half, m + half, m + half + deep, m - half + deep]), (*shade(tape, 1.1), 225))
+    canvas.rectangle(middle - half[0], top, middle + half[0], top + reach, (*tape, 225))
+    canvas.rectangle(middle - 0.6 * half[0], top, middle - 0.35 * half[0], top + reach, (255, 255, 255, 60))
+    edges = np.array([[a, b], [b, c], [b, b + deep]])
+    canvas.polygons(thick(edges, 0.016), (*shade(card, 1.32), 150))
+
+    reading = canvas.pose.handedness  # print stays legible where the box is mirrored
+    print_ink = shade(card, 0.42)
+
+    def printed(shapes: np.ndarray, center: float) -> np.ndarray:
+        return shapes * [reading, 1] + [center, 0]
+
+    side = rng.choice([-1.0, 1.0])
+    patch_x, patch_y = middle + side * 0.36, top + rng.uniform(0.3, 0.44)
+    width, height = 0.25, rng.uniform(0.17, 0.21)
+    canvas.polygon(boxes(*_around(patch_x, patch_y, width + 0.012, height + 0.012))[0], shade(card, 0.72))
+    canvas.polygon(boxes(*_around(patch_x, patch_y, width, height))[0], PAPER)
+    lines = np.concatenate([small_print(rng, -0.21, patch_y - height + 0.04 + 0.06 * k, 0.14, 0.036) for k in range(2)])
+    code = bar_code(rng, -0.21, patch_y + 0.02, 0.21, patch_y + height - 0.035, 16)
+    canvas.polygons(printed(np.concatenate([lines, code]), patch_x), INK)
+    arrows_x = middle - side * 0.42
+    for x in (-0.09, 0.09):
+        canvas.polygon(
+            printed(np.array([(x, bottom - 0.36), (x + 0.055, bottom - 0.28), (x - 0.055, bottom - 0.28)]), arrows_x),
+            print_ink,
+        )
+    stems = boxes(np.array([-0.105, 0.075]), np.asarray(bottom - 0.28), np.array([-0.075, 0.105]), np.asarray(bottom - 0.16))
+    ground = boxes(np.asarray(-0.17), np.asarray(bottom - 0.14), np.asarray(0.17), np.asarray(bottom - 0.12))
+    text = "FRAGILE"
+    letters = word(text, -word_width(text, 0.095) / 2, bottom - 0.22, 0.095)
+    canvas.polygons(
+        np.concatenate([printed(np.concatenate([stems, ground]), arrows_x), printed(letters, patch_x)]), print_ink
+    )
+    return name, f"with {tape_name} tape"
+
+
+def paint_fine_tin(canvas: Canvas, rng: np.random.Generator) -> tuple[str, str]:
+    """A food can: ribbed steel, a lid with a ring to pull, and a wrap with a word, a picture and small print."""
+    name, (wrap, fruit) = choose(rng, WRAPS)
+    steel: Color = (178, 181, 186)
+    canvas.silhouette(barrel(-0.74, 0.80), steel)
+    canvas.polygon(barrel(-0.70, -0.675), shade(steel, 0.72))
+    canvas.polygon(barrel(0.735, 0.76), shade(steel, 0.66))
+    canvas.polygon(barrel(-0.62, 0.70), wrap)
+    canvas.polygon(barrel(-0.585, -0.565), (222, 196, 120))
+    canvas.polygon(barrel(0.645, 0.665), (222, 196, 120))
+    height = rng.uniform(-0.4, -0.3)
+    canvas.polygon(barrel(height - 0.04, height + 0.26), PAPER)
+    text = WORDS[int(rng.integers(len(WORDS)))]
+    size = min(0.2, 0.98 / (LETTERS_PER_HEIGHT * len(text)))
+    name_print = word(text, -word_width(text, size) / 2, height + 0.11 - size / 2, size, weight=0.2)
+    canvas.polygons(_wrapped(name_print), shade(wrap, 0.62))
+    low = height + 0.5
+    for x, y, radius in ((-0.17, 0.02, 0.12), (0.16, 0.04, 0.125), (0.0, -0.03, 0.145)):
+        center = _wrapped(np.array([x, low + y]))
+        canvas.polygon(ellipse(center, (radius, radius)), shade(fruit, 0.66))
+        canvas.polygon(ellipse(center - 0.012, (0.88 * radius, 0.88 * radius)), fruit)
+        canvas.polygon(ellipse(center - 0.35 * radius, (0.3 * radius, 0.22 * radius)), (255, 246, 226, 150))
+    leaf = np.array([(-0.02, -0.13), (0.1, -0.22), (0.16, -0.15), (0.06, -0.1)])
+    canvas.polygon(_wrapped(leaf + [0, low]), (74, 128, 58) if name != "green" else (196, 214, 120))
+    lines = np.concatenate([small_print(rng, -0.3, low + 0.21 + 0.06 * k, 0.3, 0.036) for k in range(2)])
+    canvas.polygons(_wrapped(lines), shade(PAPER, 0.96))
+    turned = rng.choice([-0.62, 0.62])
+    patch = boxes(*_around(turned, low + 0.05, 0.13, 0.12))
+    canvas.polygons(_wrapped(patch), PAPER)
+    canvas.polygons(_wrapped(bar_code(rng, turned - 0.1, low - 0.04, turned + 0.1, low + 0.13, 10)), INK)
+    canvas.silhouette(ellipse((0, -0.74), (TIN_HALF_WIDTH, 0.17)), (224, 226, 229))
+    canvas.polygon(ellipse((0, -0.733), (0.555, 0.145)), (112, 115, 122))
+    canvas.polygon(ellipse((0, -0.724), (0.52, 0.127)), (186, 189, 194))
+    canvas.polygon(ellipse((0, -0.722), (0.43, 0.1)), (160, 163, 169))
+    canvas.polygon(ellipse((0, -0.716), (0.415, 0.094)), (196, 199, 203))
+    canvas.polygon(ellipse((0.1, -0.715), (0.17, 0.045)), (128, 131, 138))
+    canvas.polygon(ellipse((0.12, -0.712), (0.1, 0.022)), (190, 193, 198))
+    canvas.polygon(ellipse((-0.07, -0.722), (0.04, 0.014)), (98, 101, 108))
+    return name, ""
+
+
+def _paint_window(canvas: Canvas, rng: np.random.Generator, left: float, top: float) -> None:
+    """A document on the screen: its bar, a heading, lines, and a picture in them."""
+    width, height = 0.72, 0.56
+    canvas.rectangle(left, top, left + width, top + height, (236, 238, 240))
+    canvas.rectangle(left, top, left + width, top + 0.05, (196, 201, 208))
+    canvas.rectangle(left + 0.45, top + 0.14, left + 0.67, top + 0.32, (152, 172, 190))
+    lines = [small_print(rng, left + 0.05, top + 0.15 + 0.066 * k, left + 0.4, 0.032) for k in range(5)]
+    heading = boxes(np.asarray(left + 0.05), np.asarray(top + 0.085), np.asarray(left + 0.32), np.asarray(top + 0.12))
+    canvas.polygons(np.concatenate([heading, *lines]), (96, 102, 114))
+
+
+def _deck(points: np.ndarray | list[tuple[float, float]]) -> np.ndarray:
+    """Points of the keyboard's plane, (-1, 0) at the left of the hinge and (1, 1) at the right in front, as seen."""
+    points = np.asarray(points, float)
+    u, t = points[..., 0], points[..., 1]
+    return np.stack([u * (0.87 + 0.13 * t), 0.31 + 0.5 * t * (0.9 + 0.1 * t)], axis=-1)
+
+
+def _wrapped(points: np.ndarray) -> np.ndarray:
+    """Points of the wrap, laid flat with the middle at x = 0, as seen around the tin."""
+    angle = points[..., 0] / TIN_HALF_WIDTH
+    return np.stack([TIN_HALF_WIDTH * np.sin(angle), points[..., 1] + 0.17 * np.cos(angle)], axis=-1)
+
+
+def _around(x: float, y: float, half_width: float, half_height: float) -> tuple[np.ndarray, ...]:
+    return tuple(np.asarray(v) for v in (x - half_width, y - half_height, x + half_width, y + half_height))
+
+
+SCREEN = (-0.80, -0.735, 0.80, 0.21)
+LETTERS_PER_HEIGHT = 0.86
+_LAST_ROW = boxes(
+    np.array([-0.845, -0.68, -0.515, -0.35, 0.37, 0.535, 0.70]),
+    np.asarray(0.525),
+    np.array([-0.70, -0.535, -0.37, 0.35, 0.515, 0.68, 0.845]),
+    np.asarray(0.61),
+)
+
+FINE_ITEMS: dict[str, Item] = {
+    "laptop bezel": Item(
+        paint_laptop, face=(-0.80, -0.76, 0.80, 0.23), max_turn=7, crack=GLASS_CRACK, may_be_mirrored=False
+    ),
+    "parcel": Item(paint_fine_parcel, face=PARCEL_FACE, max_turn=7, crack=TEAR),
+    "tin": Item(
+        paint_fine_tin, face=(-0.54, -0.48, 0.54, 0.80), max_turn=8, crack=TEAR, is_round=True, may_be_mirrored=False
+    ),
+    "shipping label": Item(
+        paint_fine_label, face=(-0.90, -0.66, 0.90, 0.66), max_turn=24, stands=False, may_be_mirrored=False
+    ),
+}
