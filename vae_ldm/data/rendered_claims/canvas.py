@@ -76,12 +76,17 @@ class Pose:
 class Canvas:
     """Paints polygons several times larger than the picture and averages them down: smooth edges at any size."""
 
-    def __init__(self, image_size: tuple[int, int], pose: Pose, dent: Dent | None = None) -> None:
+    def __init__(
+        self, image_size: tuple[int, int], pose: Pose, dent: Dent | None = None, *, bent_points: int | None = None
+    ) -> None:
+        """`bent_points`: edges are bent as pieces, as many as give an outline so many points; None: 10 an edge."""
         height, width = image_size
-        self.pose, self.dent = pose, dent
+        self.pose, self.dent, self._bent_points = pose, dent, bent_points
+        self.shows_letters = min(image_size) >= 128
+        """Whether the smallest print is more than a grey line."""
         self._factor = 4 if min(image_size) < 48 else 3 if min(image_size) < 128 else 2
         size = (width * self._factor, height * self._factor)
-        self._center = np.array(size) / 2
+        self._center, self._unit = np.array(size) / 2, min(size) / 2
         self._picture, self._mask = Image.new("RGB", size), Image.new("L", size)
         self._brush, self._mask_brush = ImageDraw.Draw(self._picture), ImageDraw.Draw(self._mask)
         self._thin_brush = ImageDraw.Draw(self._picture, "RGBA")  # mixes RGBA paint in, at several times the cost
@@ -101,22 +106,21 @@ class Canvas:
         brush = self._thin_brush if len(fill) == 4 else self._brush
         brush.polygon(self._project(points), fill=fill)
 
-    def polygons(self, shapes: np.ndarray, fill: Color) -> None:
-        """Paint many small polygons [N, K, 2] of one color on the object at once; a dent leaves their edges straight.
+    def polygons(self, shapes: np.ndarray | list[Points], fills: list[Color]) -> None:
+        """Paint polygons [N, K, 2] on the object, each in its color; a dent leaves their edges straight."""
+        self._paint_all(self._project_all(np.asarray(shapes, float)), fills)
 
-        Pillow paints the pixels under an outline too. Quadrilaterals are made smaller by as much, so that a fine bar is
-        as wide as it is meant to be.
+    def marks(self, shapes: np.ndarray, fill: Color) -> None:
+        """Paint small quadrilaterals [N, 4, 2] of one color on the object; a dent leaves their edges straight.
+
+        Pillow paints the pixels under an outline too, so they are made smaller by as much: a fine bar is as wide as it
+        is meant to be.
         """
-        points = np.asarray(shapes, float).reshape(-1, 2)
-        if self.dent is not None:
-            points = self.dent.bend(points)
-        pixels = self._center + self.pose.to_picture(points) * self._center.min()
-        corners = pixels.reshape(len(shapes), -1, 2)
-        if corners.shape[1] == 4:
-            corners = _shrink(corners, 0.5)
-        brush = self._thin_brush if len(fill) == 4 else self._brush
-        for outline in corners.reshape(len(shapes), -1).tolist():
-            brush.polygon(outline, fill=fill)
+        self._paint_all(_shrink(self._project_all(shapes), 0.5), [fill] * len(shapes))
+
+    def backdrops(self, shapes: np.ndarray | list[Points], fills: list[Color]) -> None:
+        """Paint polygons [N, K, 2] given in picture coordinates, behind the object, each in its color."""
+        self._paint_all(self._center + np.asarray(shapes, float) * self._unit, fills)
 
     def rectangle(self, left: float, top: float, right: float, bottom: float, fill: Color) -> None:
         """Paint an upright rectangle on the object."""
@@ -135,13 +139,24 @@ class Canvas:
     def _project(self, points: Points) -> list[float]:
         points = np.asarray(points, float)
         if self.dent is not None:
-            steps = np.arange(EDGE_PIECES)[:, None] / EDGE_PIECES
+            num_pieces = EDGE_PIECES if self._bent_points is None else -(-self._bent_points // len(points))
+            steps = np.arange(num_pieces)[:, None] / num_pieces
             edges = np.roll(points, -1, axis=0) - points
             points = self.dent.bend((points[:, None] + steps * edges[:, None]).reshape(-1, 2))
         return self._pixels(self.pose.to_picture(points))
 
+    def _project_all(self, shapes: np.ndarray) -> np.ndarray:
+        points = shapes.reshape(-1, 2)
+        if self.dent is not None:
+            points = self.dent.bend(points)
+        return (self._center + self.pose.to_picture(points) * self._unit).reshape(shapes.shape)
+
+    def _paint_all(self, pixels: np.ndarray, fills: list[Color]) -> None:
+        for outline, fill in zip(pixels.reshape(len(pixels), -1).tolist(), fills, strict=True):
+            (self._thin_brush if len(fill) == 4 else self._brush).polygon(outline, fill=fill)
+
     def _pixels(self, points: np.ndarray) -> list[float]:
-        return (self._center + points * self._center.min()).ravel().tolist()
+        return (self._center + points * self._unit).ravel().tolist()
 
 
 def picture_grid(image_size: tuple[int, int]) -> np.ndarray:
@@ -167,13 +182,12 @@ def rounded_rectangle(left: float, top: float, right: float, bottom: float, radi
 
 def _shrink(corners: np.ndarray, margin: float) -> np.ndarray:
     """Quadrilaterals [N, 4, 2] whose sides lie `margin` further inside, or on their middle line where they are thin."""
-    along, across = corners[:, 1] - corners[:, 0], corners[:, 3] - corners[:, 0]
-    inward = []
-    for side in (along, across):
-        length = np.sqrt((side * side).sum(-1, keepdims=True)) + 1e-9
-        inward.append(side / length * np.minimum(margin, length / 2))
-    u, v = inward
-    return corners + np.stack([u + v, v - u, -u - v, u - v], axis=1)
+    sides = corners[:, [1, 3]] - corners[:, :1]
+    lengths = np.sqrt((sides * sides).sum(-1, keepdims=True)) + 1e-9
+    inward = sides * np.minimum(margin / lengths, 0.5)
+    u, v = inward[:, 0], inward[:, 1]
+    plus, minus = u + v, u - v
+    return corners + np.stack([plus, -minus, -plus, minus], axis=1)
 
 
 def _transform(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -48,6 +48,8 @@ class _Style(NamedTuple):
     items: Mapping[str, Item]
     paint_background: Callable[[Canvas, np.random.Generator], str]
     """Paints what is behind and below the object; returns the place in words."""
+    bent_points: int | None
+    """How finely outlines are bent by a dent."""
     draw_dent: Callable[[np.random.Generator, Box], Dent]
     paint_crack: Callable[[Canvas, np.random.Generator, Item], None]
     paint_scratches: Callable[[Canvas, np.random.Generator, Item], None]
@@ -79,7 +81,7 @@ def render_claim(
     if not item.may_be_mirrored:
         pose = pose.unmirrored()
     dent = style.draw_dent(damage_rng, item.face) if condition == "dented" else None
-    canvas = Canvas(image_size, pose, dent)
+    canvas = Canvas(image_size, pose, dent, bent_points=style.bent_points)
     place = style.paint_background(canvas, rng)
     color, feature = item.paint(canvas, rng)
     if condition == "cracked":
@@ -133,8 +135,8 @@ def _caption(rng: np.random.Generator, condition: str, color: str, name: str, de
 
 
 _STYLES: dict[Detail, _Style] = {
-    "plain": _Style(ITEMS, _paint_background, draw_dent, _paint_crack, _paint_scratches, develop),
+    "plain": _Style(ITEMS, _paint_background, None, draw_dent, _paint_crack, _paint_scratches, develop),
     "fine": _Style(
-        FINE_ITEMS, paint_fine_background, draw_buckle, paint_fine_crack, paint_fine_scratches, develop_fine
+        FINE_ITEMS, paint_fine_background, 24, draw_buckle, paint_fine_crack, paint_fine_scratches, develop_fine
     ),
 }

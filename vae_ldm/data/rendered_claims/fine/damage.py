@@ -8,8 +8,9 @@ from vae_ldm.data.rendered_claims.canvas import Canvas, Color, Dent
 from vae_ldm.data.rendered_claims.damage import Box, distance_to_edge
 from vae_ldm.data.rendered_claims.objects import GLASS_CRACK, Item
 
-CRACK_WIDTH = 0.052
+CRACK_WIDTH = 0.05
 SCRATCH_WIDTH = 0.036
+CREASE_WIDTH = 0.2  # of a dent's half width
 
 
 @dataclass(frozen=True)
@@ -26,20 +27,20 @@ class Buckle(Dent):
         return points + self.push * np.exp(-(p * p).sum(-1, keepdims=True))
 
     def shading(self, points: np.ndarray, light: np.ndarray) -> np.ndarray:
-        p = self._own(points - 0.5 * self.push)
-        across = self._own_direction(light)
-        hollow = np.exp(-(p * p).sum(-1))
-        fold = p[..., 1] / 0.2
-        crease = fold * np.exp(-fold * fold) * np.exp(-1.4 * p[..., 0] ** 2)
-        return -2.33 * (p @ across) * hollow - 2.33 * self.crease * across[1] * crease  # 2.33: the largest slope is 1
+        x, y = np.moveaxis(points, -1, 0) - (self.center + 0.5 * self.push).astype(points.dtype)[:, None, None]
+        (cos, sin), (length, width) = self.turn.tolist(), self.radii.tolist()
+        along, across = x * (cos / length) + y * (sin / length), y * (cos / width) - x * (sin / width)
+        light_along, light_across = float(light @ self.turn), float(light[1] * cos - light[0] * sin)
+        far = along * along
+        hollow = np.exp(-(far + across * across)) * (along * light_along + across * light_across)
+        fold = across * (1 / CREASE_WIDTH)
+        crease = np.exp(-(fold * fold + 1.4 * far)) * fold * (self.crease * light_across)
+        return -2.33 * (hollow + crease)  # 2.33 brings the hollow's largest slope to 1
 
     def _own(self, points: np.ndarray) -> np.ndarray:
         """Points as the hollow measures them: along and across the crease, in radii."""
         way = np.stack([self.turn, [-self.turn[1], self.turn[0]]], axis=-1) / self.radii
-        return (points - self.center) @ way.astype(points.dtype)
-
-    def _own_direction(self, direction: np.ndarray) -> np.ndarray:
-        return np.array([direction @ self.turn, direction @ [-self.turn[1], self.turn[0]]], direction.dtype)
+        return (points - self.center) @ way
 
 
 def draw_buckle(rng: np.random.Generator, face: Box) -> Buckle:
@@ -53,7 +54,7 @@ def draw_buckle(rng: np.random.Generator, face: Box) -> Buckle:
     crease_angle = angle + np.pi / 2 + rng.uniform(-0.7, 0.7)
     turn = np.array([np.cos(crease_angle), np.sin(crease_angle)])
     radii = np.array([length, length * rng.uniform(0.6, 0.85)])
-    return Buckle(center, radii, -outward * depth, turn, crease=rng.uniform(0.35, 0.75))
+    return Buckle(center, radii, -outward * depth, turn, crease=rng.uniform(0.7, 1.1))
 
 
 def paint_fine_crack(canvas: Canvas, rng: np.random.Generator, item: Item) -> None:
@@ -71,18 +72,18 @@ def _paint_shatter(canvas: Canvas, rng: np.random.Generator, face: Box, *, core:
     reach = np.array([distance_to_edge(impact, angle, low, high) for angle in angles])
     reach = np.minimum(reach, rng.uniform(0.45, 1.5, num_rays))
     rays = _wandering(rng, impact, angles, reach)  # [R, P, 2]
-    widths = CRACK_WIDTH * rng.uniform(0.7, 1.05, (num_rays, 1)) * np.linspace(1, 0.35, rays.shape[1])
+    widths = CRACK_WIDTH * rng.uniform(0.6, 1.0, (num_rays, 1)) * np.linspace(1, 0.3, rays.shape[1])
     shards = [outlines(rays, widths)]
     for place in (2, 4):  # points of neighboring rays as far out as each other
         ring = np.stack([rays[:, place], np.roll(rays, -1, axis=0)[:, place]], axis=1)
         near = np.linalg.norm(ring[:, 1] - ring[:, 0], axis=-1) < 0.5
         ring = ring[near & (rng.random(num_rays) < 0.6)]
         if len(ring):
-            shards.append(outlines(ring, np.full(ring.shape[:2], 0.6 * CRACK_WIDTH)))
+            shards.append(outlines(ring, np.full(ring.shape[:2], 0.5 * CRACK_WIDTH)))
     for shard in shards:
-        canvas.polygons(shard + 0.016, rim)
+        canvas.polygons(shard + 0.016, [rim] * len(shard))
     for shard in shards:
-        canvas.polygons(shard, core)
+        canvas.polygons(shard, [core] * len(shard))
     star = impact + rng.uniform(0.03, 0.085, (9, 1)) * _directions(np.linspace(0, 2 * np.pi, 9, endpoint=False))
     canvas.polygon(star, core)
 
@@ -105,11 +106,11 @@ def _paint_tear(canvas: Canvas, rng: np.random.Generator, face: Box, *, core: Co
     fissures = outlines(twigs, 0.75 * CRACK_WIDTH * np.ones((len(roots), 1)) * np.linspace(1, 0.3, twigs.shape[1]))
     lip = np.array([0.018, 0.026])
     for shapes, color in ((gap + lip, rim), (fissures + lip, rim), (fissures, core), (gap, core)):
-        canvas.polygons(shapes, color)
+        canvas.polygons(shapes, [color] * len(shapes))
 
 
 def paint_fine_scratches(canvas: Canvas, rng: np.random.Generator, item: Item) -> None:
-    """Three to six fine strokes across the item's face, nearly parallel, each of its own length, with a dark lower lip."""
+    """Three to six fine strokes across the item's face, nearly parallel, long and short, with dark lower lips."""
     low, high = np.array(item.face[:2]), np.array(item.face[2:])
     middle, half = (low + high) / 2, (high - low) / 2
     slope = rng.uniform(0.2, 1.25) * rng.choice([-1, 1])
@@ -127,8 +128,8 @@ def paint_fine_scratches(canvas: Canvas, rng: np.random.Generator, item: Item) -
     lines = lines + (rng.uniform(-0.05, 0.05, (count, 1)) * (1 - places**2))[..., None] * across
     widths = SCRATCH_WIDTH * rng.uniform(0.6, 1.15, (count, 1)) * np.array([0.25, 0.8, 1, 0.8, 0.25])
     strokes = outlines(lines.clip(low, high), widths)
-    canvas.polygons(strokes + [0.008, 0.02], (30, 26, 28))
-    canvas.polygons(strokes, (250, 250, 247))
+    both = np.concatenate([strokes + np.array([0.006, 0.015]), strokes])
+    canvas.polygons(both, [(30, 26, 28)] * count + [(250, 250, 247)] * count)
 
 
 def outlines(lines: np.ndarray, widths: np.ndarray) -> np.ndarray:
@@ -140,7 +141,7 @@ def outlines(lines: np.ndarray, widths: np.ndarray) -> np.ndarray:
 
 
 def _wandering(
-    rng: np.random.Generator, starts: np.ndarray, angles: np.ndarray, lengths: np.ndarray, swerve: float = 0.06
+    rng: np.random.Generator, starts: np.ndarray, angles: np.ndarray, lengths: np.ndarray, swerve: float = 0.04
 ) -> np.ndarray:
     """Polylines from `starts` ([2] or [N, 2]) of eight points that swerve at random about their way: [N, 8, 2]."""
     along = _directions(angles)

@@ -1,6 +1,7 @@
-"""Print: letters made of strokes, lines too small to read, bar codes and square codes, all as quadrilaterals [N, 4, 2]."""
+"""Print as quadrilaterals [N, 4, 2]: letters made of strokes, lines too small to read, bar codes and square codes."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 LETTER_WIDTH = 0.62
 LETTER_PITCH = 0.86  # of a letter's height, the next letter's place
@@ -55,21 +56,36 @@ def thick(segments: np.ndarray, width: float) -> np.ndarray:
     return np.stack([start - side, end - side, end + side, start + side], axis=1)
 
 
-def boxes(lefts: np.ndarray, tops: np.ndarray, rights: np.ndarray, bottoms: np.ndarray) -> np.ndarray:
+def boxes(lefts: ArrayLike, tops: ArrayLike, rights: ArrayLike, bottoms: ArrayLike) -> np.ndarray:
     """Upright rectangles; the arguments are broadcast."""
-    left, top, right, bottom = np.broadcast_arrays(lefts, tops, rights, bottoms)
-    return np.stack([left, top, right, top, right, bottom, left, bottom], axis=-1).reshape(-1, 4, 2)
+    corners = np.empty((*np.broadcast_shapes(*map(np.shape, (lefts, tops, rights, bottoms))), 4, 2))
+    corners[..., [0, 3], 0] = np.asarray(lefts)[..., None]
+    corners[..., [1, 2], 0] = np.asarray(rights)[..., None]
+    corners[..., [0, 1], 1] = np.asarray(tops)[..., None]
+    corners[..., [2, 3], 1] = np.asarray(bottoms)[..., None]
+    return corners.reshape(-1, 4, 2)
 
 
-def small_print(rng: np.random.Generator, left: float, top: float, right: float, height: float) -> np.ndarray:
-    """A line of words whose letters are too small to be more than ticks, high and low, with gaps between the words."""
-    pitch = 0.62 * height
-    num_letters = max(2, int((right - left) / pitch))
-    drawn = rng.random((2, num_letters))
-    (places,) = np.nonzero(drawn[0] > 0.16)
-    lefts = left + pitch * places
-    tops = top + height * np.where(drawn[1, places] < 0.45, 0, 0.3)
-    return boxes(lefts, tops, lefts + 0.66 * pitch, np.asarray(top + height))
+def small_print(
+    rng: np.random.Generator, left: float, tops: np.ndarray, rights: ArrayLike, heights: ArrayLike, *, legible: bool
+) -> np.ndarray:
+    """Lines of words in letters too small to read: high and low ticks, which get bowls and feet if `legible`."""
+    heights = np.broadcast_to(heights, tops.shape)
+    pitch = 0.62 * heights
+    num_letters = np.broadcast_to((rights - left) / pitch, tops.shape)
+    kinds = rng.random((2, len(tops), max(2, int(num_letters.max()))))
+    lines, places = np.nonzero((kinds[0] > 0.16) & (np.arange(kinds.shape[2]) < num_letters[:, None] - 1))
+    height, step, kind = heights[lines], pitch[lines], kinds[1, lines, places]
+    lefts, bottoms = left + step * places, (tops + heights)[lines]
+    highs = bottoms - height * np.where(kind < 0.35, 1, 0.7)
+    if not legible:
+        return boxes(lefts, highs, lefts + 0.66 * step, bottoms)
+    stems = boxes(lefts, highs, lefts + 0.24 * step, bottoms)
+    thin, bowl = 0.14 * height, bottoms - height * np.where(kind * 7 % 1 < 0.5, 0.7, 0.4)
+    tops_of_bowls = boxes(lefts, bowl, lefts + 0.72 * step, bowl + thin)
+    right_sides = boxes(lefts + 0.52 * step, bowl, lefts + 0.74 * step, bottoms - thin * (kind * 13 % 1))
+    feet = boxes(lefts, bottoms - thin, lefts + 0.7 * step, bottoms)
+    return np.concatenate([stems, tops_of_bowls, right_sides[kind * 3 % 1 < 0.7], feet[kind * 5 % 1 < 0.6]])
 
 
 def bar_code(
@@ -78,7 +94,7 @@ def bar_code(
     """Bars and gaps of one to four modules, from edge to edge."""
     modules = rng.choice([1, 1, 1, 2, 2, 3, 4], size=2 * num_bars - 1)
     edges = left + (right - left) * np.concatenate([[0], np.cumsum(modules)]) / modules.sum()
-    return boxes(edges[:-1:2], np.asarray(top), edges[1::2], np.asarray(bottom))
+    return boxes(edges[:-1:2], top, edges[1::2], bottom)
 
 
 def square_code(rng: np.random.Generator, left: float, top: float, side: float, modules: int = 17) -> np.ndarray:

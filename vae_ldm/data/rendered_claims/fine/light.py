@@ -1,9 +1,9 @@
-"""The photo of a finely drawn claim: softer light than the plain one's, a shadow where things touch, a mottled ground."""
+"""The photo of a finely drawn claim: softer light than a plain one's, and a shadow where things touch."""
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from vae_ldm.data.rendered_claims.canvas import Canvas, Dent, picture_grid
+from vae_ldm.data.rendered_claims.canvas import Canvas, Dent, Pose
 from vae_ldm.data.rendered_claims.light import cast_shadow
 from vae_ldm.data.rendered_claims.objects import TIN_HALF_WIDTH, Item
 
@@ -23,21 +23,21 @@ def develop_fine(
     penumbra = rng.uniform(0.06, 0.12) * unit
     spots = rng.standard_normal((_MOTTLE, _MOTTLE), np.float32)
 
-    grid = picture_grid(image_size)
     inside = np.asarray(mask, np.float32) / 255
     shadow = np.asarray(cast_shadow(mask, light, penumbra, item.stands), np.float32) / 255
-    gain = 1 + strength * (grid @ light) - 0.07 * (grid * grid).sum(-1)
-    gain *= 1 + 0.022 * _mottle(spots, image_size)
+    xs, ys = ((np.arange(side, dtype=np.float32) + 0.5) / unit - side / (2 * unit) for side in image_size[::-1])
+    gain = (1 + strength * light[0] * xs - 0.07 * xs * xs) + (strength * light[1] * ys - 0.07 * ys * ys)[:, None]
+    gain *= 1 + 0.013 * _mottle(spots, image_size)
     outside = 1 - 0.5 * shadow
     if item.stands:
         lowered = mask.transform(mask.size, Image.Transform.AFFINE, (1, 0, 0, 0, 1, -0.03 * unit))
-        touching = lowered.filter(ImageFilter.GaussianBlur(0.05 * unit))
+        touching = lowered.filter(ImageFilter.BoxBlur(0.07 * unit))
         outside *= 1 - 0.4 * np.asarray(touching, np.float32) / 255
     gain *= 1 - (1 - outside) * (1 - inside)
     gleam = None
 
     if item.is_round or dent is not None:
-        on_object = canvas.pose.to_object(grid).astype(np.float32)
+        on_object = _on_object(canvas.pose, xs, ys[:, None])
         toward_light = canvas.pose.direction_to_object(light).astype(np.float32)
         relief = np.zeros(image_size, np.float32)
         gleam = np.zeros(image_size, np.float32)
@@ -49,7 +49,7 @@ def develop_fine(
             gleam += 38 * np.exp(-((highlight / 0.13) ** 2)) + 10 * np.exp(-((highlight / 0.4) ** 2))
         if dent is not None:
             slope = dent.shading(on_object, toward_light)
-            relief += np.where(slope < 0, 0.58, 0.26) * slope
+            relief += np.where(slope < 0, 0.44, 0.28) * slope
             gleam += 56 * slope.clip(0)
         gain *= 1 + relief * inside
         gleam = gleam * inside
@@ -60,6 +60,13 @@ def develop_fine(
         developed += gleam[..., None]
     developed += rng.standard_normal(color.shape, np.float32) * np.float32(noise_level)
     return Image.fromarray(developed.clip(0, 255).astype(np.uint8))
+
+
+def _on_object(pose: Pose, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
+    """Where on the object's plane the pixels at xs [W] and ys [H, 1] lie, float32: [H, W, 2]."""
+    rows = np.linalg.inv(pose.matrix).astype(np.float32)
+    x, y, depth = (row[0] * xs + row[1] * ys + row[2] for row in rows)
+    return np.stack([x / depth, y / depth], axis=-1)
 
 
 def _mottle(spots: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:

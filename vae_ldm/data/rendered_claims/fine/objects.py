@@ -50,35 +50,29 @@ def paint_laptop(canvas: Canvas, rng: np.random.Generator) -> tuple[str, str]:
     name, shell = choose(rng, FRAME_COLORS)
     screen_name, (light, dark) = choose(rng, SCREEN_COLORS)
     deck = shade(shell, 0.88)
-    canvas.silhouette(_deck([(-1, 0.97), (1, 0.97), (0.985, 1.06), (-0.985, 1.06)]), shade(shell, 0.55))
-    canvas.silhouette(_deck([(-1, 0), (1, 0), (1, 1), (-1, 1)]), deck)
-    canvas.polygon(_deck([(-0.86, 0.09), (0.86, 0.09), (0.86, 0.63), (-0.86, 0.63)]), shade(deck, 0.72))
-    rows, columns = np.mgrid[:4, :13]
-    lefts, tops = -0.845 + 0.13 * columns.ravel(), 0.105 + 0.105 * rows.ravel()
-    keys = np.concatenate([boxes(lefts, tops, lefts + 0.113, tops + 0.085), _LAST_ROW])
-    canvas.polygons(_deck(keys), (40, 40, 45) if sum(shell) > 240 else (24, 24, 27))
-    canvas.polygon(_deck([(-0.27, 0.68), (0.27, 0.68), (0.27, 0.95), (-0.27, 0.95)]), shade(deck, 0.9))
-    canvas.silhouette(rounded_rectangle(-0.87, -0.86, 0.87, 0.31, 0.06), shell)
-    canvas.polygon(rounded_rectangle(-0.852, -0.842, 0.852, 0.292, 0.05), (27, 27, 31))
+    canvas.silhouette(_EDGE, shade(shell, 0.55))
+    canvas.silhouette(_DECK, deck)
+    canvas.polygon(_KEY_WELL, shade(deck, 0.72))
+    canvas.marks(_KEYS, (40, 40, 45) if sum(shell) > 240 else (24, 24, 27))
+    canvas.polygon(_TOUCHPAD, shade(deck, 0.9))
+    canvas.silhouette(_LID, shell)
+    canvas.polygon(_LID_GLASS, (27, 27, 31))
     canvas.rectangle(-0.6, 0.292, 0.6, 0.325, shade(shell, 0.45))
-    canvas.polygon(ellipse((0.0, -0.785), (0.016, 0.016)), (74, 80, 96))
+    canvas.polygon(_CAMERA, (74, 80, 96))
     left, top, right, bottom = SCREEN
-    num_bands = 7  # a sky that grows lighter toward the horizon
-    heights = np.linspace(top, bottom, num_bands + 1)
-    for k in range(num_bands):
-        canvas.rectangle(left, heights[k], right, bottom, shade(light, 0.62 + 0.1 * k))
+    canvas.polygons(_SKY, [shade(light, 0.62 + 0.1 * k) for k in range(len(_SKY))])
     xs = np.linspace(left, right, 22)
     wave, lean = rng.uniform(0, 6.3, size=3), rng.uniform(-0.15, 0.15)
     shows_window = rng.random() < 0.5
-    for level, (height, tone) in enumerate([(-0.24, 1.35), (-0.1, 1.0), (0.03, 0.7)]):
-        ys = height + 0.08 * np.sin(3.1 * xs + wave[level]) + 0.035 * np.sin(9 * xs + wave[-1 - level]) + lean * xs
-        ridge = np.stack([xs, ys.clip(top, bottom)], axis=-1)
-        canvas.polygon(np.concatenate([ridge, [(right, bottom), (left, bottom)]]), shade(dark, tone))
+    ys = np.array([[-0.24], [-0.1], [0.03]]) + 0.08 * np.sin(3.1 * xs + wave[:, None]) + lean * xs
+    ys += 0.035 * np.sin(9 * xs + wave[::-1, None])
+    ridges = np.stack([np.broadcast_to(xs, ys.shape), ys.clip(top, bottom)], axis=-1)
+    ground = np.broadcast_to([(right, bottom), (left, bottom)], (3, 2, 2))
+    canvas.polygons(np.concatenate([ridges, ground], axis=1), [shade(dark, tone) for tone in (1.35, 1.0, 0.7)])
     if shows_window:
         _paint_window(canvas, rng, rng.uniform(-0.68, -0.12), rng.uniform(-0.66, -0.54))
     canvas.rectangle(left, bottom - 0.055, right, bottom, (22, 24, 32, 190))
-    icons = -0.2 + 0.07 * np.arange(7)
-    canvas.polygons(boxes(icons, np.asarray(bottom - 0.045), icons + 0.035, np.asarray(bottom - 0.01)), (214, 220, 226))
+    canvas.marks(_ICONS, (214, 220, 226))
     glare = rng.uniform(-0.5, 0.3)
     band = [(glare, top), (glare + 0.42, top), (glare + 0.1, bottom), (glare - 0.32, bottom)]
     canvas.polygon(band, (255, 255, 255, 15))
@@ -95,21 +89,21 @@ def paint_fine_parcel(canvas: Canvas, rng: np.random.Generator) -> tuple[str, st
     canvas.silhouette(np.stack([a, b, b + deep, a + deep]), shade(card, 1.16))
     canvas.silhouette(np.stack([b, c, c + deep, b + deep]), shade(card, 0.62))
     canvas.silhouette(np.stack([a, b, c, np.array([left, bottom])]), card)
-    for lower in (0.2, 0.55):  # the front grows darker toward the ground
-        canvas.rectangle(left, bottom - lower * (bottom - top), right, bottom, (60, 36, 16, 16))
-    flutes = rng.uniform(top + 0.05, bottom, size=9)
-    streaks = boxes(np.asarray(left), flutes, np.asarray(right), flutes + 0.012)
-    canvas.polygons(streaks[:5], (*shade(card, 0.8), 60))
-    canvas.polygons(streaks[5:], (*shade(card, 1.2), 60))
+    flutes = rng.uniform(top + 0.05, bottom, size=8)
+    lower = bottom - np.array([0.2, 0.55]) * (bottom - top)  # the front grows darker toward the ground
+    tops, bottoms = np.concatenate([lower, flutes]), np.concatenate([[bottom, bottom], flutes + 0.012])
+    paints: list[Color] = [(60, 36, 16, 16)] * 2 + [(*shade(card, 0.8), 60)] * 4 + [(*shade(card, 1.2), 60)] * 4
+    canvas.polygons(boxes(left, tops, right, bottoms), paints)
     middle, half = (left + right) / 2, np.array([rng.uniform(0.075, 0.1), 0])
     m, reach = np.array([middle, top]), rng.uniform(0.2, 0.34)
     seam = 0.5 * deep + [[left, top - 0.008], [right, top - 0.008], [right, top + 0.008], [left, top + 0.008]]
-    canvas.polygon(seam, shade(card, 0.7))
-    canvas.polygon(np.stack([m - half, m + half, m + half + deep, m - half + deep]), (*shade(tape, 1.1), 225))
-    canvas.rectangle(middle - half[0], top, middle + half[0], top + reach, (*tape, 225))
-    canvas.rectangle(middle - 0.6 * half[0], top, middle - 0.35 * half[0], top + reach, (255, 255, 255, 60))
+    over = np.stack([m - half, m + half, m + half + deep, m - half + deep])
+    down = boxes(middle + half[0] * np.array([-1, -0.6]), top, middle + half[0] * np.array([1, -0.35]), top + reach)
+    canvas.polygons(
+        [seam, over, *down], [shade(card, 0.7), (*shade(tape, 1.1), 225), (*tape, 225), (255, 255, 255, 60)]
+    )
     edges = np.array([[a, b], [b, c], [b, b + deep]])
-    canvas.polygons(thick(edges, 0.016), (*shade(card, 1.32), 150))
+    canvas.marks(thick(edges, 0.016), (*shade(card, 1.32), 150))
 
     reading = canvas.pose.handedness  # print stays legible where the box is mirrored
     print_ink = shade(card, 0.42)
@@ -120,22 +114,21 @@ def paint_fine_parcel(canvas: Canvas, rng: np.random.Generator) -> tuple[str, st
     side = rng.choice([-1.0, 1.0])
     patch_x, patch_y = middle + side * 0.36, top + rng.uniform(0.3, 0.44)
     width, height = 0.25, rng.uniform(0.17, 0.21)
-    canvas.polygon(boxes(*_around(patch_x, patch_y, width + 0.012, height + 0.012))[0], shade(card, 0.72))
-    canvas.polygon(boxes(*_around(patch_x, patch_y, width, height))[0], PAPER)
-    lines = np.concatenate([small_print(rng, -0.21, patch_y - height + 0.04 + 0.06 * k, 0.14, 0.036) for k in range(2)])
+    margin = np.array([0.012, 0])
+    patch = boxes(*_around(patch_x, patch_y, width + margin, height + margin))
+    canvas.polygons(patch, [shade(card, 0.72), PAPER])
+    tops = patch_y - height + np.array([0.04, 0.1])
+    lines = small_print(rng, -0.21, tops, 0.14, 0.036, legible=canvas.shows_letters)
     code = bar_code(rng, -0.21, patch_y + 0.02, 0.21, patch_y + height - 0.035, 16)
-    canvas.polygons(printed(np.concatenate([lines, code]), patch_x), INK)
+    canvas.marks(printed(np.concatenate([lines, code]), patch_x), INK)
     arrows_x = middle - side * 0.42
-    for x in (-0.09, 0.09):
-        canvas.polygon(
-            printed(np.array([(x, bottom - 0.36), (x + 0.055, bottom - 0.28), (x - 0.055, bottom - 0.28)]), arrows_x),
-            print_ink,
-        )
-    stems = boxes(np.array([-0.105, 0.075]), np.asarray(bottom - 0.28), np.array([-0.075, 0.105]), np.asarray(bottom - 0.16))
-    ground = boxes(np.asarray(-0.17), np.asarray(bottom - 0.14), np.asarray(0.17), np.asarray(bottom - 0.12))
+    heads = np.array([(0, -0.36), (0.055, -0.28), (-0.055, -0.28)]) + np.array([[[-0.09, bottom]], [[0.09, bottom]]])
+    canvas.polygons(printed(heads, arrows_x), [print_ink] * 2)
+    stems = boxes(np.array([-0.105, 0.075]), bottom - 0.28, np.array([-0.075, 0.105]), bottom - 0.16)
+    ground = boxes(-0.17, bottom - 0.14, 0.17, bottom - 0.12)
     text = "FRAGILE"
     letters = word(text, -word_width(text, 0.095) / 2, bottom - 0.22, 0.095)
-    canvas.polygons(
+    canvas.marks(
         np.concatenate([printed(np.concatenate([stems, ground]), arrows_x), printed(letters, patch_x)]), print_ink
     )
     return name, f"with {tape_name} tape"
@@ -145,52 +138,55 @@ def paint_fine_tin(canvas: Canvas, rng: np.random.Generator) -> tuple[str, str]:
     """A food can: ribbed steel, a lid with a ring to pull, and a wrap with a word, a picture and small print."""
     name, (wrap, fruit) = choose(rng, WRAPS)
     steel: Color = (178, 181, 186)
-    canvas.silhouette(barrel(-0.74, 0.80), steel)
-    canvas.polygon(barrel(-0.70, -0.675), shade(steel, 0.72))
-    canvas.polygon(barrel(0.735, 0.76), shade(steel, 0.66))
-    canvas.polygon(barrel(-0.62, 0.70), wrap)
-    canvas.polygon(barrel(-0.585, -0.565), (222, 196, 120))
-    canvas.polygon(barrel(0.645, 0.665), (222, 196, 120))
+    canvas.silhouette(_TIN_BODY, steel)
     height = rng.uniform(-0.4, -0.3)
-    canvas.polygon(barrel(height - 0.04, height + 0.26), PAPER)
+    groove, line = shade(steel, 0.7), (222, 196, 120)
+    band = barrel(height - 0.04, height + 0.26)
+    canvas.polygons([_TIN_WRAP, *_TIN_GROOVES, *_TIN_LINES, band], [wrap, groove, groove, line, line, PAPER])
     text = WORDS[int(rng.integers(len(WORDS)))]
     size = min(0.2, 0.98 / (LETTERS_PER_HEIGHT * len(text)))
     name_print = word(text, -word_width(text, size) / 2, height + 0.11 - size / 2, size, weight=0.2)
-    canvas.polygons(_wrapped(name_print), shade(wrap, 0.62))
+    canvas.marks(_wrapped(name_print), shade(wrap, 0.62))
     low = height + 0.5
-    for x, y, radius in ((-0.17, 0.02, 0.12), (0.16, 0.04, 0.125), (0.0, -0.03, 0.145)):
-        center = _wrapped(np.array([x, low + y]))
-        canvas.polygon(ellipse(center, (radius, radius)), shade(fruit, 0.66))
-        canvas.polygon(ellipse(center - 0.012, (0.88 * radius, 0.88 * radius)), fruit)
-        canvas.polygon(ellipse(center - 0.35 * radius, (0.3 * radius, 0.22 * radius)), (255, 246, 226, 150))
+    places, radii = np.array([(-0.17, 0.02), (0.16, 0.04), (0.0, -0.03)]), np.array([[[0.12]], [[0.125]], [[0.145]]])
+    centers = _wrapped(places + np.array([0, low]))[:, None]
+    balls = np.concatenate(
+        [
+            centers + radii * _CIRCLE,
+            centers - 0.012 + 0.88 * radii * _CIRCLE,
+            centers - 0.35 * radii + 0.26 * radii * _CIRCLE,
+        ]
+    )
+    shine = (255, 246, 226, 150)
+    canvas.polygons(balls[[0, 3, 6, 1, 4, 7, 2, 5, 8]], [shade(fruit, 0.66), fruit, shine] * 3)
     leaf = np.array([(-0.02, -0.13), (0.1, -0.22), (0.16, -0.15), (0.06, -0.1)])
-    canvas.polygon(_wrapped(leaf + [0, low]), (74, 128, 58) if name != "green" else (196, 214, 120))
-    lines = np.concatenate([small_print(rng, -0.3, low + 0.21 + 0.06 * k, 0.3, 0.036) for k in range(2)])
-    canvas.polygons(_wrapped(lines), shade(PAPER, 0.96))
+    canvas.polygon(_wrapped(leaf + np.array([0, low])), (74, 128, 58) if name != "green" else (196, 214, 120))
+    lines = small_print(rng, -0.3, low + np.array([0.21, 0.27]), 0.3, 0.036, legible=canvas.shows_letters)
+    canvas.marks(_wrapped(lines), shade(PAPER, 0.96))
     turned = rng.choice([-0.62, 0.62])
     patch = boxes(*_around(turned, low + 0.05, 0.13, 0.12))
-    canvas.polygons(_wrapped(patch), PAPER)
-    canvas.polygons(_wrapped(bar_code(rng, turned - 0.1, low - 0.04, turned + 0.1, low + 0.13, 10)), INK)
-    canvas.silhouette(ellipse((0, -0.74), (TIN_HALF_WIDTH, 0.17)), (224, 226, 229))
-    canvas.polygon(ellipse((0, -0.733), (0.555, 0.145)), (112, 115, 122))
-    canvas.polygon(ellipse((0, -0.724), (0.52, 0.127)), (186, 189, 194))
-    canvas.polygon(ellipse((0, -0.722), (0.43, 0.1)), (160, 163, 169))
-    canvas.polygon(ellipse((0, -0.716), (0.415, 0.094)), (196, 199, 203))
-    canvas.polygon(ellipse((0.1, -0.715), (0.17, 0.045)), (128, 131, 138))
-    canvas.polygon(ellipse((0.12, -0.712), (0.1, 0.022)), (190, 193, 198))
-    canvas.polygon(ellipse((-0.07, -0.722), (0.04, 0.014)), (98, 101, 108))
+    canvas.marks(_wrapped(patch), PAPER)
+    canvas.marks(_wrapped(bar_code(rng, turned - 0.1, low - 0.04, turned + 0.1, low + 0.13, 10)), INK)
+    canvas.silhouette(_TIN_LID[0], _TIN_LID_COLORS[0])
+    canvas.polygons(_TIN_LID[1:], _TIN_LID_COLORS[1:])
     return name, ""
 
 
 def _paint_window(canvas: Canvas, rng: np.random.Generator, left: float, top: float) -> None:
     """A document on the screen: its bar, a heading, lines, and a picture in them."""
     width, height = 0.72, 0.56
-    canvas.rectangle(left, top, left + width, top + height, (236, 238, 240))
-    canvas.rectangle(left, top, left + width, top + 0.05, (196, 201, 208))
-    canvas.rectangle(left + 0.45, top + 0.14, left + 0.67, top + 0.32, (152, 172, 190))
-    lines = [small_print(rng, left + 0.05, top + 0.15 + 0.066 * k, left + 0.4, 0.032) for k in range(5)]
-    heading = boxes(np.asarray(left + 0.05), np.asarray(top + 0.085), np.asarray(left + 0.32), np.asarray(top + 0.12))
-    canvas.polygons(np.concatenate([heading, *lines]), (96, 102, 114))
+    areas = boxes(
+        left + np.array([0, 0, 0.45]),
+        top + np.array([0, 0, 0.14]),
+        left + np.array([width, width, 0.67]),
+        top + np.array([height, 0.05, 0.32]),
+    )
+    canvas.polygons(areas, [(236, 238, 240), (196, 201, 208), (152, 172, 190)])
+    lines = small_print(
+        rng, left + 0.05, top + 0.15 + 0.066 * np.arange(5), left + 0.4, 0.032, legible=canvas.shows_letters
+    )
+    heading = boxes(left + 0.05, top + 0.085, left + 0.32, top + 0.12)
+    canvas.marks(np.concatenate([heading, lines]), (96, 102, 114))
 
 
 def _deck(points: np.ndarray | list[tuple[float, float]]) -> np.ndarray:
@@ -210,14 +206,53 @@ def _around(x: float, y: float, half_width: float, half_height: float) -> tuple[
     return tuple(np.asarray(v) for v in (x - half_width, y - half_height, x + half_width, y + half_height))
 
 
+def _keys() -> np.ndarray:
+    rows, columns = np.mgrid[:4, :13]
+    lefts, tops = -0.845 + 0.13 * columns.ravel(), 0.105 + 0.105 * rows.ravel()
+    edges = np.array([-0.845, -0.68, -0.515, -0.35, 0.37, 0.535, 0.70, 0.865])
+    last_row = boxes(edges[:-1], 0.525, edges[1:] - 0.02, 0.61)
+    return _deck(np.concatenate([boxes(lefts, tops, lefts + 0.113, tops + 0.085), last_row]))
+
+
 SCREEN = (-0.80, -0.735, 0.80, 0.21)
 LETTERS_PER_HEIGHT = 0.86
-_LAST_ROW = boxes(
-    np.array([-0.845, -0.68, -0.515, -0.35, 0.37, 0.535, 0.70]),
-    np.asarray(0.525),
-    np.array([-0.70, -0.535, -0.37, 0.35, 0.515, 0.68, 0.845]),
-    np.asarray(0.61),
+_KEYS = _keys()
+_EDGE = _deck([(-1, 0.97), (1, 0.97), (0.985, 1.06), (-0.985, 1.06)])
+_DECK = _deck([(-1, 0), (1, 0), (1, 1), (-1, 1)])
+_KEY_WELL = _deck([(-0.86, 0.09), (0.86, 0.09), (0.86, 0.63), (-0.86, 0.63)])
+_TOUCHPAD = _deck([(-0.27, 0.68), (0.27, 0.68), (0.27, 0.95), (-0.27, 0.95)])
+_LID = rounded_rectangle(-0.87, -0.86, 0.87, 0.31, 0.06)
+_LID_GLASS = rounded_rectangle(-0.852, -0.842, 0.852, 0.292, 0.05)
+_CAMERA = ellipse((0.0, -0.785), (0.016, 0.016))
+_SKY = boxes(SCREEN[0], np.linspace(SCREEN[1], SCREEN[3], 8)[:-1], SCREEN[2], SCREEN[3])
+_ICONS = boxes(-0.2 + 0.07 * np.arange(7), SCREEN[3] - 0.045, -0.165 + 0.07 * np.arange(7), SCREEN[3] - 0.01)
+_TIN_BODY, _TIN_WRAP = barrel(-0.74, 0.80), barrel(-0.62, 0.70)
+_TIN_GROOVES = [barrel(-0.70, -0.675), barrel(0.735, 0.76)]
+_TIN_LINES = [barrel(-0.585, -0.565), barrel(0.645, 0.665)]
+_CIRCLE = ellipse((0, 0), (1, 1))
+# from its rim to the ring that it is pulled open by
+_TIN_LID = np.stack(
+    [
+        ellipse((0, -0.74), (TIN_HALF_WIDTH, 0.17)),
+        ellipse((0, -0.733), (0.555, 0.145)),
+        ellipse((0, -0.724), (0.52, 0.127)),
+        ellipse((0, -0.722), (0.43, 0.1)),
+        ellipse((0, -0.716), (0.415, 0.094)),
+        ellipse((0.1, -0.715), (0.17, 0.045)),
+        ellipse((0.12, -0.712), (0.1, 0.022)),
+        ellipse((-0.07, -0.722), (0.04, 0.014)),
+    ]
 )
+_TIN_LID_COLORS: list[Color] = [
+    (224, 226, 229),
+    (112, 115, 122),
+    (186, 189, 194),
+    (160, 163, 169),
+    (196, 199, 203),
+    (128, 131, 138),
+    (190, 193, 198),
+    (98, 101, 108),
+]
 
 FINE_ITEMS: dict[str, Item] = {
     "laptop bezel": Item(
