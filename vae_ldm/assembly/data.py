@@ -24,6 +24,7 @@ def build_source(recipe: Recipe) -> PictureSource:
                 num_train=data.num_train,
                 num_validation=data.num_validation,
                 image_size=recipe.image_size,
+                detail=data.detail,
             )
         case parts.ImageFolder():
             return ImageFolderSource(data.path, caption_column=data.caption_column)

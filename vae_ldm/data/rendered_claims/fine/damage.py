@@ -9,7 +9,7 @@ from vae_ldm.data.rendered_claims.damage import Box, distance_to_edge
 from vae_ldm.data.rendered_claims.objects import GLASS_CRACK, Item
 
 CRACK_WIDTH = 0.05
-SCRATCH_WIDTH = 0.036
+SCRATCH_WIDTH = 0.04
 CREASE_WIDTH = 0.2  # of a dent's half width
 
 
@@ -49,8 +49,8 @@ def draw_buckle(rng: np.random.Generator, face: Box) -> Buckle:
     middle, half = (low + high) / 2, (high - low) / 2
     angle = rng.uniform(0, 2 * np.pi)
     outward = np.array([np.cos(angle), np.sin(angle)])
-    center = middle + outward * half * rng.uniform(0.5, 0.85)
-    length, depth = rng.uniform(0.32, 0.52), rng.uniform(0.12, 0.2)
+    center = middle + outward * half * rng.uniform(0.5, 0.8)
+    length, depth = rng.uniform(0.36, 0.54), rng.uniform(0.14, 0.22)
     crease_angle = angle + np.pi / 2 + rng.uniform(-0.7, 0.7)
     turn = np.array([np.cos(crease_angle), np.sin(crease_angle)])
     radii = np.array([length, length * rng.uniform(0.6, 0.85)])
@@ -72,14 +72,14 @@ def _paint_shatter(canvas: Canvas, rng: np.random.Generator, face: Box, *, core:
     reach = np.array([distance_to_edge(impact, angle, low, high) for angle in angles])
     reach = np.minimum(reach, rng.uniform(0.45, 1.5, num_rays))
     rays = _wandering(rng, impact, angles, reach)  # [R, P, 2]
-    widths = CRACK_WIDTH * rng.uniform(0.6, 1.0, (num_rays, 1)) * np.linspace(1, 0.3, rays.shape[1])
+    widths = CRACK_WIDTH * rng.uniform(0.6, 1.0, (num_rays, 1)) * np.linspace(1, 0.25, rays.shape[1])
     shards = [outlines(rays, widths)]
     for place in (2, 4):  # points of neighboring rays as far out as each other
         ring = np.stack([rays[:, place], np.roll(rays, -1, axis=0)[:, place]], axis=1)
         near = np.linalg.norm(ring[:, 1] - ring[:, 0], axis=-1) < 0.5
         ring = ring[near & (rng.random(num_rays) < 0.6)]
         if len(ring):
-            shards.append(outlines(ring, np.full(ring.shape[:2], 0.5 * CRACK_WIDTH)))
+            shards.append(outlines(ring, np.full(ring.shape[:2], 0.38 * CRACK_WIDTH)))
     for shard in shards:
         canvas.polygons(shard + 0.016, [rim] * len(shard))
     for shard in shards:
@@ -110,25 +110,25 @@ def _paint_tear(canvas: Canvas, rng: np.random.Generator, face: Box, *, core: Co
 
 
 def paint_fine_scratches(canvas: Canvas, rng: np.random.Generator, item: Item) -> None:
-    """Three to six fine strokes across the item's face, nearly parallel, long and short, with dark lower lips."""
+    """Four to six fine strokes across the item's face, nearly parallel, long and short, with dark lower lips."""
     low, high = np.array(item.face[:2]), np.array(item.face[2:])
     middle, half = (low + high) / 2, (high - low) / 2
     slope = rng.uniform(0.2, 1.25) * rng.choice([-1, 1])
     along = np.array([np.cos(slope), np.sin(slope)])
     across = np.array([-along[1], along[0]])
-    middle = middle + rng.uniform(-0.3, 0.3, size=2) * half
-    count = int(rng.integers(3, 7))
+    middle = middle + rng.uniform(-0.22, 0.22, size=2) * half
+    count = int(rng.integers(4, 7))
     offsets = (np.arange(count) - (count - 1) / 2 + rng.uniform(-0.3, 0.3, count)) * rng.uniform(0.085, 0.14)
     centers = middle + across * offsets[:, None] + along * rng.uniform(-0.16, 0.16, (count, 1))
     lean = rng.uniform(-0.09, 0.09, (count, 1))
     ways = along + lean * across
     places = np.linspace(-1, 1, 5)
-    reach = half.min() * rng.uniform(0.5, 1.05, (count, 1, 1))
+    reach = half.min() * rng.uniform(0.6, 1.1, (count, 1, 1))
     lines = centers[:, None] + reach * places[:, None] * ways[:, None]
     lines = lines + (rng.uniform(-0.05, 0.05, (count, 1)) * (1 - places**2))[..., None] * across
-    widths = SCRATCH_WIDTH * rng.uniform(0.6, 1.15, (count, 1)) * np.array([0.25, 0.8, 1, 0.8, 0.25])
+    widths = SCRATCH_WIDTH * rng.uniform(0.5, 1.15, (count, 1)) * np.array([0.25, 0.8, 1, 0.8, 0.25])
     strokes = outlines(lines.clip(low, high), widths)
-    both = np.concatenate([strokes + np.array([0.006, 0.015]), strokes])
+    both = np.concatenate([strokes + np.array([0.007, 0.018]), strokes])
     canvas.polygons(both, [(30, 26, 28)] * count + [(250, 250, 247)] * count)
 
 

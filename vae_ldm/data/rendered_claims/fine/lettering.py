@@ -1,5 +1,7 @@
 """Print as quadrilaterals [N, 4, 2]: letters made of strokes, lines too small to read, bar codes and square codes."""
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -73,13 +75,13 @@ def small_print(
     heights = np.broadcast_to(heights, tops.shape)
     pitch = 0.62 * heights
     num_letters = np.broadcast_to((rights - left) / pitch, tops.shape)
-    kinds = rng.random((2, len(tops), max(2, int(num_letters.max()))))
-    lines, places = np.nonzero((kinds[0] > 0.16) & (np.arange(kinds.shape[2]) < num_letters[:, None] - 1))
+    kinds = rng.random((2, len(tops), max(2, math.ceil(num_letters.max()))))
+    lines, places = np.nonzero((kinds[0] > 0.16) & (np.arange(kinds.shape[2]) < num_letters[:, None] - 0.75))
     height, step, kind = heights[lines], pitch[lines], kinds[1, lines, places]
     lefts, bottoms = left + step * places, (tops + heights)[lines]
     highs = bottoms - height * np.where(kind < 0.35, 1, 0.7)
     if not legible:
-        return boxes(lefts, highs, lefts + 0.66 * step, bottoms)
+        return boxes(lefts, highs, lefts + 0.55 * step, bottoms)
     stems = boxes(lefts, highs, lefts + 0.24 * step, bottoms)
     thin, bowl = 0.14 * height, bottoms - height * np.where(kind * 7 % 1 < 0.5, 0.7, 0.4)
     tops_of_bowls = boxes(lefts, bowl, lefts + 0.72 * step, bowl + thin)

@@ -14,7 +14,7 @@ def develop_fine(
     canvas: Canvas, rng: np.random.Generator, item: Item, dent: Dent | None, image_size: tuple[int, int]
 ) -> Image.Image:
     """The canvas in soft light, with sensor noise."""
-    color, mask = canvas.averaged(softness=max(0.0, rng.uniform(-0.5, 0.6)))
+    color, mask = canvas.averaged(softness=max(0.0, rng.uniform(-0.6, 0.55)))
     angle = np.deg2rad(rng.uniform(-145, -35))  # the lamp is above; y points down
     light = np.array([np.cos(angle), np.sin(angle)], np.float32)
     tint = (rng.uniform(0.96, 1.04) * rng.uniform([0.98, 0.98, 0.93], [1.06, 1.02, 1.03])).astype(np.float32)
@@ -49,8 +49,8 @@ def develop_fine(
             gleam += 38 * np.exp(-((highlight / 0.13) ** 2)) + 10 * np.exp(-((highlight / 0.4) ** 2))
         if dent is not None:
             slope = dent.shading(on_object, toward_light)
-            relief += np.where(slope < 0, 0.44, 0.28) * slope
-            gleam += 56 * slope.clip(0)
+            relief += np.where(slope < 0, 0.5, 0.32) * slope
+            gleam += 66 * slope.clip(0)
         gain *= 1 + relief * inside
         gleam = gleam * inside
 

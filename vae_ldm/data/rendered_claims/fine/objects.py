@@ -75,7 +75,7 @@ def paint_laptop(canvas: Canvas, rng: np.random.Generator) -> tuple[str, str]:
     canvas.marks(_ICONS, (214, 220, 226))
     glare = rng.uniform(-0.5, 0.3)
     band = [(glare, top), (glare + 0.42, top), (glare + 0.1, bottom), (glare - 0.32, bottom)]
-    canvas.polygon(band, (255, 255, 255, 15))
+    canvas.polygon(band, (255, 255, 255, 12))
     return name, f"with {article(screen_name)} screen"
 
 
