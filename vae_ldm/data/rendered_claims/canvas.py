@@ -1,5 +1,6 @@
 """A supersampled canvas whose coordinates are the object's own, whatever its pose and its dent."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,7 +107,7 @@ class Canvas:
         brush = self._thin_brush if len(fill) == 4 else self._brush
         brush.polygon(self._project(points), fill=fill)
 
-    def polygons(self, shapes: np.ndarray | list[Points], fills: list[Color]) -> None:
+    def polygons(self, shapes: np.ndarray | Sequence[Points], fills: Sequence[Color]) -> None:
         """Paint polygons [N, K, 2] on the object, each in its color; a dent leaves their edges straight."""
         self._paint_all(self._project_all(np.asarray(shapes, float)), fills)
 
@@ -118,7 +119,7 @@ class Canvas:
         """
         self._paint_all(_shrink(self._project_all(shapes), 0.5), [fill] * len(shapes))
 
-    def backdrops(self, shapes: np.ndarray | list[Points], fills: list[Color]) -> None:
+    def backdrops(self, shapes: np.ndarray | Sequence[Points], fills: Sequence[Color]) -> None:
         """Paint polygons [N, K, 2] given in picture coordinates, behind the object, each in its color."""
         self._paint_all(self._center + np.asarray(shapes, float) * self._unit, fills)
 
@@ -151,7 +152,7 @@ class Canvas:
             points = self.dent.bend(points)
         return (self._center + self.pose.to_picture(points) * self._unit).reshape(shapes.shape)
 
-    def _paint_all(self, pixels: np.ndarray, fills: list[Color]) -> None:
+    def _paint_all(self, pixels: np.ndarray, fills: Sequence[Color]) -> None:
         for outline, fill in zip(pixels.reshape(len(pixels), -1).tolist(), fills, strict=True):
             (self._thin_brush if len(fill) == 4 else self._brush).polygon(outline, fill=fill)
 

@@ -74,7 +74,7 @@ def small_print(
     """Lines of words in letters too small to read: high and low ticks, which get bowls and feet if `legible`."""
     heights = np.broadcast_to(heights, tops.shape)
     pitch = 0.62 * heights
-    num_letters = np.broadcast_to((rights - left) / pitch, tops.shape)
+    num_letters = np.broadcast_to((np.asarray(rights) - left) / pitch, tops.shape)
     kinds = rng.random((2, len(tops), max(2, math.ceil(num_letters.max()))))
     lines, places = np.nonzero((kinds[0] > 0.16) & (np.arange(kinds.shape[2]) < num_letters[:, None] - 0.75))
     height, step, kind = heights[lines], pitch[lines], kinds[1, lines, places]
@@ -105,8 +105,7 @@ def square_code(rng: np.random.Generator, left: float, top: float, side: float, 
     finder = np.ones((7, 7), bool)
     finder[1:6, 1:6] = False
     finder[2:5, 2:5] = True
-    for rows, columns in ((slice(0, 7), slice(0, 7)), (slice(0, 7), slice(-7, None)), (slice(-7, None), slice(0, 7))):
-        dark[rows, columns] = finder
+    dark[:7, :7] = dark[:7, -7:] = dark[-7:, :7] = finder
     dark[7, :8] = dark[:8, 7] = dark[7, -8:] = dark[:8, -8] = dark[-8, :8] = dark[-8:, 7] = False
     change = np.diff(np.pad(dark, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     (rows, starts), (_, ends) = np.nonzero(change == 1), np.nonzero(change == -1)

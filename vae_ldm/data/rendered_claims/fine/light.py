@@ -34,7 +34,7 @@ def develop_fine(
         touching = lowered.filter(ImageFilter.BoxBlur(0.07 * unit))
         outside *= 1 - 0.4 * np.asarray(touching, np.float32) / 255
     gain *= 1 - (1 - outside) * (1 - inside)
-    gleam = None
+    gleam: np.ndarray | None = None
 
     if item.is_round or dent is not None:
         on_object = _on_object(canvas.pose, xs, ys[:, None])

@@ -1,6 +1,7 @@
 """The laptop, the parcel and the tin with what a photo of them shows: keys, a pasted label, a printed wrap."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from vae_ldm.data.rendered_claims.canvas import Canvas, Color, ellipse, rounded_rectangle
 from vae_ldm.data.rendered_claims.fine.label import paint_fine_label
@@ -115,7 +116,7 @@ def paint_fine_parcel(canvas: Canvas, rng: np.random.Generator) -> tuple[str, st
     patch_x, patch_y = middle + side * 0.36, top + rng.uniform(0.3, 0.44)
     width, height = 0.25, rng.uniform(0.17, 0.21)
     margin = np.array([0.012, 0])
-    patch = boxes(*_around(patch_x, patch_y, width + margin, height + margin))
+    patch = _around(patch_x, patch_y, width + margin, height + margin)
     canvas.polygons(patch, [shade(card, 0.72), PAPER])
     tops = patch_y - height + np.array([0.04, 0.1])
     lines = small_print(rng, -0.21, tops, 0.14, 0.036, legible=canvas.shows_letters)
@@ -164,7 +165,7 @@ def paint_fine_tin(canvas: Canvas, rng: np.random.Generator) -> tuple[str, str]:
     lines = small_print(rng, -0.3, low + np.array([0.21, 0.27]), 0.3, 0.036, legible=canvas.shows_letters)
     canvas.marks(_wrapped(lines), shade(PAPER, 0.96))
     turned = rng.choice([-0.62, 0.62])
-    patch = boxes(*_around(turned, low + 0.05, 0.13, 0.12))
+    patch = _around(turned, low + 0.05, 0.13, 0.12)
     canvas.marks(_wrapped(patch), PAPER)
     canvas.marks(_wrapped(bar_code(rng, turned - 0.1, low - 0.04, turned + 0.1, low + 0.13, 10)), INK)
     canvas.silhouette(_TIN_LID[0], _TIN_LID_COLORS[0])
@@ -202,8 +203,10 @@ def _wrapped(points: np.ndarray) -> np.ndarray:
     return np.stack([TIN_HALF_WIDTH * np.sin(angle), points[..., 1] + 0.17 * np.cos(angle)], axis=-1)
 
 
-def _around(x: float, y: float, half_width: float, half_height: float) -> tuple[np.ndarray, ...]:
-    return tuple(np.asarray(v) for v in (x - half_width, y - half_height, x + half_width, y + half_height))
+def _around(x: float, y: float, half_width: ArrayLike, half_height: ArrayLike) -> np.ndarray:
+    """Upright rectangles about a point: [N, 4, 2]."""
+    across, down = np.asarray(half_width), np.asarray(half_height)
+    return boxes(x - across, y - down, x + across, y + down)
 
 
 def _keys() -> np.ndarray:
