@@ -37,14 +37,14 @@ def paint_fine_background(canvas: Canvas, rng: np.random.Generator) -> str:
     _fill(canvas, -_FAR, tuple(wood.astype(int).tolist()))
     vanishing = rng.uniform(-0.4, 0.4)
     tones = rng.uniform(0.9, 1.08, size=12)
-    joints, grain = rng.uniform(-0.9, 1.0, size=12), rng.uniform(0.03, 0.4, size=(3, 12))
+    joints, grain = rng.uniform(-0.9, 1.0, size=12), rng.uniform(0.03, 0.4, size=(2, 12))
     lefts = np.arange(12) * 0.45 - 2.7
     strips = [
         boxes(lefts, -2.0, lefts + 0.436, 2.0),
         *(boxes(lefts + veins, -2.0, lefts + veins + 0.013, 2.0) for veins in grain),
         boxes(lefts, joints, lefts + 0.436, joints + 0.014),
     ]
-    colors = np.concatenate([tones, *[tones - 0.06] * 3, np.full(12, 0.72)])[:, None] * wood
+    colors = np.concatenate([tones, *[tones - 0.06] * 2, np.full(12, 0.72)])[:, None] * wood
     x, y = np.moveaxis(np.concatenate(strips), -1, 0)
     seen = np.stack([vanishing + x * (1.0 + 0.35 * y), y], axis=-1)
     canvas.backdrops(seen, [tuple(color) for color in colors.astype(int).tolist()])
@@ -54,8 +54,9 @@ def paint_fine_background(canvas: Canvas, rng: np.random.Generator) -> str:
 def _bands(canvas: Canvas, start: Color, end: Color, top: float, bottom: float, steps: int) -> None:
     """Fill what lies below `top` with colors from `start` to `end`, which is reached at `bottom`."""
     colors = np.linspace(start, end, steps + 1)[1:].astype(int).tolist()
-    below = boxes(-_FAR, np.linspace(top, bottom, steps), _FAR, _FAR)
-    canvas.backdrops(below, [tuple(color) for color in colors])
+    edges = np.linspace(top, bottom, steps)
+    strips = boxes(-_FAR, edges, _FAR, np.append(edges[1:] + 0.05, _FAR))  # the next strip hides what reaches below it
+    canvas.backdrops(strips, [tuple(color) for color in colors])
 
 
 def _fill(canvas: Canvas, top: float, color: Color) -> None:

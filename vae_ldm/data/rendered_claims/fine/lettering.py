@@ -1,11 +1,13 @@
 """Print as quadrilaterals [N, 4, 2]: letters made of strokes, lines too small to read, bar codes and square codes."""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 LETTER_WIDTH = 0.62
+_BAR_MODULES = np.array([1, 1, 1, 2, 2, 3, 4])  # how wide bars and gaps are, and how often
 LETTER_PITCH = 0.86  # of a letter's height, the next letter's place
 
 # polylines "x,y x,y ..." on a field from (0, 0) to (0.62, 1), y down
@@ -35,13 +37,21 @@ def _segments(polylines: str) -> np.ndarray:
     return np.concatenate([np.stack([line[:-1], line[1:]], axis=1) for line in lines])
 
 
+_FINDER = np.ones((7, 7), np.int8)
+_FINDER[1:6, 1:6] = 0
+_FINDER[2:5, 2:5] = 1
 _SEGMENTS = {letter: _segments(polylines) for letter, polylines in _POLYLINES.items()}
 
 
 def word(text: str, left: float, top: float, height: float, *, weight: float = 0.17) -> np.ndarray:
     """The strokes of `text`, `weight` times the letters' height wide."""
+    return np.array([left, top]) + height * _word_of_height_1(text, weight)
+
+
+@lru_cache
+def _word_of_height_1(text: str, weight: float) -> np.ndarray:
     at = [_SEGMENTS[letter] + np.array([LETTER_PITCH * k, 0]) for k, letter in enumerate(text)]
-    return thick(np.array([left, top]) + height * np.concatenate(at), weight * height)
+    return thick(np.concatenate(at), weight)
 
 
 def word_width(text: str, height: float) -> float:
@@ -60,11 +70,11 @@ def thick(segments: np.ndarray, width: float) -> np.ndarray:
 
 def boxes(lefts: ArrayLike, tops: ArrayLike, rights: ArrayLike, bottoms: ArrayLike) -> np.ndarray:
     """Upright rectangles; the arguments are broadcast."""
-    corners = np.empty((*np.broadcast_shapes(*map(np.shape, (lefts, tops, rights, bottoms))), 4, 2))
-    corners[..., [0, 3], 0] = np.asarray(lefts)[..., None]
-    corners[..., [1, 2], 0] = np.asarray(rights)[..., None]
-    corners[..., [0, 1], 1] = np.asarray(tops)[..., None]
-    corners[..., [2, 3], 1] = np.asarray(bottoms)[..., None]
+    corners = np.empty((*np.broadcast(lefts, tops, rights, bottoms).shape, 4, 2))
+    corners[..., 0, 0] = corners[..., 3, 0] = lefts
+    corners[..., 1, 0] = corners[..., 2, 0] = rights
+    corners[..., 0, 1] = corners[..., 1, 1] = tops
+    corners[..., 2, 1] = corners[..., 3, 1] = bottoms
     return corners.reshape(-1, 4, 2)
 
 
@@ -94,20 +104,19 @@ def bar_code(
     rng: np.random.Generator, left: float, top: float, right: float, bottom: float, num_bars: int
 ) -> np.ndarray:
     """Bars and gaps of one to four modules, from edge to edge."""
-    modules = rng.choice([1, 1, 1, 2, 2, 3, 4], size=2 * num_bars - 1)
+    modules = _BAR_MODULES[rng.integers(len(_BAR_MODULES), size=2 * num_bars - 1)]
     edges = left + (right - left) * np.concatenate([[0], np.cumsum(modules)]) / modules.sum()
     return boxes(edges[:-1:2], top, edges[1::2], bottom)
 
 
 def square_code(rng: np.random.Generator, left: float, top: float, side: float, modules: int = 17) -> np.ndarray:
     """A square of dark and light modules with three finder squares; neighbors in a row are one rectangle."""
-    dark = rng.random((modules, modules)) < 0.5
-    finder = np.ones((7, 7), bool)
-    finder[1:6, 1:6] = False
-    finder[2:5, 2:5] = True
-    dark[:7, :7] = dark[:7, -7:] = dark[-7:, :7] = finder
-    dark[7, :8] = dark[:8, 7] = dark[7, -8:] = dark[:8, -8] = dark[-8, :8] = dark[-8:, 7] = False
-    change = np.diff(np.pad(dark, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    framed = np.zeros((modules, modules + 2), np.int8)  # a light module at both ends of each row
+    dark = framed[:, 1:-1]
+    dark[:] = rng.random((modules, modules)) < 0.5
+    dark[:7, :7] = dark[:7, -7:] = dark[-7:, :7] = _FINDER
+    dark[7, :8] = dark[:8, 7] = dark[7, -8:] = dark[:8, -8] = dark[-8, :8] = dark[-8:, 7] = 0
+    change = np.diff(framed, axis=1)
     (rows, starts), (_, ends) = np.nonzero(change == 1), np.nonzero(change == -1)
     step = side / modules
     return boxes(left + step * starts, top + step * rows, left + step * ends, top + step * (rows + 1))

@@ -184,7 +184,7 @@ def _paint_window(canvas: Canvas, rng: np.random.Generator, left: float, top: fl
     )
     canvas.polygons(areas, [(236, 238, 240), (196, 201, 208), (152, 172, 190)])
     lines = small_print(
-        rng, left + 0.05, top + 0.15 + 0.066 * np.arange(5), left + 0.4, 0.032, legible=canvas.shows_letters
+        rng, left + 0.05, top + 0.15 + 0.08 * np.arange(4), left + 0.4, 0.036, legible=canvas.shows_letters
     )
     heading = boxes(left + 0.05, top + 0.085, left + 0.32, top + 0.12)
     canvas.marks(np.concatenate([heading, lines]), (96, 102, 114))
