@@ -11,6 +11,7 @@ from vae_ldm.data.rendered_claims.objects import GLASS_CRACK, Item
 CRACK_WIDTH = 0.05
 SCRATCH_WIDTH = 0.04
 CREASE_WIDTH = 0.2  # of a dent's half width
+OCCLUSION = 0.16
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Buckle(Dent):
         along, across = x * (cos / length) + y * (sin / length), y * (cos / width) - x * (sin / width)
         light_along, light_across = float(light @ self.turn), float(light[1] * cos - light[0] * sin)
         far = along * along
-        hollow = np.exp(-(far + across * across)) * (along * light_along + across * light_across)
+        # a hollow sees less of the room: its middle is darker whichever way the light falls
+        hollow = np.exp(-(far + across * across)) * (along * light_along + across * light_across + OCCLUSION)
         fold = across * (1 / CREASE_WIDTH)
         crease = np.exp(-(fold * fold + 1.4 * far)) * fold * (self.crease * light_across)
         return -2.33 * (hollow + crease)  # 2.33 brings the hollow's largest slope to 1
@@ -50,11 +52,11 @@ def draw_buckle(rng: np.random.Generator, face: Box) -> Buckle:
     angle = rng.uniform(0, 2 * np.pi)
     outward = np.array([np.cos(angle), np.sin(angle)])
     center = middle + outward * half * rng.uniform(0.5, 0.8)
-    length, depth = rng.uniform(0.36, 0.54), rng.uniform(0.14, 0.22)
+    length, depth = rng.uniform(0.36, 0.54), rng.uniform(0.15, 0.23)
     crease_angle = angle + np.pi / 2 + rng.uniform(-0.7, 0.7)
     turn = np.array([np.cos(crease_angle), np.sin(crease_angle)])
     radii = np.array([length, length * rng.uniform(0.6, 0.85)])
-    return Buckle(center, radii, -outward * depth, turn, crease=rng.uniform(0.7, 1.1))
+    return Buckle(center, radii, -outward * depth, turn, crease=rng.uniform(0.8, 1.2))
 
 
 def paint_fine_crack(canvas: Canvas, rng: np.random.Generator, item: Item) -> None:
