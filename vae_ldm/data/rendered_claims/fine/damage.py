@@ -9,7 +9,7 @@ from vae_ldm.data.rendered_claims.damage import Box, distance_to_edge
 from vae_ldm.data.rendered_claims.objects import GLASS_CRACK, Item
 
 CRACK_WIDTH = 0.05
-SCRATCH_WIDTH = 0.04
+SCRATCH_WIDTH = 0.036
 CREASE_WIDTH = 0.2  # of a dent's half width
 OCCLUSION = 0.16
 
@@ -74,16 +74,16 @@ def _paint_shatter(canvas: Canvas, rng: np.random.Generator, face: Box, *, core:
     reach = np.array([distance_to_edge(impact, angle, low, high) for angle in angles])
     reach = np.minimum(reach, rng.uniform(0.45, 1.5, num_rays))
     rays = _wandering(rng, impact, angles, reach)  # [R, P, 2]
-    widths = CRACK_WIDTH * rng.uniform(0.6, 1.0, (num_rays, 1)) * np.linspace(1, 0.25, rays.shape[1])
+    widths = CRACK_WIDTH * rng.uniform(0.5, 0.85, (num_rays, 1)) * np.linspace(1, 0.25, rays.shape[1])
     shards = [outlines(rays, widths)]
     for place in (2, 4):  # points of neighboring rays as far out as each other
         ring = np.stack([rays[:, place], np.roll(rays, -1, axis=0)[:, place]], axis=1)
         near = np.linalg.norm(ring[:, 1] - ring[:, 0], axis=-1) < 0.5
-        ring = ring[near & (rng.random(num_rays) < 0.6)]
+        ring = ring[near & (rng.random(num_rays) < 0.45)]
         if len(ring):
             shards.append(outlines(ring, np.full(ring.shape[:2], 0.38 * CRACK_WIDTH)))
     for shard in shards:
-        canvas.polygons(shard + 0.016, [rim] * len(shard))
+        canvas.polygons(shard + 0.012, [rim] * len(shard))
     for shard in shards:
         canvas.polygons(shard, [core] * len(shard))
     star = impact + rng.uniform(0.03, 0.085, (9, 1)) * _directions(np.linspace(0, 2 * np.pi, 9, endpoint=False))
@@ -99,7 +99,7 @@ def _paint_tear(canvas: Canvas, rng: np.random.Generator, face: Box, *, core: Co
     angles = angle + np.arange(num_arms) * 2 * np.pi / num_arms + rng.uniform(-0.5, 0.5, num_arms)
     reach = np.array([distance_to_edge(impact, a, low, high) for a in angles]) * rng.uniform(0.75, 1.0, num_arms)
     arms = _wandering(rng, impact, angles, reach, swerve=0.1)
-    gap = outlines(arms, CRACK_WIDTH * rng.uniform(1.15, 1.6, (num_arms, 1)) * np.linspace(1, 0.3, arms.shape[1]))
+    gap = outlines(arms, CRACK_WIDTH * rng.uniform(0.95, 1.3, (num_arms, 1)) * np.linspace(1, 0.3, arms.shape[1]))
     roots = np.repeat(np.arange(num_arms), 2)
     starts = arms[roots, rng.integers(1, 6, len(roots))]
     forks = angles[roots] + rng.choice([-1, 1], len(roots)) * rng.uniform(0.5, 1.1, len(roots))
@@ -130,7 +130,7 @@ def paint_fine_scratches(canvas: Canvas, rng: np.random.Generator, item: Item) -
     lines = lines + (rng.uniform(-0.05, 0.05, (count, 1)) * (1 - places**2))[..., None] * across
     widths = SCRATCH_WIDTH * rng.uniform(0.5, 1.15, (count, 1)) * np.array([0.25, 0.8, 1, 0.8, 0.25])
     strokes = outlines(lines.clip(low, high), widths)
-    both = np.concatenate([strokes + np.array([0.007, 0.018]), strokes])
+    both = np.concatenate([strokes + np.array([0.006, 0.016]), strokes])
     canvas.polygons(both, [(30, 26, 28)] * count + [(250, 250, 247)] * count)
 
 
