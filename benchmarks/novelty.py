@@ -254,10 +254,14 @@ def divided(photos: PhotoFeatures, made: MadeCopies, groups: Tensor, count: int)
         alarms = torch.stack([p_values <= rate + 1e-12 for rate in RATES]).double()
         found.append(torch.stack([alarms.mean(dim=1), alarms @ a_group]))
     rates = torch.stack(found)  # [divisions, 2, rates]
-    (means, by_group), (deviations, _) = rates.mean(dim=0).tolist(), rates.std(dim=0).tolist()
+    (means, by_group), (deviations, _) = (
+        rates.mean(dim=0).tolist(),
+        rates.std(dim=0, correction=min(1, len(found) - 1)).tolist(),
+    )
+    spreads = [f" (each division ± {deviation:.1%})" if len(found) > 1 else "" for deviation in deviations]
     return [
-        f"{mean:.1%} (each division ± {deviation:.1%}), groups as one {weighed:.1%}"
-        for mean, deviation, weighed in zip(means, deviations, by_group, strict=True)
+        f"{mean:.1%}{spread}, groups as one {weighed:.1%}"
+        for mean, spread, weighed in zip(means, spreads, by_group, strict=True)
     ]
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import nn
 
 from vae_ldm.assembly import (
     build_autoencoder,
@@ -118,7 +119,7 @@ class Bench:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def _batches(self, batch_size: int) -> Callable[[], torch.Tensor]:
-        data = torch.from_numpy(self.pictures.images.transpose(0, 3, 1, 2).copy())
+        data = torch.from_numpy(self.pictures.array.transpose(0, 3, 1, 2).copy())
         return lambda: to_unit_range(data[torch.randint(NUM_PICTURES, (batch_size,))].to(self.device))
 
     def _lightning(self, module: LightningModule, data: Any, stage: str) -> float:
@@ -177,9 +178,7 @@ class Bench:
     def autoencoder_bare(self) -> float:
         autoencoder = build_autoencoder(self.recipe, image_channels=3).to(self.device).train()
         loss_part = self.recipe.autoencoder.loss
-        optimizer, lr_scheduler = new_optimizer(
-            autoencoder.parameters(), build_optimizer(parts.Optimizer()), max_steps=1000
-        )
+        optimizer, lr_scheduler = new_optimizer(autoencoder, build_optimizer(parts.AdamW()), max_steps=1000)
         next_batch = self._batches(self.recipe.autoencoder.trainer.batch_size)
 
         def step() -> None:
@@ -256,7 +255,9 @@ class Bench:
         unet, text_encoder = diffusion.unet.to(self.device).train(), diffusion.text_encoder.to(self.device).train()
         ids = prompt_ids(diffusion, self.prompts[:1]).to(self.device)
         parameters = [*unet.parameters(), *text_encoder.parameters()]
-        optimizer, lr_scheduler = new_optimizer(parameters, build_optimizer(parts.Optimizer()), max_steps=1000)
+        optimizer, lr_scheduler = new_optimizer(
+            nn.ModuleList([unet, text_encoder]), build_optimizer(parts.AdamW()), max_steps=1000
+        )
         batch_size = self.recipe.diffusion.trainer.batch_size  # type: ignore[union-attr]
         next_batch = self._batches(batch_size)
         averaged = [parameter.detach().clone() for parameter in parameters]

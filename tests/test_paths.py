@@ -1,4 +1,4 @@
-"""Where a verb writes: a name that is free, and that no other command takes meanwhile."""
+"""Where a verb writes: a name that is free, and that no other command takes meanwhile; what a folder is."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -7,8 +7,18 @@ from threading import Barrier
 
 import pytest
 
-from vae_ldm.errors import VaeLdmError, WeightsError
-from vae_ldm.paths import PAGE_SUFFIXES, check_new_folder, check_output_file, check_weights_within, new_place
+from vae_ldm.errors import DataError, VaeLdmError, WeightsError
+from vae_ldm.paths import (
+    DETECTOR_FILES,
+    PAGE_SUFFIXES,
+    check_desk_place,
+    check_detector_place,
+    check_new_folder,
+    check_output_file,
+    check_store,
+    check_weights_within,
+    new_place,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -104,3 +114,49 @@ def test_a_run_is_finished_wherever_its_weights_lie(tmp_path: Path, needed: str,
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).touch()
     check_weights_within(tmp_path, needed)
+
+
+def stores(*files: str) -> None:
+    for file in files:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).touch()
+
+
+@pytest.mark.parametrize(
+    ("folder", "file", "what", "said"),
+    [
+        ("d/novelty", "novelty", "desk", "d/novelty: is the detector of a desk; give the desk, d"),
+        ("d/index", "novelty", "desk", "d/index: is the index of a desk; give the desk, d"),
+        ("d", "detector.json", "detector", "d: is a desk; give its detector, d/novelty"),
+        ("d", "index.json", "index", "d: is a desk; give its index, d/index"),
+        (
+            "alone",
+            "novelty",
+            "desk",
+            "alone: is a detector and no desk; judge photos by it alone with `vae-ldm novelty score`",
+        ),
+        ("alone", "archive.json", "archive", "alone: is a detector and no archive; give an archive"),
+        ("empty", "novelty", "desk", "empty: is no desk (it has no novelty); make one with `vae-ldm desk`"),
+    ],
+)
+def test_what_is_something_else_of_ours_is_called_so(folder: str, file: str, what: str, said: str) -> None:
+    stores("d/novelty/detector.json", "d/index/index.json", "alone/detector.json", "empty/x")
+    with pytest.raises(DataError) as caught:
+        check_store(Path(folder), file, what, "desk")
+    assert str(caught.value) == said
+
+
+def test_a_detector_with_files_of_the_user_beside_it_is_not_replaced() -> None:
+    stores(*(f"d/{file}" for file in DETECTOR_FILES), "d/.DS_Store")
+    check_detector_place(Path("d"))
+    stores("d/odd.txt")
+    with pytest.raises(DataError, match=r"^d: holds odd\.txt beside the detector, .*; move it away, or name another"):
+        check_detector_place(Path("d"))
+
+
+def test_a_desk_is_not_made_in_a_detector() -> None:
+    stores("d/detector.json")
+    with pytest.raises(DataError, match=r"^d: is a detector; name another folder for the desk$"):
+        check_desk_place(Path("d"))
+    stores("desk/novelty/detector.json", "desk/index/index.json", "desk/claim.html")
+    check_desk_place(Path("desk"))

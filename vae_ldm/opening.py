@@ -17,8 +17,9 @@ from rich.console import Console
 
 from vae_ldm import loading
 from vae_ldm.choices import Conditioning, Resize
+from vae_ldm.data.mixture import open_mixture
 from vae_ldm.data.picture_cache import class_caption
-from vae_ldm.data.pictures import Pictures, PictureSplits, open_pictures
+from vae_ldm.data.pictures import Pictures, PictureSplits
 from vae_ldm.files import finish_swap
 from vae_ldm.models.unet import sample_size
 from vae_ldm.paths import check_run
@@ -69,7 +70,7 @@ class OpenedRun:
     @property
     def learned(self) -> Pictures:
         """The training pictures as the run has learned from them, also where their source is gone. Raises DataError."""
-        cached = open_pictures(self.paths.pictures, None)
+        cached = open_mixture(self.paths.pictures)
         return (cached or self.pictures).train
 
 

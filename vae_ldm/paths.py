@@ -21,6 +21,13 @@ HUB_PREFIX = "hf://"
 PAGE_SUFFIXES = (".html", ".htm")
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TABLE_SUFFIXES = (".csv", ".txt")
+DETECTOR_FILES = ("detector.json", "detector.safetensors", "photos.json", "photos.safetensors")
+_STORES = {"detector": DETECTOR_FILES[0], "index": "index.json", "archive": "archive.json"}
+"""The file that says what a folder is."""
+_PARTS_OF_A_DESK = {"detector": "novelty", "index": "index"}
+_A = {"detector": "a detector", "index": "an index", "archive": "an archive", "desk": "a desk"}
+_LEFT_BY_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini")
+"""What file managers leave in a folder that somebody has looked at."""
 _OF_MODELS = ("recipe.yaml", "model_index.json", "config.json", "autoencoder", "vae", "pipeline", "lora")
 """At least one of these lies in the folder of a run, of a pipeline or of a network."""
 _OPENED: dict[Export, tuple[str, ...]] = {
@@ -117,8 +124,29 @@ def check_store(folder: Path, file: str, what: str, maker: str) -> None:
     for path in (folder, folder / file):  # a desk's detector is a folder that is swapped in as well
         finish_swap(path)
     if not (folder / file).exists():
+        if (instead := mistaken_for(folder, what)) is not None:
+            raise DataError(f"{folder}: {instead}")
         why = f"is no {what} (it has no {file})" if folder.is_dir() else f"no such folder, so no {what}"
         raise DataError(f"{folder}: {why}; make one with `vae-ldm {maker}`")
+
+
+def mistaken_for(folder: Path, what: str) -> str | None:
+    """What `folder` is instead of `what`, and which folder to give, for a message; None where it is nothing of ours."""
+    if what in _PARTS_OF_A_DESK and _is_desk(folder):
+        return f"is a desk; give its {what}, {folder / _PARTS_OF_A_DESK[what]}"
+    kind = next((kind for kind, file in _STORES.items() if kind != what and (folder / file).is_file()), None)
+    if kind is None:
+        return None
+    whole = folder.absolute()
+    if what == "desk" and _PARTS_OF_A_DESK.get(kind) == whole.name and _is_desk(whole.parent):
+        return f"is the {kind} of a desk; give the desk, {folder.parent if folder.name else whole.parent}"
+    if (kind, what) == ("detector", "desk"):
+        return "is a detector and no desk; judge photos by it alone with `vae-ldm novelty score`"
+    return f"is {_A[kind]} and no {what}; give {_A[what]}"
+
+
+def _is_desk(folder: Path) -> bool:
+    return all((folder / part / _STORES[kind]).is_file() for kind, part in _PARTS_OF_A_DESK.items())
 
 
 def check_store_place(folder: Path, file: str, what: str, *left_over: str) -> None:
@@ -150,8 +178,26 @@ def check_index_place(folder: Path) -> None:
 
 
 def check_detector_place(folder: Path) -> None:
-    """Raise DataError where no detector may be written to `folder`, or take the place of one."""
-    check_store_place(folder, "detector.json", "detector")
+    """Raise DataError where no detector may be written to `folder`, or take the place of one.
+
+    A detector takes the place of an older one as a whole folder, so whatever else lies in it would be deleted.
+    """
+    check_store_place(folder, DETECTOR_FILES[0], "detector")
+    names = [path.name for path in folder.iterdir() if not is_temporary(path)] if folder.is_dir() else []
+    if others := sorted(set(names).difference(DETECTOR_FILES, _LEFT_BY_SYSTEMS)):
+        raise DataError(
+            f"{folder}: holds {others[0]} beside the detector, and a new detector takes the place of the whole folder; "
+            "move it away, or name another folder"
+        )
+
+
+def check_desk_place(folder: Path) -> None:
+    """Raise DataError where no desk may be made in `folder`, or added to."""
+    for kind, file in _STORES.items():
+        if (folder / file).is_file():
+            raise DataError(f"{folder}: is {_A[kind]}; name another folder for the desk")
+    check_index_place(folder / _PARTS_OF_A_DESK["index"])
+    check_detector_place(folder / _PARTS_OF_A_DESK["detector"])
 
 
 def is_folder_or_file(path: Path) -> bool:

@@ -14,7 +14,8 @@ from vae_ldm.evaluation.meaning import meaning
 from vae_ldm.evaluation.measurement import Measurement
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
 from vae_ldm.evaluation.verdict import verdict
-from vae_ldm.models.pixels import as_pictures
+from vae_ldm.models.joined_pictures import JoinedPictures
+from vae_ldm.models.pixels import as_images, as_pictures
 from vae_ldm.models.vision_features import VisionFeatures
 
 
@@ -215,3 +216,49 @@ def test_real_pictures_are_embedded_once_for_both_stages(features: VisionFeature
     evaluate_autoencoder(soften, real, downsample_factor=4, latent_channels=4)
     evaluate_samples(splits[1].images[:30], None, real)
     assert sorted(embedded) == [30, 40, 40, 120], "samples, validation pictures and their reconstructions, training"
+
+
+def _joined(splits, sizes=((32, 32), (32, 32))) -> list[SimpleNamespace]:
+    """The splits as pictures of two arrays in turn, each cut to one of the sizes."""
+    found = []
+    for split in splits:
+        turn = np.arange(len(split.images)) % 2
+        arrays = [split.images[turn == part, :height, :width] for part, (height, width) in enumerate(sizes)]
+        found.append(
+            SimpleNamespace(images=JoinedPictures(arrays, turn, np.arange(len(turn)) // 2), labels=split.labels)
+        )
+    return found
+
+
+def test_pictures_of_several_arrays_are_measured_as_those_of_one(features: VisionFeatures, splits, probe) -> None:
+    settings = {"downsample_factor": 4, "latent_channels": 4}
+    one, several = (
+        evaluate_autoencoder(soften, RealPictures(*both, features, probe, batch_size=16), **settings)
+        for both in (splits, _joined(splits))
+    )
+    assert one.measurements == several.measurements
+    assert np.array_equal(one.reconstructions, several.reconstructions)
+    assert one.worst == several.worst
+
+
+def test_pictures_of_several_sizes_are_measured_each_at_its_own(features: VisionFeatures, splits, probe) -> None:
+    train, validation = _joined(splits, ((24, 32), (32, 16)))
+    found = evaluate_autoencoder(
+        lambda images: images * 0.9,
+        RealPictures(train, validation, features, probe, batch_size=7),
+        downsample_factor=4,
+        latent_channels=4,
+    )
+    assert {m.num_images for m in found.measurements} == {40}
+    assert {m.name for m in found.measurements} >= {"psnr", "fd_EffLite0_pca10", "reconstruction_agreement"}
+    made = as_pictures(as_images(np.asarray(validation.images[[5]])) * 0.9)
+    assert np.array_equal(found.reconstructions[5], made[0])
+    error = (as_images(np.asarray(validation.images[[5]])) * 0.1).square().mean().item()
+    assert found.psnr[5] == pytest.approx(10 * np.log10(4 / error), abs=1e-3)
+    embedded = embed_pictures(features, validation.images, 7)
+    assert torch.allclose(embedded[5:6], embed_pictures(features, np.asarray(validation.images[[5]])), atol=1e-4)
+    told = probe.probabilities(validation.images)
+    assert torch.allclose(told[5:6], probe.probabilities(np.asarray(validation.images[[5]])), atol=1e-3)
+    fitted = ProbeClassifier.fit(train.images, train.labels, 4, features=features, seed=0, max_steps=100)
+    right = fitted.agrees(validation.images, torch.from_numpy(validation.labels)).float().mean()
+    assert right > 0.6

@@ -9,6 +9,7 @@ from tests.hub.server import LICENSES
 from vae_ldm.hub.model_card import CardFacts, Licence, model_card, plain
 from vae_ldm.pages.environment import image_size
 from vae_ldm.recipe import Recipe
+from vae_ldm.recipe.portable import portable
 
 PSNR = {
     "name": "psnr", "value": 25.3456, "unit": "dB", "split": "validation", "num_images": 341, "stage": "autoencoder",
@@ -31,7 +32,7 @@ NOTHING: dict[str, Any] = {"measurements": [], "timings": [], "data": {}, "versi
 
 def card(data: dict[str, Any], *, diffusion: dict[str, Any] | None = None, **facts: Any) -> ModelCard:
     settings = {"name": "tins", "data": {"image_size": 16} | data, "autoencoder": {}, "diffusion": diffusion}
-    recipe = Recipe.model_validate(settings).model_dump(mode="json")
+    recipe = portable(Recipe.model_validate(settings)).model_dump(mode="json")
     text = model_card(CardFacts("acme/tins", recipe, **({"metrics": METRICS} | facts)))
     assert text == model_card(CardFacts("acme/tins", recipe, **({"metrics": METRICS} | facts)))
     assert "\n\n\n" not in text
@@ -78,6 +79,30 @@ def test_numbers_stand_with_what_they_were_measured_on():
             ["acme/pictures"],
         ),
         ({"type": "hub_dataset", "path": "../shards"}, "its maker's own photos", "data.path=PHOTOS\n", None),
+        (
+            {"type": "mixture", "sources": [{"type": "rendered_claims"}]},
+            "pictures that vae_ldm draws itself (`rendered_claims`). No photo was used.",
+            "train hf://acme/tins\n",
+            None,
+        ),
+        (
+            {
+                "type": "mixture",
+                "sources": [
+                    {"type": "hub_dataset", "path": "acme/pictures"},
+                    {"type": "rendered_claims"},
+                    {"type": "image_folder", "path": "/home/anna/photos"},
+                    {"type": "hub_dataset", "path": "acme/more"},
+                ],
+            },
+            "trained on a mixture:\n"
+            "- the data set [acme/pictures](https://huggingface.co/datasets/acme/pictures)\n"
+            "- the data set [acme/more](https://huggingface.co/datasets/acme/more)\n"
+            "- its maker's own photos, which are not published with it\n"
+            "- pictures that vae_ldm draws itself (`rendered_claims`)\n\nThere were",
+            "train hf://acme/tins 'data.sources[2].path=PHOTOS'\n",
+            ["acme/pictures", "acme/more"],
+        ),
     ],
 )
 def test_data(data, words, command, datasets):

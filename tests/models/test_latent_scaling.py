@@ -15,6 +15,7 @@ from vae_ldm.models.latent_scaling import (
     round_to_half,
     silence_posterior,
     stored_statistics,
+    weighted_latent_statistics,
 )
 
 LAYOUTS = {
@@ -218,3 +219,20 @@ def test_rounding_modules_stands_for_half_precision(autoencoder, images):
     round_to_half(rounded)
     ratio = (reconstruct(rounded, images) - exact).square().mean() / (real - exact).square().mean()
     assert 0.5 < ratio < 2
+
+
+def test_a_picture_counts_by_its_weight_whatever_its_size():
+    """Two sources, one of larger pictures: as if each picture was drawn with the probability of its weight."""
+    generator = torch.Generator().manual_seed(0)
+    small = torch.randn(3, 4, 2, 2, generator=generator)
+    large = torch.randn(5, 4, 8, 4, generator=generator) + 3
+    pairs = [(DiagonalGaussianDistribution(small), 0.75 / 3), (DiagonalGaussianDistribution(large), 0.25 / 5)]
+    found = weighted_latent_statistics(pairs)
+    means = [values[:, :2].double().mean(dim=(0, 2, 3)) for values in (small, large)]
+    squares = [
+        (values[:, :2].double().square() + values[:, 2:].double().exp()).mean(dim=(0, 2, 3))
+        for values in (small, large)
+    ]
+    mean, square = (0.75 * one + 0.25 * other for one, other in (means, squares))
+    assert torch.allclose(found.mean, mean)
+    assert torch.allclose(found.std, (square - mean.square()).sqrt())

@@ -90,7 +90,8 @@ def test_a_new_type_does_not_hide_what_neither_knows_nor_what_an_override_says(m
     text = HEAD + "data: {type: rendered_claims, num_trian: 9}\n"
     assert mistakes(text, "data.num_train=5", "data.type=image_folder") == [
         "r.yaml:3: data.num_trian: unknown key; legal: image_size, channels, resize, horizontal_flip, color_jitter, "
-        "caption_template, validation_fraction, max_unreadable_share, max_pixels, type, path, caption_column",
+        "random_resized_crop, caption_template, validation_fraction, max_unreadable_share, max_pixels, type, path, "
+        "caption_column",
         "override data.num_train=5: unknown key; type image_folder has none, type rendered_claims has",
         "override data.type=image_folder: data.path: required by type 'image_folder', but missing",
     ]

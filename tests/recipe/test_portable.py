@@ -94,7 +94,7 @@ def test_a_new_setting_that_holds_text_says_whether_it_travels():
     words |= {"image_column", "label_column", "caption_column", "caption_template"}
     assert unmarked == {
         "name",
-        *(f"data.{word}" for word in words),
+        *(f"{place}.{word}" for word in words for place in ("data", "data.sources")),
         "autoencoder.revision",
         "autoencoder.subfolder",
         "diffusion.revision",

@@ -4,7 +4,7 @@ from pydantic import ValidationError
 from vae_ldm.errors import RecipeError
 from vae_ldm.recipe import Recipe, read_recipe
 from vae_ldm.recipe.agreement import SettingsError
-from vae_ldm.recipe.parts import DiffusionTrainer, Trainer
+from vae_ldm.recipe.parts import AdamW, DiffusionTrainer, Muon, Trainer
 
 FULL = """\
 name: tiny
@@ -41,6 +41,14 @@ def test_an_absent_stage_is_not_run(write):
 
 
 # One line of a part of the recipe, and what it is refused with.
+def test_an_optimizer_without_a_type_is_adamw(write):
+    text = "name: a\ndata: {type: rendered_claims}\nautoencoder: {optimizer: {%slearning_rate: 1e-2}}\n"
+    plain = read_recipe(write(text % ""))
+    assert plain.autoencoder.optimizer == AdamW(learning_rate=1e-2)
+    assert plain == read_recipe(write(text % "type: adamw, "))
+    assert read_recipe(write(text % "type: muon, ")).autoencoder.optimizer == Muon(learning_rate=1e-2)
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
@@ -75,6 +83,15 @@ def test_an_absent_stage_is_not_run(write):
             "autoencoder: {loss: {reconstruction: {delta: 0.1}}}",
             "autoencoder.loss.reconstruction: has no type; legal: l1, l2, huber",
         ),
+        (
+            "autoencoder: {optimizer: {momentum: 0.9}}",
+            "autoencoder.optimizer.momentum: unknown key; type adamw has none, type muon has",
+        ),
+        (
+            "autoencoder: {optimizer: {type: mun}}",
+            "autoencoder.optimizer.type: unknown type 'mun'; did you mean muon? legal: adamw, muon",
+        ),
+        ("autoencoder: {optimizer: muon}", "autoencoder.optimizer: needs a mapping, not 'muon'"),
         ("autoencoder: {loss: {reconstruction: l2}}", "autoencoder.loss.reconstruction: needs a mapping, not 'l2'"),
         (
             "diffusion: {text_encoder: {type: pretrained}}",
@@ -260,7 +277,8 @@ def test_parts_in_a_list_are_found_in_the_schema(mistakes, logger, said):
 
 def test_what_is_wrong_below_a_misspelt_type_is_said_as_well(mistakes):
     text = "name: a\nautoencoder: {}\ndata:\n  type: image_foldr\n  path: 12\n  image_sze: 64\n"
-    unknown = "unknown type 'image_foldr'; did you mean image_folder? legal: rendered_claims, image_folder, hub_dataset"
+    legal = "rendered_claims, image_folder, hub_dataset, mixture"
+    unknown = f"unknown type 'image_foldr'; did you mean image_folder? legal: {legal}"
     assert mistakes(text) == [
         f"r.yaml:4: data.type: {unknown}",
         "r.yaml:5: data.path: needs text, not 12; put it in quotes",

@@ -57,6 +57,8 @@ def test_an_old_recipe_means_what_the_old_version_resolved_it_to(name, tmp_path)
     assert encoder.pop("word_dropout", None) is None
     # Another key of later: format 1 cut every prompt at its longest caption.
     assert encoder.pop("min_length", None) == (2 if now["diffusion"]["from_pretrained"] is None else None)
+    # Another: AdamW was the only one.
+    assert {now[part]["optimizer"].pop("type") for part in ("autoencoder", "diffusion")} == {"adamw"}
     assert stage == {key: now["autoencoder"][key] for key in stage}
     assert resolved["diffusion"] == {key: now["diffusion"][key] for key in resolved["diffusion"]}
     if stage["train"] == "all":

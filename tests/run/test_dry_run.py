@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import MakeRecipe
-from vae_ldm.assembly import build_source, picture_settings
+from vae_ldm.assembly import build_sources
 from vae_ldm.data.image_folder import ImageFolderSource
 from vae_ldm.data.picture_cache import load_pictures, look_through
 from vae_ldm.data.picture_settings import PictureSettings
@@ -45,7 +45,8 @@ def test_photos_that_cannot_be_used_are_named_and_refused_as_training_refuses_th
     found = f"1 of 10 pictures in {tmp_path}/photos cannot be used"
     if max_share == 0.1:
         train_run(recipe, dry_run=True)
-        source, transform = build_source(recipe), picture_settings(recipe)
+        (one,) = build_sources(recipe)
+        source, transform = one.source, one.settings
         splits = load_pictures(source, RunFolder(recipe.run_folder).pictures, transform)
         line = f"data: {len(splits.train)} training and {len(splits.validation)} validation pictures, 1 left out; "
         assert len(splits.train) + len(splits.validation) == 9

@@ -105,7 +105,7 @@ def lit_settings(
         )
     return {
         "image_terms": terms,
-        "optimizer": build_optimizer(parts.Optimizer(learning_rate=1e-3, lr_scheduler="constant", warmup_steps=0)),
+        "optimizer": build_optimizer(parts.AdamW(learning_rate=1e-3, lr_scheduler="constant", warmup_steps=0)),
         "max_steps": 10,
         "kl_weight_per_latent": 0.0,
         "kl_weight": 0.0,

@@ -26,6 +26,7 @@ from vae_ldm.recipe import parts
 from vae_ldm.training.callbacks import WarmedEma
 from vae_ldm.training.divergence import StopOnDivergence
 from vae_ldm.training.lit_autoencoder import LitAutoencoder
+from vae_ldm.training.optimizers import new_optimizer
 
 State = dict[str, Any]
 
@@ -33,8 +34,9 @@ State = dict[str, Any]
 class Numbers(LightningModule):
     """A small regression with a buffer that differs a process, one optimizer, a scheduler and clipping that acts."""
 
-    def __init__(self, *, unused: bool = False) -> None:
+    def __init__(self, *, unused: bool = False, muon: bool = False) -> None:
         super().__init__()
+        self.muon = muon
         torch.manual_seed(0)
         self.net = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1))
         self.unused = nn.Linear(2, 2) if unused else None
@@ -67,6 +69,9 @@ class Numbers(LightningModule):
         return self.error(batch)
 
     def configure_optimizers(self) -> Any:
+        if self.muon:
+            optimizer, lr_scheduler = new_optimizer(self, build_optimizer(parts.Muon(warmup_steps=2)), max_steps=20)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
         optimizer = torch.optim.AdamW(self.parameters(), lr=0.01)
         lr_scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
@@ -101,7 +106,7 @@ def lit_autoencoder(*, adam: bool = True, **settings: Any) -> LitAutoencoder:
     defaults = {
         "reconstruction": l1_error,
         "variational": False,
-        "optimizer": build_optimizer(parts.Optimizer(learning_rate=1e-3, lr_scheduler="constant", warmup_steps=0)),
+        "optimizer": build_optimizer(parts.AdamW(learning_rate=1e-3, lr_scheduler="constant", warmup_steps=0)),
         "max_steps": 100,
         "log_every_n_steps": 1,
         "discriminator": PatchDiscriminator(in_channels=3, base_channels=8, num_layers=2),
@@ -145,9 +150,10 @@ def state_of(fitted: Trainer, module: LightningModule) -> State:
 
 def fit_numbers(
     *, batch_size: int, strategy: Any = "accelerate", ema: bool = False, val_count: int = 13, shuffle: bool = False,
-    num_workers: int = 0, checkpoint: str | None = None, save_to: str | None = None, save_at: int = 0, **settings: Any,
+    num_workers: int = 0, muon: bool = False, checkpoint: str | None = None, save_to: str | None = None,
+    save_at: int = 0, **settings: Any,
 ) -> State:  # fmt: skip
-    module = Numbers()
+    module = Numbers(muon=muon)
     callbacks: list[pl.Callback] = [WarmedEma(0.9)] if ema else []
     if save_to is not None:
         callbacks.append(SaveAt(save_to, save_at))
@@ -325,7 +331,7 @@ def refused_when_sharded(name: str) -> str:
         if name == "manual":
             fit_autoencoder(batch_size=4)
         else:
-            fit_numbers(batch_size=4, ema=True)
+            fit_numbers(batch_size=4, **{name: True})
     except VaeLdmError as error:
         return str(error)
     return "not refused"

@@ -15,11 +15,14 @@ from pytorch_lightning.plugins import MixedPrecision, Precision
 from tests.processes import Processes, two_processes
 from tests.support.training_states import assert_same, difference
 from tests.training import strategy_scenarios as scenarios
+from vae_ldm.assembly import build_optimizer
 from vae_ldm.errors import VaeLdmError
+from vae_ldm.recipe import parts
 from vae_ldm.training.accelerate_strategy import AccelerateStrategy
 from vae_ldm.training.engine_plugins import engine_precision
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+MUON = build_optimizer(parts.Muon(warmup_steps=2))
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,8 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "plain": (scenarios.fit_numbers, {}, {}),
     "shuffled": (scenarios.fit_numbers, {"shuffle": True}, {}),
     "ema": (scenarios.fit_numbers, {"ema": True}, {}),
+    "muon": (scenarios.fit_numbers, {"muon": True, "ema": True, "gradient_clip_val": 0.05}, {}),
+    "muon, accumulated": (scenarios.fit_numbers, {"muon": True}, {"accumulate_grad_batches": 2}),
     "accumulated": (scenarios.fit_numbers, {}, {"accumulate_grad_batches": 2}),
     "clipped": (scenarios.fit_numbers, {"gradient_clip_val": 0.05}, {}),
     "workers": (scenarios.fit_numbers, {"num_workers": 2}, {}),
@@ -128,8 +133,9 @@ def test_each_picture_counts_once_in_validation_test_and_prediction(two):
         (scenarios.fit_numbers, {"batch_size": 4, "shuffle": True}),
         (scenarios.fit_numbers, {"batch_size": 4, "shuffle": True, "num_workers": 2, "ema": True}),
         (scenarios.fit_autoencoder, {"batch_size": 4, "shuffle": True, "steps": 6}),
+        (scenarios.fit_autoencoder, {"batch_size": 4, "shuffle": True, "steps": 6, "optimizer": MUON, "ema": True}),
     ],
-    ids=["numbers", "numbers, workers, ema", "gan"],
+    ids=["numbers", "numbers, workers, ema", "gan", "gan, muon, ema"],
 )
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_resume_in_mid_epoch_is_exact(two, tmp_path: Path, fit, settings, processes):
@@ -276,7 +282,9 @@ def test_a_sharded_checkpoint_is_an_ordinary_one(sharded, tmp_path):
     assert_same(whole[0], alone, 1e-5, ignore="seen")
 
 
-@pytest.mark.parametrize(("name", "line"), [("manual", "use multi-GPU"), ("ema", "set ema: null")])
+@pytest.mark.parametrize(
+    ("name", "line"), [("manual", "use multi-GPU"), ("ema", "set ema: null"), ("muon", "set optimizer.type: adamw")]
+)
 def test_what_sharding_cannot_do_is_refused_with_a_line(sharded, name, line):
     for said in sharded(scenarios.refused_when_sharded, name=name):
         assert line in said

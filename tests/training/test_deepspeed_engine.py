@@ -69,6 +69,12 @@ def test_an_optimizer_that_looks_at_whole_weights_is_refused_with_a_line():
         zero().wrap(module, [torch.optim.Adafactor(module.parameters())], None)
 
 
+def test_muon_is_refused_by_name():
+    module = scenarios.Numbers(muon=True)
+    with pytest.raises(VaeLdmError, match=r"Muon makes whole matrices .* set optimizer.type: adamw"):
+        zero().wrap(module, [module.configure_optimizers()["optimizer"]], None)
+
+
 @pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
 def test_what_accelerate_drops_on_a_cpu_without_a_word_is_refused_with_a_line(monkeypatch, name):
     from accelerate.utils import DistributedType

@@ -337,7 +337,7 @@ def test_gradient_clipping_acts_on_the_whole_norm(lit, batches, fit):
 
 
 def test_learning_rate_follows_its_schedule_by_steps_not_batches(lit, batches, fit):
-    optimizer = build_optimizer(parts.Optimizer(learning_rate=1.0, lr_scheduler="linear", warmup_steps=2))
+    optimizer = build_optimizer(parts.AdamW(learning_rate=1.0, lr_scheduler="linear", warmup_steps=2))
     module = lit(optimizer=optimizer, max_steps=6, accumulate_grad_batches=2)
     rates = []
     module._step = lambda optimizer, _: (rates.append(optimizer.param_groups[0]["lr"]), optimizer.step())
@@ -365,7 +365,7 @@ def test_decoder_only_leaves_the_encoder_bit_identical(lit, batches, fit):
 
 
 def test_reconstruction_error_falls(lit, batches, fit):
-    module = lit(variational=False, optimizer=build_optimizer(parts.Optimizer(learning_rate=3e-3, warmup_steps=0)))
+    module = lit(variational=False, optimizer=build_optimizer(parts.AdamW(learning_rate=3e-3, warmup_steps=0)))
     images = to_unit_range(batches[0]["images"])
 
     def error() -> float:

@@ -29,7 +29,7 @@ def lit(nano_networks: None) -> Callable[..., LitLatentDiffusion]:
         defaults: dict[str, Any] = {
             "objective": DenoisingObjective(prediction_type, "uniform"),  # type: ignore[arg-type]
             "empty_prompt_ids": tokenize(tokenizer, [""]),
-            "optimizer": build_optimizer(parts.Optimizer(learning_rate=2e-3, lr_scheduler="constant", warmup_steps=0)),
+            "optimizer": build_optimizer(parts.AdamW(learning_rate=2e-3, lr_scheduler="constant", warmup_steps=0)),
             "max_steps": 10,
             "caption_dropout": 0.1,
             "word_dropout": 0.0,

@@ -25,7 +25,7 @@ from vae_ldm.training.callbacks import SeedEachStep
 from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
 
 NUM_STEPS = 10
-OPTIMIZER = build_optimizer(parts.Optimizer(learning_rate=1e-3, warmup_steps=3))
+OPTIMIZER = build_optimizer(parts.AdamW(learning_rate=1e-3, warmup_steps=3))
 
 
 class Curve(Callback):

@@ -7,7 +7,16 @@ from vae_ldm.assembly.autoencoder import (
     build_lit_autoencoder,
     check_pretrained_fits,
 )
-from vae_ldm.assembly.data import build_source, class_prompts, decode_pictures, picture_prompts, picture_settings
+from vae_ldm.assembly.data import (
+    ReadySource,
+    build_sources,
+    class_prompts,
+    decode_pictures,
+    of_each_picture,
+    picture_prompts,
+    picture_settings,
+    shares_of,
+)
 from vae_ldm.assembly.diffusion import (
     DiffusionParts,
     build_diffusion,
@@ -28,6 +37,7 @@ from vae_ldm.assembly.trainer import (
 
 __all__ = [
     "DiffusionParts",
+    "ReadySource",
     "build_autoencoder",
     "build_diffusion",
     "build_features",
@@ -36,7 +46,7 @@ __all__ = [
     "build_lit_latent_diffusion",
     "build_objective",
     "build_optimizer",
-    "build_source",
+    "build_sources",
     "build_text_encoder",
     "build_trainer",
     "build_unet",
@@ -46,8 +56,10 @@ __all__ = [
     "compile_if_asked",
     "decode_pictures",
     "expected_precision",
+    "of_each_picture",
     "picture_prompts",
     "picture_settings",
     "place_channels_last",
     "prompt_ids",
+    "shares_of",
 ]

@@ -18,12 +18,22 @@ from vae_ldm.training.callbacks import RunCheckpoint, SeedEachStep, WarmedEma
 from vae_ldm.training.checkpoint_file import DigestCheckpointIO
 from vae_ldm.training.divergence import StopOnDivergence
 from vae_ldm.training.engine_plugins import launcher_precision
-from vae_ldm.training.optimizers import OptimizerSettings
+from vae_ldm.training.optimizers import MuonSettings, OptimizerSettings
 
 
-def build_optimizer(part: parts.Optimizer) -> OptimizerSettings:
+def build_optimizer(part: parts.AdamW | parts.Muon) -> OptimizerSettings:
     """The recipe's optimizer as the training modules take it."""
-    return OptimizerSettings(**part.model_dump())
+    muon = None
+    if isinstance(part, parts.Muon):
+        muon = MuonSettings(part.learning_rate, part.momentum, part.newton_schulz_steps)
+    return OptimizerSettings(
+        learning_rate=part.adamw_learning_rate if isinstance(part, parts.Muon) else part.learning_rate,
+        weight_decay=part.weight_decay,
+        betas=part.betas,
+        lr_scheduler=part.lr_scheduler,
+        warmup_steps=part.warmup_steps,
+        muon=muon,
+    )
 
 
 def build_trainer(

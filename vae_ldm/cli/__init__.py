@@ -93,8 +93,10 @@ def train(
 def _check_photos(recipe: Any) -> None:
     """Raise DataError where the folder of photos is not there, and the run has not decoded them before."""
     decoded = paths.expanded(recipe.output_dir) / recipe.name / "pictures"
-    if recipe.data.photo_folder is not None and not decoded.exists():
-        paths.photos(Path(recipe.data.photo_folder))
+    folders = [source.part.photo_folder for source in recipe.data.all_sources]
+    for folder in folders:
+        if folder is not None and not decoded.exists():
+            paths.photos(Path(folder))
 
 
 @app.command(rich_help_panel=DRAW)

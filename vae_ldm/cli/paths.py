@@ -15,6 +15,7 @@ from vae_ldm.paths import (
     TABLE_SUFFIXES,
     check_archive_place,
     check_backbone,
+    check_desk_place,
     check_detector_place,
     check_index_place,
     check_model,
@@ -180,8 +181,7 @@ def detector_place(folder: Path) -> Path:
 
 def desk_place(folder: Path) -> Path:
     """A desk, or a folder to make one in."""
-    check_index_place(expanded(folder) / "index")
-    check_detector_place(expanded(folder) / "novelty")
+    check_desk_place(expanded(folder))
     return expanded(folder)
 
 

@@ -16,10 +16,10 @@ NEARLY_ALL = 0.95
 """A crop that keeps so much of a photo is not worth a word."""
 
 
-def crop_advice(source: PictureSource, image_size: tuple[int, int], resize: Resize) -> str | None:
+def crop_advice(source: PictureSource, image_size: tuple[int, int], resize: Resize, *, key: str = "data") -> str | None:
     """A line about how little of a typical picture a crop to `image_size` (height, width) keeps; None where it is 60 %.
 
-    Read from the headers of the first training pictures that are files.
+    Read from the headers of the first training pictures that are files. `key` is where the recipe writes the source.
     """
     sizes = list(_sizes(islice(source.records("train"), _NUM_PICTURES)))
     if resize != "crop" or not sizes:
@@ -30,13 +30,13 @@ def crop_advice(source: PictureSource, image_size: tuple[int, int], resize: Resi
         return None
     typical = sizes[int(np.argsort([one[0] / one[1] for one in sizes])[len(sizes) // 2])]
     line = (
-        f"data: cropping to {height} high and {width} wide keeps {100 * kept:.0f} % of a typical picture, which is "
+        f"{key}: cropping to {height} high and {width} wide keeps {100 * kept:.0f} % of a typical picture, which is "
         f"{typical[0]} high and {typical[1]} wide"
     )
     turned = float(np.median([seen_share(size, (width, height)) for size in sizes]))
     if turned >= _LITTLE:
         return f"{line}; image_size is [height, width], and [{width}, {height}] keeps {100 * turned:.0f} %"
-    return f"{line}; data.resize=pad keeps all of it"
+    return f"{line}; {key}.resize=pad keeps all of it"
 
 
 def unseen_advice(records: Sequence[Record], image_size: tuple[int, int], resize: Resize) -> str | None:

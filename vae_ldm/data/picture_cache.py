@@ -63,6 +63,7 @@ def load_pictures(
     settings: PictureSettings,
     *,
     progress: Progress | None = None,
+    is_whole: bool = True,
 ) -> PictureSplits:
     """Both splits of a source, from `cache_dir` where it holds them already, else decoded into it first.
 
@@ -72,7 +73,8 @@ def load_pictures(
     cache of version 0.1.0 is read as it is. Pictures that cannot be used are listed in `unreadable.txt` beside the
     cache.
 
-    `progress(done, total)` is called after each picture, with a total of None where it is not known.
+    `progress(done, total)` is called after each picture, with a total of None where it is not known. Of a source that
+    is not the whole of what is learned, nothing is said about classes.
 
     Raises DataError when more of the pictures than the settings allow cannot be used, or fewer than 2 are left.
     """
@@ -105,9 +107,16 @@ def load_pictures(
         stored = read_stored(cache_dir, checked=False)
         assert stored is not None, "a cache just written cannot be read"
     splits = splits_of(stored)
-    tell(remarks_on_classes(splits, _class_prompts(splits, settings.caption_template)))
+    if is_whole:
+        tell_of_classes(splits, settings.caption_template)
     _check_unreadable(source.name, splits, settings.max_unreadable_share, _list_file(cache_dir))
     return splits
+
+
+def tell_of_classes(splits: PictureSplits, caption_template: str) -> None:
+    """Tell which classes a model cannot learn, or cannot tell apart."""
+    prompts = [class_caption(caption_template, name) for name in splits.train.class_names]
+    tell(remarks_on_classes(splits, prompts))
 
 
 def cached_pictures(cache_dir: Path, settings: PictureSettings) -> PictureSplits | None:
@@ -217,6 +226,11 @@ def _side(split: Split, record: Record, settings: PictureSettings, has_validatio
     return "validation" if held_out else split
 
 
+def source_key(source: PictureSource, settings: PictureSettings) -> str:
+    """What a cache of the newest format follows from: equal keys, the same photos under the same settings."""
+    return _source_key(FORMAT, source, settings)
+
+
 def _source_key(number: int, source: PictureSource, settings: PictureSettings) -> str:
     """What a cache of format `number` follows from."""
     description = {"format": number, "source": source.description(), **settings.as_stored()}
@@ -283,10 +297,6 @@ def _caption(record: Record, caption_template: str) -> str:
 
 def _list_file(cache_dir: Path) -> Path:
     return cache_dir.with_name("unreadable.txt")
-
-
-def _class_prompts(splits: PictureSplits, caption_template: str) -> list[str]:
-    return [class_caption(caption_template, name) for name in splits.train.class_names]
 
 
 def _check_unreadable(name: str, splits: PictureSplits, max_share: float, list_file: Path) -> None:

@@ -2,20 +2,22 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vae_ldm.data.stored_pictures import StoredPictures, read_stored
+from vae_ldm.models.joined_pictures import JoinedPictures, PictureArray
 
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
     """One split, decoded and resized once."""
 
-    images: np.ndarray
-    """uint8 [N, H, W, C], C in 1, 3, 4; usually a read-only memory map."""
+    images: PictureArray
+    """uint8 [N, H, W, C], C in 1, 3, 4; usually a read-only memory map, of a mixture several of one size or more."""
     labels: np.ndarray
     """int64 [N], index into class_names, -1 where a picture has no class."""
     captions: list[str]
@@ -23,13 +25,25 @@ class Pictures:
     ids: list[str]
     """N names, valid Unicode: of files relative to the data's root, or of rows."""
     class_names: list[str]
+    source_counts: tuple[int, ...] | None = None
+    """How many of the N each source of a mixture has, in their order; None for pictures of one source."""
 
     def __len__(self) -> int:
         return len(self.images)
 
+    @cached_property
+    def array(self) -> np.ndarray:
+        """The images, all of one size, as one array; those of a mixture are copied into memory."""
+        return np.asarray(self.images) if isinstance(self.images, JoinedPictures) else self.images
+
     def __reduce__(self) -> tuple[Any, ...]:
         # A memory map pickles as all of its bytes; a worker process is sent the file's name instead.
-        return _unpickle, (_mapped_file(self.images), self.labels, self.captions, self.ids, self.class_names)
+        images = self.images
+        if isinstance(images, JoinedPictures):
+            files: Any = [_mapped_file(array) for array in images.arrays], images.array_of, images.row_of
+        else:
+            files = _mapped_file(images)
+        return _unpickle, (files, self.labels, self.captions, self.ids, self.class_names, self.source_counts)
 
 
 def _mapped_file(images: np.ndarray) -> Path | np.ndarray:
@@ -40,8 +54,15 @@ def _mapped_file(images: np.ndarray) -> Path | np.ndarray:
     return file if file.stat().st_size == images.offset + images.nbytes else images
 
 
-def _unpickle(images: Path | np.ndarray, *others: Any) -> Pictures:
-    return Pictures(np.load(images, mmap_mode="r") if isinstance(images, Path) else images, *others)
+def _unpickle(images: Any, *others: Any) -> Pictures:
+    if not isinstance(images, tuple):
+        return Pictures(_opened(images), *others)
+    files, array_of, row_of = images
+    return Pictures(JoinedPictures([_opened(file) for file in files], array_of, row_of), *others)
+
+
+def _opened(images: Path | np.ndarray) -> np.ndarray:
+    return np.load(images, mmap_mode="r") if isinstance(images, Path) else images
 
 
 @dataclass(frozen=True)

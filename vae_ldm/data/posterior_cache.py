@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vae_ldm.data.pictures import Pictures
-from vae_ldm.data.sampling import Batch, EndlessBatches, FixedBatches, batch_generator, place_of
+from vae_ldm.data.sampling import Batch, FixedBatches, Shares, batch_generator, endless_batches, place_of
 from vae_ldm.errors import DataError
 from vae_ldm.files import safe_name, write_whole
 from vae_ldm.models.batches import batch_size_for, in_batches
@@ -140,11 +140,11 @@ class PosteriorDataset(Dataset[dict[str, Tensor]]):
     """Batches of posteriors and prompts.
 
     `[batch]` gives `mean` and `std`, float32 [B, c, h, w], `prompt_ids`, int64 [B, L], and `index`, int64 [B]. With
-    `augment`, where the cache holds mirror images, each picture's view is drawn anew, by the seed and the batch's
-    number.
+    `augment`, for all or one boolean [N] for each, where the cache holds mirror images, each picture's view is drawn
+    anew, by the seed and the batch's number.
     """
 
-    def __init__(self, folder: Path, prompt_ids: Tensor, *, seed: int, augment: bool) -> None:
+    def __init__(self, folder: Path, prompt_ids: Tensor, *, seed: int, augment: bool | np.ndarray) -> None:
         index = _read_index(folder)
         assert index is not None, f"{folder} holds no posteriors"
         shards = [load_file(folder / name) for name in sorted(index["shards"])]
@@ -152,13 +152,16 @@ class PosteriorDataset(Dataset[dict[str, Tensor]]):
         self.std = torch.cat([shard["logvar"] for shard in shards]).mul_(0.5).exp_()
         self.prompt_ids = prompt_ids
         self.seed = seed
-        self.num_views = self.mean.shape[1] if augment else 1
+        self.num_views = self.mean.shape[1] if np.any(augment) else 1
+        self.augment = augment
 
     def __len__(self) -> int:
         return len(self.mean)
 
     def __getitem__(self, batch: Batch) -> dict[str, Tensor]:
         views = batch_generator(self.seed, batch.number).integers(self.num_views, size=len(batch.indices))
+        if isinstance(self.augment, np.ndarray):
+            views *= self.augment[batch.indices]
         at = torch.from_numpy(batch.indices), torch.from_numpy(views)
         return {"mean": self.mean[at], "std": self.std[at], "prompt_ids": self.prompt_ids[at[0]], "index": at[0]}
 
@@ -174,9 +177,11 @@ class PosteriorDataModule(LightningDataModule):
         batch_size: int,
         seed: int,
         num_val_images: int,
+        shares: Shares | None = None,
     ) -> None:
+        """With `shares` every source of a mixture has its share of a training batch."""
         super().__init__()
-        self.train = train
+        self.train, self.shares = train, shares
         self.validation = validation
         self.batch_size = batch_size
         self.seed = seed
@@ -187,13 +192,13 @@ class PosteriorDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         place = place_of(self.trainer)
-        batches = EndlessBatches(
-            len(self.train), self.batch_size, seed=self.seed, start_batch=self.start_batch, **place
+        batches = endless_batches(
+            len(self.train), self.batch_size, self.shares, seed=self.seed, start_batch=self.start_batch, **place
         )
         return DataLoader(self.train, sampler=batches, batch_size=None)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        batches = FixedBatches(self.val_indices, self.batch_size, **place_of(self.trainer))
+        batches = FixedBatches(self.val_indices, self.batch_size, kinds=None, **place_of(self.trainer))
         return DataLoader(self.validation, sampler=batches, batch_size=None)
 
 

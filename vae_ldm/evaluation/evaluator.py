@@ -33,6 +33,7 @@ from vae_ldm.evaluation.probe_classifier import ProbeClassifier
 from vae_ldm.evaluation.reconstruction import reconstruction_metrics
 from vae_ldm.evaluation.set_comparison import FrechetAxes, compare_sets
 from vae_ldm.models.batches import batch_size_for, in_batches
+from vae_ldm.models.joined_pictures import PictureArray, each_size, of_one_size
 from vae_ldm.models.pixels import as_images, as_pictures
 from vae_ldm.models.vision_features import VisionFeatures
 from vae_ldm.text import counted
@@ -42,10 +43,13 @@ MAX_LINEAR_CODE_VALUES = 50_000_000
 
 
 class LabelledPictures(Protocol):
-    """One split, as `vae_ldm.data.pictures.Pictures`: uint8 [N, H, W, C], labels [N] with -1 for no class."""
+    """One split, as `vae_ldm.data.pictures.Pictures`: uint8 [N, H, W, C], labels [N] with -1 for no class.
+
+    An autoencoder may be measured on pictures of several sizes, each at its own.
+    """
 
     @property
-    def images(self) -> np.ndarray: ...
+    def images(self) -> PictureArray: ...
     @property
     def labels(self) -> np.ndarray: ...
 
@@ -72,7 +76,7 @@ class RealPictures:
         """Embeddings of the validation pictures, [N, D]."""
         return self.embed(self.validation.images)
 
-    def embed(self, pictures: np.ndarray) -> Tensor:
+    def embed(self, pictures: PictureArray) -> Tensor:
         """Embeddings [N, D] of pictures uint8 [N, H, W, C]."""
         return embed_pictures(self.features, pictures, self.batch_size)
 
@@ -82,10 +86,12 @@ class AutoencoderEvaluation:
     """What was measured, and what is worth showing."""
 
     measurements: list[Measurement]
-    reconstructions: np.ndarray
+    reconstructions: PictureArray
     """Reconstructions of all validation pictures, uint8 [N, H, W, C]."""
     psnr: np.ndarray
     """dB, [N]."""
+    psnr_floors: np.ndarray
+    """Those of a linear code of the same size, dB, [N]."""
     worst: list[int]
     """Validation pictures in order of PSNR, the worst first."""
 
@@ -115,27 +121,33 @@ def evaluate_autoencoder(
     train, validation = real.train, real.validation
     assert len(validation.images), "an autoencoder is judged on validation pictures"
     code = LinearCode.fit(
-        as_images(evenly_chosen(train.images, MAX_LINEAR_CODE_VALUES)),
+        [as_images(some) for _, some in of_one_size(evenly_chosen(train.images, MAX_LINEAR_CODE_VALUES))],
         downsample_factor=downsample_factor,
         latent_channels=latent_channels,
     )
-    scores, floors, at_rest = [], [], []
+    scores, floors = [], []
 
     def both(pictures: np.ndarray) -> tuple[Tensor, Tensor]:
         originals = as_images(pictures)
         return originals, encode_decode(originals).float().cpu()
 
-    at_once = batch_size_for(validation.images.shape[1:3], most=real.batch_size)
-    with torch.no_grad():
-        for originals, reconstructions in in_batches(both, validation.images, at_once):
+    def measure(pictures: PictureArray) -> np.ndarray:
+        at_rest = []
+        at_once = batch_size_for(pictures.shape[1:3], most=real.batch_size)
+        for originals, reconstructions in in_batches(both, pictures, at_once):
             scores.append(reconstruction_metrics(originals, reconstructions))
             floors.append(reconstruction_metrics(originals, code.reconstruct(originals)))
             at_rest.append(as_pictures(reconstructions))
-    reconstructed = np.concatenate(at_rest)
-    psnr = torch.cat([score.psnr for score in scores])
-    ssim = torch.cat([score.ssim for score in scores])
-    psnr_floors = torch.cat([floor.psnr for floor in floors])
-    ssim_floors = torch.cat([floor.ssim for floor in floors])
+        return np.concatenate(at_rest)
+
+    with torch.no_grad():
+        reconstructed = each_size(measure, validation.images)
+    rows = np.concatenate([rows for rows, _ in of_one_size(validation.images)])
+    in_order = torch.from_numpy(rows.argsort())
+    psnr = torch.cat([score.psnr for score in scores])[in_order]
+    ssim = torch.cat([score.ssim for score in scores])[in_order]
+    psnr_floors = torch.cat([floor.psnr for floor in floors])[in_order]
+    ssim_floors = torch.cat([floor.ssim for floor in floors])[in_order]
     floor_name = f"PCA floor (f{downsample_factor}c{latent_channels})"
     measurements = [
         measured_mean("psnr", psnr, unit="dB", floors=psnr_floors, floor_name=floor_name),
@@ -161,11 +173,13 @@ def evaluate_autoencoder(
         labels = torch.from_numpy(np.asarray(validation.labels)[judged]).long()
         before, after = validation.images[judged], reconstructed[judged]
         measurements += _seen_by_probe(real.probe, before, after, labels, real.features.name)
-    return AutoencoderEvaluation(measurements, reconstructed, psnr.numpy(), psnr.argsort().tolist())
+    return AutoencoderEvaluation(
+        measurements, reconstructed, psnr.numpy(), psnr_floors.numpy(), psnr.argsort().tolist()
+    )
 
 
 def _seen_by_probe(
-    probe: ProbeClassifier, originals: np.ndarray, reconstructions: np.ndarray, labels: Tensor, features: str
+    probe: ProbeClassifier, originals: PictureArray, reconstructions: PictureArray, labels: Tensor, features: str
 ) -> list[Measurement]:
     """How often the probe names the class [N] of originals and of their reconstructions, uint8 [N, H, W, C] each."""
     told = probe.agrees(originals, labels)
@@ -321,7 +335,9 @@ def _duplicates_in_words(held_out: Neighbours) -> str:
     return f"; {of_all} are also training pictures and are left out"
 
 
-def evenly_chosen(pictures: np.ndarray, max_values: int) -> np.ndarray:
+def evenly_chosen(pictures: PictureArray, max_values: int) -> PictureArray:
     """Pictures spread evenly over the set, as many as hold `max_values` numbers."""
-    count = max(min(len(pictures), max_values // pictures[0].size), 1)
+    values = sum(len(rows) * some[0].size for rows, some in of_one_size(pictures))
+    mean = -(-values // len(pictures))
+    count = max(min(len(pictures), max_values // mean), 1)
     return pictures[np.linspace(0, len(pictures) - 1, count).astype(int)]

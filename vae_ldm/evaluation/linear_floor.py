@@ -1,5 +1,6 @@
 """The floor under every autoencoder: what a linear code of the same size reaches."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -20,10 +21,19 @@ class LinearCode:
 
     @classmethod
     def fit(
-        cls, images: Tensor, *, downsample_factor: int, latent_channels: int, max_patches: int = 200_000, seed: int = 0
+        cls,
+        images: Tensor | Sequence[Tensor],
+        *,
+        downsample_factor: int,
+        latent_channels: int,
+        max_patches: int = 200_000,
+        seed: int = 0,
     ) -> Self:
-        """The code that loses least on a random choice of the patches of `images` [N, C, H, W]."""
-        patches = F.pixel_unshuffle(images, downsample_factor).movedim(1, -1).flatten(0, -2)
+        """The code that loses least on a random choice of the patches of `images` [N, C, H, W], of one size or more."""
+        of_sizes = [images] if isinstance(images, Tensor) else images
+        patches = torch.cat(
+            [F.pixel_unshuffle(some, downsample_factor).movedim(1, -1).flatten(0, -2) for some in of_sizes]
+        )
         if len(patches) > max_patches:
             generator = torch.Generator().manual_seed(seed)
             patches = patches[torch.randint(len(patches), (max_patches,), generator=generator)]

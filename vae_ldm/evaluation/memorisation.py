@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vae_ldm.models.batches import batch_size_for
+from vae_ldm.models.joined_pictures import PictureArray
 from vae_ldm.models.pixels import image_batches
 
 COPY_RATIO = 1 / 3
@@ -69,7 +69,7 @@ def nearest_in_features(queries: Tensor, references: Tensor) -> Neighbours:
     return nearest_neighbours(F.normalize(queries, dim=1), F.normalize(references, dim=1))
 
 
-def nearest_in_pixels(queries: np.ndarray, references: np.ndarray, *, side: int = PIXEL_SIDE) -> Neighbours:
+def nearest_in_pixels(queries: PictureArray, references: PictureArray, *, side: int = PIXEL_SIDE) -> Neighbours:
     """Nearest by root mean square pixel difference in [0, 2], a picture or its mirror image, the nearer of the two.
 
     uint8 [N, H, W, C] against [M, H, W, C]; compared with the shorter side at `side` px at most.
@@ -77,7 +77,7 @@ def nearest_in_pixels(queries: np.ndarray, references: np.ndarray, *, side: int 
     return nearest_in_flat_pixels(queries, flat_pixels(references, side), side=side)
 
 
-def nearest_in_flat_pixels(queries: np.ndarray, references: Tensor, *, side: int = PIXEL_SIDE) -> Neighbours:
+def nearest_in_flat_pixels(queries: PictureArray, references: Tensor, *, side: int = PIXEL_SIDE) -> Neighbours:
     """`nearest_in_pixels` against `flat_pixels` of the references, for queries that come bit by bit."""
     plain = nearest_neighbours(flat_pixels(queries, side), references)
     mirrored = nearest_neighbours(flat_pixels(queries[:, :, ::-1], side), references)
@@ -89,13 +89,13 @@ def nearest_in_flat_pixels(queries: np.ndarray, references: Tensor, *, side: int
     )
 
 
-def flat_pixels(pictures: np.ndarray, side: int = PIXEL_SIDE) -> Tensor:
+def flat_pixels(pictures: PictureArray, side: int = PIXEL_SIDE) -> Tensor:
     """Vectors [N, C * h * w] whose distance is the root mean square difference of the shrunken pictures."""
     small = shrink(pictures, side)
     return small.flatten(1) / small[0].numel() ** 0.5
 
 
-def shrink(pictures: np.ndarray, side: int) -> Tensor:
+def shrink(pictures: PictureArray, side: int) -> Tensor:
     """Images [N, C, h, w] in [-1, 1] whose shorter side is `side` px, or less where it was less."""
     height, width = pictures.shape[1:3]
     at_once = batch_size_for((height, width), most=256)

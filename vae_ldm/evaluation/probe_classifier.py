@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae_ldm.models.batches import batch_size_for, in_batches
+from vae_ldm.models.joined_pictures import PictureArray, of_one_size
 from vae_ldm.models.pixels import as_images
 from vae_ldm.models.vision_features import VisionFeatures, enlarge
 
@@ -38,7 +39,7 @@ class ProbeClassifier:
     @classmethod
     def fit(
         cls,
-        pictures: np.ndarray,
+        pictures: PictureArray,
         labels: np.ndarray,
         num_classes: int,
         *,
@@ -60,12 +61,15 @@ class ProbeClassifier:
         order = torch.randperm(len(labelled), generator=generator)[:max_images].sort().values.numpy()
         chosen = labelled[order]
         pooled = []
-        at_once = batch_size_for((pictures.shape[1], pictures.shape[2]), most=_BATCH_SIZE)
-        for rows in np.array_split(chosen, -(-len(chosen) // at_once)):
-            degraded = degrade(as_images(pictures[rows]), generator, flips)
-            pooled += list(in_batches(lambda images: pool_stages(features, images), degraded, at_once))
-            if progress is not None:
-                progress(sum(map(len, pooled)), len(chosen))
+        of_sizes = [(chosen[np.isin(chosen, rows)], some.shape[1:3]) for rows, some in of_one_size(pictures)]
+        chosen = np.concatenate([own for own, _ in of_sizes])
+        for own, size in of_sizes:
+            at_once = batch_size_for(size, most=_BATCH_SIZE)
+            for rows in np.array_split(own, -(-len(own) // at_once)) if len(own) else ():
+                degraded = degrade(as_images(pictures[rows]), generator, flips)
+                pooled += list(in_batches(lambda images: pool_stages(features, images), degraded, at_once))
+                if progress is not None:
+                    progress(sum(map(len, pooled)), len(chosen))
         inputs, targets = torch.cat(pooled), torch.from_numpy(np.asarray(labels)[chosen]).long()
         mean, std = inputs.mean(dim=0), inputs.std(dim=0, correction=0) + 1e-3
         with torch.random.fork_rng(devices=[]):
@@ -75,16 +79,20 @@ class ProbeClassifier:
         return cls(features, mean, std, head)
 
     @torch.no_grad()
-    def probabilities(self, pictures: np.ndarray) -> Tensor:
+    def probabilities(self, pictures: PictureArray) -> Tensor:
         """How sure it is of each class, [N, num_classes] that sum to 1, of uint8 pictures [N, H, W, C].
 
         64 at once up to 256 px, fewer of larger ones.
         """
-        at_once = batch_size_for((pictures.shape[1], pictures.shape[2]), most=_BATCH_SIZE)
-        pooled = in_batches(lambda some: pool_stages(self.features, as_images(some)), pictures, at_once)
-        return self.head((torch.cat(list(pooled)) - self.mean) / self.std).softmax(dim=1)
+        groups = of_one_size(pictures)
+        pooled: list[Tensor] = []
+        for _, of_size in groups:
+            at_once = batch_size_for(of_size.shape[1:3], most=_BATCH_SIZE)
+            pooled += in_batches(lambda some: pool_stages(self.features, as_images(some)), of_size, at_once)
+        found = self.head((torch.cat(pooled) - self.mean) / self.std).softmax(dim=1)
+        return found[torch.from_numpy(np.concatenate([rows for rows, _ in groups]).argsort())]
 
-    def agrees(self, pictures: np.ndarray, labels: Tensor) -> Tensor:
+    def agrees(self, pictures: PictureArray, labels: Tensor) -> Tensor:
         """Whether each of the uint8 pictures [N, H, W, C] shows its class: booleans [N]."""
         return self.probabilities(pictures).argmax(dim=1) == labels
 

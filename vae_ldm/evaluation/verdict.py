@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from vae_ldm.evaluation.interval import Interval, difference_interval
 from vae_ldm.evaluation.measurement import Measurement, ReferenceKind
-from vae_ldm.pages.environment import image_size, number, quantity
+from vae_ldm.pages.environment import number, quantity, sizes_in_words
 
 _CLOSE = 0.1
 
@@ -123,8 +123,8 @@ def measured_on(measurement: Measurement, data: dict[str, Any]) -> str:
     """What `measurement` was measured on: "341 validation pictures, 64 by 64, features: ..."."""
     pictures = "picture" if measurement.num_images == 1 else "pictures"
     parts = [f"{measurement.num_images:,} {measurement.split} {pictures}"]
-    if size := data.get("image_size"):
-        parts.append(image_size(size))
+    if data.get("image_size"):
+        parts.append(sizes_in_words(data))
     if measurement.features:
         parts.append(f"features: {measurement.features}")
     return ", ".join(parts)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from shlex import quote
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -11,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from vae_ldm.evaluation.meaning import meaning
 from vae_ldm.evaluation.measurement import Measurement
 from vae_ldm.evaluation.verdict import comparison, measured_on
-from vae_ldm.pages.environment import image_size, number, quantity
+from vae_ldm.pages.environment import number, quantity, sizes_in_words
 from vae_ldm.text import counted, duration
 
 _MAX_LISTED_CLASSES = 40
@@ -57,7 +58,7 @@ def model_card(facts: CardFacts) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    tools = (comparison, counted, duration, image_size, meaning, measured_on, number, plain, quantity)
+    tools = (comparison, counted, duration, meaning, measured_on, number, plain, quantity, sizes_in_words)
     environment.globals.update({tool.__name__: tool for tool in tools})
     text = environment.get_template("model_card.md.jinja").render(
         facts=facts,
@@ -65,8 +66,10 @@ def model_card(facts: CardFacts) -> str:
         metrics=facts.metrics,
         prompt=facts.prompts[0] if facts.prompts else "",
         listed=facts.prompts[:_MAX_LISTED_CLASSES],
-        is_local="path" in facts.recipe["data"] and _dataset(facts.recipe["data"]) is None,
-        dataset=_dataset(facts.recipe["data"]),
+        datasets=_datasets(facts.recipe["data"]),
+        drawn=any(one["type"] == "rendered_claims" for one in _sources(facts.recipe["data"]).values()),
+        local_paths=_local_paths(facts.recipe["data"]),
+        own_photos="".join(f" {quote(f'{key}=PHOTOS')}" for key in _local_paths(facts.recipe["data"])),
     )
     return str(ModelCard(f"---\n{_metadata(facts).to_yaml()}\n---\n\n{text}", ignore_metadata_errors=False))
 
@@ -81,16 +84,17 @@ def _metadata(facts: CardFacts) -> ModelCardData:
     task = None
     if diffusion is not None:
         task = "unconditional-image-generation" if diffusion["conditioning"] == "none" else "text-to-image"
-    dataset = _dataset(facts.recipe["data"])
+    datasets, origins = _datasets(facts.recipe["data"]), _origins(facts.recipe["data"])
+    only = origins[0] if len(set(origins)) == 1 else None
     return ModelCardData(
         library_name="diffusers",
         license=facts.licence.id,
         base_model=list(facts.base_models) or None,
-        datasets=[dataset] if dataset else None,
+        datasets=datasets or None,
         pipeline_tag=task,
         tags=["vae_ldm", "autoencoder", *(["latent-diffusion"] if diffusion is not None else [])],
         model_name=facts.recipe["name"],
-        eval_results=_results(facts, task, dataset) or None,
+        eval_results=_results(facts, task, only) or None,
     )
 
 
@@ -108,6 +112,28 @@ def _results(facts: CardFacts, task: str | None, dataset: str | None) -> list[Ev
         )
         for measurement in facts.measurements
     ]
+
+
+def _sources(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The sources of the data, by the key of each in the recipe."""
+    if "sources" not in data:
+        return {"data": data}
+    return {f"data.sources[{number}]": source for number, source in enumerate(data["sources"])}
+
+
+def _origins(data: dict[str, Any]) -> list[str | None]:
+    """Where each source is on the Hub; None for pictures of any other origin."""
+    return [_dataset(source) for source in _sources(data).values()]
+
+
+def _datasets(data: dict[str, Any]) -> list[str]:
+    """The data sets on the Hub that the pictures come from, each once."""
+    return list(dict.fromkeys(name for name in _origins(data) if name is not None))
+
+
+def _local_paths(data: dict[str, Any]) -> list[str]:
+    """The keys of the recipe that name folders of its maker's machine."""
+    return [f"{key}.path" for key, source in _sources(data).items() if "path" in source and _dataset(source) is None]
 
 
 def _dataset(data: dict[str, Any]) -> str | None:

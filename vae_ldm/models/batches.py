@@ -4,14 +4,14 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from vae_ldm.errors import RunError
+from vae_ldm.models.joined_pictures import PictureArray
 
 Result = TypeVar("Result")
-Items = np.ndarray | Tensor | Sequence[Any]
+Items = PictureArray | Tensor | Sequence[Any]
 
 
 def batch_size_for(image_size: tuple[int, int], *, most: int, up_to: int = 256) -> int:

@@ -34,13 +34,26 @@ def latent_statistics(
     Exact, without sampling: Var[sample] = Var[mean] + E[var] (law of total variance). The posteriors are read once.
     Where each of several processes has a share of them, and none has none, `total` adds up a tensor over processes.
     """
+    return weighted_latent_statistics(((posterior, None) for posterior in posteriors), total=total)
+
+
+def weighted_latent_statistics(
+    posteriors: Iterable[tuple[DiagonalGaussianDistribution, float | None]],
+    *,
+    total: Callable[[Tensor], Tensor] = lambda values: values,
+) -> LatentStatistics:
+    """`latent_statistics` where a picture of each batch of posteriors has the weight beside it, whatever its size.
+
+    Without a weight, None, all positions count the same.
+    """
     sums = torch.zeros(3, 1, dtype=torch.float64)
-    for posterior in posteriors:
+    for posterior, weight in posteriors:
         mean = posterior.mean.detach().to("cpu", torch.float64)
         square = mean.square() + posterior.var.detach().to("cpu", torch.float64)
         first = mean.sum(dim=(0, 2, 3))
         count = torch.full_like(first, mean[:, 0].numel())
-        sums = sums + torch.stack([count, first, square.sum(dim=(0, 2, 3))])
+        found = torch.stack([count, first, square.sum(dim=(0, 2, 3))])
+        sums = sums + (found if weight is None else found * (weight / mean[0, 0].numel()))
     count, first, second = total(sums)
     assert bool(count.all()), "no posteriors to take statistics of"
     mean = first / count

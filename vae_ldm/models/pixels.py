@@ -6,20 +6,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vae_ldm.models.joined_pictures import PictureArray
+
 
 def to_unit_range(images: Tensor) -> Tensor:
     """Float32 images in [-1, 1] of uint8 images in [0, 255], on the same device, any shape."""
     return images.float().div_(127.5).sub_(1)
 
 
-def as_images(pictures: np.ndarray) -> Tensor:
+def as_images(pictures: PictureArray) -> Tensor:
     """Images [N, C, H, W] in [-1, 1] of uint8 pictures [N, H, W, C]."""
     # Contiguous, because a network takes over its input's strides and channels_last is slower on a CPU; and a copy,
     # because torch must not be given the read-only memory of a mapped file.
-    return to_unit_range(torch.from_numpy(pictures.transpose(0, 3, 1, 2).copy(order="C")))
+    return to_unit_range(torch.from_numpy(np.asarray(pictures).transpose(0, 3, 1, 2).copy(order="C")))
 
 
-def image_batches(pictures: np.ndarray, batch_size: int) -> Iterator[Tensor]:
+def image_batches(pictures: PictureArray, batch_size: int) -> Iterator[Tensor]:
     """Images [B, C, H, W] in [-1, 1] of uint8 pictures [N, H, W, C], in order, the last batch shorter."""
     for start in range(0, len(pictures), batch_size):
         yield as_images(pictures[start : start + batch_size])

@@ -1,6 +1,6 @@
 """The Jinja environment of every page, and how pages write numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +14,12 @@ def image_size(size: list[int]) -> str:
     height, width = size
     times = "\N{MULTIPLICATION SIGN}"
     return f"{height} {times} {width}" if height == width else f"{height} high {times} {width} wide"
+
+
+def sizes_in_words(data: Mapping[str, Any]) -> str:
+    """The size, or the sizes, of the pictures of a run; `data` is that of metrics.json."""
+    sizes = [image_size(size) for size in data.get("image_sizes") or [data["image_size"]]]
+    return f"{', '.join(sizes[:-1])} and {sizes[-1]}" if len(sizes) > 1 else sizes[0]
 
 
 def number(value: float) -> str:
@@ -51,6 +57,6 @@ def environment(package: str | None, *tools: Callable[..., Any]) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    everywhere = (counted, duration, image_size, minute, number, quantity)
+    everywhere = (counted, duration, image_size, minute, number, quantity, sizes_in_words)
     jinja.globals.update({tool.__name__: tool for tool in (*everywhere, *tools)})
     return jinja

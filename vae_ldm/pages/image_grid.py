@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vae_ldm.models.joined_pictures import JoinedPictures, PictureArray
+
 MARGIN = 12  # around the grid, and between a label and its row
 GAP = 6  # between pictures of different groups
 PAIR_GAP = 2  # between pictures of one group
@@ -18,6 +20,23 @@ LEGIBLE = 96  # the shorter side a small picture is enlarged to, in pixels; a ti
 INK = (124, 124, 124)
 PAPER, PAPER_INK = (255, 255, 255), (40, 40, 40)
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def in_cells(pictures: PictureArray) -> np.ndarray:
+    """The pictures as an array uint8 [N, H, W, C]; those of several sizes in the middle of cells of the largest size.
+
+    A smaller one is enlarged by a whole number as far as it fits, each pixel to a square.
+    """
+    if not isinstance(pictures, JoinedPictures) or pictures.has_one_size:
+        return np.asarray(pictures)
+    height, width = (max(sides) for sides in zip(*pictures.sizes, strict=True))
+    cells = np.full((len(pictures), height, width, pictures.channels), INK[0], np.uint8)
+    for cell, picture in zip(cells, pictures, strict=True):
+        times = min(height // picture.shape[0], width // picture.shape[1])
+        large = picture.repeat(times, axis=0).repeat(times, axis=1)
+        top, left = (height - large.shape[0]) // 2, (width - large.shape[1]) // 2
+        cell[top : top + large.shape[0], left : left + large.shape[1]] = large
+    return cells
 
 
 def image_grid(
@@ -92,8 +111,8 @@ def image_grid(
 
 
 def pair_grid(
-    left: np.ndarray,
-    right: np.ndarray,
+    left: PictureArray,
+    right: PictureArray,
     *,
     pairs_per_row: int,
     captions: Sequence[str] | None = None,
@@ -101,6 +120,7 @@ def pair_grid(
     scale: int | None = None,
 ) -> Image.Image:
     """`image_grid` of pairs: `left[i]` beside `right[i]` (uint8 [N, H, W, C] each), one caption a pair."""
+    left, right = in_cells(left), in_cells(right)
     assert left.shape == right.shape, f"{left.shape} beside {right.shape}"
     return image_grid(
         np.stack([left, right], axis=1).reshape(-1, *left.shape[1:]),

@@ -77,6 +77,21 @@ def dotted(path: KeyPath) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
 
 
+_STEP = re.compile(r"([^\[\]]+)((?:\[[0-9]{1,6}\])*)")
+
+
+def key_path(text: str) -> KeyPath:
+    """The path that `dotted` wrote; a step that is no key with numbers in brackets stays as it is."""
+    path: KeyPath = ()
+    for step in text.split("."):
+        found = _STEP.fullmatch(step)
+        if found is None:
+            path = (*path, step)
+        else:
+            path = (*path, found[1], *(int(number) for number in re.findall("[0-9]+", found[2])))
+    return path
+
+
 @dataclass
 class Node:
     """A piece of the recipe and where it was written: for the value of a key, where the key is."""

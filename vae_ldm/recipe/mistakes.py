@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 from pydantic import ValidationError
 
 from vae_ldm.recipe.agreement import Disagreement, SettingsError
-from vae_ldm.recipe.document import KeyPath, Mistake, Node, as_yaml, dotted, in_quotes, read_scalar
+from vae_ldm.recipe.document import KeyPath, Mistake, Node, as_yaml, dotted, in_quotes, key_path, read_scalar
 from vae_ldm.recipe.parts import PATTERNS, Part
 from vae_ldm.recipe.schema import Recipe
 from vae_ldm.recipe.schema_walk import all_key_paths, chosen, parts_below, tag
@@ -62,6 +62,8 @@ def explain(error: ValidationError, root: Node) -> list[Mistake]:
         if number >= MOST_SHOWN:  # nobody reads it, and a hint for each of thousands would take a minute
             mistakes.append(Mistake(root.nearest(path).origin, path, ""))
             continue
+        if path in lists_with_wrong_items and all(detail["type"] == "too_short" for detail, _ in found):
+            continue  # pydantic counts the items that are right
         # A value that may be one of two kinds fails as both: what is wrong within the right kind says more.
         precise = [one for one in found if one[0]["type"] not in _KINDS]
         if precise:
@@ -94,7 +96,7 @@ def disagreements_behind(error: ValidationError) -> list[Disagreement]:
 
 def locate(disagreement: Disagreement, root: Node) -> Mistake:
     """The disagreement where it was caused: by an override if there is one, else at the first key that is written."""
-    paths = [tuple(key.split(".")) for key in disagreement.keys]
+    paths = [key_path(key) for key in disagreement.keys]
     written = [node.origin for path in paths if (node := root.find(path)) is not None]
     overrides = [origin for origin in written if origin.override_path is not None]
     origin = (overrides or written or [root.nearest(paths[0]).origin])[0]
@@ -146,6 +148,8 @@ def _mistake(detail: Any, place: _Place, root: Node) -> Mistake:
         text = f"must be {words} {limit if isinstance(limit, int) else f'{limit:.10g}'}, not {as_yaml(value)}"
     elif kind == "finite_number":
         text = f"must be a finite number, not {as_yaml(value)}"
+    elif kind == "too_short":
+        text = f"has too few items: {as_yaml(value)}"
     elif kind == "too_long":
         text = f"has too many items: {as_yaml(value)}"
     elif kind == "string_too_short":

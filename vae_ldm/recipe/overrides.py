@@ -1,12 +1,24 @@
-"""`key.sub=value` from the command line, laid over a recipe's tree."""
+"""`key.sub=value` and `list[0].key=value` from the command line, laid over a recipe's tree."""
 
 from collections.abc import Sequence
 
 from vae_ldm.errors import RecipeError
-from vae_ldm.recipe.document import DEEPEST, OVERRIDE, Mistake, Node, Origin, as_yaml, dotted, parse_value
+from vae_ldm.recipe.document import (
+    DEEPEST,
+    OVERRIDE,
+    KeyPath,
+    Mistake,
+    Node,
+    Origin,
+    as_yaml,
+    dotted,
+    key_path,
+    parse_value,
+)
 from vae_ldm.recipe.parts import AutoencoderLoss, Part
 from vae_ldm.recipe.schema import Recipe
 from vae_ldm.recipe.schema_walk import chosen, parts_below, tag
+from vae_ldm.text import counted
 
 _AFTER_EVERY_LINE = 1_000_000
 _KL_WEIGHTS = ("kl_weight", "kl_weight_per_latent")
@@ -17,10 +29,10 @@ def apply_overrides(root: Node, overrides: Sequence[str]) -> list[Mistake]:
     mistakes = []
     for index, override in enumerate(overrides):
         key, equals, text = override.partition("=")
-        path = tuple(key.strip().split("."))
+        path = key_path(key.strip())
         origin = Origin(_AFTER_EVERY_LINE + index, f"{OVERRIDE}{override}", path)
         try:
-            if not equals or not all(path):
+            if not equals or "" in path:
                 raise RecipeError("an override is written key.sub=value")
             if len(path) > DEEPEST:
                 raise RecipeError(f"nested deeper than {DEEPEST} levels")
@@ -30,11 +42,14 @@ def apply_overrides(root: Node, overrides: Sequence[str]) -> list[Mistake]:
     return mistakes
 
 
-def _set(root: Node, path: tuple[str, ...], value: Node) -> None:
+def _set(root: Node, path: KeyPath, value: Node) -> None:
     """Write `value` at `path`; parts that are absent on the way are made, of the type they have by default."""
     node: Node = root
     parts: tuple[type[Part], ...] = (Recipe,)
     for depth, key in enumerate(path[:-1]):
+        if isinstance(key, int):
+            node = _items(node, path[:depth], key)[key]
+            continue
         entries = _entries(node, path[:depth])
         parts = chosen(parts, _type(node))
         if key not in entries or entries[key].value is None:
@@ -44,20 +59,33 @@ def _set(root: Node, path: tuple[str, ...], value: Node) -> None:
             if default_type is not None:
                 entries[key].value = {"type": Node(default_type, value.origin)}
         node, parts = entries[key], parts_below(parts, key)
+    last = path[-1]
+    if isinstance(last, int):
+        _items(node, path[:-1], last)[last] = value
+        return
     entries = _entries(node, path[:-1])
-    if path[-1] == "type":
+    if last == "type":
         _leave_other_type(node, entries, parts, value)
-    _leave_other_key(entries, parts, path[-1])
-    entries[path[-1]] = value
+    _leave_other_key(entries, parts, last)
+    entries[last] = value
 
 
-def _check_not_switched_off(node: Node | None, path: tuple[str, ...]) -> None:
+def _check_not_switched_off(node: Node | None, path: KeyPath) -> None:
     """Raise RecipeError where an override has set the part at `path` to null, which a later one would bring back."""
     if node is not None and node.origin.override_path is not None:
         raise RecipeError(f"{node.origin.label} sets {dotted(path)} to null; leave out one of the two")
 
 
-def _entries(node: Node, path: tuple[str, ...]) -> dict[str, Node]:
+def _items(node: Node, path: KeyPath, number: int) -> list[Node]:
+    """The items of a list. Raises RecipeError where there is no list, or it has no item of this number."""
+    if not isinstance(node.value, list):
+        raise RecipeError(f"{dotted(path)} is {as_yaml(node.plain())}, which is no list and has no items")
+    if number >= len(node.value):
+        raise RecipeError(f"{dotted(path)} has {counted(len(node.value), 'item')}, counted from 0")
+    return node.value
+
+
+def _entries(node: Node, path: KeyPath) -> dict[str, Node]:
     if not isinstance(node.value, dict):
         raise RecipeError(
             f"{dotted(path)} is {as_yaml(node.plain())}, which has no keys; set {dotted(path)} as a whole"

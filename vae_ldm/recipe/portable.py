@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from vae_ldm.recipe.document import KeyPath, key_path
 from vae_ldm.recipe.parts import Part, place_kind
 from vae_ldm.recipe.schema import Recipe
 from vae_ldm.recipe.stages import STAGES
@@ -27,7 +28,7 @@ def portable(recipe: Recipe) -> Recipe:
     defaults = {section: Recipe.model_fields[section].get_default() for section in NOT_TRAVELLING}
     travelling = recipe.model_copy(update=defaults)
     for path in _travelling_paths(travelling):
-        travelling = _replaced(travelling, path.key.split("."), PLACEHOLDER)
+        travelling = _replaced(travelling, key_path(path.key), PLACEHOLDER)
     return travelling
 
 
@@ -37,6 +38,10 @@ def local_paths(part: Part, prefix: str = "") -> Iterator[LocalPath]:
         value = getattr(part, key)
         if isinstance(value, Part):
             yield from local_paths(value, f"{prefix}{key}.")
+        elif isinstance(value, tuple):
+            for number, item in enumerate(value):
+                if isinstance(item, Part):
+                    yield from local_paths(item, f"{prefix}{key}[{number}].")
         elif isinstance(value, str) and (kind := place_kind(field)) is not None and not kind.is_of_the_hub(value):
             yield LocalPath(f"{prefix}{key}", value)
 
@@ -45,15 +50,19 @@ def decided_by_a_stranger(recipe: Recipe, overrides: Sequence[str]) -> Iterator[
     """Dotted keys that a recipe from the Hub must not decide and that no override has set."""
     keys = [section for section in NOT_TRAVELLING if getattr(recipe, section) != Recipe.model_fields[section].default]
     keys += [path.key for path in _travelling_paths(recipe)]
-    mine = [override.partition("=")[0].strip() for override in overrides]
-    return (key for key in keys if not any(f"{key}.".startswith(f"{own}.") for own in mine))
+    mine = [key_path(override.partition("=")[0].strip()) for override in overrides]
+    return (key for key in keys if not any(key_path(key)[: len(own)] == own for own in mine))
 
 
 def _travelling_paths(recipe: Recipe) -> list[LocalPath]:
     return [path for path in local_paths(recipe) if path.key.partition(".")[0] in TRAVELLING]
 
 
-def _replaced(part: Part, path: Sequence[str], value: str) -> Any:
-    key, *below = path
+def _replaced(part: Any, path: KeyPath, value: str) -> Any:
+    """A copy of a part, or of a list of parts, with the value at the path."""
+    key, *rest = path
+    below = tuple(rest)
+    if isinstance(key, int):
+        return (*part[:key], _replaced(part[key], below, value), *part[key + 1 :])
     new = _replaced(getattr(part, key), below, value) if below else value
     return part.model_copy(update={key: new})

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from vae_ldm.errors import RecipeError
-from vae_ldm.recipe.document import KeyPath, Mistake, Node, parse_file
+from vae_ldm.recipe.document import KeyPath, Mistake, Node, key_path, parse_file
 from vae_ldm.recipe.mistakes import MOST_SHOWN, disagreements_behind, explain, locate, misspelt_types
 from vae_ldm.recipe.overrides import apply_overrides
 from vae_ldm.recipe.schema import Recipe
@@ -127,7 +127,7 @@ def _disagreements_of_the_rest(root: Node, wrong: frozenset[KeyPath], context: d
         return [
             locate(disagreement, root)
             for disagreement in disagreements_behind(error)
-            if not any(_overlap(tuple(key.split(".")), path) for key in disagreement.keys for path in wrong)
+            if not any(_overlap(key_path(key), path) for key in disagreement.keys for path in wrong)
         ]
     return []
 

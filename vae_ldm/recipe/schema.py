@@ -21,6 +21,7 @@ from vae_ldm.recipe.parts import (
     TensorBoard,
     TrainedTextEncoder,
     WholeNumber,
+    both_sides,
 )
 from vae_ldm.recipe.upgrade import NEWEST
 
@@ -73,9 +74,14 @@ class Recipe(Part):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        size = self.data.image_size
-        return (size, size) if isinstance(size, int) else size
+        """Height and width in pixels: of a mixture whose sources differ, those that it names itself."""
+        sizes = self.image_sizes
+        return sizes[0] if len(sizes) == 1 else both_sides(self.data.image_size)
+
+    @property
+    def image_sizes(self) -> tuple[tuple[int, int], ...]:
+        """The distinct sizes of the pictures, in the sources' order."""
+        return tuple(dict.fromkeys(both_sides(source.part.image_size) for source in self.data.all_sources))
 
     @property
     def num_latents(self) -> int | None:
@@ -84,5 +90,5 @@ class Recipe(Part):
         if stage.from_pretrained is not None:
             return None
         size = stage.crop_size or self.image_size
-        height, width = (size, size) if isinstance(size, int) else size
+        height, width = both_sides(size)
         return stage.latent_channels * (height // stage.downsample_factor) * (width // stage.downsample_factor)

@@ -108,6 +108,10 @@ def _differences(was: Any, now: Any, path: str) -> list[str]:
             keys = {key: None for key in keys if key in was and key in now}
         below = ((key, f"{path}.{key}" if path else key) for key in keys)
         return [line for key, at in below for line in _differences(was.get(key), now.get(key), at)]
+    if isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
+        pairs = enumerate(zip(was, now, strict=True))
+        if all(isinstance(item, dict) for item in (*was, *now)):
+            return [line for number, (old, new) in pairs for line in _differences(old, new, f"{path}[{number}]")]
     return [] if was == now else [f"{path}: {_brief(was)} -> {_brief(now)}"]
 
 

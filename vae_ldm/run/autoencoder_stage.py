@@ -10,26 +10,28 @@ from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 
-from vae_ldm.assembly import build_autoencoder, build_lit_autoencoder, compile_if_asked
+from vae_ldm.assembly import build_autoencoder, build_lit_autoencoder, compile_if_asked, of_each_picture, shares_of
 from vae_ldm.data.datamodule import ImageDataModule
 from vae_ldm.data.pictures import Pictures
 from vae_ldm.files import let_others_read
 from vae_ldm.models.autoencoder import load_autoencoder_kl
 from vae_ldm.models.batches import batch_size_for, in_batches
 from vae_ldm.models.half_precision import make_fit_for_half
+from vae_ldm.models.joined_pictures import JoinedPictures, PictureArray, each_size, num_channels
 from vae_ldm.models.latent_scaling import (
     LatentStatistics,
     check_fold,
     decide_force_upcast,
     fold_latent_scaling,
-    latent_statistics,
     silence_posterior,
     stored_statistics,
+    weighted_latent_statistics,
 )
 from vae_ldm.models.pixels import as_images, as_pictures
 from vae_ldm.models.single_file import measured_scaling
 from vae_ldm.models.stored_config import checked_config, forget_origin
-from vae_ldm.pages.image_grid import image_grid
+from vae_ldm.pages.image_grid import image_grid, in_cells
+from vae_ldm.recipe import Recipe, parts
 from vae_ldm.run.fingerprint import autoencoder_fingerprint
 from vae_ldm.run.fitting import fit_stage
 from vae_ldm.run.session import Session
@@ -48,7 +50,7 @@ def run_autoencoder_stage(session: Session) -> AutoencoderKL:
     run, recipe = session.run, session.recipe
     processes = session.processes
     if processes.first(lambda: run.finished("autoencoder") is None):
-        channels = session.pictures.train.images.shape[-1]
+        channels = num_channels(session.pictures.train.images)
         torch.manual_seed(recipe.seed)
         autoencoder = build_autoencoder(recipe, image_channels=channels)
         facts = {} if recipe.autoencoder.train == "nothing" else _train(session, autoencoder)
@@ -75,9 +77,11 @@ def _train(session: Session, autoencoder: AutoencoderKL) -> dict[str, object]:
         pictures.validation,
         batch_size=stage.trainer.batch_size,
         seed=recipe.seed,
-        horizontal_flip=recipe.data.horizontal_flip,
-        color_jitter=recipe.data.color_jitter,
-        crop_size=(stage.crop_size,) * 2 if isinstance(stage.crop_size, int) else stage.crop_size,
+        horizontal_flip=of_each_picture(recipe, pictures.train, "horizontal_flip"),
+        color_jitter=of_each_picture(recipe, pictures.train, "color_jitter"),
+        random_resized_crop=of_each_picture(recipe, pictures.train, "random_resized_crop"),
+        crop_size=None if stage.crop_size is None else parts.both_sides(stage.crop_size),
+        shares=shares_of(recipe, pictures.train),
         num_val_images=stage.trainer.num_val_images,
     )
     fixed = evenly_spaced(pictures.validation, _NUM_GRID_IMAGES)
@@ -95,12 +99,16 @@ def _train(session: Session, autoencoder: AutoencoderKL) -> dict[str, object]:
     return facts
 
 
-def _before_and_after(module: torch.nn.Module, images: np.ndarray) -> Image.Image:
+def _before_and_after(module: torch.nn.Module, images: PictureArray) -> Image.Image:
     assert isinstance(module, LitAutoencoder)
-    originals = as_images(images).to(module.device)
-    posterior = module.autoencoder.encode(originals).latent_dist
-    reconstructions = as_pictures(module.autoencoder.decode(posterior.mode()).sample)
-    return image_grid(np.concatenate([images, reconstructions]), num_columns=len(images), scale=2)
+    autoencoder, device = module.autoencoder, module.device
+
+    def reconstruct(pictures: np.ndarray) -> np.ndarray:
+        posterior = autoencoder.encode(as_images(pictures).to(device)).latent_dist
+        return as_pictures(autoencoder.decode(posterior.mode()).sample)
+
+    shown = np.concatenate([in_cells(images), in_cells(each_size(reconstruct, images))])
+    return image_grid(shown, num_columns=len(images), scale=2)
 
 
 @torch.no_grad()
@@ -119,14 +127,14 @@ def finish_autoencoder(session: Session, autoencoder: AutoencoderKL) -> dict[str
     facts: dict[str, object] = {}
     statistics: LatentStatistics | None = None
     if stage.train == "all":
-        statistics = latent_statistics(_posteriors(session, autoencoder), total=session.processes.total)
+        statistics = weighted_latent_statistics(_posteriors(session, autoencoder), total=session.processes.total)
     elif recipe.diffusion is not None and recipe.diffusion.from_pretrained is None:
         statistics = stored_statistics(autoencoder)
     if stage.train != "all" and Path(stage.from_pretrained or "").expanduser().is_file():
         facts |= _settle_scaling(session, autoencoder)
         if statistics is not None:
             statistics = stored_statistics(autoencoder)
-    images = as_images(evenly_spaced(train, _NUM_CHECK_IMAGES))
+    images = as_images(of_common_size(recipe, evenly_spaced(train, _NUM_CHECK_IMAGES)))
     if statistics is not None:
         before = copy.deepcopy(autoencoder)
         fold_latent_scaling(autoencoder, statistics)
@@ -168,7 +176,7 @@ def _settle_scaling(session: Session, autoencoder: AutoencoderKL) -> dict[str, o
         autoencoder.register_to_config(scaling_factor=factor or autoencoder.config.scaling_factor, shift_factor=shift)
         session.say(f"autoencoder: the file does not say its scaling factor; {factor:g} is that of {name}")
         return {"scaling_factor": factor}
-    statistics = latent_statistics(_posteriors(session, autoencoder), total=session.processes.total)
+    statistics = weighted_latent_statistics(_posteriors(session, autoencoder), total=session.processes.total)
     mean = statistics.mean.mean().item()
     std = (statistics.std.square() + (statistics.mean - mean).square()).mean().sqrt().item()
     found = measured_scaling(autoencoder, mean, std)
@@ -181,19 +189,46 @@ def _settle_scaling(session: Session, autoencoder: AutoencoderKL) -> dict[str, o
     return {"scaling_factor": found.scaling_factor, "measured_latent_std": std}
 
 
-def _posteriors(session: Session, autoencoder: AutoencoderKL) -> Iterator[DiagonalGaussianDistribution]:
-    """This process's share of the training pictures, encoded."""
+def _posteriors(
+    session: Session, autoencoder: AutoencoderKL
+) -> Iterator[tuple[DiagonalGaussianDistribution, float | None]]:
+    """This process's share of the training pictures, encoded, and how much a picture of a mixture counts.
+
+    Latents are to have unit variance as they are drawn in training, where a source has the share of its weight.
+    """
     rank, count = session.processes.rank, session.processes.count
-    images = session.pictures.train.images
-    bounds = [len(images) * place // count for place in (rank, rank + 1)]
-    yield from in_batches(
-        lambda pictures: autoencoder.encode(as_images(pictures).to(autoencoder.device)).latent_dist,
-        images[slice(*bounds)],
-        batch_size_for(images.shape[1:3], most=_BATCH_SIZE),
-    )
+    train = session.pictures.train
+    start, stop = (len(train) * place // count for place in (rank, rank + 1))
+    shares, first = shares_of(session.recipe, train), 0
+    counts = (len(train),) if shares is None else shares.counts
+    for number, size in enumerate(counts):  # pictures of one source are of one size
+        weight = None if shares is None else shares.weights[number] / size
+        images = train.images[slice(max(start, first), max(start, min(stop, first + size)))]
+        first += size
+        posteriors = in_batches(
+            lambda pictures: autoencoder.encode(as_images(pictures).to(autoencoder.device)).latent_dist,
+            images,
+            batch_size_for(images.shape[1:3], most=_BATCH_SIZE),
+        )
+        yield from ((posterior, weight) for posterior in posteriors)
 
 
-def evenly_spaced(pictures: Pictures, count: int) -> np.ndarray:
-    """At most `count` pictures of a split, uint8 [n, H, W, C], evenly spread over it, and so over its classes."""
+def of_common_size(recipe: Recipe, pictures: PictureArray) -> np.ndarray:
+    """The pictures, or of several sizes the middle of each: as large as a training crop, or else as the smallest."""
+    if not isinstance(pictures, JoinedPictures):
+        return pictures
+    crop = recipe.autoencoder.crop_size
+    height, width = parts.both_sides(crop) if crop is not None else map(min, zip(*pictures.sizes, strict=True))
+    middles = []
+    for picture in pictures:
+        top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
+        middles.append(picture[top : top + height, left : left + width])
+    return np.stack(middles)
+
+
+def evenly_spaced(pictures: Pictures, count: int) -> PictureArray:
+    """At most `count` pictures of a split, uint8 [n, H, W, C] or of several sizes, evenly spread over it and so over
+    its classes.
+    """
     total = len(pictures.ids)
     return pictures.images[np.linspace(0, total - 1, min(count, total)).astype(int)]

@@ -19,8 +19,10 @@ from vae_ldm.assembly import (
     build_lit_latent_diffusion,
     class_prompts,
     compile_if_asked,
+    of_each_picture,
     picture_prompts,
     prompt_ids,
+    shares_of,
 )
 from vae_ldm.data.posterior_cache import PosteriorDataModule, PosteriorDataset, cache_posteriors, has_posteriors
 from vae_ldm.data.sources import SPLITS, Split
@@ -56,7 +58,10 @@ def run_diffusion_stage(session: Session, autoencoder: AutoencoderKL, make_pushe
         session.say(f"diffusion: {said}")
     datasets = {
         split: PosteriorDataset(
-            folder, prompt_ids(diffusion, prompts[split]), seed=recipe.seed, augment=split == "train"
+            folder,
+            prompt_ids(diffusion, prompts[split]),
+            seed=recipe.seed,
+            augment=split == "train" and of_each_picture(recipe, session.pictures.train, "horizontal_flip"),
         )
         for split, folder in folders.items()
     }
@@ -67,6 +72,7 @@ def run_diffusion_stage(session: Session, autoencoder: AutoencoderKL, make_pushe
         batch_size=part.batch_size,
         seed=recipe.seed,
         num_val_images=part.num_val_images,
+        shares=shares_of(recipe, session.pictures.train),
     )
     module = build_lit_latent_diffusion(recipe, diffusion)
     compile_if_asked(part, [diffusion.unet], say=session.say)
@@ -126,7 +132,7 @@ def _posteriors(session: Session, autoencoder: AutoencoderKL, split: str) -> Pat
     """The folder with the split's posteriors, computed now unless the cache is complete and of these weights."""
     run, recipe = session.run, session.recipe
     folder, pictures = run.latents / split, getattr(session.pictures, split)
-    flips = recipe.data.horizontal_flip and split == "train"
+    flips = split == "train" and any(one.part.horizontal_flip for one in recipe.data.all_sources)
     key = _key(run.autoencoder, session.pictures.key, split, flips=flips)
     processes = session.processes
     if not processes.first(lambda: has_posteriors(folder, key=key)):

@@ -6,24 +6,27 @@ import torch
 from torch import Tensor, nn
 
 from vae_ldm.assembly import (
+    ReadySource,
     build_autoencoder,
     build_diffusion,
     build_features,
     build_lit_autoencoder,
     build_lit_latent_diffusion,
-    build_source,
+    build_sources,
     class_prompts,
     expected_precision,
     picture_prompts,
-    picture_settings,
     place_channels_last,
     prompt_ids,
 )
 from vae_ldm.data.crop_advice import crop_advice
+from vae_ldm.data.mixture import joined_split
 from vae_ldm.data.picture_cache import Count, Preview, examples, inspect_pictures, look_through
+from vae_ldm.models.joined_pictures import num_channels, of_one_size
 from vae_ldm.models.pixels import as_images
 from vae_ldm.recipe import parts
 from vae_ldm.recipe.stages import STAGES, from_stage_on, stages_of
+from vae_ldm.run.autoencoder_stage import of_common_size
 from vae_ldm.run.folder import RunFolder, Stage
 from vae_ldm.run.session import Session
 from vae_ldm.run.step_time import Update, seconds_a_step
@@ -49,29 +52,21 @@ def describe_run(session: Session, *, restart: Sequence[Stage] = ()) -> None:
     if all(stage.name in finished for stage in stages_of(recipe)):
         say(f"{run.path}: all stages are finished; the command would train nothing")
         return
-    source = build_source(recipe)
-    preview = inspect_pictures(source, picture_settings(recipe))
-    images = preview.pictures.images
-    height, width, channels = images.shape[1:]
-    kind = f"{height} high, {width} wide, {_CHANNELS[channels]}"
-    count = None
-    if recipe.data.photo_folder is not None:
-        with session.progress("looking through the photos") as report:
-            count = look_through(source, run.pictures, picture_settings(recipe), progress=report)
-    found = _found(preview) if count is None else _usable(count)
-    say(f"data: {found}; pictures {kind}; run folder {session.run.path}")
-    if advice := crop_advice(source, recipe.image_size, recipe.data.resize):
-        say(advice)
-    if recipe.data.photo_folder is None and preview.unreadable:
-        num_read = len(images) + len(preview.unreadable)
-        say(f"data: of the first {num_read}, {len(preview.unreadable)} cannot be used: {examples(preview.unreadable)}")
+    sources = build_sources(recipe)
+    previews = [inspect_pictures(one.source, one.settings) for one in sources]
+    is_mixture = isinstance(recipe.data, parts.Mixture)
+    pictures = joined_split([one.pictures for one in previews]) if is_mixture else previews[0].pictures
+    for one, preview in zip(sources, previews, strict=True):
+        _describe_source(session, one, preview)
+    channels = num_channels(pictures.images)
 
     build_features(recipe.evaluation.features)
     torch.manual_seed(recipe.seed)
     autoencoder = build_autoencoder(recipe, image_channels=channels).to(session.device)
-    examples_at_hand = as_images(images).to(session.device)
     with torch.no_grad():
-        posterior = autoencoder.encode(examples_at_hand).latent_dist
+        for _, some in of_one_size(pictures.images):
+            posterior = autoencoder.encode(as_images(some).to(session.device)).latent_dist
+    examples_at_hand = as_images(of_common_size(recipe, pictures.images)).to(session.device)
     if "autoencoder" in finished:
         say("autoencoder: finished")
     elif recipe.autoencoder.train == "nothing":
@@ -89,13 +84,13 @@ def describe_run(session: Session, *, restart: Sequence[Stage] = ()) -> None:
         say("diffusion: finished")
         say(then)
         return
-    prompts = picture_prompts(recipe, preview.pictures)
+    prompts = picture_prompts(recipe, pictures)
     diffusion = build_diffusion(
         recipe,
         autoencoder,
-        [*prompts, *class_prompts(recipe, preview.pictures.class_names), *preview.pictures.captions],
+        [*prompts, *class_prompts(recipe, pictures.class_names), *pictures.captions],
     )
-    rows = torch.arange(recipe.diffusion.trainer.batch_size) % len(images)
+    rows = torch.arange(recipe.diffusion.trainer.batch_size) % len(pictures)
     latents = {
         "mean": posterior.mean[rows],
         "std": posterior.std[rows],
@@ -104,6 +99,27 @@ def describe_run(session: Session, *, restart: Sequence[Stage] = ()) -> None:
     lit_diffusion = build_lit_latent_diffusion(recipe, diffusion)
     _describe_unet(session, lit_diffusion, latents, done=_done(run, "diffusion", afresh))
     say(then)
+
+
+def _describe_source(session: Session, one: ReadySource, preview: Preview) -> None:
+    """Print what there is of a source, the only one or one of a mixture, and what cannot be used of it."""
+    height, width, channels = preview.pictures.images.shape[1:]
+    kind = f"{height} high, {width} wide, {_CHANNELS[channels]}"
+    count = None
+    if one.part.photo_folder is not None:
+        with session.progress("looking through the photos") as report:
+            count = look_through(one.source, one.cache(session.run.pictures), one.settings, progress=report)
+    found = _found(preview) if count is None else _usable(count)
+    name = "data"
+    if one.key != "data":
+        name = f"{one.key} ({one.part.type}, {100 * one.share:.3g} % of what is drawn)"
+    session.say(f"{name}: {found}; pictures {kind}; run folder {session.run.path}")
+    if advice := crop_advice(one.source, one.settings.image_size, one.settings.resize, key=one.key):
+        session.say(advice)
+    if one.part.photo_folder is None and preview.unreadable:
+        num_read = len(preview.pictures) + len(preview.unreadable)
+        unusable = f"{len(preview.unreadable)} cannot be used: {examples(preview.unreadable)}"
+        session.say(f"{one.key}: of the first {num_read}, {unusable}")
 
 
 def _done(run: RunFolder, stage: Stage, afresh: Collection[str]) -> int:
@@ -120,7 +136,12 @@ def _describe_autoencoder(session: Session, module: LitAutoencoder, examples_at_
     if stage.crop_size is not None:
         height, width = (stage.crop_size,) * 2 if isinstance(stage.crop_size, int) else stage.crop_size
         batch = batch[..., :height, :width].contiguous()
-    update = Update(module.autoencoder, clip_norm=part.gradient_clip_norm, averaged=stage.ema is not None)
+    update = Update(
+        module.autoencoder,
+        clip_norm=part.gradient_clip_norm,
+        optimizer=module.optimizer_settings,
+        averaged=stage.ema is not None,
+    )
 
     def seconds(*, adversarial: bool) -> float:
         losses = [(lambda: module.generator_loss(batch, adversarial=adversarial)[1], update)]
@@ -146,7 +167,12 @@ def _describe_unet(session: Session, module: LitLatentDiffusion, latents: dict[s
     part, precision = stage.trainer, expected_precision(stage.trainer, "unet")
     place_channels_last(part, module, "unet")
     module.to(session.device)
-    update = Update(module, clip_norm=part.gradient_clip_norm, averaged=stage.ema is not None)
+    update = Update(
+        module,
+        clip_norm=part.gradient_clip_norm,
+        optimizer=module.optimizer_settings,
+        averaged=stage.ema is not None,
+    )
     seconds = seconds_a_step(
         [(lambda: module.denoising_loss(latents, latents["prompt_ids"]).mean(), update)],
         device=session.device,
@@ -161,7 +187,8 @@ def _describe_stage(
 ) -> None:
     count, device = session.processes.count, session.device.type
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-    # Weights, gradients and AdamW's two moments in float32; activations come on top and grow with the batch.
+    # Weights, gradients and AdamW's two moments (Muon has one) in float32; activations come on top and grow with the
+    # batch.
     megabytes = 16 * trained / 2**20
     session.say(
         f"{stage}: {_millions(module)} parameters, {megabytes:.0f} MiB for weights, gradients and optimizer; "

@@ -30,6 +30,7 @@ from vae_ldm.files import write_json
 from vae_ldm.hardware import device_name
 from vae_ldm.models.autoencoder import downsample_factor, load_autoencoder_kl
 from vae_ldm.models.batches import batch_size_for, in_batches
+from vae_ldm.models.joined_pictures import image_sizes, num_channels
 from vae_ldm.opening import open_pipeline, read_metrics
 from vae_ldm.pages.environment import number, quantity
 from vae_ldm.pipelines.sampling import sample_images, unknown_words
@@ -111,7 +112,9 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
         parameters |= {"unet": _count(pipeline.unet), "text_encoder": _count(pipeline.text_encoder)}
     seconds = round(time.perf_counter() - start, 1)
     timings.append({"stage": "evaluation", "seconds": seconds, "num_images": num_images})
-    write_json(run.metrics, _metrics(session, measurements, timings, parameters))
+    metrics = _metrics(session, measurements, timings, parameters)
+    metrics["data"] |= _of_mixture(session, first)
+    write_json(run.metrics, metrics)
     write_report(run.path)
     for measurement in measurements:
         session.say(f"  {_in_words(measurement)}")
@@ -135,7 +138,7 @@ def _real_pictures(session: Session, settings: parts.Evaluation) -> RealPictures
                 len(train.class_names),
                 features=features,
                 seed=recipe.seed,
-                flips=recipe.data.horizontal_flip,
+                flips=all(one.part.horizontal_flip for one in recipe.data.all_sources),
                 progress=report,
             )
     with session.progress("features of the training pictures") as report:
@@ -246,7 +249,7 @@ def _metrics(
     session: Session, measurements: list[Measurement], timings: list[dict[str, Any]], parameters: dict[str, int]
 ) -> dict[str, Any]:
     pictures = session.pictures
-    height, width, channels = pictures.train.images.shape[1:]
+    sizes = image_sizes(pictures.train.images)
     return {
         "name": session.recipe.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -256,8 +259,8 @@ def _metrics(
         "data": {
             "train": len(pictures.train),
             "validation": len(pictures.validation),
-            "image_size": [height, width],
-            "channels": channels,
+            "image_size": list(sizes[0] if len(sizes) == 1 else session.recipe.image_size),
+            "channels": num_channels(pictures.train.images),
             "class_names": pictures.train.class_names,
             "untrained_classes": left_out_classes(pictures.train.class_names, pictures.train),
             "unreadable": len(pictures.unreadable),
@@ -265,6 +268,34 @@ def _metrics(
         "device": device_name(session.device),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
     }
+
+
+def _of_mixture(session: Session, evaluation: AutoencoderEvaluation) -> dict[str, Any]:
+    """What metrics.json says of each source of a mixture; nothing for a recipe of one source, and no path."""
+    pictures, sources = session.pictures, session.recipe.data.all_sources
+    if pictures.train.source_counts is None or pictures.validation.source_counts is None:
+        return {}
+    total = sum(one.weight for one in sources)
+    rows, first = [], 0
+    for one, train, validation in zip(
+        sources, pictures.train.source_counts, pictures.validation.source_counts, strict=True
+    ):
+        own = slice(first, first + validation)
+        first += validation
+        rows.append(
+            {
+                "name": one.key.removeprefix("data."),
+                "type": one.part.type,
+                "share": one.weight / total,
+                "image_size": list(parts.both_sides(one.part.image_size)),
+                "train": train,
+                "validation": validation,
+                "psnr": float(evaluation.psnr[own].mean()),
+                "psnr_floor": float(evaluation.psnr_floors[own].mean()),
+            }
+        )
+    sizes = [list(size) for size in image_sizes(pictures.train.images)]
+    return {"sources": rows} | ({"image_sizes": sizes} if len(sizes) > 1 else {})
 
 
 def _timing(session: Session, stage: Stage) -> dict[str, Any]:

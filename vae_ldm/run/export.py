@@ -14,6 +14,7 @@ from vae_ldm.errors import RunError, VaeLdmError, WeightsError, first_line
 from vae_ldm.files import whole_folder
 from vae_ldm.loading import pipeline
 from vae_ldm.models.autoencoder import load_autoencoder_kl
+from vae_ldm.models.joined_pictures import num_channels
 from vae_ldm.models.stored_config import forget_origin
 from vae_ldm.pipelines.plain_folder import save_plain_pipeline
 from vae_ldm.recipe.stages import TRAINED, stage_named
@@ -102,7 +103,7 @@ def _export_diffusion(session: Session, checkpoint: Path, target: Path) -> None:
 
 
 def _export_autoencoder(session: Session, checkpoint: Path, target: Path) -> None:
-    channels = session.pictures.train.images.shape[-1]
+    channels = num_channels(session.pictures.train.images)
     autoencoder = build_autoencoder(session.recipe, image_channels=channels)
     _load(autoencoder, checkpoint, "autoencoder.")
     finish_autoencoder(session, autoencoder)

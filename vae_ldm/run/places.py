@@ -45,6 +45,8 @@ def _placed(part: P) -> P:
         value = getattr(part, key)
         if isinstance(value, Part):
             updates[key] = _placed(value)
+        elif isinstance(value, tuple):
+            updates[key] = tuple(_placed(item) if isinstance(item, Part) else item for item in value)
         elif isinstance(value, str) and (kind := place_kind(field)) is not None and not kind.is_of_the_hub(value):
             updates[key] = _full(value)
     return part.model_copy(update=updates)

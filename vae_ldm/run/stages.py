@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from safetensors import SafetensorError
 
-from vae_ldm.assembly import build_source, check_precision
+from vae_ldm.assembly import build_sources, check_precision
 from vae_ldm.errors import DataError, RunError, StoppedError, VaeLdmError
 from vae_ldm.hardware import num_free_cores
 from vae_ldm.processes import processes_in_words
@@ -146,7 +146,7 @@ def ending_on_sigterm(num_processes: int) -> Iterator[None]:
 def _take(session: Session, until_the_end: ExitStack, restart: Sequence[Stage]) -> Recipe:
     """The recipe as the run is to follow it."""
     if not session.run.path.exists():
-        build_source(session.recipe)  # raises before a wrong path has left an empty run behind
+        build_sources(session.recipe)  # raises before a wrong path has left an empty run behind
     until_the_end.enter_context(session.run.locked())
     recipe = session.run.as_begun(session.recipe, restart=restart)
     session.run.adopt(recipe, restart=restart)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +15,21 @@ _NUM_TIMED_STEPS = 3
 
 
 class Update:
-    """What follows a backward pass: clipping, AdamW and, with `averaged`, the moving average of the weights."""
+    """What follows a backward pass: clipping, the optimizer and, with `averaged`, the moving average of the weights."""
 
-    def __init__(self, network: nn.Module, *, clip_norm: float | None, averaged: bool = False) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        clip_norm: float | None,
+        optimizer: OptimizerSettings | None = None,
+        averaged: bool = False,
+    ) -> None:
+        """`optimizer` None: AdamW."""
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         # A rate of 0: the weights stay, and the time is the same.
-        settings = OptimizerSettings(0.0, weight_decay=0.0, betas=(0.9, 0.99), lr_scheduler="constant", warmup_steps=0)
-        self.optimizer, _ = new_optimizer(self.parameters, settings, max_steps=_NUM_TIMED_STEPS)
+        settings = _standing_still(optimizer)
+        self.optimizer, _ = new_optimizer(network, settings, max_steps=_NUM_TIMED_STEPS)
         self.clip_norm = clip_norm
         weights = [parameter.detach() for parameter in network.parameters()] if averaged else []
         self.weights, self.average = weights, [weight.clone() for weight in weights]
@@ -33,6 +42,13 @@ class Update:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:
             torch._foreach_lerp_(self.average, self.weights, 0.5)
+
+
+def _standing_still(optimizer: OptimizerSettings | None) -> OptimizerSettings:
+    muon = optimizer and optimizer.muon and replace(optimizer.muon, learning_rate=0.0)
+    return OptimizerSettings(
+        0.0, weight_decay=0.0, betas=(0.9, 0.99), lr_scheduler="constant", warmup_steps=0, muon=muon or None
+    )
 
 
 def seconds_a_step(

@@ -16,6 +16,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.training.divergence import StopOnDivergence
+from vae_ldm.training.muon import NEEDS_WHOLE_MATRICES, MuonWithAdamW
 
 _OURS = {"optimizer", "scheduler", "fp16", "bf16", "torch_autocast"}
 """Sections of a DeepSpeed configuration that say what the module and the Trainer say."""
@@ -73,6 +74,8 @@ class Zero:
         """What a training step goes through, and the optimizers, whose parameters are flat parts of all now."""
         if not optimizers:
             return module, []
+        if any(isinstance(optimizer, MuonWithAdamW) for optimizer in optimizers):
+            raise VaeLdmError(f"{NEEDS_WHOLE_MATRICES.format('DeepSpeed')}, or use multi-GPU (DDP)")
         if len(optimizers) > 1 or type(optimizers[0]) not in (Adam, AdamW, SGD):
             raise VaeLdmError(
                 "DeepSpeed lays all weights out as one vector, which is right for a single optimizer that takes each "

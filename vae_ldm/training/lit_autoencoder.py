@@ -85,8 +85,7 @@ class LitAutoencoder(LightningModule):
         self._to_clip: dict[nn.Module, list[nn.Parameter]] = {}
 
     def configure_optimizers(self) -> Any:
-        trained = [parameter for parameter in self.autoencoder.parameters() if parameter.requires_grad]
-        optimizer, lr_scheduler = new_optimizer(trained, self.optimizer_settings, max_steps=self.max_steps)
+        optimizer, lr_scheduler = new_optimizer(self.autoencoder, self.optimizer_settings, max_steps=self.max_steps)
         if self.adversarial is None:
             return [optimizer], [lr_scheduler]
         critic = torch.optim.Adam(

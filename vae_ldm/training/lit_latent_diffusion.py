@@ -55,10 +55,9 @@ class LitLatentDiffusion(LightningModule):
         self._to_clip: list[nn.Parameter] = []
 
     def configure_optimizers(self) -> Any:
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         # A fused step unscales float16 gradients by itself, after they would have been clipped.
         fused = self.trainer.precision != "16-mixed"
-        optimizer, lr_scheduler = new_optimizer(trained, self.optimizer_settings, max_steps=self.max_steps, fused=fused)
+        optimizer, lr_scheduler = new_optimizer(self, self.optimizer_settings, max_steps=self.max_steps, fused=fused)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from vae_ldm.errors import VaeLdmError
+from vae_ldm.training.muon import NEEDS_WHOLE_MATRICES, MuonWithAdamW
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -43,6 +44,8 @@ class Fsdp2:
 
     def wrap(self, module: nn.Module, optimizers: list[Optimizer], context: Any) -> tuple[nn.Module, list[Optimizer]]:
         """What a training step goes through, and the optimizers, whose parameters are shards now."""
+        if any(isinstance(optimizer, MuonWithAdamW) for optimizer in optimizers):
+            raise VaeLdmError(f"{NEEDS_WHOLE_MATRICES.format('FSDP2')}, or use multi-GPU (DDP)")
         model, *prepared = self.engine.prepare(module, *optimizers)
         return model, [optimizer.optimizer for optimizer in prepared]
 

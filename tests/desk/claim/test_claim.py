@@ -83,7 +83,7 @@ def test_known_damage_is_told_from_new_damage(photos, build, tmp_path, capsys):
     assert verdict.classes.most_like == "scratched"
     assert "scratched" in verdict.classes.possible
     assert "<strong>Not usual, and like a known class: scratched</strong>" in page
-    assert "Usual are photos of good." in page
+    assert "Usual photos are those of good." in page
     assert "Of the known classes " in page
     assert "none of the known classes" not in page
     Image.new("RGB", (64, 64), "yellow").save(tmp_path / "yellow.png")
@@ -94,7 +94,7 @@ def test_known_damage_is_told_from_new_damage(photos, build, tmp_path, capsys):
     usual, page = put_before(photos / "new" / "good" / "001.png", desk, tmp_path / "usual.html")
     assert not usual.novel
     assert "known classes" not in page
-    assert "Usual are photos of good." in page
+    assert "Usual photos are those of good." in page
 
 
 def test_classes_of_too_few_photos_are_named_as_such(photos, desk, tmp_path):
@@ -164,6 +164,10 @@ def test_what_is_wrong_is_said_in_one_line(photos, desk, tmp_path):
     new = photos / "new" / "good" / "000.png"
     with pytest.raises(VaeLdmError, match="is no desk"):
         claim(new, tmp_path)
+    with pytest.raises(VaeLdmError, match="is the detector of a desk; give the desk, "):
+        claim(new, desk / "novelty")
+    with pytest.raises(WeightsError, match="is a desk; give its detector, "):
+        open_detector(desk)
     with pytest.raises(VaeLdmError, match="no such folder"):
         claim(new, desk, out=tmp_path / "nowhere" / "claim.html")
     with pytest.raises(VaeLdmError, match="holds 3 photos; give one of them"):

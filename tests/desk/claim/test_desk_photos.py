@@ -61,7 +61,7 @@ def test_a_photo_that_is_held_and_novel_is_told_as_both_one_fact_a_line(photos, 
     assert re.match(
         r"With 12 usual photos the true number of .* lies between .* of 100 \(95 % confidence\)\.$", printed[5]
     )
-    assert printed[6] == "Usual are photos of good."
+    assert printed[6] == "Usual photos are those of good."
     assert "The detector calls it novel." in page
 
 

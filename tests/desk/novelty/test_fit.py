@@ -115,7 +115,7 @@ def test_only_the_named_classes_are_usual_and_the_others_are_known(few, tmp_path
     assert {row["possible_classes"] for row in rows.values()} <= {
         "", "none of them", "bent", "scratched", "bent|scratched", "scratched|bent",
     }  # fmt: skip
-    assert "the detector knows photos of good only" in " ".join(capfd.readouterr().err.split())
+    assert "usual photos are those of good" in " ".join(capfd.readouterr().err.split())
 
 
 def test_classes_of_usual_photos_are_known_too_and_their_photos_are_looked_at_once(few, tmp_path, monkeypatch):

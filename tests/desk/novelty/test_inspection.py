@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from tests.support.tin_photos import save_photos
 from vae_ldm.cli import app
+from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.novelty.detector_folder import open_detector, reference_names
 from vae_ldm.desk.novelty.inspection import NUM_ODD, inspect_detector
 from vae_ldm.errors import ManyUnreadableError, VaeLdmError
@@ -77,6 +78,16 @@ def test_a_page_of_the_detector_alone_prints_the_list(fitted, tmp_path, monkeypa
     assert "Brackets hold" not in page
     assert "<script" not in page
     assert all(source.startswith("data:image/png;base64,") for source in page.split('src="')[1:])
+
+
+def test_the_page_is_there_before_the_list_for_a_reader_that_stops_early(detector, tmp_path, monkeypatch):
+    def closed(command, line):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(DeskCommand, "hand_over", closed)
+    with pytest.raises(BrokenPipeError):
+        inspect_detector(detector, out=tmp_path / "page.html")
+    assert (tmp_path / "page.html").exists()
 
 
 def test_photos_whose_files_are_gone_are_still_named(fitted, few, photos, tmp_path):

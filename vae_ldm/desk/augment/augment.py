@@ -8,8 +8,9 @@ import numpy as np
 from rich.table import Table
 
 from vae_ldm.data.image_folder import ImageFolderSource
+from vae_ldm.data.mixture import open_mixture
 from vae_ldm.data.picture_cache import class_caption
-from vae_ldm.data.pictures import Pictures, PictureSplits, open_pictures
+from vae_ldm.data.pictures import Pictures, PictureSplits
 from vae_ldm.data.sources import sort_class_names
 from vae_ldm.desk.augment.candidate_filter import CandidateFilter, probe_facts, probe_in_words
 from vae_ldm.desk.augment.drawing import PictureDrawer, finished_rounds
@@ -115,7 +116,7 @@ def _asked(model: PhotoPipeline, names: Sequence[str], caption_template: str | N
 
 def _what_it_knows(model: PhotoPipeline, caption_template: str | None) -> str:
     """The classes that the model was trained on; of one that has none, or is no run, the words."""
-    cached = open_pictures(model.run.pictures, None) if model.run is not None else None
+    cached = open_mixture(model.run.pictures) if model.run is not None else None
     trained_on = cached.train.class_names if cached is not None else []
     prompts = _asked(model, trained_on, caption_template)
     if known := [name for name, prompt in prompts.items() if not unknown_words(model.pipeline, prompt)]:
@@ -157,7 +158,7 @@ def _seen(
         console.say(f"near copies are looked for among {photos} alone ({error})")
         return splits.train, None
     seen = Pictures(
-        np.concatenate([splits.train.images, own.images]),
+        np.concatenate([splits.train.array, own.array]),
         np.concatenate([splits.train.labels, np.full(len(own), -1)]),
         [*splits.train.captions, *own.captions],
         [*splits.train.ids, *own.ids],
@@ -173,7 +174,7 @@ def _filter(
     train = splits.train
     with StepReport("looking at photos to fit the probe", console) as report:
         probe = ProbeClassifier.fit(
-            train.images,
+            train.array,
             train.labels,
             len(train.class_names),
             features=features,
@@ -182,10 +183,10 @@ def _filter(
             progress=report,
         )
     with StepReport("computing features of photos", console) as report:
-        embeddings = embed_pictures(features, seen.images, progress=report)
+        embeddings = embed_pictures(features, seen.array, progress=report)
     return CandidateFilter.fit(
-        seen.images,
-        splits.validation.images,
+        seen.array,
+        splits.validation.array,
         features=features,
         probe=probe,
         train_embeddings=embeddings,

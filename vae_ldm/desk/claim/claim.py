@@ -34,7 +34,7 @@ from vae_ldm.hardware import device_name
 from vae_ldm.latent_space.false_alarms import true_rates
 from vae_ldm.models.pixels import as_images, as_pictures
 from vae_ldm.opening import open_pipeline, settings_of, usual_psnr
-from vae_ldm.paths import PAGE_SUFFIXES, check_output_file
+from vae_ldm.paths import PAGE_SUFFIXES, check_desk_place, check_output_file, mistaken_for
 from vae_ldm.pipelines.sampling import unknown_words
 
 INDEX, DETECTOR = "index", "novelty"
@@ -59,6 +59,7 @@ def build_desk(
     An index that exists is extended; a detector that exists is replaced. Raises what `build_index` and
     `fit` raise, ManyUnreadableError when all is done.
     """
+    check_desk_place(desk)
     check_photos(photos, false_alarm_rate=false_alarm_rate, only_classes=only_classes, series=series)
     left_out = []
     told: set[str] = set()
@@ -170,6 +171,8 @@ def open_desk(desk: Path, *, model: str | None = None) -> tuple[Detector, Index]
     finish_swap(desk / DETECTOR)
     for part in (DETECTOR, INDEX):
         if not (desk / part).is_dir():
+            if (instead := mistaken_for(desk, "desk")) is not None:
+                raise VaeLdmError(f"{desk}: {instead}")
             raise VaeLdmError(
                 f"{desk}: is no desk (it has no {part}); make one with vae-ldm desk {desk} PHOTOS --model RUN"
             )

@@ -187,7 +187,7 @@ class ClaimPage:
 
     @property
     def _classes_in_words(self) -> list[str]:
-        told = [f"Usual are photos of {', '.join(self.only_classes)}."] if self.only_classes else []
+        told = [f"Usual photos are those of {', '.join(self.only_classes)}."] if self.only_classes else []
         if self.most_like is None:
             return told
         few = (

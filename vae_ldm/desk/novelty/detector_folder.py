@@ -27,11 +27,10 @@ from vae_ldm.files import finish_swap, whole_folder, write_whole
 from vae_ldm.latent_space.novelty_scores.cross_fitted import CrossFittedDetector
 from vae_ldm.latent_space.novelty_scores.known_classes import KnownClasses
 from vae_ldm.latent_space.novelty_scores.photo_features import MadeCopies, MorePlaces, PhotoFeatures, below
-from vae_ldm.paths import check_detector_place
+from vae_ldm.paths import DETECTOR_FILES, check_detector_place, mistaken_for
 from vae_ldm.stored_json import StoredKind
 
-FACTS_FILE, TENSORS_FILE = "detector.json", "detector.safetensors"
-NAMES_FILE, PHOTOS_FILE = "photos.json", "photos.safetensors"
+FACTS_FILE, TENSORS_FILE, NAMES_FILE, PHOTOS_FILE = DETECTOR_FILES
 _CURE = "fit the detector again"
 _KIND = StoredKind(newest=5, digest_from=3, cure=_CURE, error=WeightsError)
 _FIRST_OF_THIS_SORT = 5
@@ -70,7 +69,7 @@ class StoredPhotos:
 def save_detector(detector: Detector, photos: StoredPhotos, folder: Path) -> None:
     """Write a detector and what it was fitted on to `folder` as a whole or not at all; an older one is replaced.
 
-    Raises DataError where the folder exists and holds anything else.
+    Raises DataError where the folder holds anything else.
     """
     check_detector_place(folder)
     classes = {} if detector.classes is None else detector.classes.tensors()
@@ -251,6 +250,8 @@ def _read(folder: Path, name: str, stored: dict[str, Any]) -> bytes:
 
 
 def _is_none(folder: Path, error: OSError) -> WeightsError:
+    if (instead := mistaken_for(folder, "detector")) is not None:
+        return WeightsError(f"{folder}: {instead}")
     missing = Path(str(error.filename)).name
     return WeightsError(
         f"{folder}: is no detector (it has no {missing}); give a folder that vae-ldm novelty fit has written"

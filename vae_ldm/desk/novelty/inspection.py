@@ -55,10 +55,10 @@ def inspect_detector(
         device=device_name(opened.observer.device),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
+    write_inspection(out, page)  # first: whoever reads the list may stop after a few lines, as head does
     command.hand_over(f"# The {len(odd)} usual photos that are the oddest, each with its p-value:")
     for photo in odd:
         command.hand_over(f"{photo.p_value:.3f}  {photo.id}")
-    write_inspection(out, page)
     command.tell_left_out()
     command.hand_over(out)
     num_photos = sum(each.num_photos for each in scored.values()) + len(command.unreadable)

@@ -91,7 +91,7 @@ def _summary(detector: Detector, verdicts: Sequence[NoveltyVerdict], rate: float
             f"{num_references:,} of {counted(len(verdicts), 'photo')} {were} among those that the detector was fitted "
             f"on; {each} judged without itself"
         )
-    only = f"; the detector knows photos of {', '.join(facts.only_classes)} only" if facts.only_classes else ""
+    only = f"; usual photos are those of {', '.join(facts.only_classes)}" if facts.only_classes else ""
     calibrated = f"with {counted(facts.num_calibration, 'different usual photo')}"
     if not detector.can_judge(rate):
         lines.append(

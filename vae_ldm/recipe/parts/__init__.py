@@ -17,11 +17,12 @@ from vae_ldm.recipe.parts.base import (
     Subfolder,
     WholeNumber,
     Word,
+    both_sides,
     is_decided_by_weights,
     is_free_under_way,
     place_kind,
 )
-from vae_ldm.recipe.parts.data import Data, HubDataset, ImageFolder, RenderedClaims
+from vae_ldm.recipe.parts.data import Data, HubDataset, ImageFolder, Mixture, OneSource, RenderedClaims, SourceOf
 from vae_ldm.recipe.parts.loggers import Comet, Logger, MLFlow, TensorBoard, WeightsAndBiases
 from vae_ldm.recipe.parts.losses import (
     L1,
@@ -44,4 +45,4 @@ from vae_ldm.recipe.parts.stages import (
     PretrainedTextEncoder,
     TrainedTextEncoder,
 )
-from vae_ldm.recipe.parts.training import DiffusionTrainer, Ema, Optimizer, Trainer
+from vae_ldm.recipe.parts.training import AdamW, DiffusionTrainer, Ema, Muon, Optimizer, Trainer

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, ClassVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -42,6 +42,13 @@ Momentum = Annotated[float, Field(ge=0, lt=1)]
 """A beta of Adam."""
 Side = Annotated[int, Field(ge=8, le=4096)]
 ImageSize = Side | Annotated[tuple[Side, Side], Strict(False)]
+
+
+def both_sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of an ImageSize."""
+    return (size, size) if isinstance(size, int) else size
+
+
 WholeNumber = BeforeValidator(_whole_number)
 _FREE_UNDER_WAY = "x-free-under-way"
 FreeUnderWay = Field(json_schema_extra={_FREE_UNDER_WAY: True})
@@ -122,6 +129,9 @@ Caption = Annotated[str, Field(max_length=10_000)]
 
 class Part(BaseModel):
     """A closed, strict, frozen piece of a recipe: an unknown key or a wrong type is an error."""
+
+    type_may_be_left_out: ClassVar[bool] = False
+    """Of several parts with a `type`: this one is meant where the recipe names none."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True

@@ -28,7 +28,7 @@ from vae_ldm.recipe.parts.base import (
     Word,
 )
 from vae_ldm.recipe.parts.losses import AutoencoderLoss, EfficientNetLite, Features
-from vae_ldm.recipe.parts.training import DiffusionTrainer, Ema, Optimizer, Trainer
+from vae_ldm.recipe.parts.training import AdamW, DiffusionTrainer, Ema, Optimizer, Trainer
 
 
 class Autoencoder(Part):
@@ -49,7 +49,7 @@ class Autoencoder(Part):
     crop_size: ImageSize | None = None
     """Train on random crops of this size, which is cheaper a step; validation stays on whole pictures."""
     loss: AutoencoderLoss = AutoencoderLoss()
-    optimizer: Optimizer = Optimizer()
+    optimizer: Optimizer = AdamW()
     ema: Ema | None = None
     trainer: Trainer = Trainer()
 
@@ -127,7 +127,7 @@ class Diffusion(Part):
     """Rescale the betas so that the last step is pure noise (Lin 2023, algorithm 1); for v_prediction and uniform
     timesteps, because logit_normal never draws the last step and min_snr_gamma weighs it with 0."""
     dropout: Annotated[Share, DecidedByWeights] = 0.0
-    optimizer: Optimizer = Optimizer()
+    optimizer: Optimizer = AdamW()
     ema: Ema | None = Ema()
     trainer: DiffusionTrainer = DiffusionTrainer()
 

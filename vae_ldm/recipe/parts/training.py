@@ -1,8 +1,8 @@
 """How a stage is trained."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, Strict
+from pydantic import BeforeValidator, Field, Strict
 
 from vae_ldm.choices import OnNaN, Precision
 from vae_ldm.recipe.parts.base import (
@@ -16,15 +16,49 @@ from vae_ldm.recipe.parts.base import (
     PositiveWeight,
 )
 
+WeightDecay = Annotated[float, Field(ge=0, le=1000)]
+LrScheduler = Literal["constant", "linear", "cosine"]
 
-class Optimizer(Part):
-    """AdamW with linear warm-up."""
 
+class AdamW(Part):
+    """AdamW (Loshchilov & Hutter 2017) with linear warm-up; it is meant where `type` is left out."""
+
+    type_may_be_left_out: ClassVar[bool] = True
+
+    type: Literal["adamw"] = "adamw"
     learning_rate: LearningRate = 1e-3
-    weight_decay: Annotated[float, Field(ge=0, le=1000)] = 0.01
+    weight_decay: WeightDecay = 0.01
     betas: Annotated[tuple[Momentum, Momentum], Strict(False)] = (0.9, 0.99)
-    lr_scheduler: Literal["constant", "linear", "cosine"] = "cosine"
+    lr_scheduler: LrScheduler = "cosine"
     warmup_steps: CountOrNone = 50
+
+
+class Muon(Part):
+    """Muon (Jordan 2024) for linear weights and convolution kernels, AdamW for all other parameters."""
+
+    type: Literal["muon"] = "muon"
+    learning_rate: LearningRate = 2e-2
+    """Of matrices; the singular values of a step are about this large, times sqrt(outputs / inputs) where there are
+    more outputs than inputs."""
+    momentum: Momentum = 0.95
+    newton_schulz_steps: Annotated[int, Field(gt=0, le=20)] = 5
+    """Iterations that make a step's matrices orthogonal; fewer are cheaper and less exact."""
+    adamw_learning_rate: LearningRate = 4e-3
+    """Of embeddings, biases and scales."""
+    weight_decay: WeightDecay = 0.01
+    betas: Annotated[tuple[Momentum, Momentum], Strict(False)] = (0.9, 0.99)
+    lr_scheduler: LrScheduler = "cosine"
+    """Of both learning rates."""
+    warmup_steps: CountOrNone = 50
+
+
+def _adamw_where_no_type_is_named(value: object) -> object:
+    return {"type": "adamw", **value} if isinstance(value, dict) and "type" not in value else value
+
+
+Optimizer = Annotated[
+    Annotated[AdamW | Muon, Field(discriminator="type")], BeforeValidator(_adamw_where_no_type_is_named)
+]
 
 
 class Ema(Part):

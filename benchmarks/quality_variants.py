@@ -1,0 +1,194 @@
+"""What quality_per_minute.py compares: packs, and variants of their recipes."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vae_ldm.models import autoencoder
+from vae_ldm.models.autoencoder import AutoencoderSize
+from vae_ldm.training.lit_autoencoder import LitAutoencoder
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A packaged recipe and the photos that it is given."""
+
+    recipe: str
+    photos: str | None = None
+    """Their folder below --photos; None: drawn by code."""
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A recipe with some keys changed, and, for what no recipe can say, a change of the code while it runs."""
+
+    name: str
+    about: str
+    overrides: tuple[str, ...] = ()
+    in_place: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
+PACKS = {
+    "claims-32": Pack("claims-32"),
+    "cans-64": Pack("damage-cans-64", "damage_cans"),
+    "clothing-64": Pack("product-photos-64", "product_clothing"),
+}
+
+
+@contextmanager
+def shape(*widths: int, layers: int = 1) -> Iterator[None]:
+    """The size `tiny` with other widths and depth."""
+    usual = autoencoder.AUTOENCODER_SIZES["tiny"]
+    autoencoder.AUTOENCODER_SIZES["tiny"] = AutoencoderSize(widths, layers, usual.norm_num_groups)
+    try:
+        yield
+    finally:
+        autoencoder.AUTOENCODER_SIZES["tiny"] = usual
+
+
+@contextmanager
+def latent_noise(largest: float) -> Iterator[None]:
+    """The decoder learns from latents with noise of up to `largest` standard deviations (l-DeTok, arXiv 2507.15856)."""
+
+    def disturbed(latents: Tensor) -> Tensor:
+        share = largest * torch.rand(len(latents), 1, 1, 1)
+        return latents + share * latents.detach().std() * torch.randn_like(latents)
+
+    with _changed_latents(lambda: (disturbed, lambda images: images)):
+        yield
+
+
+@contextmanager
+def equivariance(share: float = 0.5) -> Iterator[None]:
+    """A share of batches is decoded from latents made smaller, or turned by quarters, to images made so (EQ-VAE).
+
+    arXiv 2502.09509, implicit form: scales of 1/4 to 1 of the side, in steps of a latent place.
+    """
+
+    def draw() -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        if torch.rand(()) >= share:
+            return (lambda latents: latents), (lambda images: images)
+        turns, scale = int(torch.randint(4, ())), 0.25 + 0.75 * torch.rand(()).item()
+
+        def on(tensor: Tensor, factor: int = 1) -> Tensor:
+            side = max(2, round(scale * tensor.shape[-1] / factor)) * factor
+            turned = tensor.rot90(turns, (2, 3))
+            return F.interpolate(turned, size=(side, side), mode="bilinear", antialias=True)
+
+        return on, lambda images: on(images, 4)
+
+    with _changed_latents(draw):
+        yield
+
+
+class _Changed:
+    """A posterior whose samples are changed."""
+
+    def __init__(self, posterior: Any, change: Callable[[Tensor], Tensor]) -> None:
+        self._posterior, self._change = posterior, change
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._posterior, name)
+
+    def sample(self) -> Tensor:
+        """Drawn, then changed."""
+        return self._change(self._posterior.sample())
+
+
+@contextmanager
+def _changed_latents(
+    draw: Callable[[], tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]],
+) -> Iterator[None]:
+    """While training, latents go through the first function that `draw` gives, and images through the second."""
+    usual = LitAutoencoder.generator_loss
+
+    def generator_loss(self: LitAutoencoder, images: Tensor, **settings: Any) -> Any:
+        of_latents, of_images = draw()
+        encode = self.autoencoder.encode
+
+        def changed(_: Tensor) -> Any:
+            return SimpleNamespace(latent_dist=_Changed(encode(images).latent_dist, of_latents))
+
+        self.autoencoder.encode = changed  # type: ignore[method-assign]
+        try:
+            return usual(self, of_images(images), **settings)
+        finally:
+            del self.autoencoder.encode
+
+    LitAutoencoder.generator_loss = generator_loss  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        LitAutoencoder.generator_loss = usual  # type: ignore[method-assign]
+
+
+def _autoencoder(**keys: object) -> tuple[str, ...]:
+    return tuple(f"autoencoder.{key.replace('__', '.')}={value}" for key, value in keys.items())
+
+
+def _muon(learning_rate: float = 2e-2, **keys: object) -> tuple[str, ...]:
+    return _autoencoder(optimizer__type="muon", optimizer__learning_rate=learning_rate, **keys)
+
+
+def _by_name(*variants: Variant) -> dict[str, Variant]:
+    return {variant.name: variant for variant in variants}
+
+
+VARIANTS = {
+    "autoencoder": _by_name(
+        Variant("adamw", "AdamW 4e-3, the recipe"),
+        Variant("adamw-8e-3", "AdamW 8e-3", _autoencoder(optimizer__learning_rate=8e-3)),
+        Variant("adamw-2e-3", "AdamW 2e-3", _autoencoder(optimizer__learning_rate=2e-3)),
+        Variant("muon", "Muon 2e-2", _muon()),
+        Variant("muon-1e-2", "Muon 1e-2", _muon(1e-2)),
+        Variant("muon-4e-2", "Muon 4e-2", _muon(4e-2)),
+        Variant("muon-8e-2", "Muon 8e-2", _muon(8e-2)),
+        Variant("muon-momentum-0.9", "Muon 2e-2, momentum 0.9", _muon(optimizer__momentum=0.9)),
+        Variant("muon-momentum-0.8", "Muon 2e-2, momentum 0.8", _muon(optimizer__momentum=0.8)),
+        Variant("muon-3-steps", "Muon 2e-2, 3 Newton-Schulz steps", _muon(optimizer__newton_schulz_steps=3)),
+        Variant("muon-adamw-1e-2", "Muon 2e-2, AdamW 1e-2 for the rest", _muon(optimizer__adamw_learning_rate=1e-2)),
+        Variant("muon-adamw-2e-3", "Muon 2e-2, AdamW 2e-3 for the rest", _muon(optimizer__adamw_learning_rate=2e-3)),
+        Variant("muon-no-decay", "Muon 2e-2, no weight decay", _muon(optimizer__weight_decay=0)),
+        Variant("muon-linear", "Muon 2e-2, linear decay", _muon(optimizer__lr_scheduler="linear")),
+        Variant("muon-warmup-20", "Muon 2e-2, warm-up of 20 steps", _muon(optimizer__warmup_steps=20)),
+        Variant("muon-batch-8", "Muon 2e-2, batches of 8", _muon(trainer__batch_size=8)),
+        Variant("muon-batch-32", "Muon 2e-2, batches of 32", _muon(trainer__batch_size=32)),
+        Variant("muon-ema", "Muon 2e-2, averaged weights (0.995)", _muon(ema="{decay: 0.995}")),
+        Variant("muon-l2", "Muon 2e-2, L2 in place of L1", _muon(loss__reconstruction="{type: l2}")),
+        Variant("muon-no-ssim", "Muon 2e-2, without SSIM", _muon(loss__ssim_weight=0)),
+        Variant("muon-ssim-1", "Muon 2e-2, SSIM weighs 1.0", _muon(loss__ssim_weight=1)),
+        Variant("muon-clip-off", "Muon 2e-2, gradients not clipped", _muon(trainer__gradient_clip_norm="null")),
+        Variant("muon-narrow", "Muon 2e-2, widths 16, 32, 32", _muon(), lambda: shape(16, 32, 32, 64, 64)),
+        Variant("muon-thin-top", "Muon 2e-2, widths 8, 32, 64", _muon(), lambda: shape(8, 32, 64, 64, 64)),
+        Variant("muon-wide-bottom", "Muon 2e-2, widths 16, 32, 128", _muon(), lambda: shape(16, 32, 128, 128, 128)),
+        Variant("muon-wide", "Muon 2e-2, widths 24, 48, 96", _muon(), lambda: shape(24, 48, 96, 96, 96)),
+        Variant("muon-noise-0.25", "Muon 2e-2, latent noise to 0.25", _muon(), lambda: latent_noise(0.25)),
+        Variant("muon-noise-1", "Muon 2e-2, latent noise to 1", _muon(), lambda: latent_noise(1.0)),
+        Variant("muon-equivariance", "Muon 2e-2, equivariance", _muon(), equivariance),
+        Variant("muon-kl-4x", "Muon 2e-2, KL weighs four times", _muon(loss__kl_weight_per_latent=0.06144)),
+        Variant("muon-kl-0.25x", "Muon 2e-2, KL weighs a quarter", _muon(loss__kl_weight_per_latent=0.00384)),
+        Variant("muon-deep", "Muon 2e-2, two layers a block", _muon(), lambda: shape(16, 32, 64, 64, 64, layers=2)),
+    ),
+    "unet": _by_name(
+        Variant("recipe", "AdamW, the recipe"),
+        Variant("muon", "Muon 2e-2", ("diffusion.optimizer.type=muon", "diffusion.optimizer.learning_rate=2e-2")),
+        Variant(
+            "muon-3-steps",
+            "Muon 2e-2, 3 Newton-Schulz steps",
+            (
+                "diffusion.optimizer.type=muon",
+                "diffusion.optimizer.learning_rate=2e-2",
+                "diffusion.optimizer.newton_schulz_steps=3",
+            ),
+        ),
+        Variant("dropout", "dropout 0.1", ("diffusion.dropout=0.1",)),
+    ),
+}
+"""Of each stage; the first is the recipe as it is."""
