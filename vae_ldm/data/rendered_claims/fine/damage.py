@@ -1,4 +1,4 @@
-"""Cracks, scratches and dents as thin as real ones: a crack is 1 to 1.5 px wide in a picture of 64 px."""
+"""Cracks, scratches and dents as thin as real ones: where it is widest, a crack has 1 to 2 px of 64."""
 
 from dataclasses import dataclass
 

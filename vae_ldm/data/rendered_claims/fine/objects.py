@@ -6,6 +6,7 @@ from numpy.typing import ArrayLike
 from vae_ldm.data.rendered_claims.canvas import Canvas, Color, ellipse, rounded_rectangle
 from vae_ldm.data.rendered_claims.fine.label import paint_fine_label
 from vae_ldm.data.rendered_claims.fine.lettering import (
+    LETTER_PITCH,
     bar_code,
     boxes,
     small_print,
@@ -145,7 +146,7 @@ def paint_fine_tin(canvas: Canvas, rng: np.random.Generator) -> tuple[str, str]:
     band = barrel(height - 0.04, height + 0.26)
     canvas.polygons([_TIN_WRAP, *_TIN_GROOVES, *_TIN_LINES, band], [wrap, groove, groove, line, line, PAPER])
     text = WORDS[int(rng.integers(len(WORDS)))]
-    size = min(0.2, 0.98 / (LETTERS_PER_HEIGHT * len(text)))
+    size = min(0.2, 0.98 / (LETTER_PITCH * len(text)))
     name_print = word(text, -word_width(text, size) / 2, height + 0.11 - size / 2, size, weight=0.2)
     canvas.marks(_wrapped(name_print), shade(wrap, 0.62))
     low = height + 0.5
@@ -218,7 +219,6 @@ def _keys() -> np.ndarray:
 
 
 SCREEN = (-0.80, -0.735, 0.80, 0.21)
-LETTERS_PER_HEIGHT = 0.86
 _KEYS = _keys()
 _EDGE = _deck([(-1, 0.97), (1, 0.97), (0.985, 1.06), (-0.985, 1.06)])
 _DECK = _deck([(-1, 0), (1, 0), (1, 1), (-1, 1)])
