@@ -14,6 +14,9 @@ Network = Literal["autoencoder", "unet"]
 Resize = Literal["crop", "pad"]
 """How a photo comes to the proportions of the model: its ends cut off, or empty space beside it."""
 
+Detail = Literal["plain", "fine"]
+"""How rendered claims are drawn: boldly, so that damage survives at 32 px, or finely, for 64 px and more."""
+
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 """The precision that a network is trained in."""
 

@@ -343,3 +343,15 @@ def test_rendered_claims_as_a_source(tmp_path: Path) -> None:
     assert len(np.unique(images, axis=0)) == 33
     again = load_pictures(source, tmp_path / "again", PictureSettings((16, 16)))
     assert np.array_equal(again.train.images, splits.train.images)
+
+
+def test_rendered_claims_drawn_by_another_version_keep_their_key(tmp_path: Path, monkeypatch) -> None:
+    """A run goes on with its latents where a new version of the code draws the same pictures."""
+    source = RenderedClaimsSource(num_train=13, num_validation=13, image_size=(16, 16))
+    now = source.description()
+    monkeypatch.setattr(source, "description", lambda: {"type": now["type"], "sizes": now["sizes"], "code": "before"})
+    before = load_pictures(source, tmp_path / "pictures", PictureSettings((16, 16)))
+    monkeypatch.undo()
+    assert load_pictures(source, tmp_path / "pictures", PictureSettings((16, 16))).key == before.key
+    fine = RenderedClaimsSource(num_train=13, num_validation=13, image_size=(16, 16), detail="fine")
+    assert load_pictures(fine, tmp_path / "pictures", PictureSettings((16, 16))).key != before.key

@@ -3,6 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from vae_ldm.choices import Detail
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier, degrade
 from vae_ldm.models.pixels import as_images, as_pictures
 from vae_ldm.models.vision_features import VisionFeatures
@@ -78,12 +79,13 @@ def test_degraded_copies_stay_the_same_picture() -> None:
 
 
 @pytest.mark.slow
-def test_it_tells_rendered_claims_apart(features: VisionFeatures) -> None:
+@pytest.mark.parametrize(("detail", "side"), [("plain", 32), ("fine", 64)])
+def test_it_tells_rendered_claims_apart(features: VisionFeatures, detail: Detail, side: int) -> None:
     """The judge of the embedded default must be surer than the 80 % it has to certify."""
     from vae_ldm.data.rendered_claims import CLASS_NAMES, render_claim
 
     def claims(first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        drawn = [render_claim(first + i, image_size=(32, 32)) for i in range(count)]
+        drawn = [render_claim(first + i, image_size=(side, side), detail=detail) for i in range(count)]
         return np.stack([np.asarray(claim.image) for claim in drawn]), np.array([claim.label for claim in drawn])
 
     train, labels = claims(0, 900)

@@ -95,6 +95,8 @@ def test_random_text_reads_back(write, tmp_path):
             ["data.image_size: 64 -> 32", "data.type: rendered_claims -> image_folder"],
         ),
         (["autoencoder.size=tiny"], "", []),
+        (["data.detail=fine"], "data", ["data.detail: plain -> fine"]),
+        (["data.detail=plain"], "", []),
     ],
 )
 def test_differences_are_lines_of_changed_keys(write, overrides, section, lines):

@@ -73,6 +73,7 @@ def _build_source(data: parts.OneSource) -> PictureSource:
                 num_train=data.num_train,
                 num_validation=data.num_validation,
                 image_size=parts.both_sides(data.image_size),
+                detail=data.detail,
             )
         case parts.ImageFolder():
             return ImageFolderSource(data.path, caption_column=data.caption_column)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from vae_ldm.choices import Detail
 from vae_ldm.data import rendered_claims
 from vae_ldm.data.decoding import Picture
 from vae_ldm.data.names import as_text
@@ -77,14 +78,19 @@ class RenderedClaimsSource:
     class_names = list(rendered_claims.CLASS_NAMES)
     _FIRST_SEED: Mapping[Split, int] = {"train": 0, "validation": 2**32}
 
-    def __init__(self, *, num_train: int, num_validation: int, image_size: tuple[int, int]) -> None:
+    def __init__(
+        self, *, num_train: int, num_validation: int, image_size: tuple[int, int], detail: Detail = "plain"
+    ) -> None:
         self._sizes: dict[Split, int] = {"train": num_train, "validation": num_validation}
-        self._image_size = image_size
+        self._image_size, self._detail = image_size, detail
 
     def description(self) -> dict[str, Any]:
         # The code is part of what the pictures follow from: a new version of it must not meet old pictures.
-        code = (file.read_bytes() for file in sorted(Path(rendered_claims.__file__).parent.glob("*.py")))
-        return {"type": self.name, "sizes": self._sizes, "code": hashlib.sha256(b"".join(code)).hexdigest()}
+        # What lies in fine/ has no part in plain ones.
+        files = "*.py" if self._detail == "plain" else "**/*.py"
+        code = (file.read_bytes() for file in sorted(Path(rendered_claims.__file__).parent.glob(files)))
+        digest = hashlib.sha256(b"".join(code)).hexdigest()
+        return {"type": self.name, "detail": self._detail, "sizes": self._sizes, "code": digest}
 
     def num_records(self, split: Split) -> int:
         return self._sizes[split]
@@ -93,7 +99,7 @@ class RenderedClaimsSource:
         for number in range(self._sizes[split]):
             seed = self._FIRST_SEED[split] + number
             label = number % len(self.class_names)
-            claim = rendered_claims.render_claim(seed, label=label, image_size=self._image_size)
+            claim = rendered_claims.render_claim(seed, label=label, image_size=self._image_size, detail=self._detail)
             yield Record(str(seed), claim.image, self.class_names[claim.label], claim.caption)
 
     def remarks(self) -> list[str]:

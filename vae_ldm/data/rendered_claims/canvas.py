@@ -1,5 +1,6 @@
 """A supersampled canvas whose coordinates are the object's own, whatever its pose and its dent."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,15 @@ class Pose:
         tilt_x, tilt_y = rng.uniform(-0.1, 0.1, size=2)
         return cls(np.array([[mirror * cos, -sin, shift_x], [mirror * sin, cos, shift_y], [tilt_x, tilt_y, 1.0]]))
 
+    def unmirrored(self) -> "Pose":
+        """The same pose seen directly where it was seen in a mirror."""
+        return Pose(self.matrix * [self.handedness, 1, 1])
+
+    @property
+    def handedness(self) -> float:
+        """-1 where print would be seen in a mirror, else 1."""
+        return float(np.sign(np.linalg.det(self.matrix[:2, :2])))
+
     def to_picture(self, points: np.ndarray) -> np.ndarray:
         """Object points [..., 2] as picture points."""
         return _transform(self.matrix, points)
@@ -67,12 +77,17 @@ class Pose:
 class Canvas:
     """Paints polygons several times larger than the picture and averages them down: smooth edges at any size."""
 
-    def __init__(self, image_size: tuple[int, int], pose: Pose, dent: Dent | None = None) -> None:
+    def __init__(
+        self, image_size: tuple[int, int], pose: Pose, dent: Dent | None = None, *, bent_points: int | None = None
+    ) -> None:
+        """`bent_points`: edges are bent as pieces, as many as give an outline so many points; None: 10 an edge."""
         height, width = image_size
-        self.pose, self.dent = pose, dent
+        self.pose, self.dent, self._bent_points = pose, dent, bent_points
+        self.shows_letters = min(image_size) >= 128
+        """Whether the smallest print is more than a grey line."""
         self._factor = 4 if min(image_size) < 48 else 3 if min(image_size) < 128 else 2
         size = (width * self._factor, height * self._factor)
-        self._center = np.array(size) / 2
+        self._center, self._unit = np.array(size) / 2, min(size) / 2
         self._picture, self._mask = Image.new("RGB", size), Image.new("L", size)
         self._brush, self._mask_brush = ImageDraw.Draw(self._picture), ImageDraw.Draw(self._mask)
         self._thin_brush = ImageDraw.Draw(self._picture, "RGBA")  # mixes RGBA paint in, at several times the cost
@@ -92,6 +107,22 @@ class Canvas:
         brush = self._thin_brush if len(fill) == 4 else self._brush
         brush.polygon(self._project(points), fill=fill)
 
+    def polygons(self, shapes: np.ndarray | Sequence[Points], fills: Sequence[Color]) -> None:
+        """Paint polygons [N, K, 2] on the object, each in its color; a dent leaves their edges straight."""
+        self._paint_all(self._project_all(np.asarray(shapes, float)), fills)
+
+    def marks(self, shapes: np.ndarray, fill: Color) -> None:
+        """Paint small quadrilaterals [N, 4, 2] of one color on the object; a dent leaves their edges straight.
+
+        Pillow paints the pixels under an outline too, so they are made smaller by as much: a fine bar is as wide as it
+        is meant to be.
+        """
+        self._paint_all(_shrink(self._project_all(shapes), 0.5), [fill] * len(shapes))
+
+    def backdrops(self, shapes: np.ndarray | Sequence[Points], fills: Sequence[Color]) -> None:
+        """Paint polygons [N, K, 2] given in picture coordinates, behind the object, each in its color."""
+        self._paint_all(self._center + np.asarray(shapes, float) * self._unit, fills)
+
     def rectangle(self, left: float, top: float, right: float, bottom: float, fill: Color) -> None:
         """Paint an upright rectangle on the object."""
         self.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], fill)
@@ -109,13 +140,24 @@ class Canvas:
     def _project(self, points: Points) -> list[float]:
         points = np.asarray(points, float)
         if self.dent is not None:
-            steps = np.arange(EDGE_PIECES)[:, None] / EDGE_PIECES
+            num_pieces = EDGE_PIECES if self._bent_points is None else -(-self._bent_points // len(points))
+            steps = np.arange(num_pieces)[:, None] / num_pieces
             edges = np.roll(points, -1, axis=0) - points
             points = self.dent.bend((points[:, None] + steps * edges[:, None]).reshape(-1, 2))
         return self._pixels(self.pose.to_picture(points))
 
+    def _project_all(self, shapes: np.ndarray) -> np.ndarray:
+        points = shapes.reshape(-1, 2)
+        if self.dent is not None:
+            points = self.dent.bend(points)
+        return (self._center + self.pose.to_picture(points) * self._unit).reshape(shapes.shape)
+
+    def _paint_all(self, pixels: np.ndarray, fills: Sequence[Color]) -> None:
+        for outline, fill in zip(pixels.reshape(len(pixels), -1).tolist(), fills, strict=True):
+            (self._thin_brush if len(fill) == 4 else self._brush).polygon(outline, fill=fill)
+
     def _pixels(self, points: np.ndarray) -> list[float]:
-        return (self._center + points * self._center.min()).ravel().tolist()
+        return (self._center + points * self._unit).ravel().tolist()
 
 
 def picture_grid(image_size: tuple[int, int]) -> np.ndarray:
@@ -137,6 +179,16 @@ def rounded_rectangle(left: float, top: float, right: float, bottom: float, radi
     r = radius
     corners = [(right - r, bottom - r), (left + r, bottom - r), (left + r, top + r), (right - r, top + r)]
     return np.concatenate([ellipse(c, (r, r), 90 * k, 90 * k + 90) for k, c in enumerate(corners)])
+
+
+def _shrink(corners: np.ndarray, margin: float) -> np.ndarray:
+    """Quadrilaterals [N, 4, 2] whose sides lie `margin` further inside, or on their middle line where they are thin."""
+    sides = corners[:, [1, 3]] - corners[:, :1]
+    lengths = np.sqrt((sides * sides).sum(-1, keepdims=True)) + 1e-9
+    inward = sides * np.minimum(margin / lengths, 0.5)
+    u, v = inward[:, 0], inward[:, 1]
+    plus, minus = u + v, u - v
+    return corners + np.stack([plus, -minus, -plus, minus], axis=1)
 
 
 def _transform(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -19,12 +19,12 @@ def paint_crack(canvas: Canvas, rng: np.random.Generator, face: Box, *, core: Co
     shards = []
     for k in range(num_rays):
         angle = first + (k + rng.uniform(-0.22, 0.22)) * 2 * np.pi / num_rays
-        ray = _jagged(rng, impact, angle, _distance_to_edge(impact, angle, low, high))
-        shards.append(_stroke(ray, CRACK_WIDTH * np.linspace(1, 0.6, 5)))
+        ray = jagged(rng, impact, angle, distance_to_edge(impact, angle, low, high))
+        shards.append(stroke(ray, CRACK_WIDTH * np.linspace(1, 0.6, 5)))
         fork = ray[int(rng.integers(2, 4))]
         fork_angle = angle + rng.choice([-1, 1]) * rng.uniform(0.6, 1.0)
-        reach = min(0.38, _distance_to_edge(fork, fork_angle, low, high))
-        shards.append(_stroke(_jagged(rng, fork, fork_angle, reach), CRACK_WIDTH * np.linspace(0.7, 0.3, 5)))
+        reach = min(0.38, distance_to_edge(fork, fork_angle, low, high))
+        shards.append(stroke(jagged(rng, fork, fork_angle, reach), CRACK_WIDTH * np.linspace(0.7, 0.3, 5)))
     for shard in shards:
         canvas.polygon(shard + 0.045, rim)
     for shard in shards:
@@ -46,7 +46,7 @@ def paint_scratches(canvas: Canvas, rng: np.random.Generator, face: Box, *, brig
         center = middle + across * offset + along * rng.uniform(-0.12, 0.12)
         line = center + along * reach * rng.uniform(0.75, 1.1) * places
         line += across * rng.uniform(-0.04, 0.04) * (1 - places**2)
-        scratch = _stroke(line.clip(low, high), SCRATCH_WIDTH * np.array([0.05, 0.8, 1, 0.8, 0.05]))
+        scratch = stroke(line.clip(low, high), SCRATCH_WIDTH * np.array([0.05, 0.8, 1, 0.8, 0.05]))
         canvas.polygon(scratch + 0.045, dark)
         canvas.polygon(scratch, bright)
 
@@ -61,14 +61,14 @@ def draw_dent(rng: np.random.Generator, face: Box) -> Dent:
     return Dent(center, rng.uniform(0.39, 0.53, size=2), -outward * rng.uniform(0.16, 0.24))
 
 
-def _jagged(rng: np.random.Generator, start: np.ndarray, angle: float, length: float) -> np.ndarray:
+def jagged(rng: np.random.Generator, start: np.ndarray, angle: float, length: float) -> np.ndarray:
     """A polyline of five points that swerves left and right of its way: [5, 2]."""
     along = np.array([np.cos(angle), np.sin(angle)])
     sides = rng.uniform(0.5, 1.0, size=5) * np.array([0, 1, -1, 1, -0.5]) * rng.choice([-1, 1])
     return start + length * (np.linspace(0, 1, 5)[:, None] * along + 0.11 * sides[:, None] * [-along[1], along[0]])
 
 
-def _stroke(line: np.ndarray, widths: np.ndarray) -> np.ndarray:
+def stroke(line: np.ndarray, widths: np.ndarray) -> np.ndarray:
     """The outline of a polyline [N, 2] that is `widths` [N] wide at its points: [2 N, 2]."""
     way = np.gradient(line, axis=0)
     normal = np.stack([-way[:, 1], way[:, 0]], axis=-1) / (np.linalg.norm(way, axis=-1, keepdims=True) + 1e-9)
@@ -76,6 +76,6 @@ def _stroke(line: np.ndarray, widths: np.ndarray) -> np.ndarray:
     return np.concatenate([line + edge, (line - edge)[::-1]])
 
 
-def _distance_to_edge(start: np.ndarray, angle: float, low: np.ndarray, high: np.ndarray) -> float:
+def distance_to_edge(start: np.ndarray, angle: float, low: np.ndarray, high: np.ndarray) -> float:
     along = np.array([np.cos(angle), np.sin(angle)]) + 1e-9
     return float(np.where(along > 0, (high - start) / along, (low - start) / along).min())

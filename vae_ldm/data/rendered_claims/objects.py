@@ -51,30 +51,32 @@ class Item(NamedTuple):
     """Whether its shadow lies on the ground behind it, or close around it because it lies flat."""
     is_round: bool = False
     """Whether it is lit as an upright cylinder of half width `TIN_HALF_WIDTH`."""
+    may_be_mirrored: bool = True
+    """Whether its print, if it has any, stays legible in a mirrored pose."""
 
 
 def paint_bezel(canvas: Canvas, rng: np.random.Generator) -> tuple[str, str]:
     """A laptop's opened lid: frame, camera, screen with hills, and the edge of the keyboard deck below."""
     name, frame = choose(rng, FRAME_COLORS)
     screen_name, (sky, hill) = choose(rng, SCREEN_COLORS)
-    deck = _shade(frame, 0.8)
+    deck = shade(frame, 0.8)
     canvas.silhouette([(-0.84, 0.60), (0.84, 0.60), (1.0, 0.84), (-1.0, 0.84)], deck)
-    canvas.polygon([(-0.72, 0.63), (0.72, 0.63), (0.79, 0.74), (-0.79, 0.74)], _shade(deck, 0.62))
+    canvas.polygon([(-0.72, 0.63), (0.72, 0.63), (0.79, 0.74), (-0.79, 0.74)], shade(deck, 0.62))
     canvas.silhouette(rounded_rectangle(-0.92, -0.76, 0.92, 0.62, 0.09), frame)
-    canvas.polygon(rounded_rectangle(-0.885, -0.73, 0.885, 0.59, 0.07), _shade(frame, 1.18))
+    canvas.polygon(rounded_rectangle(-0.885, -0.73, 0.885, 0.59, 0.07), shade(frame, 1.18))
     canvas.polygon(ellipse((0.0, -0.665), (0.03, 0.03)), (20, 20, 26))
-    canvas.rectangle(-0.78, -0.60, 0.78, 0.46, _shade(sky, 0.5))
+    canvas.rectangle(-0.78, -0.60, 0.78, 0.46, shade(sky, 0.5))
     canvas.rectangle(-0.75, -0.57, 0.75, 0.43, sky)
     crest = rng.uniform(-0.2, 0.2, size=3)
     xs = np.linspace(-0.75, 0.75, 13)
     for level, (height, tone) in enumerate([(-0.08, 0.72), (0.14, 1.0)]):
         ys = height + 0.14 * np.sin(4.5 * xs + 9 * crest[level]) + crest[2] * xs * (1 - 2 * level)
         ridge = np.stack([xs, ys.clip(-0.57, 0.43)], axis=-1)
-        canvas.polygon(np.concatenate([ridge, [(0.75, 0.43), (-0.75, 0.43)]]), _shade(hill, tone))
+        canvas.polygon(np.concatenate([ridge, [(0.75, 0.43), (-0.75, 0.43)]]), shade(hill, tone))
     glare = rng.uniform(-0.5, 0.3)
     band = [(glare, -0.57), (glare + 0.36, -0.57), (glare + 0.08, 0.43), (glare - 0.28, 0.43)]
     canvas.polygon(band, (255, 255, 255, 26))
-    return name, f"with {_article(screen_name)} screen"
+    return name, f"with {article(screen_name)} screen"
 
 
 def paint_parcel(canvas: Canvas, rng: np.random.Generator) -> tuple[str, str]:
@@ -84,17 +86,17 @@ def paint_parcel(canvas: Canvas, rng: np.random.Generator) -> tuple[str, str]:
     left, top, right, bottom = PARCEL_FACE
     deep = np.array([rng.uniform(0.22, 0.34), -rng.uniform(0.24, 0.34)])
     a, b, c = np.array([left, top]), np.array([right, top]), np.array([right, bottom])
-    canvas.silhouette(np.stack([a, b, b + deep, a + deep]), _shade(card, 1.2))
-    canvas.silhouette(np.stack([b, c, c + deep, b + deep]), _shade(card, 0.66))
+    canvas.silhouette(np.stack([a, b, b + deep, a + deep]), shade(card, 1.2))
+    canvas.silhouette(np.stack([b, c, c + deep, b + deep]), shade(card, 0.66))
     canvas.silhouette(np.stack([a, b, c, np.array([left, bottom])]), card)
     middle = (left + right) / 2
     m, half = np.array([middle, top]), np.array([0.115, 0])
-    canvas.polygon(np.stack([m - half, m + half, m + half + deep, m - half + deep]), _shade(tape, 1.12))
+    canvas.polygon(np.stack([m - half, m + half, m + half + deep, m - half + deep]), shade(tape, 1.12))
     canvas.rectangle(middle - 0.115, top, middle + 0.115, top + 0.34, tape)
     canvas.rectangle(left, top, right, top + 0.025, (255, 240, 215, 130))  # light on the upper edge
     for x in (left + 0.16, left + 0.34):  # "this way up"
-        canvas.polygon([(x, bottom - 0.40), (x + 0.075, bottom - 0.28), (x - 0.075, bottom - 0.28)], _shade(card, 0.45))
-        canvas.rectangle(x - 0.025, bottom - 0.28, x + 0.025, bottom - 0.12, _shade(card, 0.45))
+        canvas.polygon([(x, bottom - 0.40), (x + 0.075, bottom - 0.28), (x - 0.075, bottom - 0.28)], shade(card, 0.45))
+        canvas.rectangle(x - 0.025, bottom - 0.28, x + 0.025, bottom - 0.12, shade(card, 0.45))
     return name, f"with {tape_name} tape"
 
 
@@ -102,11 +104,11 @@ def paint_tin(canvas: Canvas, rng: np.random.Generator) -> tuple[str, str]:
     """A food can: metal rims, a ringed lid, a colored wrap with a pale band and an emblem."""
     name, wrap = choose(rng, TIN_COLORS)
     steel: Color = (190, 194, 200)
-    canvas.silhouette(_barrel(-0.74, 0.80), steel)
-    canvas.polygon(_barrel(-0.60, 0.70), wrap)
+    canvas.silhouette(barrel(-0.74, 0.80), steel)
+    canvas.polygon(barrel(-0.60, 0.70), wrap)
     height = rng.uniform(-0.12, 0.2)
-    canvas.polygon(_barrel(height, height + 0.28), (234, 216, 176))
-    canvas.polygon(ellipse((0, height + 0.30), (0.17, 0.17)), _shade(wrap, 0.8))
+    canvas.polygon(barrel(height, height + 0.28), (234, 216, 176))
+    canvas.polygon(ellipse((0, height + 0.30), (0.17, 0.17)), shade(wrap, 0.8))
     canvas.polygon(ellipse((0, height + 0.30), (0.09, 0.09)), (234, 216, 176))
     canvas.silhouette(ellipse((0, -0.74), (TIN_HALF_WIDTH, 0.17)), (228, 231, 235))
     canvas.polygon(ellipse((0, -0.735), (0.53, 0.135)), (128, 132, 140))
@@ -130,7 +132,7 @@ def paint_label(canvas: Canvas, rng: np.random.Generator) -> tuple[str, str]:
     canvas.rectangle(0.40, -0.50, 0.74, -0.18, (246, 246, 242))
     canvas.polygon(ellipse((0.57, -0.34), (0.10, 0.10)), choose(rng, TAPE_COLORS)[1])
     for line, y in enumerate((-0.56, -0.40, -0.24)):
-        canvas.rectangle(-0.78, y, -0.78 + (0.9 if line == 0 else rng.uniform(0.5, 1.0)), y + 0.085, _shade(ink, 2.2))
+        canvas.rectangle(-0.78, y, -0.78 + (0.9 if line == 0 else rng.uniform(0.5, 1.0)), y + 0.085, shade(ink, 2.2))
     return "", ""
 
 
@@ -148,15 +150,15 @@ def choose(rng: np.random.Generator, options: dict[str, T]) -> tuple[str, T]:
     return name, options[name]
 
 
-def _barrel(top: float, bottom: float) -> Points:
+def barrel(top: float, bottom: float) -> Points:
     """The part of an upright cylinder between two heights: [N, 2]."""
     radii = (TIN_HALF_WIDTH, 0.17)
     return np.concatenate([ellipse((0, bottom), radii, 0, 180), ellipse((0, top), radii, 180, 0)])
 
 
-def _shade(color: Color, factor: float) -> Color:
+def shade(color: Color, factor: float) -> Color:
     return tuple(min(255, round(c * factor)) for c in color)
 
 
-def _article(word: str) -> str:
+def article(word: str) -> str:
     return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"

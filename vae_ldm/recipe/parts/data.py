@@ -4,7 +4,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, Strict
 
-from vae_ldm.choices import Resize
+from vae_ldm.choices import Detail, Resize
 from vae_ldm.recipe.parts.base import (
     Caption,
     Count,
@@ -73,6 +73,8 @@ class _RenderedClaimsKeys(Part):
     type: Literal["rendered_claims"] = "rendered_claims"
     num_train: Count = 6000
     num_validation: Count = 600
+    detail: Detail = "plain"
+    """plain: bold damage that survives at 32 px; fine: thin cracks, small print and soft light, for 64 px and more."""
 
 
 class _ImageFolderKeys(Part):
