@@ -41,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from quality_variants import PACKS, VARIANTS, Variant
 
 from vae_ldm.assembly import decode_pictures
+from vae_ldm.data.pictures import Pictures
 from vae_ldm.evaluation.interval import bootstrap_interval
 from vae_ldm.evaluation.linear_floor import LinearCode
 from vae_ldm.evaluation.reconstruction import reconstruction_metrics
@@ -212,12 +213,12 @@ class Bench:
         """Training pictures for the linear code, and validation pictures."""
         elsewhere = PACKS[cell.pack].judged_on
         if elsewhere is None:
-            return session.pictures.train.images, session.pictures.validation.images
+            return _array(session.pictures.train), _array(session.pictures.validation)
         name, size = elsewhere
         data = {"type": "image_folder", "path": str(self.photos / name), "image_size": size}
-        recipe = Recipe.model_validate({"name": name, "data": data, "diffusion": None})
+        recipe = Recipe.model_validate({"name": name, "data": data, "autoencoder": {}})
         splits = decode_pictures(recipe, self.folder / f"pictures-{name}-{size}", say=print)
-        return splits.train.images, splits.validation.images
+        return _array(splits.train), _array(splits.validation)
 
     def _judged_by_unet(self, cell: Cell, autoencoder: str, here: list[str], seconds: float) -> dict[str, Any]:
         frozen = [f"autoencoder={json.dumps({'from_pretrained': autoencoder, 'train': 'nothing'})}"]
@@ -238,6 +239,11 @@ class Bench:
                 if measurement["stage"] == "diffusion" and measurement["name"].startswith(prefix):
                     row[name] = round(measurement["value"], 5)
         return row
+
+
+def _array(pictures: Pictures) -> np.ndarray:
+    assert isinstance(pictures.images, np.ndarray), "of one size"
+    return pictures.images
 
 
 def _train(session: Session, stage: str) -> AutoencoderKL:
