@@ -20,6 +20,12 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 OnNaN = Literal["stop", "skip"]
 """What becomes of a run whose loss is NaN or infinite: it ends, or leaves such steps out."""
 
+ExportedWeights = Literal["last", "best"]
+"""Which weights leave a stage: those of its last step, or the best that it has seen on validation pictures."""
+
+ValidationMetric = Literal["val/loss", "val/psnr", "val/ssim", "val/reconstruction"]
+"""What a stage logs on validation pictures; `STAGES` says which stage has which."""
+
 TrainedPart = Literal["all", "decoder", "nothing"]
 """The part of a pretrained autoencoder that is trained."""
 

@@ -3,7 +3,15 @@
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from vae_ldm.recipe.parts import Autoencoder, AutoencoderLoss, Diffusion, TrainedTextEncoder, is_decided_by_weights
+from vae_ldm.recipe.parts import (
+    Autoencoder,
+    AutoencoderLoss,
+    Diffusion,
+    TrainedTextEncoder,
+    Trainer,
+    is_decided_by_weights,
+)
+from vae_ldm.recipe.stages import Stage, stages_of
 
 if TYPE_CHECKING:
     from vae_ldm.recipe.schema import Recipe
@@ -40,7 +48,11 @@ def disagreements(recipe: "Recipe") -> Iterator[Disagreement]:
             yield from _diffusion(recipe.diffusion)
         yield from _pretrained_diffusion(recipe, recipe.diffusion)
         yield from _pipeline_size(recipe)
-    elif recipe.hub is not None and recipe.hub.push_every_n_steps is not None:
+    for stage in stages_of(recipe):
+        section = getattr(recipe, stage.name)
+        if stage.network is not None and section.train != "nothing":
+            yield from _choice_of_weights(stage, section.trainer)
+    if recipe.diffusion is None and recipe.hub is not None and recipe.hub.push_every_n_steps is not None:
         text = "only the diffusion stage is pushed on the way, and there is none; leave it out"
         yield Disagreement(("hub.push_every_n_steps", "diffusion"), text)
 
@@ -60,6 +72,21 @@ def _autoencoder(stage: Autoencoder) -> Iterator[Disagreement]:
     if stage.trainer.precision == "16-mixed":
         text = "16-mixed would scale two losses with one scaler; use bf16-mixed or 32-true"
         yield Disagreement(("autoencoder.trainer.precision",), text)
+
+
+def _choice_of_weights(stage: Stage, trainer: Trainer) -> Iterator[Disagreement]:
+    prefix, metrics = f"{stage.name}.trainer", [metric for metric, _ in stage.metrics]
+    if trainer.best_by not in (None, *metrics):
+        text = f"is not measured in this stage; legal: {', '.join(metrics)}"
+        yield Disagreement((f"{prefix}.best_by",), text)
+    for key, is_set in (
+        ("export", trainer.export == "best"),
+        ("stop_after_no_gain_steps", trainer.stop_after_no_gain_steps is not None),
+    ):
+        if is_set and trainer.val_every_n_steps > trainer.max_steps:
+            every = f"{prefix}.val_every_n_steps"
+            text = f"nothing is validated in max_steps {trainer.max_steps}, which {prefix}.{key} needs"
+            yield Disagreement((every, f"{prefix}.{key}"), text)
 
 
 def _discriminator(recipe: "Recipe") -> Iterator[Disagreement]:

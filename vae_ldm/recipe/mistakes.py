@@ -64,6 +64,8 @@ def explain(error: ValidationError, root: Node) -> list[Mistake]:
             continue
         # A value that may be one of two kinds fails as both: what is wrong within the right kind says more.
         precise = [one for one in found if one[0]["type"] not in _KINDS]
+        if path in lists_with_wrong_items:  # wrong items do not count, so that a list of them seems too short
+            precise = [one for one in precise if one[0]["type"] != "too_short"]
         if precise:
             mistakes.append(_mistake(*precise[0], root))
         elif path not in lists_with_wrong_items:
@@ -146,6 +148,8 @@ def _mistake(detail: Any, place: _Place, root: Node) -> Mistake:
         text = f"must be {words} {limit if isinstance(limit, int) else f'{limit:.10g}'}, not {as_yaml(value)}"
     elif kind == "finite_number":
         text = f"must be a finite number, not {as_yaml(value)}"
+    elif kind == "too_short":
+        text = f"has too few items: {as_yaml(value)}"
     elif kind == "too_long":
         text = f"has too many items: {as_yaml(value)}"
     elif kind == "string_too_short":

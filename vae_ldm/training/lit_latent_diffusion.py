@@ -93,11 +93,15 @@ class LitLatentDiffusion(LightningModule):
         return torch.where(chosen & is_word, self.unknown_id, prompt_ids)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Logs `val/loss` on fixed noise and timesteps, so that it falls only when the network is better."""
+        """Logs `val/loss`, the mean over pictures."""
+        loss = self.validation_values(batch)["val/loss"].mean()
+        self.log("val/loss", loss, batch_size=len(batch["prompt_ids"]), sync_dist=True)
+
+    def validation_values(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`val/loss` of each picture, [B], on fixed noise and timesteps: it falls only when the network is better."""
         # One a picture, whatever batch and process it falls to; on the CPU, for the same draws on every device.
         generators = [torch.Generator().manual_seed(_VALIDATION_SEED + index) for index in batch["index"].tolist()]
-        loss = self.denoising_loss(batch, batch["prompt_ids"], generator=generators).mean()
-        self.log("val/loss", loss, batch_size=len(batch["prompt_ids"]), sync_dist=True)
+        return {"val/loss": self.denoising_loss(batch, batch["prompt_ids"], generator=generators)}
 
     def denoising_loss(self, batch: dict[str, Tensor], prompt_ids: Tensor, generator: Generators = None) -> Tensor:
         """Weighted squared error, one value per image: [B]. `generator` may be one per image; None: the global one."""

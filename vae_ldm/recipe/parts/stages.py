@@ -28,7 +28,7 @@ from vae_ldm.recipe.parts.base import (
     Word,
 )
 from vae_ldm.recipe.parts.losses import AutoencoderLoss, EfficientNetLite, Features
-from vae_ldm.recipe.parts.training import AdamW, DiffusionTrainer, Ema, Optimizer, Trainer
+from vae_ldm.recipe.parts.training import AdamW, Average, DiffusionTrainer, Ema, Optimizer, Trainer
 
 
 class Autoencoder(Part):
@@ -50,7 +50,7 @@ class Autoencoder(Part):
     """Train on random crops of this size, which is cheaper a step; validation stays on whole pictures."""
     loss: AutoencoderLoss = AutoencoderLoss()
     optimizer: Optimizer = AdamW()
-    ema: Ema | None = None
+    ema: Average | None = None
     trainer: Trainer = Trainer()
 
 
@@ -128,7 +128,7 @@ class Diffusion(Part):
     timesteps, because logit_normal never draws the last step and min_snr_gamma weighs it with 0."""
     dropout: Annotated[Share, DecidedByWeights] = 0.0
     optimizer: Optimizer = AdamW()
-    ema: Ema | None = Ema()
+    ema: Average | None = Ema()
     trainer: DiffusionTrainer = DiffusionTrainer()
 
 
