@@ -106,6 +106,10 @@ def test_an_average_without_a_type_is_exponential(write):
             "diffusion.ema.decay: unknown key; type power has none, type exponential has",
         ),
         ("diffusion: {ema: {type: power, lengths: [0.3]}}", "diffusion.ema.lengths[0]: must be at most 0.28, not 0.3"),
+        (
+            "diffusion: {flow_shift: 3.0, prediction_type: epsilon}",
+            "diffusion.flow_shift: has no meaning for epsilon; leave it out",
+        ),
         ("diffusion: {ema: {type: power, lengths: []}}", "diffusion.ema.lengths: has too few items: []"),
         (
             "diffusion: {trainer: {best_by: val/psnr}}",

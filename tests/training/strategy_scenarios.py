@@ -151,7 +151,8 @@ def state_of(fitted: Trainer, module: LightningModule) -> State:
 
 def fit_numbers(
     *, batch_size: int, strategy: Any = "accelerate", ema: bool = False, val_count: int = 13, shuffle: bool = False,
-    num_workers: int = 0, muon: bool = False, power: bool = False, checkpoint: str | None = None, save_to: str | None = None,
+    num_workers: int = 0, muon: bool = False, power: bool = False, checkpoint: str | None = None,
+    save_to: str | None = None,
     save_at: int = 0, **settings: Any,
 ) -> State:  # fmt: skip
     module = Numbers(muon=muon)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from diffusers import AutoencoderKL, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
@@ -65,6 +66,7 @@ def build_objective(recipe: Recipe, scheduler: SchedulerMixin | None = None) -> 
         stage.timestep_sampling,
         min_snr_gamma=stage.min_snr_gamma,
         zero_terminal_snr=stage.zero_terminal_snr,
+        flow_shift=stage.flow_shift or 1.0,
     )
 
 
@@ -98,7 +100,11 @@ def build_diffusion(recipe: Recipe, autoencoder: AutoencoderKL, captions: Sequen
         return _pretrained_diffusion(recipe, recipe.diffusion.from_pretrained, autoencoder)
     tokenizer, text_encoder = build_text_encoder(recipe, captions)
     unet = build_unet(recipe, autoencoder, text_encoder)
-    scheduler = new_scheduler(recipe.diffusion.prediction_type, zero_terminal_snr=recipe.diffusion.zero_terminal_snr)
+    scheduler = new_scheduler(
+        recipe.diffusion.prediction_type,
+        zero_terminal_snr=recipe.diffusion.zero_terminal_snr,
+        flow_shift=recipe.diffusion.flow_shift or 1.0,
+    )
     return DiffusionParts(tokenizer, text_encoder, unet, scheduler)
 
 
@@ -121,7 +127,20 @@ def _pretrained_diffusion(recipe: Recipe, source: str, autoencoder: AutoencoderK
     # Loading leaves both in eval mode, in which their own dropout does nothing; Lightning keeps the modes it is given.
     unet.train()
     text_encoder.train(stage.train == "all")
-    return DiffusionParts(tokenizer, text_encoder, unet, load_scheduler(folder))
+    scheduler = load_scheduler(folder)
+    if stage.flow_shift is not None:
+        _shift(source, scheduler, stage.flow_shift)
+    return DiffusionParts(tokenizer, text_encoder, unet, scheduler)
+
+
+def _shift(source: str, scheduler: Any, flow_shift: float) -> None:
+    """Give the scheduler another `flow_shift`. Raises WeightsError where that would not reach its noise levels."""
+    config = scheduler.config
+    if not config.get("use_flow_sigmas") or config.get("flow_shift") is None:
+        raise WeightsError(
+            f"{source}: its {type(scheduler).__name__} has no flow_shift; leave diffusion.flow_shift out"
+        )
+    scheduler.register_to_config(flow_shift=flow_shift)
 
 
 def _check_unet_fits(

@@ -126,6 +126,9 @@ class Diffusion(Part):
     zero_terminal_snr: Annotated[bool, DecidedByWeights] = False
     """Rescale the betas so that the last step is pure noise (Lin 2023, algorithm 1); for v_prediction and uniform
     timesteps, because logit_normal never draws the last step and min_snr_gamma weighs it with 0."""
+    flow_shift: Annotated[float, Field(gt=0, le=100)] | None = None
+    """For flow_prediction: moves noise levels towards pure noise where it is above 1, in training and in the exported
+    scheduler (Esser 2024, eq. 23), as larger latents need it. null: 1, or what the scheduler of from_pretrained has."""
     dropout: Annotated[Share, DecidedByWeights] = 0.0
     optimizer: Optimizer = AdamW()
     ema: Average | None = Ema()
