@@ -26,6 +26,12 @@ ExportedWeights = Literal["last", "best"]
 ValidationMetric = Literal["val/loss", "val/psnr", "val/ssim", "val/reconstruction"]
 """What a stage logs on validation pictures; `STAGES` says which stage has which."""
 
+BestEnd = Literal["min", "max"]
+"""Which end of a metric is its best."""
+
+SnapshotDtype = Literal["float16", "float32"]
+"""What numbers of a snapshot are stored as."""
+
 TrainedPart = Literal["all", "decoder", "nothing"]
 """The part of a pretrained autoencoder that is trained."""
 

@@ -110,6 +110,11 @@ def test_an_average_without_a_type_is_exponential(write):
             "diffusion: {flow_shift: 3.0, prediction_type: epsilon}",
             "diffusion.flow_shift: has no meaning for epsilon; leave it out",
         ),
+        (
+            "diffusion: {contrastive_weight: 0.05, conditioning: none}",
+            "diffusion.contrastive_weight: compares pictures of different prompts, and without conditioning there is "
+            "one",
+        ),
         ("diffusion: {ema: {type: power, lengths: []}}", "diffusion.ema.lengths: has too few items: []"),
         (
             "diffusion: {trainer: {best_by: val/psnr}}",

@@ -179,6 +179,11 @@ def build_lit_latent_diffusion(recipe: Recipe, diffusion: DiffusionParts) -> Lit
             f"evaluation.num_inference_steps: must be at most the {objective.num_train_timesteps} timesteps that "
             f"{stage.from_pretrained} was trained on, not {recipe.evaluation.num_inference_steps}"
         )
+    if stage.contrastive_weight and not objective.is_flow:
+        raise VaeLdmError(
+            f"diffusion.contrastive_weight: is for flow_prediction, and {stage.from_pretrained} predicts "
+            f"{objective.prediction_type}; leave it out"
+        )
     module = LitLatentDiffusion(
         diffusion.unet,
         diffusion.text_encoder,
@@ -190,6 +195,7 @@ def build_lit_latent_diffusion(recipe: Recipe, diffusion: DiffusionParts) -> Lit
         word_dropout=_word_dropout(stage, ours),
         unknown_id=diffusion.tokenizer.unk_token_id if ours is not None else None,
         log_every_n_steps=stage.trainer.log_every_n_steps,
+        contrastive_weight=stage.contrastive_weight,
     )
     leave_frozen_out(module)
     return module

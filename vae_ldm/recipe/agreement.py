@@ -135,6 +135,9 @@ def _pretrained_diffusion(recipe: "Recipe", stage: Diffusion) -> Iterator[Disagr
         yield Disagreement(
             ("hub", "diffusion.lora.merge"), "a push sends a whole pipeline; set diffusion.lora.merge: true"
         )
+    if stage.contrastive_weight and stage.conditioning == "none":
+        text = "compares pictures of different prompts, and without conditioning there is one"
+        yield Disagreement(("diffusion.contrastive_weight", "diffusion.conditioning"), text)
     if stage.flow_shift is not None and stage.train == "lora" and not stage.lora.merge:
         text = "a LoRA file is drawn with its base's scheduler; set diffusion.lora.merge: true, or leave it out"
         yield Disagreement(("diffusion.flow_shift", "diffusion.lora.merge"), text)
@@ -197,9 +200,14 @@ def _diffusion(stage: Diffusion) -> Iterator[Disagreement]:
     if stage.prediction_type == "flow_prediction" and stage.min_snr_gamma is not None:
         keys = ("diffusion.min_snr_gamma", "diffusion.prediction_type")
         yield Disagreement(keys, "has no meaning for flow_prediction; leave it out")
-    if stage.prediction_type != "flow_prediction" and stage.flow_shift is not None:
-        keys = ("diffusion.flow_shift", "diffusion.prediction_type")
-        yield Disagreement(keys, f"has no meaning for {stage.prediction_type}; leave it out")
+    if stage.prediction_type != "flow_prediction":
+        for key, is_set in (
+            ("flow_shift", stage.flow_shift is not None),
+            ("contrastive_weight", stage.contrastive_weight != 0),
+        ):
+            if is_set:
+                text = f"has no meaning for {stage.prediction_type}; leave it out"
+                yield Disagreement((f"diffusion.{key}", "diffusion.prediction_type"), text)
     if stage.zero_terminal_snr and stage.prediction_type != "v_prediction":
         keys = ("diffusion.zero_terminal_snr", "diffusion.prediction_type")
         yield Disagreement(keys, "needs prediction_type: v_prediction")

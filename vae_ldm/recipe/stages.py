@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from vae_ldm.choices import Export, Network, ValidationMetric
+from vae_ldm.choices import BestEnd, Export, Network, ValidationMetric
 from vae_ldm.choices import Stage as StageName
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Stage:
     """What it learns, in a sentence or two below its title in the report."""
     network: Network | None = None
     """The network that it trains; None where it trains nothing."""
-    metrics: tuple[tuple[ValidationMetric, Literal["min", "max"]], ...] = ()
+    metrics: tuple[tuple[ValidationMetric, BestEnd], ...] = ()
     """What it logs on validation pictures, and which end of it is best; the first one chooses where the recipe names
     none."""
 
@@ -36,7 +36,7 @@ class Stage:
         """Its name as a heading."""
         return self.name.replace("_", " ").capitalize()
 
-    def best(self, metric: ValidationMetric | None) -> tuple[ValidationMetric, Literal["min", "max"]]:
+    def best(self, metric: ValidationMetric | None) -> tuple[ValidationMetric, BestEnd]:
         """The metric by which its best weights are chosen, and which end of it is best; None: its first one."""
         return next(entry for entry in self.metrics if metric in (None, entry[0]))
 

@@ -91,7 +91,7 @@ class Choice:
 LAST = "the last weights"
 
 
-def chosen(facts: Mapping[str, Any]) -> Choice | None:
+def choice_in(facts: Mapping[str, Any]) -> Choice | None:
     """The choice among the facts of a finished stage; None where it made none."""
     return Choice(**facts["choice"]) if "choice" in facts else None
 
@@ -140,7 +140,7 @@ def averages_folder(session: Session, stage: Stage) -> Path:
     return session.run.path / stage / "averages"
 
 
-def check_lengths(recipe: Recipe) -> None:
+def check_average_lengths(recipe: Recipe) -> None:
     """Raise VaeLdmError where the snapshots of a stage are too few for one of the lengths that it asks for."""
     for stage in TRAINED:
         section = getattr(recipe, stage.name)

@@ -35,7 +35,7 @@ from vae_ldm.pages.environment import number, quantity
 from vae_ldm.pipelines.sampling import sample_images, unknown_words
 from vae_ldm.recipe import parts
 from vae_ldm.recipe.stages import TRAINED
-from vae_ldm.run.choosing import chosen, of_choice
+from vae_ldm.run.choosing import choice_in, of_choice
 from vae_ldm.run.report import write_report
 from vae_ldm.run.sample_grids import draw_reconstructions, draw_samples, row_names
 from vae_ldm.run.sample_prompts import left_out_classes, sample_prompts
@@ -102,7 +102,7 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
     first = _measure_autoencoder(session, autoencoder, real)
     draw_reconstructions(session, first)
     measurements, num_images = first.measurements, len(session.pictures.validation)
-    choices = {stage.name: chosen(run.finished(stage.name) or {}) for stage in TRAINED}
+    choices = {stage.name: choice_in(run.finished(stage.name) or {}) for stage in TRAINED}
     timings = [_timing(session, stage.name) for stage in TRAINED if getattr(recipe, stage.name) is not None]
     parameters = {"autoencoder": _count(autoencoder)}
     if recipe.diffusion is not None:

@@ -18,7 +18,7 @@ from vae_ldm.models.stored_config import forget_origin
 from vae_ldm.pipelines.plain_folder import save_plain_pipeline
 from vae_ldm.recipe.stages import TRAINED, stage_named
 from vae_ldm.run.autoencoder_stage import finish_autoencoder
-from vae_ldm.run.choosing import chosen
+from vae_ldm.run.choosing import choice_in
 from vae_ldm.run.diffusion_stage import picture_prompts, save_pipeline, vocabulary
 from vae_ldm.run.fitting import module_weights
 from vae_ldm.run.folder import Stage
@@ -86,7 +86,7 @@ def _newest_weights(session: Session, *, chosen_ones: bool) -> _Weights:
         facts = run.finished(stage.name)
         newest = [_of_checkpoint(found) for found in checkpoints(run.path) if found.stage == stage.name]
         if facts is not None:
-            choice = chosen(facts)
+            choice = choice_in(facts)
             if choice is not None and not choice.is_last and not chosen_ones and newest:
                 return newest[0]
             name = f"step={facts['num_steps']}" if "num_steps" in facts else "as-it-was"

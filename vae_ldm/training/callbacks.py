@@ -5,13 +5,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, WeightAveraging
 from torch import Tensor
 
+from vae_ldm.choices import BestEnd
 from vae_ldm.errors import StoppedError
 from vae_ldm.training.checkpoint_file import read_checkpoint
 from vae_ldm.training.checkpoint_names import BEST_CHECKPOINT, run_checkpoints, step_in_name
@@ -260,7 +261,7 @@ class StopAfterNoGain(Callback):
     What is best, and since when, is kept in checkpoints, so that a resumed run ends after the same step.
     """
 
-    def __init__(self, num_steps: int, *, monitor: str, mode: Literal["min", "max"]) -> None:
+    def __init__(self, num_steps: int, *, monitor: str, mode: BestEnd) -> None:
         self.num_steps = num_steps
         self.monitor = monitor
         self.mode = mode

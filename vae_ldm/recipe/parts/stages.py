@@ -126,6 +126,9 @@ class Diffusion(Part):
     zero_terminal_snr: Annotated[bool, DecidedByWeights] = False
     """Rescale the betas so that the last step is pure noise (Lin 2023, algorithm 1); for v_prediction and uniform
     timesteps, because logit_normal never draws the last step and min_snr_gamma weighs it with 0."""
+    contrastive_weight: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """For flow_prediction: drives the flows of different prompts apart (Stoica 2025, contrastive flow matching, which
+    takes 0.05). 0: off."""
     flow_shift: Annotated[float, Field(gt=0, le=100)] | None = None
     """For flow_prediction: moves noise levels towards pure noise where it is above 1, in training and in the exported
     scheduler (Esser 2024, eq. 23), as larger latents need it. null: 1, or what the scheduler of from_pretrained has."""

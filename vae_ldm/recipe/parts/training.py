@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, Strict
 
-from vae_ldm.choices import ExportedWeights, OnNaN, Precision, ValidationMetric
+from vae_ldm.choices import ExportedWeights, OnNaN, Precision, SnapshotDtype, ValidationMetric
 from vae_ldm.recipe.parts.base import (
     BatchSize,
     Count,
@@ -96,7 +96,7 @@ class PowerEma(Part):
     num_snapshots: Annotated[int, Field(ge=2, le=256)] = 16
     """Evenly spread over max_steps; the last one is never written to the disk. More of them reach shorter and longer
     lengths."""
-    snapshot_dtype: Literal["float16", "float32"] = "float16"
+    snapshot_dtype: SnapshotDtype = "float16"
     """Of the files in the stage's folder averages/. Each snapshot holds two numbers for each trained weight."""
     keep_snapshots: Annotated[bool, FreeUnderWay] = False
     """Keep averages/ when the stage is finished."""
