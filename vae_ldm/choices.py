@@ -47,6 +47,9 @@ PredictionType = Literal["epsilon", "v_prediction", "flow_prediction"]
 TimestepSampling = Literal["uniform", "logit_normal"]
 """The distribution of the noise levels that a UNet is trained on."""
 
+NoiseAssignment = Literal["random", "immiscible"]
+"""Which noise a latent is trained with: any, or that of its batch which is nearest to it."""
+
 FeatureKind = Literal["latents", "backbone", "both"]
 """The features that photos are compared by."""
 

@@ -265,3 +265,26 @@ def test_flows_of_two_prompts_part_further_with_contrast(lit, batch, fit):
             first, second = module.unet(noisy, timesteps, encoder_hidden_states=prompts).sample
         apart.append((second - first).mean().item())
     assert apart[1] > 1.3 * apart[0] > 0
+
+
+# --- immiscible noise -------------------------------------------------------------------------------------------------
+
+
+def test_immiscible_noise_is_the_noise_of_the_batch_nearest_to_its_latents(lit, batch):
+    pytest.importorskip("scipy")
+    seen = []
+    for assigns in (False, True):
+        module = lit()
+        torch.manual_seed(1)
+        _, latents, noise, timesteps = module._denoise(batch, batch["prompt_ids"], assigns=assigns)
+        seen.append((latents, noise, timesteps))
+    (latents, noise, timesteps), (same_latents, assigned, same_timesteps) = seen
+    assert torch.equal(latents, same_latents)
+    assert torch.equal(timesteps, same_timesteps)
+    assert torch.equal(noise.flatten(1).sum(1).sort().values, assigned.flatten(1).sum(1).sort().values)
+    assert (latents - assigned).square().sum() < (latents - noise).square().sum()
+    # In training it is used, in validation it is not.
+    losses = [training_loss(lit(noise_assignment=kind), batch).item() for kind in ("random", "immiscible")]
+    assert losses[0] != losses[1]
+    values = [lit(noise_assignment=kind).validation_values(batch)["val/loss"] for kind in ("random", "immiscible")]
+    torch.testing.assert_close(*values, rtol=0, atol=0)

@@ -11,6 +11,7 @@ from transformers import CLIPTextModel, PreTrainedTokenizerBase
 from vae_ldm.assembly.trainer import build_optimizer
 from vae_ldm.errors import VaeLdmError, WeightsError
 from vae_ldm.losses.denoising import DenoisingObjective
+from vae_ldm.losses.noise_assignment import check_assignment
 from vae_ldm.models.autoencoder import downsample_factor
 from vae_ldm.models.lora import LoraBase, add_lora, has_lora, merged
 from vae_ldm.models.pretrained import load_pretrained, load_scheduler
@@ -179,6 +180,8 @@ def build_lit_latent_diffusion(recipe: Recipe, diffusion: DiffusionParts) -> Lit
             f"evaluation.num_inference_steps: must be at most the {objective.num_train_timesteps} timesteps that "
             f"{stage.from_pretrained} was trained on, not {recipe.evaluation.num_inference_steps}"
         )
+    if stage.noise_assignment == "immiscible":
+        check_assignment()
     if stage.contrastive_weight and not objective.is_flow:
         raise VaeLdmError(
             f"diffusion.contrastive_weight: is for flow_prediction, and {stage.from_pretrained} predicts "
@@ -196,6 +199,7 @@ def build_lit_latent_diffusion(recipe: Recipe, diffusion: DiffusionParts) -> Lit
         unknown_id=diffusion.tokenizer.unk_token_id if ours is not None else None,
         log_every_n_steps=stage.trainer.log_every_n_steps,
         contrastive_weight=stage.contrastive_weight,
+        noise_assignment=stage.noise_assignment,
     )
     leave_frozen_out(module)
     return module

@@ -9,7 +9,9 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
+from vae_ldm.choices import NoiseAssignment
 from vae_ldm.losses.denoising import DenoisingObjective
+from vae_ldm.losses.noise_assignment import nearest_noise
 from vae_ldm.training.optimizers import OptimizerSettings, new_optimizer
 
 _VALIDATION_SEED = 0
@@ -41,6 +43,7 @@ class LitLatentDiffusion(LightningModule):
         unknown_id: int | None,
         log_every_n_steps: int,
         contrastive_weight: float = 0.0,
+        noise_assignment: NoiseAssignment = "random",
     ) -> None:
         """`contrastive_weight` is lambda of contrastive flow matching: see `training_step`."""
         super().__init__()
@@ -55,6 +58,7 @@ class LitLatentDiffusion(LightningModule):
         self.unknown_id = unknown_id
         self.log_every_n_steps = log_every_n_steps
         self.contrastive_weight = contrastive_weight
+        self.noise_assignment = noise_assignment
         self._to_clip: list[nn.Parameter] = []
 
     def configure_optimizers(self) -> Any:
@@ -85,7 +89,7 @@ class LitLatentDiffusion(LightningModule):
         prompt_ids = self._with_unknown_words(batch["prompt_ids"])
         dropped = torch.rand(len(prompt_ids), 1, device=self.device) < self.caption_dropout
         prompt_ids = torch.where(dropped, self.empty_prompt_ids, prompt_ids)
-        denoised = self._denoise(batch, prompt_ids)
+        denoised = self._denoise(batch, prompt_ids, assigns=self.noise_assignment == "immiscible")
         loss = self.objective.error(*denoised).mean()
         if self.contrastive_weight:
             others, has_other = other_prompts(batch["prompt_ids"])
@@ -125,12 +129,14 @@ class LitLatentDiffusion(LightningModule):
         return self.objective.error(*self._denoise(batch, prompt_ids, generator))
 
     def _denoise(
-        self, batch: dict[str, Tensor], prompt_ids: Tensor, generator: Generators = None
+        self, batch: dict[str, Tensor], prompt_ids: Tensor, generator: Generators = None, *, assigns: bool = False
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The prediction, and the latents, noise and timesteps that it was made from."""
         mean, std = batch["mean"], batch["std"]
         latents = torch.addcmul(mean, std, _randn_like(mean, generator))
         noise = _randn_like(latents, generator)
+        if assigns:
+            noise = noise[nearest_noise(latents, noise)]
         timesteps = self._timesteps(latents, generator)
         prompts = self.text_encoder(prompt_ids)[0]
         noisy = self.objective.corrupt(latents, noise, timesteps)

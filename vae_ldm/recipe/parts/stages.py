@@ -8,6 +8,7 @@ from vae_ldm.choices import (
     MAX_DRAWN,
     MAX_GUIDANCE_SCALE,
     Conditioning,
+    NoiseAssignment,
     PredictionType,
     TimestepSampling,
     TrainedPart,
@@ -126,6 +127,9 @@ class Diffusion(Part):
     zero_terminal_snr: Annotated[bool, DecidedByWeights] = False
     """Rescale the betas so that the last step is pure noise (Lin 2023, algorithm 1); for v_prediction and uniform
     timesteps, because logit_normal never draws the last step and min_snr_gamma weighs it with 0."""
+    noise_assignment: NoiseAssignment = "random"
+    """immiscible: within a batch the noise is dealt out so that it lies nearest to its latents (Li 2024, immiscible
+    diffusion); needs the extra `immiscible`."""
     contrastive_weight: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """For flow_prediction: drives the flows of different prompts apart (Stoica 2025, contrastive flow matching, which
     takes 0.05). 0: off."""
