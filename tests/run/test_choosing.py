@@ -1,6 +1,7 @@
 """Which weights leave a stage: the best on one half of the validation pictures, told by the other half."""
 
 import json
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +30,7 @@ from vae_ldm.run.stages import train_run
 from vae_ldm.training.callbacks import checkpoint_step
 from vae_ldm.training.csv_log import read_csv_log
 from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
+from vae_ldm.training.power_averages import read_snapshot
 
 POWER = {"type": "power", "lengths": [0.05, 0.1], "num_snapshots": 3}
 """Both are kept as they are: six steps are too few to put another one together."""
@@ -254,6 +256,53 @@ def test_a_damaged_snapshot_is_left_out_with_a_line(trained_run, make_recipe, tm
     said = " ".join(capsys.readouterr().err.split())
     assert "step=2.safetensors is damaged; averages are put together without it" in said
     assert len(choice_of(run, "diffusion")["candidates"]) == 3
+
+
+def test_a_damaged_best_checkpoint_is_left_out_with_a_line(trained_run, make_recipe, tmp_path, capsys):
+    run = begin_diffusion(trained_run, tmp_path / "nano")
+    choose = choosing.choose_weights
+
+    def damaging(*args: Any, **kwargs: Any) -> Any:
+        best = run.checkpoints("diffusion") / "best.ckpt"
+        best.write_bytes(best.read_bytes()[:-1])
+        return choose(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "choose_weights", damaging)
+        train_run(make_recipe(diffusion__trainer__export="best"))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "best.ckpt is damaged; it is not among the weights to choose from" in said
+    assert list(choice_of(run, "diffusion")["candidates"]) == [LAST]
+
+
+def test_averages_of_a_lora_are_chosen_among_as_well(trained_run, make_recipe, tmp_path):
+    """Its checkpoints and snapshots hold only what is trained."""
+    source = str(trained_run.path)
+    stage = {
+        "from_pretrained": source,
+        "train": "lora",
+        "ema": POWER | {"keep_snapshots": True},
+        "trainer": {"max_steps": 4, "batch_size": 2, "val_every_n_steps": 2, "export": "best"},
+    }
+    train_run(make_recipe(autoencoder={"from_pretrained": source, "train": "nothing"}, diffusion=stage))
+    run = RunFolder(tmp_path / "nano")
+    choice = choice_of(run, "diffusion")
+    assert {LAST, "the averages of length 0.05", "the averages of length 0.1"} <= set(choice["candidates"])
+    assert all(
+        "lora" in name for _, name, _ in read_snapshot(run.path / "diffusion" / "averages" / "step=1.safetensors")
+    )
+    assert (run.lora / "pytorch_lora_weights.safetensors").is_file()
+
+
+def test_a_dry_run_says_what_averages_take_and_refuses_what_the_run_would(trained_run, make_recipe, tmp_path, capsys):
+    begin_diffusion(trained_run, tmp_path / "nano")
+    train_run(make_recipe(diffusion__ema=POWER), dry_run=True)
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search(
+        r"diffusion: two averages of the weights take [\d.]+ MiB more memory, and 2 snapshots of them", said
+    )
+    with pytest.raises(VaeLdmError, match="cannot be put together"):
+        train_run(make_recipe(diffusion__ema=POWER | {"lengths": [0.01]}), dry_run=True)
 
 
 # --- early stop -------------------------------------------------------------------------------------------------------

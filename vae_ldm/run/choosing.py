@@ -24,7 +24,7 @@ from vae_ldm.run.folder import Stage
 from vae_ldm.run.session import Session
 from vae_ldm.text import counted
 from vae_ldm.training.callbacks import checkpoint_step
-from vae_ldm.training.checkpoint_file import read_checkpoint
+from vae_ldm.training.checkpoint_file import is_whole, read_checkpoint
 from vae_ldm.training.checkpoint_names import BEST_CHECKPOINT
 from vae_ldm.training.engine_plugins import AUTOCAST_DTYPES
 from vae_ldm.training.power_averages import (
@@ -277,10 +277,21 @@ def _candidates(
             weights = functools.partial(averages.average, length, snapshots)
             yield f"the averages of length {length:g}", _Candidate(last_step, length, weights)
     best = session.run.checkpoints(stage) / BEST_CHECKPOINT
-    if part.export == "best" and session.processes.first(best.is_file):
-        step = session.processes.first(lambda: checkpoint_step(best))
-        if step != last_step or averages is not None:
+    if part.export == "best":
+        step = session.processes.first(lambda: _step_if_whole(session, stage, best))
+        # Of the last step it holds the last weights, unless those are no average and it is one.
+        if step is not None and (step != last_step or averages is not None):
             yield f"the weights of step {step}", _Candidate(step, None, lambda: read_checkpoint(best)["state_dict"])
+
+
+def _step_if_whole(session: Session, stage: Stage, best: Path) -> int | None:
+    """The step of the best checkpoint; None where there is none, or a damaged one, which is told in a line."""
+    if not best.is_file():
+        return None
+    if not is_whole(best):
+        session.say(f"{stage}: {best} is damaged; it is not among the weights to choose from")
+        return None
+    return checkpoint_step(best)
 
 
 def _whole_snapshots(session: Session, folder: Path, last_step: int) -> dict[int, Path]:
