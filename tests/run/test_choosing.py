@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +207,8 @@ def test_lengths_that_cannot_be_put_together_are_refused_before_anything_is_trai
 
 def test_the_report_says_what_was_chosen_and_how_good_it_is_on_other_pictures(chosen_once, tmp_path):
     choice = Choice(**choice_of(chosen_once, "diffusion"))
+    assert of_choice("diffusion", replace(choice, name=LAST)).reference is None, "it would be beside itself"
+    choice = replace(choice, name="the averages of length 0.1")
     measurement = of_choice("diffusion", choice)
     assert (measurement.name, measurement.value, measurement.reference) == ("chosen_loss", choice.value, choice.last)
     assert meaning(measurement.name)

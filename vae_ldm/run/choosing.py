@@ -97,7 +97,7 @@ def choice_in(facts: Mapping[str, Any]) -> Choice | None:
 
 
 def of_choice(stage: Stage, choice: Choice) -> Measurement:
-    """How good the chosen weights are on pictures that had no say, beside the last ones."""
+    """How good the chosen weights are on pictures that had no say, beside the last ones where those are others."""
     _, mode = stage_named(stage).best(choice.metric)
     interval, difference = (
         None if low is None or high is None else Interval(low, high)
@@ -112,7 +112,7 @@ def of_choice(stage: Stage, choice: Choice) -> Measurement:
         stage=stage,
         better="higher" if mode == "max" else "lower",
         interval=interval,
-        reference=Reference(choice.last, "the last weights", "comparison", difference=difference),
+        reference=None if choice.is_last else Reference(choice.last, LAST, "comparison", difference=difference),
     )
 
 
