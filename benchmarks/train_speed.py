@@ -47,6 +47,7 @@ from vae_ldm.models.pixels import to_unit_range
 from vae_ldm.models.vision_features import load_efficientnet_lite
 from vae_ldm.recipe import Recipe, parts
 from vae_ldm.run.session import quieten_training
+from vae_ldm.training.callbacks import WarmedEma
 from vae_ldm.training.csv_log import CsvLog
 from vae_ldm.training.optimizers import new_optimizer
 
@@ -131,7 +132,7 @@ class Bench:
             part,
             network=network,
             seed=0,
-            ema=getattr(self.recipe, stage).ema,
+            average=None if (ema := getattr(self.recipe, stage).ema) is None else WarmedEma(ema.decay),
             checkpoint_dir=self.folder / "checkpoints",
             loggers=[CsvLog(self.folder / "log.csv")],
             callbacks=[clock],

@@ -23,6 +23,18 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 OnNaN = Literal["stop", "skip"]
 """What becomes of a run whose loss is NaN or infinite: it ends, or leaves such steps out."""
 
+ExportedWeights = Literal["last", "best"]
+"""Which weights leave a stage: those of its last step, or the best that it has seen on validation pictures."""
+
+ValidationMetric = Literal["val/loss", "val/psnr", "val/ssim", "val/reconstruction"]
+"""What a stage logs on validation pictures; `STAGES` says which stage has which."""
+
+BestEnd = Literal["min", "max"]
+"""Which end of a metric is its best."""
+
+SnapshotDtype = Literal["float16", "float32"]
+"""What numbers of a snapshot are stored as."""
+
 TrainedPart = Literal["all", "decoder", "nothing"]
 """The part of a pretrained autoencoder that is trained."""
 
@@ -37,6 +49,9 @@ PredictionType = Literal["epsilon", "v_prediction", "flow_prediction"]
 
 TimestepSampling = Literal["uniform", "logit_normal"]
 """The distribution of the noise levels that a UNet is trained on."""
+
+NoiseAssignment = Literal["random", "immiscible"]
+"""Which noise a latent is trained with: any, or that of its batch which is nearest to it."""
 
 FeatureKind = Literal["latents", "backbone", "both"]
 """The features that photos are compared by."""

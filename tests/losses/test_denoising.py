@@ -12,6 +12,7 @@ from vae_ldm.pipelines.schedulers import new_scheduler
 
 OBJECTIVES = {
     "flow": DenoisingObjective("flow_prediction", "logit_normal"),
+    "shifted_flow": DenoisingObjective("flow_prediction", "logit_normal", flow_shift=3.0),
     "epsilon": DenoisingObjective("epsilon", "uniform"),
     "v": DenoisingObjective("v_prediction", "uniform"),
     "v_zero_snr": DenoisingObjective("v_prediction", "uniform", zero_terminal_snr=True),
@@ -129,6 +130,7 @@ def scheduler_of(objective: DenoisingObjective) -> DPMSolverMultistepScheduler:
         objective.prediction_type,
         zero_terminal_snr=objective.zero_terminal_snr,
         num_train_timesteps=objective.num_train_timesteps,
+        flow_shift=objective.flow_shift,
     )
 
 
@@ -166,6 +168,24 @@ def test_logit_normal_timesteps_have_the_logit_normals_quantiles():
     torch.testing.assert_close(timesteps, torch.tensor(expected), atol=0.01, rtol=0)
 
 
+@pytest.mark.parametrize("sampling", ["uniform", "logit_normal"])
+def test_a_shift_moves_noise_levels_as_the_exported_scheduler_does(sampling):
+    """Esser 2024, eq. 23: sigma 1/2 becomes s / (1 + s)."""
+    plain, shifted = (DenoisingObjective("flow_prediction", sampling, flow_shift=shift) for shift in (1.0, 3.0))
+    quantiles = torch.tensor([0.0, 0.25, 0.5, 0.75, 1 - 2**-24])
+    sigmas = plain.timesteps_at(quantiles) / 1000
+    expected = 3 * sigmas / (1 + 2 * sigmas)
+    torch.testing.assert_close(shifted.timesteps_at(quantiles) / 1000, expected)
+    assert shifted.timesteps_at(quantiles)[2].item() == pytest.approx(750)
+    assert shifted.timesteps_at(quantiles).max() < 1000
+    schedulers = [scheduler_of(objective) for objective in (plain, shifted)]
+    for scheduler in schedulers:
+        scheduler.set_timesteps(8)
+    sigmas, found = (scheduler.sigmas[:-1].double() for scheduler in schedulers)
+    torch.testing.assert_close(found, 3 * sigmas / (1 + 2 * sigmas), atol=1e-6, rtol=0)
+    assert DenoisingObjective.of_scheduler(schedulers[1]).flow_shift == 3
+
+
 @every_objective
 def test_sampled_timesteps_are_legal_seeded_and_spread(objective):
     def draw(seed):
@@ -175,8 +195,9 @@ def test_sampled_timesteps_are_legal_seeded_and_spread(objective):
     assert timesteps.min() >= 0
     assert timesteps.max() < 1000
     assert timesteps.is_floating_point() == objective.is_flow
-    assert timesteps.float().mean().item() == pytest.approx(500, abs=20)
-    assert timesteps.float().std().item() == pytest.approx(208 if objective.is_flow else 289, abs=10)
+    if objective.flow_shift == 1:
+        assert timesteps.float().mean().item() == pytest.approx(500, abs=20)
+        assert timesteps.float().std().item() == pytest.approx(208 if objective.is_flow else 289, abs=10)
     assert torch.equal(timesteps, draw(0))
     assert not torch.equal(timesteps, draw(1))
 
@@ -186,6 +207,7 @@ def test_sampled_timesteps_are_legal_seeded_and_spread(objective):
     [
         ("epsilon", {"zero_terminal_snr": True}),
         ("flow_prediction", {"zero_terminal_snr": True}),
+        ("v_prediction", {"flow_shift": 3.0}),
         ("flow_prediction", {"min_snr_gamma": 5.0}),
     ],
 )

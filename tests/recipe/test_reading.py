@@ -4,7 +4,7 @@ from pydantic import ValidationError
 from vae_ldm.errors import RecipeError
 from vae_ldm.recipe import Recipe, read_recipe
 from vae_ldm.recipe.agreement import SettingsError
-from vae_ldm.recipe.parts import AdamW, DiffusionTrainer, Muon, Trainer
+from vae_ldm.recipe.parts import AdamW, DiffusionTrainer, Ema, Muon, PowerEma, Trainer
 
 FULL = """\
 name: tiny
@@ -40,7 +40,6 @@ def test_an_absent_stage_is_not_run(write):
     assert read_recipe(write()).diffusion is None
 
 
-# One line of a part of the recipe, and what it is refused with.
 def test_an_optimizer_without_a_type_is_adamw(write):
     text = "name: a\ndata: {type: rendered_claims}\nautoencoder: {optimizer: {%slearning_rate: 1e-2}}\n"
     plain = read_recipe(write(text % ""))
@@ -49,6 +48,17 @@ def test_an_optimizer_without_a_type_is_adamw(write):
     assert read_recipe(write(text % "type: muon, ")).autoencoder.optimizer == Muon(learning_rate=1e-2)
 
 
+def test_an_average_without_a_type_is_exponential(write):
+    text = "name: a\ndata: {type: rendered_claims}\nautoencoder: {}\ndiffusion: {ema: %s}\n"
+    assert read_recipe(write(text % "{decay: 0.9}")).diffusion.ema == Ema(decay=0.9)
+    assert read_recipe(write(text % "{}")).diffusion.ema == Ema()
+    assert read_recipe(write(text % "{type: exponential, decay: 0.9}")).diffusion.ema == Ema(decay=0.9)
+    assert read_recipe(write(text % "null")).diffusion.ema is None
+    power = read_recipe(write(text % "{type: power, lengths: [0.05, 0.2], num_snapshots: 8}")).diffusion.ema
+    assert power == PowerEma(lengths=(0.05, 0.2), num_snapshots=8)
+
+
+# One line of a part of the recipe, and what it is refused with.
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
@@ -66,7 +76,7 @@ def test_an_optimizer_without_a_type_is_adamw(write):
             "autoencoder.trainer.learning_rate: unknown key; did you mean autoencoder.optimizer.learning_rate?",
         ),
         ("max_steps: 5", "max_steps: unknown key; did you mean autoencoder.trainer.max_steps?"),
-        ("diffusion: {ema: {foo: 5}}", "diffusion.ema.foo: unknown key; legal: decay"),
+        ("diffusion: {ema: {foo: 5}}", "diffusion.ema.foo: unknown key; legal: type, decay"),
         (
             "autoencoder: {loss: {reconstruction: {type: l1, delta: 0.1}}}",
             "autoencoder.loss.reconstruction.delta: unknown key; type l1 has none, type huber has",
@@ -90,6 +100,30 @@ def test_an_optimizer_without_a_type_is_adamw(write):
         (
             "autoencoder: {optimizer: {type: mun}}",
             "autoencoder.optimizer.type: unknown type 'mun'; did you mean muon? legal: adamw, muon",
+        ),
+        (
+            "diffusion: {ema: {type: power, decay: 0.9}}",
+            "diffusion.ema.decay: unknown key; type power has none, type exponential has",
+        ),
+        ("diffusion: {ema: {type: power, lengths: [0.3]}}", "diffusion.ema.lengths[0]: must be at most 0.28, not 0.3"),
+        (
+            "diffusion: {flow_shift: 3.0, prediction_type: epsilon}",
+            "diffusion.flow_shift: has no meaning for epsilon; leave it out",
+        ),
+        (
+            "diffusion: {contrastive_weight: 0.05, conditioning: none}",
+            "diffusion.contrastive_weight: compares pictures of different prompts, and without conditioning there is "
+            "one",
+        ),
+        ("diffusion: {ema: {type: power, lengths: []}}", "diffusion.ema.lengths: has too few items: []"),
+        (
+            "diffusion: {trainer: {best_by: val/psnr}}",
+            "diffusion.trainer.best_by: is not measured in this stage; legal: val/loss",
+        ),
+        (
+            "autoencoder: {trainer: {export: best, max_steps: 100}}",
+            "autoencoder.trainer.val_every_n_steps: nothing is validated in max_steps 100, which "
+            "autoencoder.trainer.export needs",
         ),
         ("autoencoder: {optimizer: muon}", "autoencoder.optimizer: needs a mapping, not 'muon'"),
         ("autoencoder: {loss: {reconstruction: l2}}", "autoencoder.loss.reconstruction: needs a mapping, not 'l2'"),
@@ -191,7 +225,7 @@ def test_an_optimizer_without_a_type_is_adamw(write):
             'evaluation: {features: {type: lpips, "a\\nb": 1}}',
             "evaluation.features.type: unknown type 'lpips'; legal: efficientnet_lite, transformers",
         ),
-        ('diffusion: {ema: {"a\\nb": 1}}', "diffusion.ema.a\\nb: unknown key; legal: decay"),
+        ('diffusion: {ema: {"a\\nb": 1}}', "diffusion.ema.a\\nb: unknown key; legal: type, decay"),
     ],
 )
 def test_one_mistake_one_line(mistakes, line, complaint):

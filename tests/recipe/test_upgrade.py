@@ -59,6 +59,11 @@ def test_an_old_recipe_means_what_the_old_version_resolved_it_to(name, tmp_path)
     assert encoder.pop("min_length", None) == (2 if now["diffusion"]["from_pretrained"] is None else None)
     # Another: AdamW was the only one.
     assert {now[part]["optimizer"].pop("type") for part in ("autoencoder", "diffusion")} == {"adamw"}
+    # Others: the last weights left the stage, after its last step, and the only average was an exponential one.
+    for part in ("autoencoder", "diffusion"):
+        later = {key: now[part]["trainer"].pop(key) for key in ("export", "best_by", "stop_after_no_gain_steps")}
+        assert later == {"export": "last", "best_by": None, "stop_after_no_gain_steps": None}
+        assert (now[part]["ema"] or {"type": "exponential"}).pop("type") == "exponential"
     assert stage == {key: now["autoencoder"][key] for key in stage}
     assert resolved["diffusion"] == {key: now["diffusion"][key] for key in resolved["diffusion"]}
     if stage["train"] == "all":

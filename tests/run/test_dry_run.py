@@ -195,7 +195,7 @@ def test_it_is_timed_in_the_precision_of_the_run_and_to_the_end_of_its_work(monk
 
     monkeypatch.setattr("vae_ldm.run.step_time._wait_for", waited.append)
     before = [parameter.clone() for parameter in network.parameters()]
-    update = Update(network, clip_norm=1.0, averaged=True)
+    update = Update(network, clip_norm=1.0, num_averages=1)
     cpu = torch.device("cpu")
     assert seconds_a_step([(loss, update)], device=cpu, precision="bf16-mixed", batches=2) > 0
     assert set(seen) == {torch.bfloat16}

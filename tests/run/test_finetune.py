@@ -20,6 +20,7 @@ from vae_ldm.errors import VaeLdmError, WeightsError
 from vae_ldm.files import write_json
 from vae_ldm.models.lora import LORA_FILE
 from vae_ldm.opening import open_pipeline
+from vae_ldm.pipelines.schedulers import new_scheduler
 from vae_ldm.recipe import Recipe
 from vae_ldm.run.export import export_checkpoint
 from vae_ldm.run.folder import RunFolder
@@ -263,6 +264,30 @@ def test_the_objective_is_what_the_scheduler_says(make_recipe, tmp_path, schedul
     timesteps = torch.tensor([400])
     expected = DDPMScheduler.from_config(scheduler.config).add_noise(latents, noise, timesteps)
     torch.testing.assert_close(objective.corrupt(latents, noise, timesteps), expected)
+
+
+def test_a_shift_that_the_pretrained_scheduler_does_not_know_is_refused(make_recipe, tmp_path):
+    folder = str(save_stable_diffusion(tmp_path / "sd", DDPMScheduler()))
+    recipe = make_recipe(
+        data__image_size=32,
+        autoencoder={"from_pretrained": folder, "train": "nothing"},
+        diffusion={"from_pretrained": folder, "train": "unet", "flow_shift": 3.0},
+    )
+    with pytest.raises(WeightsError, match=r"its DDPMScheduler has no flow_shift; leave diffusion\.flow_shift out$"):
+        build_diffusion(recipe, build_autoencoder(recipe, image_channels=3), ["a tin"])
+
+
+@pytest.mark.parametrize(("asked", "shift"), [(None, 2.0), (4.0, 4.0)])
+def test_a_pretrained_flow_is_shifted_as_its_scheduler_or_the_recipe_says(make_recipe, tmp_path, asked, shift):
+    folder = str(save_stable_diffusion(tmp_path / "sd", new_scheduler("flow_prediction", flow_shift=2.0)))
+    recipe = make_recipe(
+        data__image_size=32,
+        autoencoder={"from_pretrained": folder, "train": "nothing"},
+        diffusion={"from_pretrained": folder, "train": "unet", "flow_shift": asked},
+    )
+    diffusion = build_diffusion(recipe, build_autoencoder(recipe, image_channels=3), ["a tin"])
+    assert diffusion.scheduler.config.flow_shift == shift
+    assert build_lit_latent_diffusion(recipe, diffusion).objective.flow_shift == shift
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,31 @@ def where_it_is(run: RunFolder) -> str:
 
 
 @pytest.mark.slow
+def test_kill_while_averages_are_kept_and_one_is_chosen(make_recipe, tmp_path, begin):
+    """A snapshot that is written, a choice that is made and snapshots that are still to be deleted."""
+    settings: dict[str, Any] = {
+        "diffusion": None,
+        "autoencoder__ema": {"type": "power", "lengths": [0.05, 0.1], "num_snapshots": 3},
+        "autoencoder__trainer__export": "best",
+    }
+    whole, killed = RunFolder(tmp_path / "whole" / "nano"), RunFolder(tmp_path / "nano")
+    end(begin(train, make_recipe(tmp_path / "whole", **settings)))
+    recipe = make_recipe(**settings)
+    for moment in (
+        ("vae_ldm.training.power_averages", "write_snapshot", True),
+        ("vae_ldm.run.fitting", "choose_weights", True),
+        ("vae_ldm.run.autoencoder_stage", "drop_snapshots", False),
+    ):
+        end(begin(train, recipe, False, moment), code=-signal.SIGKILL)
+        assert (killed.path / "autoencoder" / "averages").exists()
+    end(begin(train, recipe))
+    assert_same_run(whole, killed, "autoencoder")
+    assert (whole.finished("autoencoder") or {})["choice"] == (killed.finished("autoencoder") or {})["choice"]
+    for run in (whole, killed):
+        assert not (run.path / "autoencoder" / "averages").exists()
+
+
+@pytest.mark.slow
 def test_kill_while_evaluating(trained_run, make_recipe, tmp_path, begin):
     """The numbers, the pictures and the page are those of an evaluation that nothing has disturbed."""
     undisturbed, run = RunFolder(tmp_path / "undisturbed" / "nano"), RunFolder(tmp_path / "nano")

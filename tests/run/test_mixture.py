@@ -163,6 +163,24 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     assert_same_run(RunFolder(undisturbed.run_folder), run, "autoencoder")
 
 
+def test_weights_are_chosen_on_pictures_of_every_size(several_sizes: Any) -> None:
+    recipe = several_sizes(
+        autoencoder__ema={"type": "power"},
+        autoencoder__optimizer={"type": "muon"},
+        autoencoder__trainer__max_steps=12,
+        autoencoder__trainer__val_every_n_steps=4,
+    )
+    train_run(recipe)
+    run = RunFolder(recipe.run_folder)
+    facts = run.finished("autoencoder")
+    assert facts is not None
+    choice, num_validation = facts["choice"], len(Session.opened(run.path).pictures.validation)
+    assert choice["num_choosing"] + choice["num_judging"] == num_validation
+    assert choice["metric"] == "val/psnr"
+    assert len(choice["candidates"]) > 2
+    assert not (run.path / "autoencoder" / "averages").exists()
+
+
 def test_adding_a_source_decodes_only_that_one(several_sizes: Any, photos: Path) -> None:
     recipe = several_sizes()
     session = Session.of(recipe)

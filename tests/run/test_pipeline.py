@@ -77,6 +77,20 @@ def test_plain_diffusers_draws_the_same_pictures_bit_for_bit(trained_run, pipeli
     assert np.array_equal(np.round(elsewhere * 255).astype(np.uint8), here)
 
 
+def test_a_shifted_run_is_drawn_by_plain_diffusers_bit_for_bit(trained_run, make_recipe, tmp_path):
+    shutil.copytree(trained_run.path, tmp_path / "nano")
+    run = RunFolder(tmp_path / "nano")
+    run.restart(["diffusion"])
+    train_run(make_recipe(diffusion__flow_shift=3.0))
+    shifted = open_pipeline(run.path)
+    assert shifted.scheduler.config.flow_shift == 3
+    here = draw_here(shifted)
+    elsewhere = draw_elsewhere(run.pipeline, (16, 16), tmp_path / "images.npy")
+    assert np.array_equal(np.round(elsewhere * 255).astype(np.uint8), here)
+    shifted.scheduler.register_to_config(flow_shift=1.0)
+    assert not np.array_equal(draw_here(shifted), here), "else the scheduler takes no notice of it"
+
+
 def test_a_picture_follows_from_its_own_seed(pipeline):
     (alone,) = sample_images(pipeline, PROMPTS[1:], seeds=[6], num_inference_steps=3, guidance_scale=2.0)
     together = draw_here(pipeline)

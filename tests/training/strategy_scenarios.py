@@ -27,6 +27,7 @@ from vae_ldm.training.callbacks import WarmedEma
 from vae_ldm.training.divergence import StopOnDivergence
 from vae_ldm.training.lit_autoencoder import LitAutoencoder
 from vae_ldm.training.optimizers import new_optimizer
+from vae_ldm.training.power_averages import PowerAverages
 
 State = dict[str, Any]
 
@@ -150,11 +151,14 @@ def state_of(fitted: Trainer, module: LightningModule) -> State:
 
 def fit_numbers(
     *, batch_size: int, strategy: Any = "accelerate", ema: bool = False, val_count: int = 13, shuffle: bool = False,
-    num_workers: int = 0, muon: bool = False, checkpoint: str | None = None, save_to: str | None = None,
+    num_workers: int = 0, muon: bool = False, power: bool = False, checkpoint: str | None = None,
+    save_to: str | None = None,
     save_at: int = 0, **settings: Any,
 ) -> State:  # fmt: skip
     module = Numbers(muon=muon)
     callbacks: list[pl.Callback] = [WarmedEma(0.9)] if ema else []
+    if power:
+        callbacks.append(PowerAverages(Path("averages"), [], dtype=torch.float16))
     if save_to is not None:
         callbacks.append(SaveAt(save_to, save_at))
     fitted = trainer(strategy=strategy, **{"max_epochs": 2, "callbacks": callbacks} | settings)

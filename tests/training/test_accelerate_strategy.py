@@ -283,7 +283,13 @@ def test_a_sharded_checkpoint_is_an_ordinary_one(sharded, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "line"), [("manual", "use multi-GPU"), ("ema", "set ema: null"), ("muon", "set optimizer.type: adamw")]
+    ("name", "line"),
+    [
+        ("manual", "use multi-GPU"),
+        ("ema", "set ema: null"),
+        ("power", "set ema: null"),
+        ("muon", "set optimizer.type: adamw"),
+    ],
 )
 def test_what_sharding_cannot_do_is_refused_with_a_line(sharded, name, line):
     for said in sharded(scenarios.refused_when_sharded, name=name):

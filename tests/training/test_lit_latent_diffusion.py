@@ -12,7 +12,7 @@ from vae_ldm.losses.denoising import DenoisingObjective
 from vae_ldm.models.text_encoder import new_text_encoder, new_tokenizer, tokenize
 from vae_ldm.models.unet import new_unet
 from vae_ldm.recipe import parts
-from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
+from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion, other_prompts
 
 PROMPTS = ["a red tin", "a blue tin"]
 
@@ -205,3 +205,86 @@ def test_the_unknown_word_is_trained_and_no_other_token_is_touched(lit, fit):
     latents = {"mean": torch.randn(8, 4, 4, 4), "std": torch.rand(8, 4, 4, 4), "prompt_ids": ids[:8]}
     fit(module, [latents], max_steps=5)
     assert (row.detach() - before).abs().max() > 1e-3
+
+
+# --- contrastive flow matching ----------------------------------------------------------------------------------------
+
+
+def test_another_prompt_is_drawn_among_those_that_differ():
+    prompt_ids = torch.tensor([[1, 2], [1, 2], [1, 3], [4, 2]])
+    torch.manual_seed(0)
+    draws = torch.stack([other_prompts(prompt_ids)[0] for _ in range(200)])
+    assert [set(column.tolist()) for column in draws.T] == [{2, 3}, {2, 3}, {0, 1, 3}, {0, 1, 2}]
+    assert other_prompts(prompt_ids)[1].all()
+    assert not other_prompts(prompt_ids[:2])[1].any()
+
+
+def training_loss(module: LitLatentDiffusion, batch: dict[str, Tensor]) -> Tensor:
+    torch.manual_seed(1)
+    module.log_every_n_steps = 10**9  # there is no Trainer to log to
+    return module.training_step(batch, 0)
+
+
+def test_the_contrastive_term_against_a_hand_computation(lit, batch):
+    plain = lit(caption_dropout=0.0)
+    contrastive = lit(caption_dropout=0.0, contrastive_weight=0.05)
+    torch.manual_seed(1)
+    torch.rand(len(batch["mean"]), 1)  # the captions that are dropped, of which there are none
+    prediction, latents, noise, _ = plain._denoise(batch, batch["prompt_ids"])
+    others, _ = other_prompts(batch["prompt_ids"])
+    assert ((others - torch.arange(16)) % 2 == 1).all(), "prompts alternate"
+    distance = (prediction - (noise[others] - latents[others])).square().mean()
+    expected = training_loss(plain, batch) - 0.05 * distance
+    torch.testing.assert_close(training_loss(contrastive, batch), expected)
+
+
+@pytest.mark.parametrize("why", ["every caption is dropped", "one prompt only"])
+def test_there_is_no_contrast_to_oneself_and_to_the_empty_prompt(lit, batch, why):
+    dropout = 1.0 if why.startswith("every") else 0.0
+    if not dropout:
+        batch["prompt_ids"] = batch["prompt_ids"][:1].expand(16, -1)
+    losses = [training_loss(lit(caption_dropout=dropout, contrastive_weight=weight), batch) for weight in (0.0, 0.5)]
+    torch.testing.assert_close(*losses)
+
+
+def test_validation_is_the_same_with_and_without_contrast(lit, batch):
+    values = [lit(contrastive_weight=weight).validation_values(batch)["val/loss"] for weight in (0.0, 0.5)]
+    torch.testing.assert_close(*values, rtol=0, atol=0)
+
+
+def test_flows_of_two_prompts_part_further_with_contrast(lit, batch, fit):
+    """The minimum is (velocity - lambda mean velocity of the others) / (1 - lambda): with two prompts of opposite
+    latents the difference grows by (1 + lambda) / (1 - lambda)."""
+    apart = []
+    for weight in (0.0, 0.5):
+        module = lit(caption_dropout=0.0, contrastive_weight=weight)
+        fit(module, [batch], max_steps=60)
+        noisy, timesteps = torch.zeros(2, 4, 4, 4), torch.full((2,), 900.0)
+        with torch.no_grad():
+            prompts = module.text_encoder(batch["prompt_ids"][:2])[0]
+            first, second = module.unet(noisy, timesteps, encoder_hidden_states=prompts).sample
+        apart.append((second - first).mean().item())
+    assert apart[1] > 1.3 * apart[0] > 0
+
+
+# --- immiscible noise -------------------------------------------------------------------------------------------------
+
+
+def test_immiscible_noise_is_the_noise_of_the_batch_nearest_to_its_latents(lit, batch):
+    pytest.importorskip("scipy")
+    seen = []
+    for assigns in (False, True):
+        module = lit()
+        torch.manual_seed(1)
+        _, latents, noise, timesteps = module._denoise(batch, batch["prompt_ids"], assigns=assigns)
+        seen.append((latents, noise, timesteps))
+    (latents, noise, timesteps), (same_latents, assigned, same_timesteps) = seen
+    assert torch.equal(latents, same_latents)
+    assert torch.equal(timesteps, same_timesteps)
+    assert torch.equal(noise.flatten(1).sum(1).sort().values, assigned.flatten(1).sum(1).sort().values)
+    assert (latents - assigned).square().sum() < (latents - noise).square().sum()
+    # In training it is used, in validation it is not.
+    losses = [training_loss(lit(noise_assignment=kind), batch).item() for kind in ("random", "immiscible")]
+    assert losses[0] != losses[1]
+    values = [lit(noise_assignment=kind).validation_values(batch)["val/loss"] for kind in ("random", "immiscible")]
+    torch.testing.assert_close(*values, rtol=0, atol=0)

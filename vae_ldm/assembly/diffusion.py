@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from diffusers import AutoencoderKL, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
@@ -10,6 +11,7 @@ from transformers import CLIPTextModel, PreTrainedTokenizerBase
 from vae_ldm.assembly.trainer import build_optimizer
 from vae_ldm.errors import VaeLdmError, WeightsError
 from vae_ldm.losses.denoising import DenoisingObjective
+from vae_ldm.losses.noise_assignment import check_assignment
 from vae_ldm.models.autoencoder import downsample_factor
 from vae_ldm.models.lora import LoraBase, add_lora, has_lora, merged
 from vae_ldm.models.pretrained import load_pretrained, load_scheduler
@@ -65,6 +67,7 @@ def build_objective(recipe: Recipe, scheduler: SchedulerMixin | None = None) -> 
         stage.timestep_sampling,
         min_snr_gamma=stage.min_snr_gamma,
         zero_terminal_snr=stage.zero_terminal_snr,
+        flow_shift=stage.flow_shift or 1.0,
     )
 
 
@@ -98,7 +101,11 @@ def build_diffusion(recipe: Recipe, autoencoder: AutoencoderKL, captions: Sequen
         return _pretrained_diffusion(recipe, recipe.diffusion.from_pretrained, autoencoder)
     tokenizer, text_encoder = build_text_encoder(recipe, captions)
     unet = build_unet(recipe, autoencoder, text_encoder)
-    scheduler = new_scheduler(recipe.diffusion.prediction_type, zero_terminal_snr=recipe.diffusion.zero_terminal_snr)
+    scheduler = new_scheduler(
+        recipe.diffusion.prediction_type,
+        zero_terminal_snr=recipe.diffusion.zero_terminal_snr,
+        flow_shift=recipe.diffusion.flow_shift or 1.0,
+    )
     return DiffusionParts(tokenizer, text_encoder, unet, scheduler)
 
 
@@ -121,7 +128,20 @@ def _pretrained_diffusion(recipe: Recipe, source: str, autoencoder: AutoencoderK
     # Loading leaves both in eval mode, in which their own dropout does nothing; Lightning keeps the modes it is given.
     unet.train()
     text_encoder.train(stage.train == "all")
-    return DiffusionParts(tokenizer, text_encoder, unet, load_scheduler(folder))
+    scheduler = load_scheduler(folder)
+    if stage.flow_shift is not None:
+        _shift(source, scheduler, stage.flow_shift)
+    return DiffusionParts(tokenizer, text_encoder, unet, scheduler)
+
+
+def _shift(source: str, scheduler: Any, flow_shift: float) -> None:
+    """Give the scheduler another `flow_shift`. Raises WeightsError where that would not reach its noise levels."""
+    config = scheduler.config
+    if not config.get("use_flow_sigmas") or config.get("flow_shift") is None:
+        raise WeightsError(
+            f"{source}: its {type(scheduler).__name__} has no flow_shift; leave diffusion.flow_shift out"
+        )
+    scheduler.register_to_config(flow_shift=flow_shift)
 
 
 def _check_unet_fits(
@@ -160,6 +180,13 @@ def build_lit_latent_diffusion(recipe: Recipe, diffusion: DiffusionParts) -> Lit
             f"evaluation.num_inference_steps: must be at most the {objective.num_train_timesteps} timesteps that "
             f"{stage.from_pretrained} was trained on, not {recipe.evaluation.num_inference_steps}"
         )
+    if stage.noise_assignment == "immiscible":
+        check_assignment()
+    if stage.contrastive_weight and not objective.is_flow:
+        raise VaeLdmError(
+            f"diffusion.contrastive_weight: is for flow_prediction, and {stage.from_pretrained} predicts "
+            f"{objective.prediction_type}; leave it out"
+        )
     module = LitLatentDiffusion(
         diffusion.unet,
         diffusion.text_encoder,
@@ -171,6 +198,8 @@ def build_lit_latent_diffusion(recipe: Recipe, diffusion: DiffusionParts) -> Lit
         word_dropout=_word_dropout(stage, ours),
         unknown_id=diffusion.tokenizer.unk_token_id if ours is not None else None,
         log_every_n_steps=stage.trainer.log_every_n_steps,
+        contrastive_weight=stage.contrastive_weight,
+        noise_assignment=stage.noise_assignment,
     )
     leave_frozen_out(module)
     return module

@@ -14,7 +14,8 @@ from vae_ldm.choices import Network
 from vae_ldm.errors import VaeLdmError, first_line
 from vae_ldm.hardware import fastest_precision
 from vae_ldm.recipe import parts
-from vae_ldm.training.callbacks import RunCheckpoint, SeedEachStep, WarmedEma
+from vae_ldm.recipe.stages import TRAINED
+from vae_ldm.training.callbacks import FusedAverage, RunCheckpoint, SeedEachStep, StopAfterNoGain
 from vae_ldm.training.checkpoint_file import DigestCheckpointIO
 from vae_ldm.training.divergence import StopOnDivergence
 from vae_ldm.training.engine_plugins import launcher_precision
@@ -41,7 +42,7 @@ def build_trainer(
     *,
     network: Network,
     seed: int,
-    ema: parts.Ema | None,
+    average: FusedAverage | None,
     checkpoint_dir: Path,
     loggers: Sequence[Logger],
     callbacks: Sequence[Callback],
@@ -61,8 +62,12 @@ def build_trainer(
         ),
         RunCheckpoint(checkpoint_dir, every_n_steps=part.checkpoint_every_n_steps, keep=part.keep_checkpoints),
     ]
-    if ema is not None:
-        standard.append(WarmedEma(ema.decay))
+    if average is not None:
+        standard.append(average)
+    if part.stop_after_no_gain_steps is not None:
+        metric, mode = next(stage for stage in TRAINED if stage.network == network).best(part.best_by)
+        # Before what saves: a checkpoint has to know of the decision of its own step.
+        standard.insert(0, StopAfterNoGain(part.stop_after_no_gain_steps, monitor=metric, mode=mode))
     # A check of torch's for its own mistakes, at each new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return LightningTrainer(

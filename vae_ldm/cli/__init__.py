@@ -187,7 +187,8 @@ def export(
         str | None,
         typer.Option(
             metavar="[last|best|STEP|FILE]",
-            help="A checkpoint of the diffusion stage, or of the autoencoder where that has none; by default last.",
+            help="A checkpoint of the diffusion stage, or of the autoencoder where that has none; by default what the "
+            "recipe prefers, which is last unless it says export: best.",
         ),
     ] = None,
     out: Annotated[

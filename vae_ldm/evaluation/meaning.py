@@ -11,6 +11,7 @@ _MEANINGS = {
     "reconstruction_agreement": "How often the probe names the class of a picture by its reconstruction.",
     "prompt_agreement": "How often the probe finds in a drawn picture what its prompt asks for.",
     "memorised": "The share of drawn pictures that lie as near to a training picture as 1 in 100 held-out ones do.",
+    "chosen": "The training metric of the exported weights, on validation pictures that had no say in choosing them.",
     "copies_in_pixels": "The share of drawn pictures that are one training picture over again, pixel by pixel.",
 }
 """By the name, or by the part of it before the features; a name with "pca64" is taken on 64 principal axes of these."""

@@ -11,6 +11,8 @@ from vae_ldm.choices import PredictionType, TimestepSampling
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.models import noise_schedule
 
+_LARGEST_QUANTILE = 1 - 2**-24
+"""The largest float32 below 1, which torch.rand can return and a shift would round to 1."""
 _ZERO_TERMINAL_SNR = 1e-6
 """Largest alpha_bar at the last timestep that counts as zero: diffusers writes 2 ** -24; Stable Diffusion has .0047."""
 
@@ -27,6 +29,10 @@ class DenoisingObjective:
     logit_normal, which never draws that step, nor with min-SNR weighting, which gives it no weight:
     `check_trains_last_timestep` refuses both.
 
+    `flow_shift` s is for flow_prediction: noise levels move from sigma to s sigma / (1 + (s - 1) sigma) (Esser 2024,
+    eq. 23), towards pure noise for s above 1, because the same noise hides less of a larger picture. The pipeline's
+    scheduler has to have the same `flow_shift`.
+
     Raises VaeLdmError where a setting means nothing for the prediction type.
     """
 
@@ -37,9 +43,12 @@ class DenoisingObjective:
         *,
         min_snr_gamma: float | None = None,
         zero_terminal_snr: bool = False,
+        flow_shift: float = 1.0,
         num_train_timesteps: int = 1000,
         alphas_cumprod: Tensor | None = None,
     ) -> None:
+        if flow_shift != 1 and prediction_type != "flow_prediction":
+            raise VaeLdmError(f"flow_shift needs prediction_type flow_prediction, not {prediction_type}")
         if zero_terminal_snr and prediction_type != "v_prediction":
             raise VaeLdmError(f"zero_terminal_snr needs prediction_type v_prediction, not {prediction_type}")
         if min_snr_gamma is not None and prediction_type == "flow_prediction":
@@ -50,6 +59,7 @@ class DenoisingObjective:
         self.timestep_sampling = timestep_sampling or ("logit_normal" if self.is_flow else "uniform")
         self.min_snr_gamma = min_snr_gamma
         self.zero_terminal_snr = zero_terminal_snr
+        self.flow_shift = flow_shift
         self.num_train_timesteps = num_train_timesteps
         if alphas_cumprod is None:
             alphas_cumprod = noise_schedule.alphas_cumprod(
@@ -79,6 +89,7 @@ class DenoisingObjective:
             prediction_type,
             timestep_sampling,
             min_snr_gamma=min_snr_gamma,
+            flow_shift=scheduler.config.get("flow_shift") or 1.0 if prediction_type == "flow_prediction" else 1.0,
             num_train_timesteps=steps,
             alphas_cumprod=scheduler.alphas_cumprod,
         )
@@ -116,6 +127,9 @@ class DenoisingObjective:
         """Timesteps [B] at these quantiles [B] in [0, 1) of the training distribution; evenly spaced for validation."""
         if self.timestep_sampling == "logit_normal":  # Esser 2024, eq. 19 with m = 0, s = 1
             quantiles = torch.special.ndtri(quantiles).sigmoid()
+        if self.flow_shift != 1:  # Esser 2024, eq. 23
+            quantiles = self.flow_shift * quantiles / (1 + (self.flow_shift - 1) * quantiles)
+            quantiles = quantiles.clamp(max=_LARGEST_QUANTILE)
         timesteps = quantiles * self.num_train_timesteps
         return timesteps if self.is_flow else timesteps.long()
 

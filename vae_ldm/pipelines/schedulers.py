@@ -6,7 +6,11 @@ from vae_ldm.models.noise_schedule import STABLE_DIFFUSION_BETAS
 
 
 def new_scheduler(
-    prediction_type: str, *, zero_terminal_snr: bool = False, num_train_timesteps: int = 1000
+    prediction_type: str,
+    *,
+    zero_terminal_snr: bool = False,
+    flow_shift: float = 1.0,
+    num_train_timesteps: int = 1000,
 ) -> DPMSolverMultistepScheduler:
     """A new DPM-Solver++ (Lu 2022, order 2) that samples well in 10 to 20 steps what DenoisingObjective trains."""
     is_flow = prediction_type == "flow_prediction"
@@ -15,6 +19,7 @@ def new_scheduler(
         **STABLE_DIFFUSION_BETAS,  # type: ignore[arg-type]
         prediction_type=prediction_type,
         use_flow_sigmas=is_flow,
+        flow_shift=flow_shift,
         rescale_betas_zero_snr=zero_terminal_snr,
         # Evenly spaced timesteps end with a jump that blurs: an exact network gives .07 for a standard deviation
         # of .15 in 12 steps, with Karras' spacing .15. Where sigma has no upper end that spacing cannot be used.

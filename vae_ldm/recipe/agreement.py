@@ -12,9 +12,11 @@ from vae_ldm.recipe.parts import (
     Mixture,
     SourceOf,
     TrainedTextEncoder,
+    Trainer,
     both_sides,
     is_decided_by_weights,
 )
+from vae_ldm.recipe.stages import Stage, stages_of
 
 if TYPE_CHECKING:
     from vae_ldm.recipe.schema import Recipe
@@ -55,7 +57,11 @@ def disagreements(recipe: "Recipe") -> Iterator[Disagreement]:
             yield from _diffusion(recipe.diffusion)
         yield from _pretrained_diffusion(recipe, recipe.diffusion)
         yield from _pipeline_size(recipe)
-    elif recipe.hub is not None and recipe.hub.push_every_n_steps is not None:
+    for stage in stages_of(recipe):
+        section = getattr(recipe, stage.name)
+        if stage.network is not None and section.train != "nothing":
+            yield from _choice_of_weights(stage, section.trainer)
+    if recipe.diffusion is None and recipe.hub is not None and recipe.hub.push_every_n_steps is not None:
         text = "only the diffusion stage is pushed on the way, and there is none; leave it out"
         yield Disagreement(("hub.push_every_n_steps", "diffusion"), text)
 
@@ -75,6 +81,21 @@ def _autoencoder(stage: Autoencoder) -> Iterator[Disagreement]:
     if stage.trainer.precision == "16-mixed":
         text = "16-mixed would scale two losses with one scaler; use bf16-mixed or 32-true"
         yield Disagreement(("autoencoder.trainer.precision",), text)
+
+
+def _choice_of_weights(stage: Stage, trainer: Trainer) -> Iterator[Disagreement]:
+    prefix, metrics = f"{stage.name}.trainer", [metric for metric, _ in stage.metrics]
+    if trainer.best_by not in (None, *metrics):
+        text = f"is not measured in this stage; legal: {', '.join(metrics)}"
+        yield Disagreement((f"{prefix}.best_by",), text)
+    for key, is_set in (
+        ("export", trainer.export == "best"),
+        ("stop_after_no_gain_steps", trainer.stop_after_no_gain_steps is not None),
+    ):
+        if is_set and trainer.val_every_n_steps > trainer.max_steps:
+            every = f"{prefix}.val_every_n_steps"
+            text = f"nothing is validated in max_steps {trainer.max_steps}, which {prefix}.{key} needs"
+            yield Disagreement((every, f"{prefix}.{key}"), text)
 
 
 def _discriminator(recipe: "Recipe") -> Iterator[Disagreement]:
@@ -123,6 +144,12 @@ def _pretrained_diffusion(recipe: "Recipe", stage: Diffusion) -> Iterator[Disagr
         yield Disagreement(
             ("hub", "diffusion.lora.merge"), "a push sends a whole pipeline; set diffusion.lora.merge: true"
         )
+    if stage.contrastive_weight and stage.conditioning == "none":
+        text = "compares pictures of different prompts, and without conditioning there is one"
+        yield Disagreement(("diffusion.contrastive_weight", "diffusion.conditioning"), text)
+    if stage.flow_shift is not None and stage.train == "lora" and not stage.lora.merge:
+        text = "a LoRA file is drawn with its base's scheduler; set diffusion.lora.merge: true, or leave it out"
+        yield Disagreement(("diffusion.flow_shift", "diffusion.lora.merge"), text)
     if stage.train != "lora":
         yield from _ignored(stage, ("lora",), "diffusion.train", "means nothing without diffusion.train: lora")
 
@@ -250,6 +277,14 @@ def _diffusion(stage: Diffusion) -> Iterator[Disagreement]:
     if stage.prediction_type == "flow_prediction" and stage.min_snr_gamma is not None:
         keys = ("diffusion.min_snr_gamma", "diffusion.prediction_type")
         yield Disagreement(keys, "has no meaning for flow_prediction; leave it out")
+    if stage.prediction_type != "flow_prediction":
+        for key, is_set in (
+            ("flow_shift", stage.flow_shift is not None),
+            ("contrastive_weight", stage.contrastive_weight != 0),
+        ):
+            if is_set:
+                text = f"has no meaning for {stage.prediction_type}; leave it out"
+                yield Disagreement((f"diffusion.{key}", "diffusion.prediction_type"), text)
     if stage.zero_terminal_snr and stage.prediction_type != "v_prediction":
         keys = ("diffusion.zero_terminal_snr", "diffusion.prediction_type")
         yield Disagreement(keys, "needs prediction_type: v_prediction")

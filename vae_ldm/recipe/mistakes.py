@@ -66,6 +66,8 @@ def explain(error: ValidationError, root: Node) -> list[Mistake]:
             continue  # pydantic counts the items that are right
         # A value that may be one of two kinds fails as both: what is wrong within the right kind says more.
         precise = [one for one in found if one[0]["type"] not in _KINDS]
+        if path in lists_with_wrong_items:  # wrong items do not count, so that a list of them seems too short
+            precise = [one for one in precise if one[0]["type"] != "too_short"]
         if precise:
             mistakes.append(_mistake(*precise[0], root))
         elif path not in lists_with_wrong_items:

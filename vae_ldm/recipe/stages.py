@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from vae_ldm.choices import Export, Network
+from vae_ldm.choices import BestEnd, Export, Network, ValidationMetric
 from vae_ldm.choices import Stage as StageName
 
 if TYPE_CHECKING:
@@ -27,13 +27,18 @@ class Stage:
     """What it learns, in a sentence or two below its title in the report."""
     network: Network | None = None
     """The network that it trains; None where it trains nothing."""
-    best: tuple[str, Literal["min", "max"]] | None = None
-    """The logged metric by which its best checkpoint is chosen, and which end of it is best."""
+    metrics: tuple[tuple[ValidationMetric, BestEnd], ...] = ()
+    """What it logs on validation pictures, and which end of it is best; the first one chooses where the recipe names
+    none."""
 
     @property
     def title(self) -> str:
         """Its name as a heading."""
         return self.name.replace("_", " ").capitalize()
+
+    def best(self, metric: ValidationMetric | None) -> tuple[ValidationMetric, BestEnd]:
+        """The metric by which its best weights are chosen, and which end of it is best; None: its first one."""
+        return next(entry for entry in self.metrics if metric in (None, entry[0]))
 
 
 STAGES = (
@@ -45,7 +50,7 @@ STAGES = (
         summary="Pictures to latents and back. It sets the limit: the diffusion model can draw nothing the decoder "
         "cannot.",
         network="autoencoder",
-        best=("val/psnr", "max"),
+        metrics=(("val/psnr", "max"), ("val/ssim", "max"), ("val/reconstruction", "min")),
     ),
     Stage(
         "diffusion",
@@ -54,7 +59,7 @@ STAGES = (
         exports=("pipeline", "lora"),
         summary="From noise and a prompt to latents, which the decoder turns into a new picture.",
         network="unet",
-        best=("val/loss", "min"),
+        metrics=(("val/loss", "min"),),
     ),
     Stage(
         "evaluation",

@@ -32,6 +32,7 @@ from vae_ldm.models.single_file import measured_scaling
 from vae_ldm.models.stored_config import checked_config, forget_origin
 from vae_ldm.pages.image_grid import image_grid, in_cells
 from vae_ldm.recipe import Recipe, parts
+from vae_ldm.run.choosing import drop_snapshots
 from vae_ldm.run.fingerprint import autoencoder_fingerprint
 from vae_ldm.run.fitting import fit_stage
 from vae_ldm.run.session import Session
@@ -57,6 +58,7 @@ def run_autoencoder_stage(session: Session) -> AutoencoderKL:
         facts |= finish_autoencoder(session, autoencoder)
         facts |= autoencoder_fingerprint(autoencoder)
         processes.first(lambda: _save(session, autoencoder, facts))
+    processes.first(lambda: drop_snapshots(session, "autoencoder"))
     return load_autoencoder_kl(str(run.autoencoder)).to(session.device).requires_grad_(False)
 
 

@@ -29,6 +29,7 @@ from vae_ldm.data.sources import SPLITS, Split
 from vae_ldm.files import whole_folder
 from vae_ldm.models.lora import save_lora
 from vae_ldm.pipelines.plain_folder import save_plain_pipeline
+from vae_ldm.run.choosing import drop_snapshots
 from vae_ldm.run.fingerprint import pipeline_fingerprint
 from vae_ldm.run.fitting import fit_stage
 from vae_ldm.run.session import Session
@@ -45,7 +46,10 @@ def run_diffusion_stage(session: Session, autoencoder: AutoencoderKL, make_pushe
     `make_pusher` gives what is called on the way, where the recipe asks for that.
     """
     run, recipe = session.run, session.recipe
-    if recipe.diffusion is None or session.processes.first(lambda: run.finished("diffusion") is not None):
+    if recipe.diffusion is None:
+        return
+    if session.processes.first(lambda: run.finished("diffusion") is not None):
+        session.processes.first(lambda: drop_snapshots(session, "diffusion"))
         return
     prompts = _prompts(session)
     folders = {split: _posteriors(session, autoencoder, split) for split in SPLITS}
@@ -91,6 +95,7 @@ def run_diffusion_stage(session: Session, autoencoder: AutoencoderKL, make_pushe
             facts.update(pipeline_fingerprint(diffusion.pipeline(autoencoder).to(session.device), run.reference))
             save_pipeline(diffusion, autoencoder, run.pipeline)
         run.finish("diffusion", **facts)
+        drop_snapshots(session, "diffusion")
 
     session.processes.first(leave)
 

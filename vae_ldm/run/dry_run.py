@@ -27,12 +27,14 @@ from vae_ldm.models.pixels import as_images
 from vae_ldm.recipe import parts
 from vae_ldm.recipe.stages import STAGES, from_stage_on, stages_of
 from vae_ldm.run.autoencoder_stage import of_common_size
+from vae_ldm.run.choosing import snapshots_in_words
 from vae_ldm.run.folder import RunFolder, Stage
 from vae_ldm.run.session import Session
 from vae_ldm.run.step_time import Update, seconds_a_step
 from vae_ldm.text import counted
 from vae_ldm.training.lit_autoencoder import LitAutoencoder
 from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
+from vae_ldm.training.power_averages import TRACKED_LENGTHS
 from vae_ldm.training.progress import format_seconds
 
 _CHANNELS = {1: "grey", 3: "RGB", 4: "RGBA"}
@@ -140,7 +142,7 @@ def _describe_autoencoder(session: Session, module: LitAutoencoder, examples_at_
         module.autoencoder,
         clip_norm=part.gradient_clip_norm,
         optimizer=module.optimizer_settings,
-        averaged=stage.ema is not None,
+        num_averages=_num_averages(stage.ema),
     )
 
     def seconds(*, adversarial: bool) -> float:
@@ -171,7 +173,7 @@ def _describe_unet(session: Session, module: LitLatentDiffusion, latents: dict[s
         module,
         clip_norm=part.gradient_clip_norm,
         optimizer=module.optimizer_settings,
-        averaged=stage.ema is not None,
+        num_averages=_num_averages(stage.ema),
     )
     seconds = seconds_a_step(
         [(lambda: module.denoising_loss(latents, latents["prompt_ids"]).mean(), update)],
@@ -180,6 +182,12 @@ def _describe_unet(session: Session, module: LitLatentDiffusion, latents: dict[s
         batches=part.accumulate_grad_batches,
     )
     _describe_stage(session, "diffusion", module, part, precision, max(0, part.max_steps - done) * seconds, done=done)
+
+
+def _num_averages(ema: parts.Ema | parts.PowerEma | None) -> int:
+    if ema is None:
+        return 0
+    return len(TRACKED_LENGTHS) if isinstance(ema, parts.PowerEma) else 1
 
 
 def _describe_stage(
@@ -196,6 +204,9 @@ def _describe_stage(
         f"{part.batch_size * part.accumulate_grad_batches} in {precision}, "
         f"about {format_seconds(seconds)} on this {'GPU' if device == 'cuda' else device.upper()}"
     )
+    ema = getattr(session.recipe, stage).ema
+    if isinstance(ema, parts.PowerEma):
+        session.say(f"{stage}: {snapshots_in_words(module, part, ema)}")
 
 
 def _steps(total: int, done: int) -> str:

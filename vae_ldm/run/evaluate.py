@@ -36,6 +36,7 @@ from vae_ldm.pages.environment import number, quantity
 from vae_ldm.pipelines.sampling import sample_images, unknown_words
 from vae_ldm.recipe import parts
 from vae_ldm.recipe.stages import TRAINED
+from vae_ldm.run.choosing import choice_in, of_choice
 from vae_ldm.run.report import write_report
 from vae_ldm.run.sample_grids import draw_reconstructions, draw_samples, row_names
 from vae_ldm.run.sample_prompts import left_out_classes, sample_prompts
@@ -102,6 +103,7 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
     first = _measure_autoencoder(session, autoencoder, real)
     draw_reconstructions(session, first)
     measurements, num_images = first.measurements, len(session.pictures.validation)
+    choices = {stage.name: choice_in(run.finished(stage.name) or {}) for stage in TRAINED}
     timings = [_timing(session, stage.name) for stage in TRAINED if getattr(recipe, stage.name) is not None]
     parameters = {"autoencoder": _count(autoencoder)}
     if recipe.diffusion is not None:
@@ -112,7 +114,9 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
         parameters |= {"unet": _count(pipeline.unet), "text_encoder": _count(pipeline.text_encoder)}
     seconds = round(time.perf_counter() - start, 1)
     timings.append({"stage": "evaluation", "seconds": seconds, "num_images": num_images})
+    measurements = [*measurements, *(of_choice(name, choice) for name, choice in choices.items() if choice is not None)]
     metrics = _metrics(session, measurements, timings, parameters)
+    metrics["chosen"] = {name: choice.in_words() for name, choice in choices.items() if choice is not None}
     metrics["data"] |= _of_mixture(session, first)
     write_json(run.metrics, metrics)
     write_report(run.path)

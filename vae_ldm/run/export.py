@@ -19,25 +19,31 @@ from vae_ldm.models.stored_config import forget_origin
 from vae_ldm.pipelines.plain_folder import save_plain_pipeline
 from vae_ldm.recipe.stages import TRAINED, stage_named
 from vae_ldm.run.autoencoder_stage import finish_autoencoder
+from vae_ldm.run.choosing import choice_in
 from vae_ldm.run.diffusion_stage import picture_prompts, save_pipeline, vocabulary
 from vae_ldm.run.fitting import module_weights
-from vae_ldm.run.folder import RunFolder, Stage
+from vae_ldm.run.folder import Stage
 from vae_ldm.run.session import Session
 from vae_ldm.run.state import Checkpoint, checkpoints, find_checkpoint, is_last
+from vae_ldm.training.checkpoint_names import BEST_CHECKPOINT
 
 
 def export_checkpoint(run_dir: Path, *, checkpoint: str | None = None, output_dir: Path | None = None) -> Path:
     """The folder written: a StableDiffusionPipeline, or an AutoencoderKL for a checkpoint of the first stage.
 
     `checkpoint` is "last", "best", a step or a path; the first three are looked for in the diffusion stage, then in the
-    autoencoder's. None and "last" take the newest weights of the furthest stage.
+    autoencoder's. "last" takes the newest weights of the furthest stage. None does so too, unless the recipe has
+    `export: best` or chooses an average: then it takes what was chosen, or the best of a stage that is not finished.
 
     Raises VaeLdmError where there is no such checkpoint, or the output folder exists already, WeightsError where a
     checkpoint is damaged, and RunError where the disk is full.
     """
     session = Session.opened(run_dir)
     run = session.run
-    source = _newest_weights(run) if is_last(checkpoint) else _of_checkpoint(find_checkpoint(run.path, str(checkpoint)))
+    if is_last(checkpoint):
+        source = _newest_weights(session, chosen_ones=checkpoint is None)
+    else:
+        source = _of_checkpoint(find_checkpoint(run.path, str(checkpoint)))
     target = output_dir or run.path / f"{stage_named(source.stage).exports[0]}-{source.name}"
     if target.exists():
         raise VaeLdmError(f"{target}: exists already; name another folder with --out, or delete it")
@@ -72,19 +78,28 @@ def _write(session: Session, source: _Weights, target: Path) -> None:
             forget_origin(part)  # an older version noted it
 
 
-def _newest_weights(run: RunFolder) -> _Weights:
+def _newest_weights(session: Session, *, chosen_ones: bool) -> _Weights:
     """The weights of the furthest stage: what a finished stage left, whatever its last checkpoint is, else that
-    checkpoint.
+    checkpoint. With `chosen_ones` weights that the recipe prefers to the last ones come first.
     """
+    run = session.run
     for stage in reversed(TRAINED):
         facts = run.finished(stage.name)
+        newest = [_of_checkpoint(found) for found in checkpoints(run.path) if found.stage == stage.name]
         if facts is not None:
+            choice = choice_in(facts)
+            if choice is not None and not choice.is_last and not chosen_ones and newest:
+                return newest[0]
             name = f"step={facts['num_steps']}" if "num_steps" in facts else "as-it-was"
+            if choice is not None:
+                name = choice.short_name
             folders = (run.path / folder for folder in stage.exports)
             return _Weights(stage.name, name, next(folder for folder in folders if folder.is_dir()))
-        for found in checkpoints(run.path):
-            if found.stage == stage.name:
-                return _of_checkpoint(found)
+        section, best = getattr(session.recipe, stage.name), run.checkpoints(stage.name) / BEST_CHECKPOINT
+        if chosen_ones and section is not None and section.trainer.export == "best" and best.is_file():
+            return _of_checkpoint(Checkpoint(stage.name, best))
+        if newest:
+            return newest[0]
     raise VaeLdmError(f"{run.path}: has no checkpoint yet")
 
 

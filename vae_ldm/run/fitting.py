@@ -3,9 +3,11 @@
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 
@@ -13,6 +15,7 @@ from vae_ldm.assembly import build_trainer, place_channels_last
 from vae_ldm.errors import StoppedError, WeightsError
 from vae_ldm.recipe import parts
 from vae_ldm.recipe.stages import stage_named
+from vae_ldm.run.choosing import choose_weights, makes_a_choice, new_averages, validation_halves
 from vae_ldm.run.folder import Stage
 from vae_ldm.run.loggers import build_loggers
 from vae_ldm.run.session import Session
@@ -20,6 +23,7 @@ from vae_ldm.text import counted
 from vae_ldm.training.callbacks import (
     BatchesTaken,
     BestCheckpoint,
+    WarmedEma,
     asked_to_stop,
     checkpoint_step,
 )
@@ -60,19 +64,30 @@ def fit_stage(
     data: LightningDataModule,
     part: parts.Trainer,
     *,
-    ema: parts.Ema | None,
+    ema: parts.Ema | parts.PowerEma | None,
     callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
-    """Train to `max_steps`, going on from the newest whole checkpoint, and return seconds and pictures seen."""
+    """Train to `max_steps`, going on from the newest whole checkpoint, and return seconds, pictures seen and, where
+    the recipe asks for a choice of weights, what was chosen. The module holds the weights to export then.
+    """
     declared, checkpoint_dir = stage_named(stage), session.run.checkpoints(stage)
     assert declared.network is not None, f"{stage} trains nothing"
-    assert declared.best is not None, f"{stage} trains nothing"
     processes, pictures = session.processes, session.pictures
     checkpoint = processes.first(lambda: newest_checkpoint(checkpoint_dir, session))
     first_step = 0 if checkpoint is None else checkpoint_step(checkpoint)
     if checkpoint is not None:
         session.say(f"{stage}: going on from step {first_step} ({checkpoint})")
         data.start_batch = _first_batch(session, stage, checkpoint)  # type: ignore[attr-defined]
+    metric, mode = declared.best(part.best_by)
+    halves, everything = None, data.val_indices  # type: ignore[attr-defined]
+    if makes_a_choice(part, ema):
+        halves = validation_halves(len(pictures.validation), processes.count, stage)
+        # As evenly spread as those of a stage without a choice.
+        spread = np.linspace(0, len(halves.choosing) - 1, min(len(everything), len(halves.choosing)))
+        data.val_indices = halves.choosing[spread.astype(np.int64)]  # type: ignore[attr-defined]
+    averages = None
+    if isinstance(ema, parts.PowerEma):
+        averages = new_averages(session, stage, module, part, ema)
     batches_per_step = part.accumulate_grad_batches
     taken = BatchesTaken(pictures.key)
     manual = not module.automatic_optimization
@@ -89,14 +104,14 @@ def fit_stage(
         part,
         network=declared.network,
         seed=session.recipe.seed,
-        ema=ema,
+        average=averages if ema is None or isinstance(ema, parts.PowerEma) else WarmedEma(ema.decay),
         checkpoint_dir=checkpoint_dir,
         loggers=[CsvLog(session.run.log(stage), **steps), *others],
         callbacks=[
             stopwatch,
             taken,
             progress,
-            BestCheckpoint(checkpoint_dir, monitor=declared.best[0], mode=declared.best[1]),
+            BestCheckpoint(checkpoint_dir, monitor=metric, mode=mode),
             *callbacks,
             *([TraceSteps(session.run.path / stage)] if session.profiles else []),
         ],
@@ -122,7 +137,26 @@ def fit_stage(
     module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if session.profiles and (trace := session.run.path / stage / "trace.json.gz").exists():
         session.say(f"{stage}: some steps are timed in {trace}; open it in chrome://tracing or ui.perfetto.dev")
-    return {
+    if trainer.global_step < part.max_steps:
+        session.say(
+            f"{stage}: ended after step {trainer.global_step}: {metric} has not been better for "
+            f"{counted(part.stop_after_no_gain_steps or 0, 'step')}"
+        )
+    facts: dict[str, Any] = {}
+    if halves is not None:
+        chosen = choose_weights(
+            session,
+            stage,
+            module,
+            data,
+            part,
+            averages,
+            halves,
+            last_step=trainer.global_step,
+            precision=str(trainer.precision),
+        )
+        facts["choice"] = asdict(chosen)
+    return facts | {
         "seconds": round(stopwatch.seconds, 1),
         "num_images": taken.count * part.batch_size,
         "num_steps": trainer.global_step,

@@ -17,6 +17,7 @@ from vae_ldm.processes import processes_in_words
 from vae_ldm.recipe import Recipe
 from vae_ldm.recipe.stages import TRAINED, stages_of
 from vae_ldm.run.autoencoder_stage import run_autoencoder_stage
+from vae_ldm.run.choosing import check_average_lengths, makes_a_choice, validation_halves
 from vae_ldm.run.diffusion_stage import check_prompts, run_diffusion_stage
 from vae_ldm.run.evaluate import check_features, run_evaluation_stage
 from vae_ldm.run.folder import RunFolder, Stage
@@ -37,6 +38,7 @@ def train_run(recipe: Recipe, *, dry_run: bool = False, restart: Sequence[Stage]
         if part is not None and getattr(part, "train", "all") != "nothing":
             assert stage.network is not None
             check_precision(part.trainer, stage.network)
+    check_average_lengths(recipe)
     session = Session.of(recipe, profiles=profile)
     if said := processes_in_words(session.processes.count):
         session.say(said)
@@ -120,6 +122,10 @@ def _check_enough_pictures(session: Session) -> None:
         raise DataError(
             f"{counted(found, 'picture')} (or num_val_images) cannot be shared by {count} processes; start fewer"
         )
+    for stage in TRAINED:
+        section = getattr(recipe, stage.name)
+        if section is not None and makes_a_choice(section.trainer, section.ema):
+            validation_halves(len(session.pictures.validation), count, stage.name)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ _NUM_TIMED_STEPS = 3
 
 
 class Update:
-    """What follows a backward pass: clipping, the optimizer and, with `averaged`, the moving average of the weights."""
+    """What follows a backward pass: clipping, the optimizer and, `num_averages` moving averages of the weights."""
 
     def __init__(
         self,
@@ -23,7 +23,7 @@ class Update:
         *,
         clip_norm: float | None,
         optimizer: OptimizerSettings | None = None,
-        averaged: bool = False,
+        num_averages: int = 0,
     ) -> None:
         """`optimizer` None: AdamW."""
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -31,8 +31,8 @@ class Update:
         settings = _standing_still(optimizer)
         self.optimizer, _ = new_optimizer(network, settings, max_steps=_NUM_TIMED_STEPS)
         self.clip_norm = clip_norm
-        weights = [parameter.detach() for parameter in network.parameters()] if averaged else []
-        self.weights, self.average = weights, [weight.clone() for weight in weights]
+        self.weights = [parameter.detach() for parameter in network.parameters()] if num_averages else []
+        self.averages = [[weight.clone() for weight in self.weights] for _ in range(num_averages)]
 
     def __call__(self) -> None:
         """One step of it."""
@@ -40,8 +40,8 @@ class Update:
             nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.average:
-            torch._foreach_lerp_(self.average, self.weights, 0.5)
+        for average in self.averages:
+            torch._foreach_lerp_(average, self.weights, 0.5)
 
 
 def _standing_still(optimizer: OptimizerSettings | None) -> OptimizerSettings:

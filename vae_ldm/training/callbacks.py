@@ -12,6 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, WeightAveraging
 from torch import Tensor
 
+from vae_ldm.choices import BestEnd
 from vae_ldm.errors import StoppedError
 from vae_ldm.training.checkpoint_file import read_checkpoint
 from vae_ldm.training.checkpoint_names import BEST_CHECKPOINT, run_checkpoints, step_in_name
@@ -62,17 +63,20 @@ class BatchesTaken(Callback):
         return state["count"], state["num_processes"], state.get("pictures")
 
 
-class WarmedEma(WeightAveraging):
-    """Exponential moving average with decay min(decay, (1 + n) / (10 + n)) after n updates.
+class FusedAverage(WeightAveraging):
+    """An average of the weights that moves at each step by `decay_after(updates)`; it is what is validated.
 
     Lightning's EMAWeightAveraging has a constant decay, which leaves short runs full of their initial weights, and
-    averages tensor by tensor; this is its base class with a warmed, fused average.
+    averages tensor by tensor; this is its base class with a fused average.
     """
 
-    def __init__(self, decay: float) -> None:
+    def __init__(self) -> None:
         super().__init__(use_buffers=False, multi_avg_fn=self._average)
-        self.decay = decay
         self._listed: list[list[Any]] = []
+
+    def decay_after(self, updates: int) -> float:
+        """The share of the old average in the next one, after `updates` steps."""
+        raise NotImplementedError
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -102,9 +106,7 @@ class WarmedEma(WeightAveraging):
 
     def _average(self, averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
         # Our own count of updates: reading the tensor would wait for the GPU each step.
-        updates = self._latest_update_step
-        decay = min(self.decay, (1 + updates) / (10 + updates))
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+        torch._foreach_lerp_(averaged, current, 1 - self.decay_after(self._latest_update_step))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing: the average moves with steps only."""
@@ -120,15 +122,26 @@ class WarmedEma(WeightAveraging):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_epoch_start(trainer, pl_module)
-        _take_buffers_of_first_process(trainer, pl_module)
+        take_buffers_of_first_process(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the average in the module, also after a resume from the last step, which trains and so ends nothing."""
         self._copy_average_to_current(pl_module)
-        _take_buffers_of_first_process(trainer, pl_module)
+        take_buffers_of_first_process(trainer, pl_module)
 
 
-def _take_buffers_of_first_process(trainer: Trainer, pl_module: LightningModule) -> None:
+class WarmedEma(FusedAverage):
+    """Exponential moving average with decay min(decay, (1 + n) / (10 + n)) after n updates."""
+
+    def __init__(self, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+
+    def decay_after(self, updates: int) -> float:
+        return min(self.decay, (1 + updates) / (10 + updates))
+
+
+def take_buffers_of_first_process(trainer: Trainer, pl_module: LightningModule) -> None:
     """The average's buffers are those of one step, at which each process had its own."""
     if trainer.world_size > 1:
         for buffer in pl_module.buffers():
@@ -178,7 +191,7 @@ class RunCheckpoint(Checkpoint):
         stops = self._asked_to_stop
         if trainer.world_size > 1:  # all must stop after the same step
             stops = trainer.strategy.reduce_boolean_decision(stops, all=False)
-        due = step % self.every_n_steps == 0 or step == trainer.max_steps
+        due = step % self.every_n_steps == 0 or step == trainer.max_steps or trainer.should_stop
         if step != self._last_saved and (stops or due):
             if log_first:  # Lightning does so after this hook; a resumed run would have a gap
                 trainer._logger_connector.update_train_step_metrics()
@@ -233,6 +246,58 @@ class BestCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As the base class, which forgets the best of a run whose folder was moved and keeps a worse one for it."""
+        here = Path(str(self.dirpath))
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {key: str(here / Path(state_dict[key]).name) if state_dict[key] else "" for key in paths}
+        best = {str(here / Path(path).name): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(state_dict | moved | {"dirpath": self.dirpath, "best_k_models": best})
+
+
+class StopAfterNoGain(Callback):
+    """Ends training when a validation metric has not been better than its best for `num_steps` steps.
+
+    What is best, and since when, is kept in checkpoints, so that a resumed run ends after the same step.
+    """
+
+    def __init__(self, num_steps: int, *, monitor: str, mode: BestEnd) -> None:
+        self.num_steps = num_steps
+        self.monitor = monitor
+        self.mode = mode
+        self.best: float | None = None
+        self.best_step = 0
+        self.last_step = 0
+
+    @property
+    def has_stopped(self) -> bool:
+        """The last validation was the last one."""
+        return self.best is not None and self.last_step - self.best_step >= self.num_steps
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        value = float(trainer.callback_metrics[self.monitor])
+        if trainer.world_size > 1:
+            value = trainer.strategy.broadcast(value)
+        self.last_step = trainer.global_step
+        if self.best is None or (value < self.best if self.mode == "min" else value > self.best):
+            self.best, self.best_step = value, self.last_step
+        self._stop(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that was killed after its last step takes no other one."""
+        if trainer.global_step == self.last_step:
+            self._stop(trainer)
+
+    def _stop(self, trainer: Trainer) -> None:
+        if self.has_stopped:
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "best_step": self.best_step, "last_step": self.last_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.best_step, self.last_step = (state_dict[key] for key in ("best", "best_step", "last_step"))
+
 
 class PictureEachValidation(Callback):
     """Writes what `draw(module)` returns to `folder`/step=N.png at the end of each validation (on the first rank)."""
@@ -281,7 +346,7 @@ class EachNSteps(Checkpoint):
         self.wait()
 
     def _act(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
-        average = next((each for each in trainer.callbacks if isinstance(each, WarmedEma)), None)  # type: ignore[attr-defined]
+        average = next((each for each in trainer.callbacks if isinstance(each, FusedAverage)), None)  # type: ignore[attr-defined]
         modes = [(module, module.training) for module in pl_module.modules()]
         with torch.random.fork_rng(), average.averaged(pl_module) if average is not None else nullcontext():
             self.act(pl_module, step)

@@ -172,20 +172,24 @@ class LitAutoencoder(LightningModule):
         return hinge_discriminator_loss(self.discriminator(images), fake).mean()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        terms = self.validation_values(batch)
+        self.log_dict(
+            {name: term.mean() for name, term in terms.items()}, batch_size=len(batch["images"]), sync_dist=True
+        )
+
+    def validation_values(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """PSNR in dB, SSIM and the pixel loss of each picture, [B], by the names they are logged as."""
         images = to_unit_range(batch["images"])
         posterior = self.autoencoder.encode(images).latent_dist
         reconstructions = self.autoencoder.decode(posterior.mode()).sample.float().clamp(-1, 1)
         psnr = peak_signal_noise_ratio(
             reconstructions, images, data_range=2.0, reduction="none", dim=tuple(range(1, images.ndim))
         )
-        terms = {
-            "psnr": psnr,
-            "ssim": 1 - ssim_error(reconstructions, images),
-            "reconstruction": self.image_terms["reconstruction"].loss(reconstructions, images),
+        return {
+            "val/psnr": psnr,
+            "val/ssim": 1 - ssim_error(reconstructions, images),
+            "val/reconstruction": self.image_terms["reconstruction"].loss(reconstructions, images),
         }
-        self.log_dict(
-            {f"val/{name}": term.mean() for name, term in terms.items()}, batch_size=len(images), sync_dist=True
-        )
 
     def _mean_over_processes(self, tensor: Tensor) -> Tensor:
         alone = self._trainer is None or self.trainer.world_size == 1

@@ -9,7 +9,9 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
+from vae_ldm.choices import NoiseAssignment
 from vae_ldm.losses.denoising import DenoisingObjective
+from vae_ldm.losses.noise_assignment import nearest_noise
 from vae_ldm.training.optimizers import OptimizerSettings, new_optimizer
 
 _VALIDATION_SEED = 0
@@ -40,7 +42,10 @@ class LitLatentDiffusion(LightningModule):
         word_dropout: float,
         unknown_id: int | None,
         log_every_n_steps: int,
+        contrastive_weight: float = 0.0,
+        noise_assignment: NoiseAssignment = "random",
     ) -> None:
+        """`contrastive_weight` is lambda of contrastive flow matching: see `training_step`."""
         super().__init__()
         self.unet = unet
         self.text_encoder = text_encoder
@@ -52,6 +57,8 @@ class LitLatentDiffusion(LightningModule):
         self.word_dropout = word_dropout
         self.unknown_id = unknown_id
         self.log_every_n_steps = log_every_n_steps
+        self.contrastive_weight = contrastive_weight
+        self.noise_assignment = noise_assignment
         self._to_clip: list[nn.Parameter] = []
 
     def configure_optimizers(self) -> Any:
@@ -71,10 +78,24 @@ class LitLatentDiffusion(LightningModule):
             nn.utils.clip_grad_norm_(self._to_clip, gradient_clip_val)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """The mean denoising loss and, with a `contrastive_weight`, less that share of the contrastive term.
+
+        That term (Stoica 2025, contrastive flow matching, arXiv 2506.05350) is the squared distance between a
+        prediction and the velocity of another picture of the batch, with its own noise: flows of different prompts are
+        driven apart. Here the other picture always has another prompt, because flows of one prompt shall not part, and
+        a picture whose prompt was dropped has no term, because the empty prompt stands for all of them. Where a batch
+        has one prompt only, the term is 0.
+        """
         prompt_ids = self._with_unknown_words(batch["prompt_ids"])
         dropped = torch.rand(len(prompt_ids), 1, device=self.device) < self.caption_dropout
         prompt_ids = torch.where(dropped, self.empty_prompt_ids, prompt_ids)
-        loss = self.denoising_loss(batch, prompt_ids).mean()
+        denoised = self._denoise(batch, prompt_ids, assigns=self.noise_assignment == "immiscible")
+        loss = self.objective.error(*denoised).mean()
+        if self.contrastive_weight:
+            others, has_other = other_prompts(batch["prompt_ids"])
+            prediction, latents, noise, timesteps = denoised
+            distance = self.objective.error(prediction, latents[others], noise[others], timesteps)
+            loss = loss - self.contrastive_weight * (distance * (has_other & ~dropped.flatten())).mean()
         if (batch_idx + 1) % self.log_every_n_steps == 0:
             self.log("train/loss", loss, sync_dist=True)
         return loss
@@ -93,27 +114,46 @@ class LitLatentDiffusion(LightningModule):
         return torch.where(chosen & is_word, self.unknown_id, prompt_ids)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Logs `val/loss` on fixed noise and timesteps, so that it falls only when the network is better."""
+        """Logs `val/loss`, the mean over pictures."""
+        loss = self.validation_values(batch)["val/loss"].mean()
+        self.log("val/loss", loss, batch_size=len(batch["prompt_ids"]), sync_dist=True)
+
+    def validation_values(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`val/loss` of each picture, [B], on fixed noise and timesteps: it falls only when the network is better."""
         # One a picture, whatever batch and process it falls to; on the CPU, for the same draws on every device.
         generators = [torch.Generator().manual_seed(_VALIDATION_SEED + index) for index in batch["index"].tolist()]
-        loss = self.denoising_loss(batch, batch["prompt_ids"], generator=generators).mean()
-        self.log("val/loss", loss, batch_size=len(batch["prompt_ids"]), sync_dist=True)
+        return {"val/loss": self.denoising_loss(batch, batch["prompt_ids"], generator=generators)}
 
     def denoising_loss(self, batch: dict[str, Tensor], prompt_ids: Tensor, generator: Generators = None) -> Tensor:
         """Weighted squared error, one value per image: [B]. `generator` may be one per image; None: the global one."""
+        return self.objective.error(*self._denoise(batch, prompt_ids, generator))
+
+    def _denoise(
+        self, batch: dict[str, Tensor], prompt_ids: Tensor, generator: Generators = None, *, assigns: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The prediction, and the latents, noise and timesteps that it was made from."""
         mean, std = batch["mean"], batch["std"]
         latents = torch.addcmul(mean, std, _randn_like(mean, generator))
         noise = _randn_like(latents, generator)
+        if assigns:
+            noise = noise[nearest_noise(latents, noise)]
         timesteps = self._timesteps(latents, generator)
         prompts = self.text_encoder(prompt_ids)[0]
         noisy = self.objective.corrupt(latents, noise, timesteps)
         prediction = self.unet(noisy, timesteps, encoder_hidden_states=prompts, return_dict=False)[0]
-        return self.objective.error(prediction, latents, noise, timesteps)
+        return prediction, latents, noise, timesteps
 
     def _timesteps(self, latents: Tensor, generator: Generators) -> Tensor:
         if not isinstance(generator, list):
             return self.objective.sample_timesteps(len(latents), generator=generator, device=latents.device)
         return torch.cat([self.objective.sample_timesteps(1, generator=one) for one in generator]).to(latents.device)
+
+
+def other_prompts(prompt_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """For each prompt [B, L] the row of one that differs, drawn at random, and whether there is any, each [B]."""
+    differs = (prompt_ids[:, None] != prompt_ids[None]).any(-1)
+    drawn = torch.rand(differs.shape, device=prompt_ids.device).masked_fill(~differs, -1).argmax(1)
+    return drawn, differs.any(1)
 
 
 def _randn_like(tensor: Tensor, generator: Generators) -> Tensor:

@@ -45,4 +45,4 @@ from vae_ldm.recipe.parts.stages import (
     PretrainedTextEncoder,
     TrainedTextEncoder,
 )
-from vae_ldm.recipe.parts.training import AdamW, DiffusionTrainer, Ema, Muon, Optimizer, Trainer
+from vae_ldm.recipe.parts.training import AdamW, Average, DiffusionTrainer, Ema, Muon, Optimizer, PowerEma, Trainer

@@ -8,6 +8,7 @@ from vae_ldm.choices import (
     MAX_DRAWN,
     MAX_GUIDANCE_SCALE,
     Conditioning,
+    NoiseAssignment,
     PredictionType,
     TimestepSampling,
     TrainedPart,
@@ -28,7 +29,7 @@ from vae_ldm.recipe.parts.base import (
     Word,
 )
 from vae_ldm.recipe.parts.losses import AutoencoderLoss, EfficientNetLite, Features
-from vae_ldm.recipe.parts.training import AdamW, DiffusionTrainer, Ema, Optimizer, Trainer
+from vae_ldm.recipe.parts.training import AdamW, Average, DiffusionTrainer, Ema, Optimizer, Trainer
 
 
 class Autoencoder(Part):
@@ -50,7 +51,7 @@ class Autoencoder(Part):
     """Train on random crops of this size, which is cheaper a step; validation stays on whole pictures."""
     loss: AutoencoderLoss = AutoencoderLoss()
     optimizer: Optimizer = AdamW()
-    ema: Ema | None = None
+    ema: Average | None = None
     trainer: Trainer = Trainer()
 
 
@@ -126,9 +127,18 @@ class Diffusion(Part):
     zero_terminal_snr: Annotated[bool, DecidedByWeights] = False
     """Rescale the betas so that the last step is pure noise (Lin 2023, algorithm 1); for v_prediction and uniform
     timesteps, because logit_normal never draws the last step and min_snr_gamma weighs it with 0."""
+    noise_assignment: NoiseAssignment = "random"
+    """immiscible: within a batch the noise is dealt out so that it lies nearest to its latents (Li 2024, immiscible
+    diffusion); needs the extra `immiscible`."""
+    contrastive_weight: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """For flow_prediction: drives the flows of different prompts apart (Stoica 2025, contrastive flow matching, which
+    takes 0.05). 0: off."""
+    flow_shift: Annotated[float, Field(gt=0, le=100)] | None = None
+    """For flow_prediction: moves noise levels towards pure noise where it is above 1, in training and in the exported
+    scheduler (Esser 2024, eq. 23), as larger latents need it. null: 1, or what the scheduler of from_pretrained has."""
     dropout: Annotated[Share, DecidedByWeights] = 0.0
     optimizer: Optimizer = AdamW()
-    ema: Ema | None = Ema()
+    ema: Average | None = Ema()
     trainer: DiffusionTrainer = DiffusionTrainer()
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, Strict
 
-from vae_ldm.choices import OnNaN, Precision
+from vae_ldm.choices import ExportedWeights, OnNaN, Precision, SnapshotDtype, ValidationMetric
 from vae_ldm.recipe.parts.base import (
     BatchSize,
     Count,
@@ -62,10 +62,53 @@ Optimizer = Annotated[
 
 
 class Ema(Part):
-    """Exponential moving average of the weights; it is what is validated and exported."""
+    """Exponential moving average of the weights; it is what is validated and exported. It is meant where `type` is
+    left out."""
 
+    type_may_be_left_out: ClassVar[bool] = True
+
+    type: Literal["exponential"] = "exponential"
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
     """Reached from below: min(decay, (1 + step) / (10 + step))."""
+
+
+AverageLength = Annotated[float, Field(ge=0.005, le=0.28)]
+"""The standard deviation of an average's weights over time, as a share of the training so far: sigma_rel of EDM2."""
+
+
+class PowerEma(Part):
+    """Two power-function averages of the weights (Karras 2023, EDM2, section 3.1). After training the average of the
+    best length is put together from snapshots of both and exported; until then the longer one is validated. It takes
+    the memory of two copies of the weights."""
+
+    type: Literal["power"] = "power"
+    lengths: Annotated[tuple[AverageLength, ...], Strict(False), Field(min_length=1, max_length=50)] = (
+        0.03,
+        0.04,
+        0.05,
+        0.075,
+        0.1,
+        0.15,
+        0.2,
+    )
+    """Lengths to choose among after training, each the standard deviation of an average's weights over time as a share
+    of the training: sigma_rel of EDM2. The last weights, which are no average, are always among the choices."""
+    num_snapshots: Annotated[int, Field(ge=2, le=256)] = 16
+    """Evenly spread over max_steps; the last one is never written to the disk. More of them reach shorter and longer
+    lengths."""
+    snapshot_dtype: SnapshotDtype = "float16"
+    """Of the files in the stage's folder averages/. Each snapshot holds two numbers for each trained weight."""
+    keep_snapshots: Annotated[bool, FreeUnderWay] = False
+    """Keep averages/ when the stage is finished."""
+
+
+def _exponential_where_no_type_is_named(value: object) -> object:
+    return {"type": "exponential", **value} if isinstance(value, dict) and "type" not in value else value
+
+
+Average = Annotated[
+    Annotated[Ema | PowerEma, Field(discriminator="type")], BeforeValidator(_exponential_where_no_type_is_named)
+]
 
 
 class Trainer(Part):
@@ -89,6 +132,15 @@ class Trainer(Part):
     val_every_n_steps: Annotated[Count, FreeUnderWay] = 250
     num_val_images: Annotated[Count, FreeUnderWay] = 256
     """Validation pictures looked at during training; the final evaluation uses all of them."""
+    export: ExportedWeights = "last"
+    """last: the weights of the last step. best: those of best.ckpt or of the last step, whichever are better. One half
+    of the validation pictures then decides, during training too, and the other half judges."""
+    best_by: ValidationMetric | None = None
+    """What best.ckpt, export: best, ema: {type: power} and stop_after_no_gain_steps go by; null: val/psnr of the
+    autoencoder, val/loss of diffusion."""
+    stop_after_no_gain_steps: Annotated[Count | None, FreeUnderWay] = None
+    """End the stage when `best_by` has not been better than its best for so many steps; the learning rate still
+    follows max_steps. null: never."""
     log_every_n_steps: Annotated[Count, FreeUnderWay] = 25
     on_nan: Annotated[OnNaN, FreeUnderWay] = "stop"
     """stop: end the run where the loss is NaN or infinite. skip: leave steps with such gradients out."""
