@@ -17,9 +17,10 @@ from vae_ldm.training.lit_autoencoder import LitAutoencoder
 
 @dataclass(frozen=True)
 class Pack:
-    """A packaged recipe and the photos that it is given."""
+    """A recipe and the photos that it is given."""
 
     recipe: str
+    """Its path in the checkout."""
     overrides: tuple[str, ...] = ()
     """`{photos}` in them is the folder of --photos."""
     judged_on: tuple[str, int] | None = None
@@ -37,11 +38,11 @@ class Variant:
 
 
 PACKS = {
-    "claims-32": Pack("claims-32"),
-    "cans-64": Pack("damage-cans-64", ("data.path={photos}/damage_cans",)),
-    "clothing-64": Pack("product-photos-64", ("data.path={photos}/product_clothing",)),
+    "claims-32": Pack("recipes/claims-32.yaml"),
+    "cans-64": Pack("recipes/damage-cans-64.yaml", ("data.path={photos}/damage_cans",)),
+    "clothing-64": Pack("recipes/product-photos-64.yaml", ("data.path={photos}/product_clothing",)),
     "starter": Pack(
-        "starter-f8c16",
+        "benchmarks/starter-f8c16.yaml",
         tuple(
             f"data.sources[{place}].path={{photos}}/{name}"
             for place, name in enumerate(
