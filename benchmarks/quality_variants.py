@@ -149,8 +149,15 @@ def _muon(learning_rate: float = 2e-2, **keys: object) -> tuple[str, ...]:
     return _autoencoder(optimizer__type="muon", optimizer__learning_rate=learning_rate, **keys)
 
 
+def _small_batches(learning_rate: float = 2e-2, **keys: object) -> tuple[str, ...]:
+    """Muon with batches of 8 and averaged weights, the best of the first cells, and what is changed beside."""
+    return _muon(learning_rate, **{"trainer__batch_size": 8, "ema": "{decay: 0.995}", **keys})
+
+
 def _by_name(*variants: Variant) -> dict[str, Variant]:
-    return {variant.name: variant for variant in variants}
+    named = {variant.name: variant for variant in variants}
+    assert len(named) == len(variants), "two variants of one name"
+    return named
 
 
 VARIANTS = {
@@ -178,28 +185,109 @@ VARIANTS = {
             "Muon 2e-2, batches of 8, 3 Newton-Schulz steps",
             _muon(trainer__batch_size=8, optimizer__newton_schulz_steps=3),
         ),
-        Variant(
-            "muon-batch-8-ema",
-            "Muon 2e-2, batches of 8, averaged weights (0.995)",
-            _muon(trainer__batch_size=8, ema="{decay: 0.995}"),
-        ),
         Variant("adamw-batch-8", "AdamW 4e-3, batches of 8", _autoencoder(trainer__batch_size=8)),
         Variant("muon-batch-32", "Muon 2e-2, batches of 32", _muon(trainer__batch_size=32)),
         Variant("muon-ema", "Muon 2e-2, averaged weights (0.995)", _muon(ema="{decay: 0.995}")),
-        Variant("muon-l2", "Muon 2e-2, L2 in place of L1", _muon(loss__reconstruction="{type: l2}")),
-        Variant("muon-no-ssim", "Muon 2e-2, without SSIM", _muon(loss__ssim_weight=0)),
-        Variant("muon-ssim-1", "Muon 2e-2, SSIM weighs 1.0", _muon(loss__ssim_weight=1)),
-        Variant("muon-clip-off", "Muon 2e-2, gradients not clipped", _muon(trainer__gradient_clip_norm="null")),
-        Variant("muon-narrow", "Muon 2e-2, widths 16, 32, 32", _muon(), lambda: shape(16, 32, 32, 64, 64)),
-        Variant("muon-thin-top", "Muon 2e-2, widths 8, 32, 64", _muon(), lambda: shape(8, 32, 64, 64, 64)),
-        Variant("muon-wide-bottom", "Muon 2e-2, widths 16, 32, 128", _muon(), lambda: shape(16, 32, 128, 128, 128)),
-        Variant("muon-wide", "Muon 2e-2, widths 24, 48, 96", _muon(), lambda: shape(24, 48, 96, 96, 96)),
-        Variant("muon-noise-0.25", "Muon 2e-2, latent noise to 0.25", _muon(), lambda: latent_noise(0.25)),
-        Variant("muon-noise-1", "Muon 2e-2, latent noise to 1", _muon(), lambda: latent_noise(1.0)),
-        Variant("muon-equivariance", "Muon 2e-2, equivariance", _muon(), equivariance),
-        Variant("muon-kl-4x", "Muon 2e-2, KL weighs four times", _muon(loss__kl_weight_per_latent=0.06144)),
-        Variant("muon-kl-0.25x", "Muon 2e-2, KL weighs a quarter", _muon(loss__kl_weight_per_latent=0.00384)),
-        Variant("muon-deep", "Muon 2e-2, two layers a block", _muon(), lambda: shape(16, 32, 64, 64, 64, layers=2)),
+        Variant("muon-batch-8-ema", "Muon 2e-2, batches of 8, averaged weights (0.995)", _small_batches()),
+        Variant("small-3e-2", "Muon 3e-2, batches of 8, averaged weights", _small_batches(3e-2)),
+        Variant(
+            "small-momentum-0.9",
+            "Muon 2e-2, batches of 8, averaged weights; momentum 0.9",
+            _small_batches(optimizer__momentum=0.9),
+        ),
+        Variant(
+            "small-adamw-1e-2",
+            "Muon 2e-2, batches of 8, averaged weights; AdamW 1e-2 for the rest",
+            _small_batches(optimizer__adamw_learning_rate=1e-2),
+        ),
+        Variant(
+            "small-no-decay",
+            "Muon 2e-2, batches of 8, averaged weights; no weight decay",
+            _small_batches(optimizer__weight_decay=0),
+        ),
+        Variant(
+            "small-linear",
+            "Muon 2e-2, batches of 8, averaged weights; linear decay",
+            _small_batches(optimizer__lr_scheduler="linear"),
+        ),
+        Variant(
+            "small-clip-off",
+            "Muon 2e-2, batches of 8, averaged weights; gradients not clipped",
+            _small_batches(trainer__gradient_clip_norm="null"),
+        ),
+        Variant(
+            "small-l2",
+            "Muon 2e-2, batches of 8, averaged weights; L2 in place of L1",
+            _small_batches(loss__reconstruction="{type: l2}"),
+        ),
+        Variant(
+            "small-no-ssim",
+            "Muon 2e-2, batches of 8, averaged weights; without SSIM",
+            _small_batches(loss__ssim_weight=0),
+        ),
+        Variant(
+            "small-ssim-1",
+            "Muon 2e-2, batches of 8, averaged weights; SSIM weighs 1.0",
+            _small_batches(loss__ssim_weight=1),
+        ),
+        Variant(
+            "small-kl-4x",
+            "Muon 2e-2, batches of 8, averaged weights; KL weighs four times",
+            _small_batches(loss__kl_weight_per_latent=0.06144),
+        ),
+        Variant(
+            "small-kl-0.25x",
+            "Muon 2e-2, batches of 8, averaged weights; KL weighs a quarter",
+            _small_batches(loss__kl_weight_per_latent=0.00384),
+        ),
+        Variant(
+            "small-noise-0.25",
+            "Muon 2e-2, batches of 8, averaged weights; latent noise to 0.25",
+            _small_batches(),
+            lambda: latent_noise(0.25),
+        ),
+        Variant(
+            "small-noise-1",
+            "Muon 2e-2, batches of 8, averaged weights; latent noise to 1",
+            _small_batches(),
+            lambda: latent_noise(1.0),
+        ),
+        Variant(
+            "small-equivariance",
+            "Muon 2e-2, batches of 8, averaged weights; equivariance",
+            _small_batches(),
+            equivariance,
+        ),
+        Variant(
+            "small-narrow",
+            "Muon 2e-2, batches of 8, averaged weights; widths 16, 32, 32",
+            _small_batches(),
+            lambda: shape(16, 32, 32, 64, 64),
+        ),
+        Variant(
+            "small-thin-top",
+            "Muon 2e-2, batches of 8, averaged weights; widths 8, 32, 64",
+            _small_batches(),
+            lambda: shape(8, 32, 64, 64, 64),
+        ),
+        Variant(
+            "small-wide-bottom",
+            "Muon 2e-2, batches of 8, averaged weights; widths 16, 32, 128",
+            _small_batches(),
+            lambda: shape(16, 32, 128, 128, 128),
+        ),
+        Variant(
+            "small-wide",
+            "Muon 2e-2, batches of 8, averaged weights; widths 24, 48, 96",
+            _small_batches(),
+            lambda: shape(24, 48, 96, 96, 96),
+        ),
+        Variant(
+            "small-deep",
+            "Muon 2e-2, batches of 8, averaged weights; two layers a block",
+            _small_batches(),
+            lambda: shape(16, 32, 64, 64, 64, layers=2),
+        ),
     ),
     "starter": _by_name(
         Variant("recipe", "the recipe"),
