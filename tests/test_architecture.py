@@ -86,6 +86,12 @@ def test_no_test_file_imports_another():
     assert found == []
 
 
+def test_no_two_test_files_have_one_name():
+    """The folders of tests are no packages, and pytest imports a file by its name alone."""
+    names = [file.name for file in sorted((ROOT / "tests").rglob("test_*.py"))]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
 def test_no_two_classes_have_one_name():
     """One word for one idea: whoever searches for a class finds one."""
     classes: dict[str, list[str]] = {}
