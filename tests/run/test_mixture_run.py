@@ -104,6 +104,7 @@ def test_from_the_recipe_to_the_report(several_sizes: Any, photos: Path) -> None
     assert measured["psnr"]["value"] == pytest.approx(mean, rel=1e-5)
     assert str(photos) not in run.metrics.read_text()
     page = run.report.read_text()
+    assert '<a href="#sources">Sources</a>' in page
     assert "Every picture is measured at its own size" in page
     assert f"{SIZES_IN_WORDS} pixels" in page
     assert {path.name for path in run.samples.iterdir()} == {"reconstructions.png", "worst_reconstructions.png"}
