@@ -133,7 +133,7 @@ def test_an_average_without_a_type_is_exponential(write):
         ),
         (
             "autoencoder: {size: Small}",
-            "autoencoder.size: unknown value 'Small'; did you mean small? legal: tiny, small, sd",
+            "autoencoder.size: unknown value 'Small'; did you mean small? legal: tiny, compact, small, sd",
         ),
         (
             "autoencoder: {trainer: {precision: fp16}}",
