@@ -341,9 +341,9 @@ def _shown(rows: list[dict[str, Any]], column: str) -> str:
     values = [row[column] for row in rows if column in row]
     if not values:
         return ""
-    if len(values) == 1:
-        return f"{values[0]:g}"
-    return f"{_mean(rows, column):.4g} ({min(values):g} to {max(values):g})"
+    if min(values) == max(values):
+        return f"{values[0]:,}" if isinstance(values[0], int) else f"{values[0]:.4g}"
+    return f"{_mean(rows, column):.4g} ({min(values):.4g} to {max(values):.4g})"
 
 
 def main() -> None:
