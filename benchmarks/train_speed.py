@@ -47,9 +47,9 @@ from vae_ldm.models.pixels import to_unit_range
 from vae_ldm.models.vision_features import load_efficientnet_lite
 from vae_ldm.recipe import Recipe, parts
 from vae_ldm.run.session import quieten_training
-from vae_ldm.training.callbacks import WarmedEma
 from vae_ldm.training.csv_log import CsvLog
 from vae_ldm.training.optimizers import new_optimizer
+from vae_ldm.training.weight_average import WarmedEma
 
 NUM_PICTURES = 512
 

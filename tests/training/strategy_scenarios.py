@@ -23,11 +23,11 @@ from vae_ldm.losses.reconstruction import l1_error
 from vae_ldm.models import autoencoder as autoencoders
 from vae_ldm.models.discriminator import PatchDiscriminator
 from vae_ldm.recipe import parts
-from vae_ldm.training.callbacks import WarmedEma
 from vae_ldm.training.divergence import StopOnDivergence
 from vae_ldm.training.lit_autoencoder import LitAutoencoder
 from vae_ldm.training.optimizers import new_optimizer
 from vae_ldm.training.power_averages import PowerAverages
+from vae_ldm.training.weight_average import WarmedEma
 
 State = dict[str, Any]
 

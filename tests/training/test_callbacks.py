@@ -15,8 +15,8 @@ from vae_ldm.training.callbacks import (
     PictureEachValidation,
     RunCheckpoint,
     SeedEachStep,
-    WarmedEma,
 )
+from vae_ldm.training.weight_average import WarmedEma
 
 # --- the average ------------------------------------------------------------------------------------------------------
 

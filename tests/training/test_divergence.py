@@ -9,8 +9,9 @@ from torch import Tensor
 from tests.support.line import Line, Notes, X
 from vae_ldm.errors import DataError, RunError
 from vae_ldm.losses.reconstruction import l1_error
-from vae_ldm.training.callbacks import RunCheckpoint, WarmedEma
+from vae_ldm.training.callbacks import RunCheckpoint
 from vae_ldm.training.divergence import StopOnDivergence
+from vae_ldm.training.weight_average import WarmedEma
 
 
 class Explodes(Line):

@@ -15,11 +15,12 @@ from vae_ldm.errors import VaeLdmError, first_line
 from vae_ldm.hardware import fastest_precision
 from vae_ldm.recipe import parts
 from vae_ldm.recipe.stages import TRAINED
-from vae_ldm.training.callbacks import FusedAverage, RunCheckpoint, SeedEachStep, StopAfterNoGain
+from vae_ldm.training.callbacks import RunCheckpoint, SeedEachStep, StopAfterNoGain
 from vae_ldm.training.checkpoint_file import DigestCheckpointIO
 from vae_ldm.training.divergence import StopOnDivergence
 from vae_ldm.training.engine_plugins import launcher_precision
 from vae_ldm.training.optimizers import MuonSettings, OptimizerSettings
+from vae_ldm.training.weight_average import FusedAverage
 
 
 def build_optimizer(part: parts.AdamW | parts.Muon) -> OptimizerSettings:

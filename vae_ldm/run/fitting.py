@@ -23,7 +23,6 @@ from vae_ldm.text import counted
 from vae_ldm.training.callbacks import (
     BatchesTaken,
     BestCheckpoint,
-    WarmedEma,
     asked_to_stop,
     checkpoint_step,
 )
@@ -32,6 +31,7 @@ from vae_ldm.training.checkpoint_names import BEST_CHECKPOINT, run_checkpoints
 from vae_ldm.training.csv_log import CsvLog
 from vae_ldm.training.progress import StageProgress
 from vae_ldm.training.trace import TraceSteps
+from vae_ldm.training.weight_average import WarmedEma
 
 
 class Stopwatch(Callback):

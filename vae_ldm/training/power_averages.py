@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from vae_ldm.files import written_whole
-from vae_ldm.training.callbacks import FusedAverage, take_buffers_of_first_process
+from vae_ldm.training.weight_average import FusedAverage, take_buffers_of_first_process
 
 TRACKED_LENGTHS = (0.05, 0.10)
 """Of the two averages that are kept during training, as in the paper; the last one is validated."""
