@@ -290,13 +290,29 @@ VARIANTS = {
         ),
     ),
     "starter": _by_name(
-        Variant("recipe", "the recipe"),
-        Variant("16-32-64-96", "widths 16, 32, 64, 96", (), lambda: shape(16, 32, 64, 96, 96, size="compact")),
-        Variant("24-48-64-96", "widths 24, 48, 64, 96", (), lambda: shape(24, 48, 64, 96, 96, size="compact")),
-        Variant("16-32-64-64-deep", "two layers, 64", (), lambda: shape(16, 32, 64, 64, 64, layers=2, size="compact")),
-        Variant("kl-3e-3", "KL 3e-3", _autoencoder(loss__kl_weight_per_latent=3e-3)),
-        Variant("4e-2", "Muon 4e-2", _autoencoder(optimizer__learning_rate=4e-2)),
-        Variant("batch-8", "batches of 8", _autoencoder(trainer__batch_size=8)),
+        # The file that they start from has batches of 16, L1, SSIM 0.3 and KL 1e-3.
+        Variant(
+            "recipe",
+            "batches of 16; widths 16, 48, 64, 96",
+            (),
+            lambda: shape(16, 48, 64, 96, 96, size="compact"),
+        ),
+        Variant(
+            "batch-8",
+            "batches of 8; widths 16, 48, 64, 96",
+            _autoencoder(trainer__batch_size=8),
+            lambda: shape(16, 48, 64, 96, 96, size="compact"),
+        ),
+        Variant(
+            "batch-8-16-32-64-96",
+            "batches of 8; widths 16, 32, 64, 96",
+            _autoencoder(trainer__batch_size=8),
+        ),
+        Variant(
+            "batch-8-16-32-64-96-l2",
+            "batches of 8; widths 16, 32, 64, 96; L2, KL 1e-4",
+            _autoencoder(trainer__batch_size=8, loss__reconstruction="{type: l2}", loss__kl_weight_per_latent="1e-4"),
+        ),
     ),
     "unet": _by_name(
         Variant("recipe", "AdamW, the recipe"),

@@ -16,7 +16,7 @@ RECIPES = sorted(Path(__file__).parents[1].glob("recipes/**/*.yaml"))
 SHORT = ("max_steps=2", "batch_size=2")
 
 
-def test_there_are_seven_recipes():
+def test_there_are_eight_recipes():
     assert [path.name for path in RECIPES] == [
         "claims-32.yaml",
         "damage-cans-64.yaml",
@@ -24,6 +24,7 @@ def test_there_are_seven_recipes():
         "finetune-lora.yaml",
         "from-hub.yaml",
         "product-photos-64.yaml",
+        "starter-f8c16.yaml",
         "thermal-solar.yaml",
     ]
 
@@ -40,12 +41,8 @@ def test_its_first_comment_is_the_command_with_time_and_result(path):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_it_runs_to_the_end(path, tmp_path):
     recipe = read_recipe(path)
-    data = (
-        ("data.num_train=26", "data.num_validation=13")
-        if isinstance(recipe.data, parts.RenderedClaims)
-        else (f"data.path={_photos(tmp_path / 'photos', recipe)}",)
-    )
-    train_run(read_recipe(path, (f"output_dir={tmp_path}", *data, *_short(recipe), *_start_points(tmp_path, recipe))))
+    settings = (*_few_pictures(tmp_path, recipe), *_short(recipe), *_start_points(tmp_path, recipe))
+    train_run(read_recipe(path, (f"output_dir={tmp_path}", *settings)))
     made = ["autoencoder/config.json", "report.html", "metrics.json", "samples/reconstructions.png"]
     if recipe.diffusion is not None:
         is_lora = recipe.diffusion.train == "lora"
@@ -81,7 +78,24 @@ def _start_points(folder: Path, recipe: Recipe) -> list[str]:
     return settings
 
 
-def _photos(folder: Path, recipe) -> Path:
+def _few_pictures(folder: Path, recipe: Recipe) -> list[str]:
+    """Settings by which each source of the recipe has a few small pictures."""
+    photos = _photos(folder / "photos", recipe)
+    sources = (
+        {f"data.sources[{index}]": source for index, source in enumerate(recipe.data.sources)}
+        if isinstance(recipe.data, parts.Mixture)
+        else {"data": recipe.data}
+    )
+    settings = []
+    for key, source in sources.items():
+        if source.type == "rendered_claims":
+            settings += [f"{key}.num_train=26", f"{key}.num_validation=13"]
+        else:
+            settings.append(f"{key}.path={photos}")
+    return settings
+
+
+def _photos(folder: Path, recipe: Recipe) -> Path:
     rng = np.random.default_rng(0)
     grey = recipe.name == "thermal-solar"
     for split, count in (("train", 10), ("validation", 8)):

@@ -21,7 +21,7 @@ class AutoencoderSize(NamedTuple):
 
 AUTOENCODER_SIZES = {
     "tiny": AutoencoderSize((16, 32, 64, 64, 64), 1, 8),
-    "compact": AutoencoderSize((16, 48, 64, 96, 96), 1, 8),
+    "compact": AutoencoderSize((16, 32, 64, 96, 96), 1, 8),
     "small": AutoencoderSize((64, 128, 128, 128, 256), 2, 16),
     "sd": AutoencoderSize((128, 256, 512, 512, 512), 2, 32),
 }
