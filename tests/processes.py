@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
+from tests.support.fork_server import fork
+
 _PATIENCE_SECONDS = 240
 
 
@@ -44,15 +46,19 @@ class Processes:
         return results
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         for rank in range(self.count):
-            ours, theirs = context.Pipe()
+            ours, theirs = multiprocessing.Pipe()
             place = launched(rank, self.count, port) if self.by_launcher else {}
-            worker = context.Process(target=_work, args=(theirs, place | self.environment))
-            worker.start()
+            if self.environment:  # of a GPU: libraries look at it while they are imported
+                worker: Any = multiprocessing.get_context("spawn").Process(
+                    target=_work, args=(theirs, place | self.environment)
+                )
+                worker.start()
+            else:
+                worker = fork(_work, theirs, place)
             self._pipes.append(ours)
             self._workers.append(worker)
 

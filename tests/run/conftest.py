@@ -4,15 +4,19 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import NANO_AUTOENCODER, NANO_UNET
+from tests.conftest import NANO_AUTOENCODER, NANO_UNET, _no_evaluation, nano_networks_in_place
+from tests.support.fork_server import fork
+from vae_ldm.cli import main
 from vae_ldm.run.folder import RunFolder, Stage
 from vae_ldm.training.csv_log import read_csv_log
 
@@ -33,8 +37,20 @@ main()
 """
 
 
+class Started(Protocol):
+    """A command at work: `subprocess.Popen`, or `ForkedCommand`."""
+
+    pid: int
+
+    @property
+    def returncode(self) -> int | None: ...
+    def poll(self) -> int | None: ...
+    def send_signal(self, sig: int, /) -> None: ...
+    def communicate(self) -> tuple[str, str]: ...
+
+
 def start(*arguments: str | Path) -> subprocess.Popen[str]:
-    """The command line in a process of its own, its output in a pipe."""
+    """The command line in a Python of its own, its output in a pipe; the imports take several CPU seconds."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", COMMAND, *map(str, arguments)]
     # A job in the background, as a test run may be, ignores Ctrl-C and its children inherit that.
@@ -45,13 +61,59 @@ def start(*arguments: str | Path) -> subprocess.Popen[str]:
         signal.signal(signal.SIGINT, wake)
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+class ForkedCommand:
+    """The command line in a process of its own that has done the imports: for a kill -9 that is to hit the work."""
+
+    def __init__(self, *arguments: str | Path, function: Callable[..., None] | None = None) -> None:
+        """`function` gets the arguments as strings and calls `main`; by default networks are tiny and nothing is
+        evaluated.
+        """
+        self._said = tempfile.NamedTemporaryFile("r", prefix="vae-ldm-tests-said-")  # noqa: SIM115
+        self._process: Any = fork(_speak_into, self._said.name, function or _tiny, *map(str, arguments))
+        self.pid: int = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def send_signal(self, sig: int, /) -> None:
+        os.kill(self.pid, sig)
+
+    def communicate(self) -> tuple[str, str]:
+        """What was said, output and errors as they came; nothing besides."""
+        self._process.join()
+        self._said.seek(0)
+        return self._said.read(), ""
+
+
+def _speak_into(said: str, function: Callable[..., None], *arguments: str) -> None:
+    file = os.open(said, os.O_WRONLY | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    function(*arguments)
+
+
+def _tiny(*arguments: str) -> None:
+    with nano_networks_in_place(), _no_evaluation():
+        run_main(*arguments)
+
+
+def run_main(*arguments: str) -> None:
+    """What the command `vae-ldm` does, in this process."""
+    sys.argv = ["vae-ldm", *arguments]
+    main()
+
+
+def finish(process: Started) -> tuple[int, str]:
     """Exit code, and what was said."""
     output, errors = process.communicate()
     return process.returncode, output + errors
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_for(condition: Callable[[], bool], process: Started) -> None:
     """Come back when it holds; fails where the process ends before, however long that takes."""
     while not condition():
         if process.poll() is not None and not condition():

@@ -2,12 +2,12 @@
 
 import importlib
 import json
-import multiprocessing
 import os
 import random
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -16,33 +16,16 @@ from typing import Any
 import pytest
 
 from tests.conftest import _no_evaluation, nano_networks_in_place
-from tests.run.conftest import assert_same_run, assert_same_weights, finish, start, wait_for
+from tests.run.conftest import ForkedCommand, assert_same_run, assert_same_weights, finish, wait_for
+from tests.support.fork_server import fork
 from vae_ldm.recipe import Recipe
 from vae_ldm.run.export import export_checkpoint
 from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.report import write_report
 from vae_ldm.run.stages import train_run
 
-Begin = Callable[..., Any]
 Moment = tuple[str, str, bool]
 """A module, a function in it, and whether the process dies after its next call or before."""
-
-
-@pytest.fixture(scope="module")
-def begin() -> Begin:
-    """`begin(function, *arguments)`: a process at work.
-
-    A child of one that has done the imports: what is killed is the work, not Python's start.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vae_ldm.run.stages", "vae_ldm.run.export", __name__])
-
-    def begin(function: Callable[..., object], *arguments: object) -> Any:
-        process = context.Process(target=function, args=arguments)
-        process.start()
-        return process
-
-    return begin
 
 
 def end(process: Any, *, code: int = 0) -> None:
@@ -89,28 +72,42 @@ def test_kill_in_every_stage(trained_run, make_recipe, recipe_file, tmp_path):
         (lambda: any(run.checkpoints("diffusion").glob("*.ckpt")), lambda: run.finished("diffusion") is None),
     ]
     for reached, still_before_the_end in moments:
-        process = start(*command)
+        process = ForkedCommand(*command)
         wait_for(reached, process)
         process.send_signal(signal.SIGKILL)
         assert finish(process)[0] == -signal.SIGKILL
         assert still_before_the_end()
-    code, said = finish(start(*command))
+    code, said = finish(ForkedCommand(*command))
     assert code == 0, said
     assert_same_run(trained_run, run)
 
 
+PLACES = ("before its first checkpoint", "autoencoder", "latents", "diffusion")
+"""Where a run is for long enough to be killed there."""
+
+
 @pytest.mark.slow
-def test_kill_at_twenty_random_moments_of_all_stages(trained_run, make_recipe, tmp_path, begin):
-    """Each run is killed after a time of its own and the next goes on: reading pictures to writing the pipeline."""
+def test_kill_at_random_moments_of_all_stages(trained_run, make_recipe, tmp_path):
+    """Each run is killed at a random moment of a place that lacks one, and the next goes on; two kills a place."""
     run, recipe = RunFolder(tmp_path / "nano"), make_recipe()
-    began = time.monotonic()
-    end(begin(train, recipe))
-    whole = time.monotonic() - began
-    chance, kills, places = random.Random(0), 0, set()
+    lasted, now = dict.fromkeys(PLACES, 0.0), time.monotonic()
+    process = fork(train, recipe)
+    while process.is_alive():
+        place, before, now = where_it_is(run), now, time.monotonic()
+        lasted[place] = lasted.get(place, 0) + now - before
+        time.sleep(0.002)
+    end(process)
+    assert_same_run(trained_run, run)
     shutil.rmtree(run.path)
-    while kills < 20:
-        process = begin(train, recipe)
-        process.join(whole / 2 * chance.random())  # half, so that a run meets several kills
+
+    chance, kills, trials = random.Random(0), Counter[str](), 0
+    while min(kills[place] for place in PLACES) < 2:
+        trials += 1
+        assert trials < 40, kills
+        process = fork(train, recipe)
+        while process.is_alive() and where_it_is(run) not in [place for place in PLACES if kills[place] < 2]:
+            time.sleep(0.002)
+        process.join(lasted[where_it_is(run)] * chance.random())
         process.kill()
         process.join()
         if process.exitcode == 0:  # it had come to its end before
@@ -118,11 +115,9 @@ def test_kill_at_twenty_random_moments_of_all_stages(trained_run, make_recipe, t
             shutil.rmtree(run.path)
         else:
             assert process.exitcode == -signal.SIGKILL
-            kills += 1
-            places.add(where_it_is(run))
-    end(begin(train, recipe))
+            kills[where_it_is(run)] += 1
+    end(fork(train, recipe))
     assert_same_run(trained_run, run)
-    assert {"autoencoder", "diffusion"} <= places, places
 
 
 def where_it_is(run: RunFolder) -> str:
@@ -136,7 +131,7 @@ def where_it_is(run: RunFolder) -> str:
 
 
 @pytest.mark.slow
-def test_kill_while_averages_are_kept_and_one_is_chosen(make_recipe, tmp_path, begin):
+def test_kill_while_averages_are_kept_and_one_is_chosen(make_recipe, tmp_path):
     """A snapshot that is written, a choice that is made and snapshots that are still to be deleted."""
     settings: dict[str, Any] = {
         "diffusion": None,
@@ -144,16 +139,16 @@ def test_kill_while_averages_are_kept_and_one_is_chosen(make_recipe, tmp_path, b
         "autoencoder__trainer__export": "best",
     }
     whole, killed = RunFolder(tmp_path / "whole" / "nano"), RunFolder(tmp_path / "nano")
-    end(begin(train, make_recipe(tmp_path / "whole", **settings)))
+    end(fork(train, make_recipe(tmp_path / "whole", **settings)))
     recipe = make_recipe(**settings)
     for moment in (
         ("vae_ldm.training.power_averages", "write_snapshot", True),
         ("vae_ldm.run.fitting", "choose_weights", True),
         ("vae_ldm.run.autoencoder_stage", "drop_snapshots", False),
     ):
-        end(begin(train, recipe, False, moment), code=-signal.SIGKILL)
+        end(fork(train, recipe, False, moment), code=-signal.SIGKILL)
         assert (killed.path / "autoencoder" / "averages").exists()
-    end(begin(train, recipe))
+    end(fork(train, recipe))
     assert_same_run(whole, killed, "autoencoder")
     assert (whole.finished("autoencoder") or {})["choice"] == (killed.finished("autoencoder") or {})["choice"]
     for run in (whole, killed):
@@ -161,13 +156,13 @@ def test_kill_while_averages_are_kept_and_one_is_chosen(make_recipe, tmp_path, b
 
 
 @pytest.mark.slow
-def test_kill_while_evaluating(trained_run, make_recipe, tmp_path, begin):
+def test_kill_while_evaluating(trained_run, make_recipe, tmp_path):
     """The numbers, the pictures and the page are those of an evaluation that nothing has disturbed."""
     undisturbed, run = RunFolder(tmp_path / "undisturbed" / "nano"), RunFolder(tmp_path / "nano")
     for each in (undisturbed, run):
         shutil.copytree(trained_run.path, each.path)
     began = time.monotonic()
-    end(begin(train, make_recipe(tmp_path / "undisturbed"), True))
+    end(fork(train, make_recipe(tmp_path / "undisturbed"), True))
     whole = time.monotonic() - began
 
     recipe, evaluate = make_recipe(), "vae_ldm.run.evaluate"
@@ -177,18 +172,18 @@ def test_kill_while_evaluating(trained_run, make_recipe, tmp_path, begin):
         (evaluate, "write_json", True),
         (evaluate, "write_report", True),
     ):
-        end(begin(train, recipe, True, moment), code=-signal.SIGKILL)
+        end(fork(train, recipe, True, moment), code=-signal.SIGKILL)
         assert run.finished("evaluation") is None
     chance, kills = random.Random(1), 0
     while kills < 6:
-        process = begin(train, recipe, True)
+        process = fork(train, recipe, True)
         process.join(whole * chance.random())
         process.kill()
         process.join()
         kills += process.exitcode == -signal.SIGKILL
         if process.exitcode == 0:
             run.restart(["evaluation"])
-    end(begin(train, recipe, True))
+    end(fork(train, recipe, True))
     assert_same_evaluation(undisturbed, run)
 
 
@@ -208,21 +203,21 @@ def assert_same_evaluation(one: RunFolder, other: RunFolder) -> None:
 
 
 @pytest.mark.slow
-def test_kill_while_exporting(trained_run, tmp_path, begin):
+def test_kill_while_exporting(trained_run, tmp_path):
     """The folder is whole or absent, and the same command works afterwards."""
     shutil.copytree(trained_run.path, tmp_path / "run")
     target = tmp_path / "export"
     began = time.monotonic()
-    end(begin(export, tmp_path / "run", target))
+    end(fork(export, tmp_path / "run", target))
     whole = time.monotonic() - began
     shutil.rmtree(target)
 
     # With everything written and not yet in its place.
-    end(begin(export, tmp_path / "run", target, ("vae_ldm.files", "let_others_read", True)), code=-signal.SIGKILL)
+    end(fork(export, tmp_path / "run", target, ("vae_ldm.files", "let_others_read", True)), code=-signal.SIGKILL)
     assert not target.exists()
     chance, kills = random.Random(2), 0
     while kills < 9:
-        process = begin(export, tmp_path / "run", target)
+        process = fork(export, tmp_path / "run", target)
         process.join(whole * chance.random())
         process.kill()
         process.join()
@@ -230,7 +225,7 @@ def test_kill_while_exporting(trained_run, tmp_path, begin):
         if target.exists():
             assert_same_files(trained_run.pipeline, target)
             shutil.rmtree(target)
-    end(begin(export, tmp_path / "run", target))
+    end(fork(export, tmp_path / "run", target))
     assert_same_files(trained_run.pipeline, target)
     assert not list(tmp_path.glob("*.part"))
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import MakeRecipe, nano_networks_in_place, recipe_settings
+from tests.conftest import MakeRecipe, nano_networks_in_place, nano_run, recipe_settings
 from tests.processes import two_processes
-from tests.run.conftest import assert_same_run, finish, start, wait_for
+from tests.run.conftest import ForkedCommand, assert_same_run, finish, wait_for
 from tests.support.shapes import shapes
 from tests.support.stopping import Stop, stop_at_batch
 from vae_ldm.assembly import build_sources
@@ -51,34 +51,54 @@ def _data(photos: Path, **keys: Any) -> dict[str, Any]:
     return {"type": "mixture", "image_size": 16, "random_resized_crop": True, "sources": sources} | keys
 
 
+def _of_several_sizes(photos: Path) -> dict[str, Any]:
+    """An autoencoder of all three."""
+    return {"diffusion": None, "data": _data(photos), "autoencoder__crop_size": 8}
+
+
+def _of_one_size(photos: Path) -> dict[str, Any]:
+    """The same at one size, with a UNet."""
+    data = _data(photos, random_resized_crop=False)
+    for source in data["sources"]:
+        source.pop("image_size", None)
+    return {"data": data}
+
+
+def _write_photos(folder: Path) -> Path:
+    _write(folder / "a", 24, (24, 24), grey=True)
+    _write(folder / "b", 14, (20, 40))
+    return folder
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    _write(tmp_path / "photos" / "a", 24, (24, 24), grey=True)
-    _write(tmp_path / "photos" / "b", 14, (20, 40))
-    return tmp_path / "photos"
+    return _write_photos(tmp_path / "photos")
 
 
 @pytest.fixture
 def several_sizes(make_recipe: MakeRecipe, photos: Path) -> Any:
-    """`several_sizes(name="x")`: an autoencoder of all three."""
+    """`several_sizes(name="x")`: the recipe, under overrides."""
 
     def make(**overrides: Any) -> Recipe:
-        return make_recipe(**{"diffusion": None, "data": _data(photos), "autoencoder__crop_size": 8} | overrides)
+        return make_recipe(**_of_several_sizes(photos) | overrides)
 
     return make
 
 
 @pytest.fixture
 def one_size(make_recipe: MakeRecipe, photos: Path) -> Any:
-    """The same at one size, with a UNet."""
-
     def make(**overrides: Any) -> Recipe:
-        data = _data(photos, random_resized_crop=False)
-        for source in data["sources"]:
-            source.pop("image_size", None)
-        return make_recipe(**{"data": data} | overrides)
+        return make_recipe(**_of_one_size(photos) | overrides)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Any], RunFolder]]:
+    """By the stage that is compared: the overrides of a recipe, and a run of it that came to its end."""
+    photos = _write_photos(tmp_path_factory.mktemp("mixture") / "photos")
+    settings = {"autoencoder": _of_several_sizes(photos), "diffusion": _of_one_size(photos)}
+    return {stage: (own, nano_run(tmp_path_factory.mktemp(stage), **own)) for stage, own in settings.items()}
 
 
 def test_from_the_recipe_to_the_report(several_sizes: Any, photos: Path) -> None:
@@ -133,35 +153,39 @@ def test_what_a_run_leaves_is_opened_as_a_whole(one_size: Any, photos: Path) -> 
 @pytest.mark.parametrize("batch", [1, 7, 11])
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_a_run_stopped_in_training_ends_as_if_it_had_not_been(
-    several_sizes: Any, one_size: Any, tmp_path: Path, stage: str, batch: int
+    undisturbed: Any, make_recipe: MakeRecipe, stage: str, batch: int
 ) -> None:
-    make = several_sizes if stage == "autoencoder" else one_size
-    undisturbed, stopped = make(name="undisturbed"), make()
-    train_run(undisturbed)
+    settings, whole = undisturbed[stage]
+    recipe = make_recipe(**settings)
+    stopped = RunFolder(recipe.run_folder)
+    if stage == "diffusion":
+        shutil.copytree(whole.path, stopped.path)
+        stopped.restart(["diffusion"])
+        shutil.rmtree(stopped.latents)
     with pytest.MonkeyPatch.context() as patch:
         stop_at_batch(patch, manual=stage == "autoencoder", batch=batch)
         with pytest.raises(Stop):
-            train_run(stopped)
-    train_run(stopped)
-    assert_same_run(RunFolder(undisturbed.run_folder), RunFolder(stopped.run_folder), stage)  # type: ignore[arg-type]
+            train_run(recipe)
+    train_run(recipe)
+    assert_same_run(whole, stopped, stage)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
 def test_a_killed_run_ends_as_if_it_had_not_been(
-    several_sizes: Any, recipe_file: Callable[[Recipe], Path], tmp_path: Path
+    undisturbed: Any, make_recipe: MakeRecipe, recipe_file: Callable[[Recipe], Path]
 ) -> None:
-    undisturbed, killed = several_sizes(name="undisturbed"), several_sizes()
-    train_run(undisturbed)
-    run, command = RunFolder(killed.run_folder), ("train", recipe_file(killed))
-    process = start(*command)
+    settings, whole = undisturbed["autoencoder"]
+    recipe = make_recipe(**settings)
+    run, command = RunFolder(recipe.run_folder), ("train", recipe_file(recipe))
+    process = ForkedCommand(*command)
     wait_for(lambda: any(run.checkpoints("autoencoder").glob("*.ckpt")), process)
     process.send_signal(signal.SIGKILL)
     assert finish(process)[0] == -signal.SIGKILL
     assert run.finished("autoencoder") is None
-    code, said = finish(start(*command))
+    code, said = finish(ForkedCommand(*command))
     assert code == 0, said
     assert "going on from step" in said
-    assert_same_run(RunFolder(undisturbed.run_folder), run, "autoencoder")
+    assert_same_run(whole, run, "autoencoder")
 
 
 def test_weights_are_chosen_on_pictures_of_every_size(several_sizes: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from pytorch_lightning import Callback
 
-from tests.run.conftest import assert_same_run, finish, start, wait_for
+from tests.run.conftest import ForkedCommand, assert_same_run, finish, start, wait_for
 from tests.support.stopping import Stop, stop_at_batch, stop_once
 from vae_ldm.errors import StoppedError
 from vae_ldm.opening import open_pipeline
@@ -251,7 +251,7 @@ def test_after_a_restart_the_way_to_go_on_is_without_it(make_recipe, recipe_file
     """With --restart once more, what was saved would be deleted."""
     run = RunFolder(tmp_path / "nano")
     recipe = recipe_file(make_recipe(autoencoder__trainer__max_steps=400, diffusion=None))
-    process = start("train", recipe, "--restart", "autoencoder")
+    process = ForkedCommand("train", recipe, "--restart", "autoencoder")
     wait_for(lambda: any(run.checkpoints("autoencoder").glob("step=*.ckpt")), process)
     process.send_signal(number)
     code, said = finish(process)

@@ -19,6 +19,7 @@ _UNSET = {
     *("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLORTERM"),
     *("TTY_COMPATIBLE", "TTY_INTERACTIVE", "LANGUAGE", "TORCH_HOME", "VAE_LDM_TRACEBACK"),
     *("PYTHONSTARTUP", "PYTHONIOENCODING", "PYTHONWARNINGS"),
+    "PYTHONDONTWRITEBYTECODE",  # each Python that a test starts would compile all of vae_ldm again
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
 }
 _PREFIXES = ("ACCELERATE_", "XDG_", "HF_", "HUGGING_FACE_", "TRANSFORMERS_", "WANDB_", "MLFLOW_", "COMET_", "LC_")
@@ -34,6 +35,16 @@ if "VAE_LDM_TEST_SURROUNDINGS" not in os.environ:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 time.tzset()
 os.umask(0o022)
+
+
+def _at_once(descriptor: int) -> None:
+    """In place of `os.fsync`: a kill -9 loses nothing that the system has, and no test cuts the power.
+
+    A training of a few steps would wait for the disk dozens of times, longer than it computes.
+    """
+
+
+os.fsync = _at_once
 # The checkout comes first for the processes that tests start, wherever they start them.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 if str(ROOT) not in sys.path:

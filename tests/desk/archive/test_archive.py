@@ -2,19 +2,20 @@
 
 import dataclasses
 import io
-import os
 import re
 import shutil
 import signal
 import tracemalloc
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.conftest import nano_networks_in_place
 from tests.processes import two_processes
-from tests.run.conftest import finish, start, wait_for
+from tests.run.conftest import ForkedCommand, finish, run_main, wait_for
 from tests.run.start_points import SD, save_autoencoder
 from tests.support.archived_photos import EASY, one_line_error, photo
 from vae_ldm import weights
@@ -412,8 +413,6 @@ def test_a_full_disk_loses_nothing_and_room_made_it_goes_on(photos, small_disk, 
 
 
 def archived_in_two(photos, path, model, per_part):
-    from tests.conftest import nano_networks_in_place
-
     with nano_networks_in_place():
         added = add(path, photos, model=model, photos_per_part=per_part)
     return added.num_added
@@ -432,24 +431,42 @@ def test_two_processes_make_the_archive_of_one(photos, tmp_path, model, per_part
     assert entries(tmp_path / "two") == entries(tmp_path / "one")
 
 
+@contextmanager
+def small_parts():
+    """Parts of 8 photos, and a coder fitted on 24: 40 photos are to them as 1,280 and 768 are to the defaults."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(archive_module.add, "__kwdefaults__", add.__kwdefaults__ | {"photos_per_part": 8})
+        patch.setattr(archive_module, "_FIT_PHOTOS", 24)
+        yield
+
+
+def in_small_parts(*arguments):
+    with nano_networks_in_place(), small_parts():
+        run_main(*arguments)
+
+
 @pytest.mark.slow
 def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(tmp_path, model):
+    """Before the archive is there, and while its second and its fourth part are written."""
     folder = tmp_path / "photos"
     folder.mkdir()
-    for number in range(280):
+    for number in range(40):
         photo(number, (16, 16)).save(folder / f"{number:03d}.png")
-    add(tmp_path / "whole", folder, model=model, target_psnr=40.0)
+    with small_parts():
+        add(tmp_path / "whole", folder, model=model, target_psnr=40.0)
+    assert len(list((tmp_path / "whole").glob("part-*.parquet"))) == 5
     path = tmp_path / "archive"
     arguments = ["archive", "add", path, folder, "--model", model, "--target-psnr", "40"]
-    process = start(*arguments)
-    wait_for(lambda: (path / "part-000000.parquet").exists(), process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    kept = len(Archive.open(path)) if (path / "archive.json").exists() else 0
-    assert kept < 280
-    code, said = finish(start(*arguments))
+    for last in ("lock", "part-000000.parquet", "part-000002.parquet"):
+        process = ForkedCommand(*arguments, function=in_small_parts)
+        wait_for((path / last).exists, process)
+        process.send_signal(signal.SIGKILL)
+        assert finish(process)[0] == -signal.SIGKILL
+        kept = len(Archive.open(path)) if (path / "archive.json").exists() else 0
+        assert kept < 40
+    code, said = finish(ForkedCommand(*arguments, function=in_small_parts))
     assert code == 0, said
-    assert f"{280 - kept} of 280 photos archived" in said
+    assert f"{40 - kept} of 40 photos archived" in said
     assert files(path) == files(tmp_path / "whole")
     assert not list(path.glob("*.part"))
 
