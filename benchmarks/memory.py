@@ -88,9 +88,9 @@ def starter_stage(size: int) -> Stage:
 def product_photos_stage(size: int, unet_size: str) -> Stage:
     """The UNet of recipes/product-photos-256.yaml, whose text encoder is trained with it."""
     latent, width, tokens = size // 8, 64, 16
-    text = CLIPTextModel(
-        CLIPTextConfig(vocab_size=32, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=2)
-    )
+    config = CLIPTextConfig(vocab_size=32, hidden_size=width, num_hidden_layers=2, bos_token_id=0, eos_token_id=1)
+    config.intermediate_size = 4 * width
+    text = CLIPTextModel(config)
     unet = new_unet(unet_size, latent_channels=16, latent_size=(latent, latent), cross_attention_dim=width)
 
     def forward(batch: int, device: torch.device) -> Tensor:
