@@ -146,7 +146,8 @@ def device() -> str:
 def starter(part: Part) -> None:
     """Train the starter without the packs that judge it, and then with all; judge both on product_clothing256."""
     photos = unpack_photos(part.pack, part.work / "photos", "a")
-    data = {"type": "image_folder", "path": str(photos / "product_clothing256"), "image_size": JUDGED_SIZE}
+    size = 64 if part.dry_run else JUDGED_SIZE
+    data = {"type": "image_folder", "path": str(photos / "product_clothing256"), "image_size": size}
     judging = decode_pictures(
         Recipe.model_validate({"name": "judging", "data": data, "autoencoder": {}}), part.work / "judging", say=print
     )
@@ -166,8 +167,10 @@ def starter(part: Part) -> None:
                 overrides.append(f"data.sources[{index}].path={photos / Path(source.path).name}")
             elif part.dry_run:
                 overrides += [f"data.sources[{index}].num_train=26", f"data.sources[{index}].num_validation=13"]
+            if part.dry_run:
+                overrides.append(f"data.sources[{index}].image_size=64")
         if part.dry_run:
-            overrides += ["autoencoder.trainer.batch_size=2", "autoencoder.size=tiny"]
+            overrides += ["data.image_size=64", "autoencoder.crop_size=32", "autoencoder.trainer.batch_size=2"]
         pictures = part.work / f"pictures-{name}"
         share = 0.45 if name == "held-out" else 1.0
         decode_pictures(read_recipe(file, last_of_each(overrides)), pictures, say=print)
@@ -186,7 +189,7 @@ def starter(part: Part) -> None:
         )
         if half_weights(autoencoder, part.out / f"{name}.safetensors"):
             shutil.copyfile(session.run.autoencoder / "config.json", part.out / f"{name}.config.json")
-        (part.out / "a.md").write_text(f"{device()}; product_clothing256 at {JUDGED_SIZE} px\n\n{table(rows)}")
+        (part.out / "a.md").write_text(f"{device()}; product_clothing256 at {size} px\n\n{table(rows)}")
         print(table(rows), flush=True)
 
 
