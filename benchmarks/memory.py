@@ -4,7 +4,8 @@
     python benchmarks/memory.py --measure       # the same table from real steps on this GPU
 
 For the arithmetic nothing is computed: the networks run forward on tensors without content, under bfloat16 autocast,
-and what autograd would keep for the backward pass is added up. Weights, gradients and both of AdamW's moments are
+and what autograd would keep for the backward pass is added up. With gradient checkpointing that is what goes into each
+block, and all that the largest block keeps when it runs again. Weights, gradients and both of AdamW's moments are
 float32, 16 bytes a trained parameter; the average (ema) is 4 more, a frozen part 4. Left out: cuDNN's workspaces, the
 allocator's fragments, one layer's temporary tensors; take a tenth off the card for them. The largest batch is what
 then fits.
@@ -13,8 +14,9 @@ then fits.
 import argparse
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +29,7 @@ from vae_ldm.models.unet import new_unet
 
 GIB = 2**30
 CARDS = (24, 80)
-MEASURED_BATCHES = {"autoencoder": (4, 12), "UNet": (16, 48)}
+MEASURED_BATCHES = {"compact": (32, 96), "autoencoder": (4, 12), "UNet": (16, 48)}
 """At 256 px; at 512 px a quarter."""
 
 
@@ -41,9 +43,11 @@ class Stage:
 
     what: str
     trained: list[nn.Module]
-    averaged: list[nn.Module]
+    averaged: list[Any]
+    """The autoencoder or the UNet; it is what gradient checkpointing is for."""
     frozen: list[nn.Module]
     forward: Callable[[int, torch.device], Tensor]
+    checkpointed: bool = False
 
     @property
     def fixed(self) -> int:
@@ -67,6 +71,37 @@ def autoencoder_stage(size: int) -> Stage:
     return Stage(what, [autoencoder, critic], [autoencoder], [], forward)
 
 
+def starter_stage(size: int) -> Stage:
+    """The starter of the package: recipes/starter-f8c16.yaml, and the decoder of recipes/product-photos-256.yaml."""
+    autoencoder = new_autoencoder(
+        "compact", downsample_factor=8, latent_channels=16, image_channels=3, image_size=(size, size)
+    )
+
+    def forward(batch: int, device: torch.device) -> Tensor:
+        images = torch.empty(batch, 3, size, size, device=device).fill_(0.5)
+        return autoencoder.decode(autoencoder.encode(images).latent_dist.sample()).sample.float().mean()
+
+    what = f"compact autoencoder f8c16 {parameters(autoencoder) / 1e6:.2f} M with ema"
+    return Stage(what, [autoencoder], [autoencoder], [], forward)
+
+
+def product_photos_stage(size: int, unet_size: str) -> Stage:
+    """The UNet of recipes/product-photos-256.yaml, whose text encoder is trained with it."""
+    latent, width, tokens = size // 8, 64, 16
+    config = CLIPTextConfig(vocab_size=32, hidden_size=width, num_hidden_layers=2, bos_token_id=0, eos_token_id=1)
+    config.intermediate_size = 4 * width
+    text = CLIPTextModel(config)
+    unet = new_unet(unet_size, latent_channels=16, latent_size=(latent, latent), cross_attention_dim=width)
+
+    def forward(batch: int, device: torch.device) -> Tensor:
+        noisy = torch.empty(batch, 16, latent, latent, device=device).fill_(0.5)
+        prompts = torch.empty(batch, tokens, width, device=device).fill_(0.5)
+        return unet(noisy, torch.zeros(batch, device=device), prompts, return_dict=False)[0].float().mean()
+
+    what = f"{unet_size} UNet {parameters(unet) / 1e6:.1f} M with ema on {latent}x{latent}x16"
+    return Stage(what, [unet, text], [unet], [], forward)
+
+
 def diffusion_stage(size: int, unet_size: str) -> Stage:
     text = CLIPTextModel(CLIPTextConfig()).requires_grad_(False)
     latent = size // 8
@@ -84,9 +119,20 @@ def diffusion_stage(size: int, unet_size: str) -> Stage:
 
 def stages() -> Iterator[tuple[int, Callable[[], Stage]]]:
     for size in (256, 512):
-        yield size, partial(autoencoder_stage, size)
-        for name in ("small", "base"):
-            yield size, partial(diffusion_stage, size, name)
+        makers: list[Callable[[], Stage]] = [partial(autoencoder_stage, size)]
+        makers += [partial(diffusion_stage, size, name) for name in ("small", "base")]
+        if size == 256:
+            makers.append(partial(starter_stage, size))
+            makers += [partial(product_photos_stage, size, name) for name in ("nano", "small")]
+        for make in makers:
+            yield size, make
+            yield size, partial(checkpointed, make)
+
+
+def checkpointed(make: Callable[[], Stage]) -> Stage:
+    """The stage with `trainer.gradient_checkpointing`."""
+    stage = make()
+    return replace(stage, what=f"{stage.what}, gradient checkpointing", checkpointed=True)
 
 
 class Kept:
@@ -109,12 +155,35 @@ class Kept:
         return sum(self.bytes.values())
 
 
+class Blocks:
+    """Runs each block as gradient checkpointing does; `kept` gets what goes in, `largest` what the largest keeps."""
+
+    def __init__(self, kept: Kept, trained: list[nn.Module]) -> None:
+        self.kept, self.trained, self.largest = kept, trained, 0
+
+    def __call__(self, block: nn.Module, *inputs: Any) -> Any:
+        for each in inputs:
+            if isinstance(each, Tensor):
+                self.kept(each)
+        within = Kept(self.trained)
+        with torch.autograd.graph.saved_tensors_hooks(within, lambda t: t):
+            outputs = block(*inputs)
+        new = sum(count for storage, count in within.bytes.items() if storage not in self.kept.bytes)
+        self.largest = max(self.largest, new)
+        self.kept.alive += within.alive
+        return outputs
+
+
 def bytes_a_picture(stage: Stage) -> int:
-    """What autograd keeps; under FakeTensorMode."""
+    """What autograd keeps, at most; under FakeTensorMode."""
     kept = Kept(stage.trained)
+    blocks = Blocks(kept, stage.trained)
+    if stage.checkpointed:
+        for network in stage.averaged:
+            network.enable_gradient_checkpointing(blocks)
     with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(kept, lambda t: t):
         stage.forward(1, torch.device("cpu"))
-    return kept.total
+    return kept.total + blocks.largest
 
 
 def measured(stage: Stage, batch: int) -> int:
@@ -124,6 +193,9 @@ def measured(stage: Stage, batch: int) -> int:
     torch.cuda.reset_peak_memory_stats()
     for module in (*stage.trained, *stage.frozen):
         module.to(device)
+    if stage.checkpointed:
+        for network in stage.averaged:
+            network.enable_gradient_checkpointing()
     averages = [copy.deepcopy(module).requires_grad_(False) for module in stage.averaged]
     weights = [parameter for module in stage.trained for parameter in module.parameters()]
     optimizer = torch.optim.AdamW(weights, fused=True)

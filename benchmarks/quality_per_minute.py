@@ -25,7 +25,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,26 +66,27 @@ class CpuClock(Callback):
     """Steps at the beginning that are not counted."""
     seconds: float = 0.0
     steps: int = 0
+    now: Callable[[], float] = time.process_time
     _began: float = field(default=0.0, repr=False)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if not self.steps and not self._began:
-            self._began = time.process_time()
+            self._began = self.now()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        now = time.process_time()
+        now = self.now()
         if batch_idx >= self.skip:
             self.seconds += now - self._began
             self.steps += 1
         self._began = now
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._paused = time.process_time()
+        self._paused = self.now()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._began += time.process_time() - self._paused
+        self._began += self.now() - self._paused
 
 
 class EnoughError(Exception):
@@ -97,9 +98,14 @@ class EnoughError(Exception):
 
 
 @contextmanager
-def clocked(skip: int = 0, *, no_more: bool = False) -> Iterator[CpuClock]:
-    """A clock in whichever stage is trained while the block runs; with `no_more` EnoughError follows."""
-    clock = CpuClock(skip)
+def clocked(
+    skip: int = 0, *, no_more: bool = False, now: Callable[[], float] = time.process_time
+) -> Iterator[CpuClock]:
+    """A clock in whichever stage is trained while the block runs; with `no_more` EnoughError follows.
+
+    It is of CPU seconds unless `now` is another clock.
+    """
+    clock = CpuClock(skip, now=now)
     usual = autoencoder_stage.fit_stage
 
     def fit_stage(*args: Any, callbacks: Sequence[Callback] = (), **settings: Any) -> dict[str, Any]:
@@ -201,7 +207,7 @@ class Bench:
             session, clock, network = self.trained(
                 cell, "autoencoder", "cell", [*here, *no_unet], cell.seconds, no_more=judge_seconds is None
             )
-            row = _took(clock) | _reconstruction(network, *self._judged_on(cell, session))
+            row = _took(clock) | beside_linear_code(network, *self._judged_on(cell, session))
             if judge_seconds is not None:
                 # Of a cell for the UNet: the variant's keys are about the autoencoder that is there already.
                 plain = Cell("unet", cell.pack, VARIANTS["unet"]["recipe"], cell.seed, judge_seconds)
@@ -213,12 +219,12 @@ class Bench:
         """Training pictures for the linear code, and validation pictures."""
         elsewhere = PACKS[cell.pack].judged_on
         if elsewhere is None:
-            return _array(session.pictures.train), _array(session.pictures.validation)
+            return as_array(session.pictures.train), as_array(session.pictures.validation)
         name, size = elsewhere
         data = {"type": "image_folder", "path": str(self.photos / name), "image_size": size}
         recipe = Recipe.model_validate({"name": name, "data": data, "autoencoder": {}})
         splits = decode_pictures(recipe, self.folder / f"pictures-{name}-{size}", say=print)
-        return _array(splits.train), _array(splits.validation)
+        return as_array(splits.train), as_array(splits.validation)
 
     def _judged_by_unet(self, cell: Cell, autoencoder: str, here: list[str], seconds: float) -> dict[str, Any]:
         frozen = [f"autoencoder={json.dumps({'from_pretrained': autoencoder, 'train': 'nothing'})}"]
@@ -241,7 +247,7 @@ class Bench:
         return row
 
 
-def _array(pictures: Pictures) -> np.ndarray:
+def as_array(pictures: Pictures) -> np.ndarray:
     assert isinstance(pictures.images, np.ndarray), "of one size"
     return pictures.images
 
@@ -258,7 +264,8 @@ def _took(clock: CpuClock) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _reconstruction(autoencoder: AutoencoderKL, train: np.ndarray, validation: np.ndarray) -> dict[str, Any]:
+def beside_linear_code(autoencoder: AutoencoderKL, train: np.ndarray, validation: np.ndarray) -> dict[str, Any]:
+    """PSNR and SSIM on validation pictures, and dB over the linear code of the same size fitted on `train`."""
     originals = as_images(validation)
     batches = (autoencoder.decode(autoencoder.encode(batch).latent_dist.mode()).sample for batch in originals.split(32))
     found = reconstruction_metrics(originals, torch.cat(list(batches)))

@@ -2,17 +2,21 @@
 
     python benchmarks/train_speed.py [--steps 20] [--rounds 5] [--image-size 32]
     python benchmarks/train_speed.py --image-size 256 --downsample-factor 8 --size sd base --batch-size 16 64  # a GPU
+    python benchmarks/train_speed.py --stage unet --float32 --compiled ...     # the UNet against eager float32
 
 Each round runs every contestant once, in an order that alternates (A B B A), and a row shows the median of the
 rounds' ratios to the bare loop with the smallest and the largest. "diffusers' way" is the structure of its training
 examples: for the autoencoder the loop of research_projects/autoencoderkl (perceptual distance computed without a
-gradient, discriminator run from the first step), for the UNet the autoencoder encoding inside the loop. "other layout"
-is ours with channels_last where it is not the default, and without it where it is.
+gradient, discriminator run from the first step), for the UNet the autoencoder encoding inside the loop. "float32" is
+the bare loop of the UNet and diffusers' way without autocast, with torch's defaults (convolutions take TF32 on a GPU).
+MFU is the share of the GPU's bfloat16 peak that the UNet's own operations come to. "other layout" is ours with
+channels_last where it is not the default, and without it where it is.
 Wall-clock time with the threads that torch was given: run it on a quiet machine.
 """
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +29,9 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parent))
+from flops import peak_flops, step_flops
 
 from vae_ldm.assembly import (
     build_autoencoder,
@@ -39,7 +46,7 @@ from vae_ldm.assembly import (
 )
 from vae_ldm.data.datamodule import ImageDataModule
 from vae_ldm.data.pictures import Pictures
-from vae_ldm.data.posterior_cache import PosteriorDataModule, PosteriorDataset, cache_posteriors
+from vae_ldm.data.posterior_cache import PosteriorDataModule, PosteriorDataset, cache_posteriors, has_posteriors
 from vae_ldm.hardware import Network, fastest_precision, prepare_cpu
 from vae_ldm.losses.reconstruction import l1_error, ssim_error
 from vae_ldm.models.discriminator import PatchDiscriminator
@@ -94,6 +101,10 @@ class Bench:
     ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.steps, self.warmup = steps, 5
+        self.in_float32 = False
+        """Whether the bare loops leave autocast out."""
+        self.unet_flops = 0
+        """Of a picture, in a forward and a backward pass; known once a bare loop has run."""
         self.recipe = Recipe.model_validate(
             {
                 "name": "benchmark",
@@ -116,7 +127,7 @@ class Bench:
         self.folder = Path(tempfile.mkdtemp(prefix="train-speed-"))
 
     def _autocast(self, network: str) -> torch.autocast:
-        enabled = fastest_precision(network) == "bf16-mixed"  # type: ignore[arg-type]
+        enabled = fastest_precision(network) == "bf16-mixed" and not self.in_float32  # type: ignore[arg-type]
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def _batches(self, batch_size: int) -> Callable[[], torch.Tensor]:
@@ -235,9 +246,10 @@ class Bench:
         autoencoder = build_autoencoder(self.recipe, image_channels=3).eval()
         diffusion = build_diffusion(self.recipe, autoencoder, self.prompts)
         cache, network = self.folder / "latents", autoencoder.to(self.device)
-        cache_posteriors(
-            lambda images: network.encode(images.to(self.device)).latent_dist, self.pictures, cache, key="benchmark"
-        )
+        if not has_posteriors(cache, key="benchmark"):
+            cache_posteriors(
+                lambda images: network.encode(images.to(self.device)).latent_dist, self.pictures, cache, key="benchmark"
+            )
         dataset = PosteriorDataset(cache, prompt_ids(diffusion, self.prompts), seed=0, augment=True)
         part = self.recipe.diffusion.trainer  # type: ignore[union-attr]
         compile_if_asked(part, [diffusion.unet], say=print)
@@ -250,7 +262,14 @@ class Bench:
     def unet_diffusers_way(self) -> float:
         return self._bare_unet(encode_in_loop=True)
 
-    def _bare_unet(self, *, encode_in_loop: bool) -> float:
+    def unet_float32(self) -> float:
+        return self._bare_unet(encode_in_loop=False, in_float32=True)
+
+    def unet_diffusers_way_float32(self) -> float:
+        return self._bare_unet(encode_in_loop=True, in_float32=True)
+
+    def _bare_unet(self, *, encode_in_loop: bool, in_float32: bool = False) -> float:
+        self.in_float32 = in_float32
         autoencoder = build_autoencoder(self.recipe, image_channels=3).to(self.device).eval()
         diffusion = build_diffusion(self.recipe, autoencoder, self.prompts)
         unet, text_encoder = diffusion.unet.to(self.device).train(), diffusion.text_encoder.to(self.device).train()
@@ -264,6 +283,14 @@ class Bench:
         averaged = [parameter.detach().clone() for parameter in parameters]
         with torch.no_grad():
             stored = autoencoder.encode(self._batches(batch_size)()).latent_dist
+
+        def one_loss() -> torch.Tensor:
+            noisy, prompts = stored.mode()[:1], text_encoder(ids)[0]
+            return unet(noisy, torch.zeros(1, device=self.device), prompts, return_dict=False)[0].square().mean()
+
+        if not self.unet_flops:
+            self.unet_flops = step_flops(one_loss)
+            optimizer.zero_grad(set_to_none=True)
 
         def step() -> None:
             if encode_in_loop:
@@ -293,6 +320,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--batch-size", type=int, nargs=2, default=(32, 64), metavar=("AUTOENCODER", "UNET"))
+    parser.add_argument("--stage", nargs="+", choices=("autoencoder", "unet"), default=("autoencoder", "unet"))
+    parser.add_argument(
+        "--float32", action="store_true", help="the UNet's bare loop and diffusers' way without autocast"
+    )
     parser.add_argument("--compiled", action="store_true", help="ours with trainer.compile as well: minutes to compile")
     parser.add_argument("--size", nargs=2, default=("tiny", "tiny"), metavar=("AUTOENCODER", "UNET"))
     parser.add_argument("--downsample-factor", type=int, default=4)
@@ -309,18 +340,26 @@ def main() -> None:
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     print(f"{where}; torch {torch.__version__}; pictures of {arguments.image_size} px; {arguments.rounds} rounds")
     for stage, batch_size in zip(("autoencoder", "unet"), arguments.batch_size, strict=True):
+        if stage not in arguments.stage:
+            continue
         names = ["bare", "ours", "diffusers_way", "other_layout"]
         names += ["not_deterministic"] * torch.cuda.is_available() + ["compiled"] * arguments.compiled
+        if arguments.float32 and stage == "unet":
+            names += ["float32", "diffusers_way_float32"]
         results: dict[str, list[float]] = {name: [] for name in names}
         for number in range(arguments.rounds):
             for name in names if number % 2 == 0 else reversed(names):
                 results[name].append(bench.run(stage, name))
+                print(f"  {stage} {name.replace('_', ' ')}: {results[name][-1]:.1f} pictures a second", flush=True)
         print(f"\n{stage}, batch {batch_size}: pictures a second (median), ratio to the bare loop [smallest, largest]")
         for name in names:
             ratios = [ours / bare for ours, bare in zip(results[name], results["bare"], strict=True)]
+            speed, peak = statistics.median(results[name]), peak_flops()
+            is_bf16 = stage == "unet" and peak is not None and not name.endswith("float32")
+            share = f"   MFU {100 * speed * bench.unet_flops / (peak or 1):.1f} %" if is_bf16 else ""
             print(
-                f"  {name.replace('_', ' '):14} {statistics.median(results[name]):8.1f}   "
-                f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
+                f"  {name.replace('_', ' '):21} {speed:8.1f}   "
+                f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]{share}"
             )
 
 

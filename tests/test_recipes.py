@@ -7,22 +7,26 @@ import pytest
 from PIL import Image
 
 from tests.run.start_points import SD, save_autoencoder, save_stable_diffusion
-from tests.support.small_networks import save_clip
+from tests.support.small_networks import save_clip, save_flux2
 from vae_ldm.models.lora import LORA_FILE
 from vae_ldm.recipe import Recipe, parts, read_recipe
 from vae_ldm.run.stages import train_run
 
 RECIPES = sorted(Path(__file__).parents[1].glob("recipes/**/*.yaml"))
 SHORT = ("max_steps=2", "batch_size=2")
+STARTER = {"scaling_factor": 1.0, "latent_channels": 16}
+"""f8 with 16 channels, as the starter has."""
 
 
-def test_there_are_eight_recipes():
+def test_there_are_ten_recipes():
     assert [path.name for path in RECIPES] == [
         "claims-32.yaml",
         "damage-cans-64.yaml",
         "finetune-autoencoder-decoder.yaml",
         "finetune-lora.yaml",
         "from-hub.yaml",
+        "own-photos-256-from-hub.yaml",
+        "product-photos-256.yaml",
         "product-photos-64.yaml",
         "starter-f8c16.yaml",
         "thermal-solar.yaml",
@@ -65,13 +69,16 @@ def _start_points(folder: Path, recipe: Recipe) -> list[str]:
     settings = []
     if recipe.autoencoder.from_pretrained is not None:
         settings += [f"autoencoder.from_pretrained={folder / 'sd'}", "data.image_size=32"]
+        settings += ["autoencoder.subfolder=null"] * (recipe.autoencoder.subfolder is not None)
         if recipe.autoencoder.crop_size is not None:
             settings.append("autoencoder.crop_size=16")
         if recipe.diffusion is not None and recipe.diffusion.from_pretrained is not None:
             save_stable_diffusion(folder / "sd")
             settings.append(f"diffusion.from_pretrained={folder / 'sd'}")
+        elif "FLUX.2" in recipe.autoencoder.from_pretrained:
+            save_flux2(folder / "sd" / "vae")
         else:
-            save_autoencoder(folder / "sd", **SD)
+            save_autoencoder(folder / "sd", **(STARTER if recipe.autoencoder.from_pretrained == "starter" else SD))
     if recipe.diffusion is not None and isinstance(recipe.diffusion.text_encoder, parts.PretrainedTextEncoder):
         save_clip(folder / "clip")
         settings.append(f"diffusion.text_encoder.from_pretrained={folder / 'clip'}")

@@ -91,17 +91,17 @@ def load_autoencoder(
     >>> [image.size for image in autoencoder.decode(latents)]
     [(32, 32)]
 
-    Any AutoencoderKL, in the layout of Stable Diffusion, SDXL or FLUX. `revision`, `token` and `cache_dir` are those of
-    huggingface_hub; `torch_dtype` None is float32, `device` None the GPU where there is one. Only the autoencoder of a
-    pipeline on the Hub is downloaded, or the `subfolder` of another repository. Sides above `tile_size` px
-    are worked through in tiles.
+    Any AutoencoderKL, in the layout of Stable Diffusion, SDXL or FLUX, and FLUX.2's as one. `revision`, `token` and
+    `cache_dir` are those of huggingface_hub; `torch_dtype` None is float32, `device` None the GPU where there is one.
+    Only the autoencoder of a pipeline on the Hub is downloaded, or the `subfolder` of another repository. Sides above
+    `tile_size` px are worked through in tiles.
 
     Raises WeightsError where there is no autoencoder, or its weights are incomplete or pickled, and what
     `vae_ldm.hub.download` raises where a repository cannot be had.
     """
     folder = autoencoder_folder(source, revision=revision, token=token, cache_dir=cache_dir, subfolder=subfolder)
     opened = autoencoder_models.load_autoencoder_kl(str(folder)).requires_grad_(False)
-    if folder.is_file():
+    if folder.is_file() and opened.config.latents_mean is None:  # FLUX.2's file holds statistics
         assumed, *others = known_scalings(opened)
         warnings.warn(
             f"{source}: a single file does not say its scaling factor; {assumed.name}'s {assumed.scaling_factor:g} is "

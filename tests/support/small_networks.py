@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderKLFlux2
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -28,6 +28,18 @@ def save_autoencoder(folder: Path, **layout: Any) -> AutoencoderKL:
         norm_num_groups=4,
         **layout,
     )
+    autoencoder.save_pretrained(folder)
+    return autoencoder.eval()
+
+
+@torch.no_grad()
+def save_flux2(folder: Path, **layout: Any) -> AutoencoderKLFlux2:
+    """FLUX.2's class with f8 and 32 channels, as the published one, and a BatchNorm whose statistics all differ."""
+    torch.manual_seed(0)
+    small: dict[str, Any] = {"block_out_channels": (8, 8, 16, 16), "norm_num_groups": 4, "sample_size": 64}
+    autoencoder = AutoencoderKLFlux2(layers_per_block=1, **small | layout)
+    autoencoder.bn.running_mean.copy_(torch.randn(128))
+    autoencoder.bn.running_var.copy_(torch.rand(128) + 0.5)
     autoencoder.save_pretrained(folder)
     return autoencoder.eval()
 

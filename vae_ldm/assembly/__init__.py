@@ -6,6 +6,7 @@ from vae_ldm.assembly.autoencoder import (
     build_image_loss,
     build_lit_autoencoder,
     check_pretrained_fits,
+    starts_from_flux2,
 )
 from vae_ldm.assembly.data import (
     ReadySource,
@@ -62,4 +63,5 @@ __all__ = [
     "place_channels_last",
     "prompt_ids",
     "shares_of",
+    "starts_from_flux2",
 ]

@@ -1,15 +1,17 @@
 """Makes the autoencoder, its losses and its training module from the recipe's first stage."""
 
 from functools import partial
+from pathlib import Path
 
 from diffusers import AutoencoderKL
 
-from vae_ldm.assembly.trainer import build_optimizer
+from vae_ldm.assembly.trainer import build_optimizer, checkpoint_gradients_if_asked
 from vae_ldm.errors import WeightsError
 from vae_ldm.losses.perceptual import PerceptualDistance, load_lpips
 from vae_ldm.losses.reconstruction import huber_error, l1_error, l2_error, ssim_error
 from vae_ldm.models.autoencoder import downsample_factor, load_autoencoder_kl, new_autoencoder, set_trained_part
 from vae_ldm.models.discriminator import PatchDiscriminator
+from vae_ldm.models.flux2 import is_flux2
 from vae_ldm.models.vision_features import VisionFeatures, load_efficientnet_lite, load_transformers_backbone
 from vae_ldm.recipe import Recipe, parts
 from vae_ldm.training.frozen_weights import leave_frozen_out
@@ -31,11 +33,21 @@ def build_autoencoder(recipe: Recipe, *, image_channels: int) -> AutoencoderKL:
             image_channels=image_channels,
             image_size=recipe.image_size,
         )
-    folder = autoencoder_folder(stage.from_pretrained, revision=stage.revision, subfolder=stage.subfolder)
-    autoencoder = load_autoencoder_kl(str(folder))
+    autoencoder = load_autoencoder_kl(str(_pretrained(stage)))
     check_pretrained_fits(autoencoder, recipe, image_channels=image_channels)
     set_trained_part(autoencoder, stage.train)
     return autoencoder
+
+
+def _pretrained(stage: parts.Autoencoder) -> Path:
+    """Where the weights of `from_pretrained` lie on this machine, a folder or a single file."""
+    assert stage.from_pretrained is not None
+    return autoencoder_folder(stage.from_pretrained, revision=stage.revision, subfolder=stage.subfolder)
+
+
+def starts_from_flux2(recipe: Recipe) -> bool:
+    """Whether the recipe's pretrained autoencoder is FLUX.2's, whose latents have no scale of their own a channel."""
+    return recipe.autoencoder.from_pretrained is not None and is_flux2(_pretrained(recipe.autoencoder))
 
 
 def check_pretrained_fits(autoencoder: AutoencoderKL, recipe: Recipe, *, image_channels: int) -> None:
@@ -93,6 +105,7 @@ def build_lit_autoencoder(recipe: Recipe, autoencoder: AutoencoderKL) -> LitAuto
     """The autoencoder wrapped for training."""
     stage, trainer = recipe.autoencoder, recipe.autoencoder.trainer
     loss, game = stage.loss, stage.loss.adversarial
+    checkpoint_gradients_if_asked(trainer, autoencoder)
     module = LitAutoencoder(
         autoencoder,
         image_terms=build_image_terms(loss),

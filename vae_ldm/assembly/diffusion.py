@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, SchedulerMixin, StableDiffusionPipeline, UN
 from torch import Tensor
 from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
-from vae_ldm.assembly.trainer import build_optimizer
+from vae_ldm.assembly.trainer import build_optimizer, checkpoint_gradients_if_asked
 from vae_ldm.errors import VaeLdmError, WeightsError
 from vae_ldm.losses.denoising import DenoisingObjective
 from vae_ldm.losses.noise_assignment import check_assignment
@@ -187,6 +187,7 @@ def build_lit_latent_diffusion(recipe: Recipe, diffusion: DiffusionParts) -> Lit
             f"diffusion.contrastive_weight: is for flow_prediction, and {stage.from_pretrained} predicts "
             f"{objective.prediction_type}; leave it out"
         )
+    checkpoint_gradients_if_asked(stage.trainer, diffusion.unet)
     module = LitLatentDiffusion(
         diffusion.unet,
         diffusion.text_encoder,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning import Trainer as LightningTrainer
 from pytorch_lightning.loggers import Logger
@@ -113,6 +114,12 @@ def check_precision(part: parts.Trainer, network: Network) -> None:
         )
     if (launcher or part.precision) == "16-mixed" and not torch.cuda.is_available():
         raise VaeLdmError("precision: 16-mixed takes a GPU; on a CPU use bf16-mixed or 32-true")
+
+
+def checkpoint_gradients_if_asked(part: parts.Trainer, network: AutoencoderKL | UNet2DConditionModel) -> None:
+    """Let the network keep only what goes into its blocks, and run each block again in the backward pass."""
+    if part.gradient_checkpointing:
+        network.enable_gradient_checkpointing()
 
 
 def compile_if_asked(part: parts.Trainer, modules: Sequence[nn.Module], *, say: Callable[[str], None]) -> None:

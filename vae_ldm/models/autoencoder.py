@@ -7,7 +7,8 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from vae_ldm.choices import TrainedPart
-from vae_ldm.models.pretrained import check_no_pickle, load_pretrained
+from vae_ldm.models.flux2 import check_decoder, is_flux2, with_patch_statistics
+from vae_ldm.models.pretrained import check_no_pickle, errors_of_libraries, load_pretrained
 from vae_ldm.models.single_file import load_single_file
 
 
@@ -55,12 +56,19 @@ def new_autoencoder(
 def load_autoencoder_kl(source: str, *, revision: str | None = None, subfolder: str | None = None) -> AutoencoderKL:
     """A pretrained AutoencoderKL in float32, from a folder, the Hub or a single file of the original layout.
 
-    Safetensors only. Raises WeightsError where the weights are missing, incomplete, mis-shaped or pickled.
+    FLUX.2's becomes one whose config holds the statistics of its BatchNorm, pooled to one mean and standard deviation a
+    channel. Safetensors only. Raises WeightsError where the weights are missing, incomplete, mis-shaped or pickled.
     """
     if Path(source).is_file():
         check_no_pickle(Path(source))
         return load_single_file(Path(source))
-    return load_pretrained(AutoencoderKL, source, revision=revision, subfolder=subfolder)
+    folder = Path(source) / (subfolder or "")
+    if not is_flux2(folder):
+        return load_pretrained(AutoencoderKL, source, revision=revision, subfolder=subfolder)
+    check_decoder(folder)
+    autoencoder = load_pretrained(AutoencoderKL, source, subfolder=subfolder)
+    with errors_of_libraries(f"{folder}: its BatchNorm cannot be read"):
+        return with_patch_statistics(autoencoder, folder)
 
 
 def downsample_factor(autoencoder: AutoencoderKL) -> int:

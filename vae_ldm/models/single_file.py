@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 from diffusers import AutoencoderKL
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+from safetensors.torch import load_file
 from torch import Tensor
 
 from vae_ldm.errors import WeightsError, first_line
+from vae_ldm.models import flux2
 from vae_ldm.models.stored_weights import check_numbers, first_of, tensors_in
 
 _PREFIXES = ("first_stage_model.", "vae.")
@@ -56,13 +58,16 @@ def measured_scaling(autoencoder: AutoencoderKL, mean: float, std: float) -> Kno
 
 
 def load_single_file(file: Path) -> AutoencoderKL:
-    """The AutoencoderKL in a file of Stable Diffusion, SDXL or FLUX's original layout, in float32 and eval mode.
+    """The AutoencoderKL in a file of Stable Diffusion, SDXL, FLUX or FLUX.2's original layout, in float32, eval mode.
 
     The file holds no configuration: it follows from the shapes of the weights, but for the scaling factor, which is
     assumed to be that of Stable Diffusion, or FLUX's where there are no quant convs (`measured_scaling` tells by
-    photos). Nothing is downloaded. Raises WeightsError where the file is no such autoencoder, or lacks a weight.
+    photos). FLUX.2's has statistics. Nothing is downloaded. Raises WeightsError where the file is no such
+    autoencoder, or lacks a weight.
     """
-    tensors = _without_values(file)
+    tensors = _of_autoencoder(tensors_in(file))
+    if is_flux2 := flux2.is_flux2_file(tensors):
+        tensors = flux2.with_latent_diffusion_names(tensors)
     if any(".down_blocks." in name for name in tensors):
         raise WeightsError(f"{file}: is the weights file of a diffusers folder; give the folder that it lies in")
     try:
@@ -76,19 +81,22 @@ def load_single_file(file: Path) -> AutoencoderKL:
         config_file = json.dumps({"_class_name": "AutoencoderKL"} | config)
         (Path(folder) / "config.json").write_text(config_file, encoding="utf-8")
         try:
-            autoencoder = AutoencoderKL.from_single_file(str(file), config=folder)
+            values = _of_autoencoder(load_file(file)) if is_flux2 else None
+            original: Any = str(file) if values is None else flux2.with_latent_diffusion_names(values)
+            autoencoder = AutoencoderKL.from_single_file(original, config=folder)
         except NotImplementedError as error:  # a weight that the file lacks is still on the meta device
             missing = sorted(AutoencoderKL(**config).state_dict().keys() - convert_ldm_vae_checkpoint(tensors, config))
             raise WeightsError(f"{file}: weights of AutoencoderKL are missing ({first_of(missing)})") from error
         except Exception as error:  # whatever the library stumbles over
             raise WeightsError(f"{file}: cannot be opened as AutoencoderKL: {first_line(error)}") from error
     check_numbers(autoencoder, file)
+    if values is not None:
+        flux2.take_statistics_of_file(autoencoder, file, values)
     return autoencoder.float().eval()
 
 
-def _without_values(file: Path) -> dict[str, Tensor]:
-    """Every tensor of the autoencoder on the meta device, by its name less the prefix that it has in a whole model."""
-    tensors = tensors_in(file)
+def _of_autoencoder(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Every tensor of the autoencoder, by its name less the prefix that it has in a whole model."""
     for prefix in _PREFIXES:
         own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         if own:

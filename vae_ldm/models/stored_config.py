@@ -48,6 +48,9 @@ _SCHEMAS: dict[Kind, dict[str, Any]] = {
         "shift_factor": _Number | None,
         "latents_mean": list[_Number] | None,
         "latents_std": list[_Positive] | None,
+        "batch_norm_eps": Annotated[float, Field(ge=0, le=1)],
+        "patch_size": Annotated[list[Annotated[int, Field(ge=1, le=16)]], Field(min_length=2, max_length=2)],
+        "decoder_block_out_channels": _Levels | None,
     },
     "unet": {
         "in_channels": _Width,

@@ -10,7 +10,14 @@ from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 
-from vae_ldm.assembly import build_autoencoder, build_lit_autoencoder, compile_if_asked, of_each_picture, shares_of
+from vae_ldm.assembly import (
+    build_autoencoder,
+    build_lit_autoencoder,
+    compile_if_asked,
+    of_each_picture,
+    shares_of,
+    starts_from_flux2,
+)
 from vae_ldm.data.datamodule import ImageDataModule
 from vae_ldm.data.pictures import Pictures
 from vae_ldm.files import let_others_read
@@ -36,6 +43,7 @@ from vae_ldm.run.choosing import drop_snapshots
 from vae_ldm.run.fingerprint import autoencoder_fingerprint
 from vae_ldm.run.fitting import fit_stage
 from vae_ldm.run.session import Session
+from vae_ldm.text import counted
 from vae_ldm.training.callbacks import PictureEachValidation
 from vae_ldm.training.lit_autoencoder import LitAutoencoder
 from vae_ldm.weights import local_folder, pipeline_folder
@@ -119,7 +127,7 @@ def finish_autoencoder(session: Session, autoencoder: AutoencoderKL) -> dict[str
 
     A pretrained autoencoder whose encoder did not change keeps its weights and factor, and so every old latent and
     UNet. Its own numbers that StableDiffusionPipeline would ignore (FLUX's shift, SDXL's per-channel statistics) are
-    folded if a UNet is trained on its latents.
+    folded if a UNet is trained on its latents. FLUX.2 normalises patches of latents; what one channel has is measured.
     """
     recipe, train = session.recipe, session.pictures.train
     stage = recipe.autoencoder
@@ -132,7 +140,14 @@ def finish_autoencoder(session: Session, autoencoder: AutoencoderKL) -> dict[str
         statistics = weighted_latent_statistics(_posteriors(session, autoencoder), total=session.processes.total)
     elif recipe.diffusion is not None and recipe.diffusion.from_pretrained is None:
         statistics = stored_statistics(autoencoder)
-    if stage.train != "all" and Path(stage.from_pretrained or "").expanduser().is_file():
+    is_flux2 = stage.train != "all" and starts_from_flux2(recipe)
+    if is_flux2 and statistics is not None:
+        statistics = weighted_latent_statistics(_posteriors(session, autoencoder), total=session.processes.total)
+        session.say(
+            "autoencoder: FLUX.2 normalises patches of 2x2 latents, which is left out; mean and deviation of each "
+            f"channel were measured on {counted(len(train), 'training photo')} instead"
+        )
+    elif not is_flux2 and stage.train != "all" and Path(stage.from_pretrained or "").expanduser().is_file():
         facts |= _settle_scaling(session, autoencoder)
         if statistics is not None:
             statistics = stored_statistics(autoencoder)

@@ -124,6 +124,9 @@ class Trainer(Part):
     """Use GPU kernels that give the same bits each time, where there are such, so that a stopped run ends in the
     weights of one that was not stopped. A CPU gives the same bits anyway.
     """
+    gradient_checkpointing: Annotated[bool, FreeUnderWay] = False
+    """Compute most activations again in the backward pass instead of keeping them (Chen 2016): less memory and more
+    time a step, the same gradients."""
     compile: Annotated[bool, FreeUnderWay] = False
     """torch.compile; falls back to eager with a line where it does not work."""
     checkpoint_every_n_steps: Annotated[Count, FreeUnderWay] = 250
