@@ -93,7 +93,7 @@ def test_it_draws_nothing_and_says_what_to_train(small):
     words = str(told.value)
     assert "from_pretrained: starter" in words
     check_weights_within("starter")
-    with pytest.raises(VaeLdmError, match="starter: is the autoencoder that comes with vae_ldm, and no run"):
+    with pytest.raises(VaeLdmError, match="starter: comes with vae_ldm and is no run"):
         check_run(local_folder("starter"))
 
 

@@ -30,7 +30,7 @@ WRONG = {
     "generate runs/absent prompt": "runs/absent: no such folder",
     "generate starter prompt": "starter: is an autoencoder, and holds no diffusion model to draw with; train one",
     "walk a.jpg --model starter": "starter: is an autoencoder, and holds no diffusion model to draw with",
-    "evaluate starter": "starter: is the autoencoder that comes with vae_ldm, and no run; give a folder of train",
+    "evaluate starter": "starter: comes with vae_ldm and is no run; give the folder that train made",
     "desk d photos --model startr": "startr: no such folder; did you mean starter? Else give a run folder",
     "compare photos begun starter": "begun: holds no autoencoder yet; train the run to its end",
     "generate photos prompt": "photos: holds no model; give a run folder",

@@ -127,7 +127,7 @@ def check_written(folder: Path, needed: Export) -> None:
 def check_run(folder: Path) -> None:
     """Raise VaeLdmError where `folder` is no run."""
     if is_starter(folder):
-        raise VaeLdmError(f"{STARTER}: is the autoencoder that comes with vae_ldm, and no run; give a folder of train")
+        raise VaeLdmError(f"{STARTER}: comes with vae_ldm and is no run; give the folder that train made")
     if not (folder / "recipe.yaml").is_file():
         raise VaeLdmError(f"{folder}: is no run folder (it has no recipe.yaml); give the folder that train made")
 

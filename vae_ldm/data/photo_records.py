@@ -35,8 +35,9 @@ def photo_records(
         return [Record(as_text(path.name), path)]
     found = find_photos(existing_folder(path))
     tell_left_out(found)
-    for name in found.unreadable if on_unreadable_folder is not None else ():
-        on_unreadable_folder(name)
+    if on_unreadable_folder is not None:
+        for name in found.unreadable:
+            on_unreadable_folder(name)
     described = read_metadata(found.folder, found.metadata, caption_column or CAPTION_COLUMNS)
     return [
         described.get(name) or Record(as_text(name), found.folder / name, _folder_label(name))
