@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -18,7 +20,7 @@ from vae_ldm.desk.archive.store import open_archive
 from vae_ldm.desk.claim.claim import build_desk
 from vae_ldm.desk.compare.compare import compare
 from vae_ldm.desk.search.build import add_photos, build_index
-from vae_ldm.desk.search.index import open_index
+from vae_ldm.desk.search.index import check_encoder, open_index
 from vae_ldm.errors import VaeLdmError, WeightsError
 
 TAKEN = "no model is named, so the starter that comes with vae_ldm is taken"
@@ -110,6 +112,13 @@ def test_after_an_upgrade_to_other_weights_one_line_says_what_to_do(small, photo
     ):
         with pytest.raises(VaeLdmError, match=f"archive: its latents were made {OTHER}was made with, or make a new a"):
             ask()
+
+
+def test_another_backbone_is_not_told_as_another_starter(small, photos, tmp_path):
+    index = build_index(tmp_path / "index", photos / "good" / "000.png", kind="latents")
+    facts = replace(index.store.facts, encoder={**index.store.facts.encoder, "backbone": "another"})
+    with pytest.raises(WeightsError, match=r"was built with another model than starter \(another backbone\)"):
+        check_encoder(SimpleNamespace(name="index", facts=facts), index.encoder)
 
 
 def test_an_archive_is_made_without_a_model_and_gives_its_photos_back(small, photos, tmp_path, elsewhere, capsys):

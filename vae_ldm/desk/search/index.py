@@ -19,6 +19,9 @@ from vae_ldm.errors import DataError, WeightsError
 from vae_ldm.latent_space.features import FeaturePart, FeatureSpace, parts_of
 from vae_ldm.starter import STARTER, other_starter
 
+_OF_THE_AUTOENCODER = frozenset({"autoencoder", "image_size", "resize", "channels"})
+"""What the vectors of an index follow from, apart from the backbone."""
+
 
 @dataclass(frozen=True)
 class Hit:
@@ -145,7 +148,7 @@ def check_encoder(store: PhotoStore, encoder: PhotoEncoder) -> None:
     expected, found = store.facts.encoder, index_facts(encoder, None).encoder
     different = [name for name in found if found[name] != expected.get(name)]
     if different:
-        if encoder.name == store.facts.model == STARTER:
+        if encoder.name == store.facts.model == STARTER and _OF_THE_AUTOENCODER.intersection(different):
             raise WeightsError(other_starter(f"{store.name}: was built", "build the index anew"))
         what = " and ".join(name.replace("_", " ") for name in different)
         raise WeightsError(
