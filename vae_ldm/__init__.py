@@ -4,6 +4,7 @@
 
     pipeline = vae_ldm.pipeline("runs/claims-32")              # a run, an export or ORG/NAME of the Hub
     autoencoder = vae_ldm.load_autoencoder("runs/claims-32")   # only photos to latents and back
+    autoencoder = vae_ldm.load_autoencoder("starter")          # the one that comes with the package
     vae_ldm.push("runs/claims-32", "ORG/NAME")                 # to the Hub
 
 What the desk's verbs have made is opened by the same names:

@@ -83,7 +83,7 @@ def load_autoencoder(
     subfolder: str | None = None,
     tile_size: int | None = 512,
 ) -> ImageAutoencoder:
-    """The autoencoder of a run, of a pipeline, of its own folder or of the Hub: images to latents and back.
+    """The autoencoder of a run, a pipeline, its own folder, the Hub or the package: images to latents and back.
 
     >>> import numpy as np, vae_ldm
     >>> autoencoder = vae_ldm.load_autoencoder("runs/claims-32")
@@ -91,9 +91,10 @@ def load_autoencoder(
     >>> [image.size for image in autoencoder.decode(latents)]
     [(32, 32)]
 
-    Any AutoencoderKL, in the layout of Stable Diffusion, SDXL or FLUX, and FLUX.2's as one. `revision`, `token` and
-    `cache_dir` are those of huggingface_hub; `torch_dtype` None is float32, `device` None the GPU where there is one.
-    Only the autoencoder of a pipeline on the Hub is downloaded, or the `subfolder` of another repository. Sides above
+    Any AutoencoderKL, in the layout of Stable Diffusion, SDXL or FLUX, and FLUX.2's as one. "starter" is the one that
+    comes with the package, unless something in the current folder has that name. `revision`, `token` and `cache_dir`
+    are those of huggingface_hub; `torch_dtype` None is float32, `device` None the GPU where there is one. Only the
+    autoencoder of a pipeline on the Hub is downloaded, or the `subfolder` of another repository. Sides above
     `tile_size` px are worked through in tiles.
 
     Raises WeightsError where there is no autoencoder, or its weights are incomplete or pickled, and what

@@ -15,7 +15,7 @@ from typing import Any
 from diffusers import AutoencoderKL
 from rich.console import Console
 
-from vae_ldm import loading
+from vae_ldm import loading, starter
 from vae_ldm.choices import Conditioning, Resize
 from vae_ldm.data.mixture import open_mixture
 from vae_ldm.data.picture_cache import class_caption
@@ -134,15 +134,19 @@ class ModelSettings:
 
 
 def settings_of(source: str | Path) -> ModelSettings:
-    """The settings of the run that `source` names, by its folder or its pipeline's, or of a model from elsewhere."""
-    run = run_of(Path(source))
+    """The settings of the run that `source` names, by its folder or its pipeline's, or of a model from elsewhere.
+
+    Raises WeightsError where `source` is the starter and its files are damaged.
+    """
+    of_starter = starter.starter_settings() if starter.is_starter(source) else None
+    run = None if of_starter is not None else run_of(Path(source))
     recipe = None if run is None else read_recipe(run.recipe, as_trained=True)
     data = parts.RenderedClaims() if recipe is None else recipe.data
     evaluation = parts.Evaluation() if recipe is None else recipe.evaluation
     return ModelSettings(
         run=run,
-        image_size=None if recipe is None else recipe.image_size,
-        resize=data.resize,
+        image_size=of_starter.image_size if of_starter else None if recipe is None else recipe.image_size,
+        resize=of_starter.resize if of_starter else data.resize,
         horizontal_flip=data.horizontal_flip,
         validation_fraction=data.validation_fraction,
         caption_template=data.caption_template,
@@ -205,6 +209,8 @@ def _force_upcast(config: Path) -> bool:
 
 
 def usual_psnr(source: str | Path) -> float | None:
-    """The mean PSNR in dB of a run's reconstructions of its validation photos; None where it is not known."""
+    """The mean PSNR in dB of a model's reconstructions of its validation photos; None where it is not known."""
+    if starter.is_starter(source):
+        return starter.starter_settings().psnr
     measured = read_metrics(Path(source))["measurements"]
     return next((one["value"] for one in measured if one["name"] == "psnr"), None)

@@ -8,6 +8,7 @@ user gives is refused where it is taken (`check_output_file`, `check_new_folder`
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import get_args
 from vae_ldm.choices import RUNS_FOLDER, EfficientNetName, Export
 from vae_ldm.errors import DataError, VaeLdmError, WeightsError
 from vae_ldm.files import finish_swap, is_temporary
+from vae_ldm.starter import STARTER, check_starter, is_starter, refuse_to_draw
 
 HUB_PREFIX = "hf://"
 PAGE_SUFFIXES = (".html", ".htm")
@@ -65,23 +67,32 @@ def check_model(source: Path | str) -> None:
     """Raise WeightsError where a model's `source` is neither a path that exists nor a repository of the Hub."""
     if is_of_the_hub(source):
         return
+    if is_starter(source):
+        check_starter()
+        return
     finish_swap(expanded(source))
     if not is_folder_or_file(expanded(source)):
+        hint = f"did you mean {STARTER}? Else " if get_close_matches(str(source), [STARTER]) else ""
         raise WeightsError(
-            f"{source}: no such folder; give a run folder, a folder made by save_pretrained or ORG/NAME of the Hub"
+            f"{source}: no such folder; {hint}give a run folder, a folder made by save_pretrained or ORG/NAME of the "
+            "Hub"
         )
 
 
 def check_weights_within(source: Path | str, needed: Export = "autoencoder") -> None:
     """Raise WeightsError where the folder `source` holds neither a run nor weights, such as a folder of photos.
 
-    Raise it as well where `source` is a run that has not written what is `needed` yet.
+    Raise it as well where `source` is a run that has not written what is `needed` yet, or the starter, which draws
+    nothing.
     """
     folder = expanded(source)
+    if is_starter(source) and needed != "autoencoder":
+        raise refuse_to_draw()
     if is_of_the_hub(source) or not folder.is_dir():
         return
     if not any((folder / name).exists() for name in _OF_MODELS) and not list(folder.glob("*.safetensors")):
-        raise WeightsError(f"{source}: holds no model; give a run folder, or a folder made by save_pretrained")
+        hint = f"; leave --model out for the {STARTER} that comes with vae_ldm" if str(source) == STARTER else ""
+        raise WeightsError(f"{source}: holds no model; give a run folder, or a folder made by save_pretrained{hint}")
     check_written(folder, needed)
 
 
@@ -115,6 +126,8 @@ def check_written(folder: Path, needed: Export) -> None:
 
 def check_run(folder: Path) -> None:
     """Raise VaeLdmError where `folder` is no run."""
+    if is_starter(folder):
+        raise VaeLdmError(f"{STARTER}: comes with vae_ldm and is no run; give the folder that train made")
     if not (folder / "recipe.yaml").is_file():
         raise VaeLdmError(f"{folder}: is no run folder (it has no recipe.yaml); give the folder that train made")
 

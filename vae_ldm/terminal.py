@@ -1,6 +1,7 @@
 """What a command shows while it works: messages, progress, and none of the libraries' own advice."""
 
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -17,9 +18,23 @@ from vae_ldm.text import duration, shown
 class PlainConsole(Console):
     """A console whose text never steers the terminal: control characters of file names and the like are escaped."""
 
+    def __init__(self, *, works_on: bool = False, **options: Any) -> None:
+        """`works_on` is for a command that has more to do than to print; `options` are rich's."""
+        super().__init__(**options)
+        self._works_on = works_on
+
     def say(self, line: object) -> None:
         """Print one line of text as it is: no markup, and a line feed within it is escaped as well."""
         self.print(shown(str(line)), markup=False)
+
+    def on_broken_pipe(self) -> None:
+        """Where nobody reads any more, as after `| head`: end the command, or let it finish its work unheard."""
+        if not self._works_on:
+            super().on_broken_pipe()
+        self.quiet = True
+        silent = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silent, self.file.fileno())  # what is still buffered goes nowhere, at the end of the process too
+        os.close(silent)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """As rich makes text of a string, which is escaped before it is laid out, so that a table has room for it."""
@@ -44,9 +59,12 @@ def new_console(*, quiet: bool = False) -> PlainConsole:
     return PlainConsole(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
 
 
-def new_output(*, width: int | None = None, quiet: bool = False) -> PlainConsole:
-    """Where results go: the standard output; tables are `width` columns wide, by default as wide as the terminal."""
-    return PlainConsole(highlight=False, soft_wrap=True, width=width, quiet=quiet)
+def new_output(*, width: int | None = None, quiet: bool = False, works_on: bool = False) -> PlainConsole:
+    """Where results go: the standard output; tables are `width` columns wide, by default as wide as the terminal.
+
+    With `works_on` a command that writes pages or files as well does so even where nobody reads the output any more.
+    """
+    return PlainConsole(works_on=works_on, highlight=False, soft_wrap=True, width=width, quiet=quiet)
 
 
 _LINES_OF_SPEED = 8

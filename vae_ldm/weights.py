@@ -8,6 +8,7 @@ import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
+from vae_ldm import starter
 from vae_ldm.choices import Export
 from vae_ldm.errors import HubError, RunError, WeightsError
 from vae_ldm.files import finish_swap
@@ -35,8 +36,9 @@ def local_folder(
 ) -> Path:
     """`source` itself, a folder or a single file, or where ORG/NAME (or hf://ORG/NAME@REVISION) lies after a download.
 
-    `subfolder` downloads that one component of a repository only. Raises WeightsError where there is no such folder,
-    HubError or RunError where the repository cannot be had.
+    `starter` is the autoencoder of the package, unless something in the current folder has that name. `subfolder`
+    downloads that one component of a repository only. Raises WeightsError where there is no such folder, HubError or
+    RunError where the repository cannot be had.
     """
     if is_of_the_hub(source):
         try:
@@ -45,6 +47,9 @@ def local_folder(
             if str(source).startswith(HUB_PREFIX):
                 raise
             raise type(error)(f"{error}; nor is there a folder {source} here") from error
+    if starter.is_starter(source):
+        starter.check_starter()
+        return starter.STARTER_FOLDER
     folder = expanded(source)
     for place in (folder, *(folder / name for name in get_args(Export))):
         finish_swap(place)
@@ -54,6 +59,8 @@ def local_folder(
 
 def pipeline_folder(folder: Path) -> Path:
     """The pipeline of a run folder, or the folder itself where it is one. Raises WeightsError where there is none."""
+    if starter.is_starter(folder):
+        raise starter.refuse_to_draw()
     for place in (folder / "pipeline", folder):
         if (place / "model_index.json").is_file():
             return place

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.closed_folder import close
 from tests.support.odd_photos import OddPhotos, build_odd_photos, png_header
 from vae_ldm.data.decoding import (
     UnreadablePictureError,
@@ -181,17 +182,15 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pyt
     for name in ("a/0.png", "locked/0.png"):
         (tmp_path / name).parent.mkdir()
         Image.new("RGB", (16, 16)).save(tmp_path / name)
-    scandir = os.scandir
-
-    def refuse(folder: str) -> object:
-        if str(folder).endswith("locked"):
-            raise PermissionError(13, "Permission denied", str(folder))
-        return scandir(folder)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+    close(tmp_path / "locked", monkeypatch)
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
     found = find_photos(tmp_path)
     assert found.pictures == ["a/0.png"]
-    assert found.lines() == ["left out locked: Permission denied"]
+    assert found.lines() == ["left out gone.png: a link to nothing", "left out locked: Permission denied"]
+    assert found.unreadable == ["locked"]
+    told: list[str] = []
+    assert [record.id for record in photo_records(tmp_path, on_unreadable_folder=told.append)] == ["a/0.png"]
+    assert told == ["locked"]
 
 
 def test_photos_on_a_disk_that_is_not_mounted_are_told(tmp_path: Path) -> None:

@@ -72,6 +72,16 @@ def test_a_word_is_a_path_unless_it_can_only_be_a_name_on_the_hub(write, tmp_pat
     assert [path.key for path in local_paths(recipe)] == ["output_dir", *(["data.path"] if is_path else [])]
 
 
+def test_the_starter_is_a_name_and_travels_unless_a_folder_here_has_that_name(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = read_recipe(write("name: a\ndata: {type: rendered_claims}\nautoencoder: {from_pretrained: starter}\n"))
+    assert portable(recipe).autoencoder.from_pretrained == "starter"
+    assert list(decided_by_a_stranger(recipe, [])) == []
+    (tmp_path / "starter").mkdir()
+    assert list(decided_by_a_stranger(recipe, [])) == ["autoencoder.from_pretrained"]
+    assert portable(recipe).autoencoder.from_pretrained == "starter"  # a run keeps whole paths, so this is the name
+
+
 def _texts(part: type[Part], prefix: str = ""):
     """Every setting below the part that may hold text: dotted key and field."""
     for key, field in part.model_fields.items():

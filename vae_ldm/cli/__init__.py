@@ -157,9 +157,13 @@ def evaluate(
 def compare(
     photos: PhotosArgument,
     autoencoders: Annotated[
-        list[str],
-        typer.Argument(metavar="AUTOENCODER", help="Runs, folders or ORG/NAME of the Hub.", callback=paths.models),
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="AUTOENCODER",
+            help="Runs, folders, ORG/NAME of the Hub or starter, which comes with the package; by default starter.",
+            callback=paths.models,
+        ),
+    ] = None,
     out: Annotated[Path | None, page_option("comparison.html")] = None,
     num_photos: Annotated[
         int, typer.Option(metavar="N", min=1, help="Photos to take, evenly spread over the folder.")
@@ -177,7 +181,7 @@ def compare(
     from vae_ldm.desk.compare.compare import compare as compare_autoencoders
 
     with new_place(out, "comparison.html") as page:
-        compare_autoencoders(photos, autoencoders, out=page, num_photos=num_photos, side=side)
+        compare_autoencoders(photos, autoencoders or (), out=page, num_photos=num_photos, side=side)
 
 
 @app.command(rich_help_panel=TRAIN)

@@ -35,7 +35,7 @@ def add(
         Path, typer.Argument(metavar="ARCHIVE", help="The archive's folder.", callback=paths.archive_place)
     ],
     photos: PhotosArgument,
-    model: EncoderOption,
+    model: EncoderOption = None,
     target_psnr: TargetPSNROption = None,
     prefer: Annotated[
         Preference | None,
@@ -111,7 +111,7 @@ def verify(
 @app.command()
 def report(
     photos: PhotosArgument,
-    model: EncoderOption,
+    model: EncoderOption = None,
     out: Annotated[Path | None, page_option("archive.html")] = None,
     num_photos: Annotated[
         int,

@@ -32,7 +32,7 @@ def desk(
     photos: Annotated[
         Path, typer.Argument(metavar="PHOTOS", help="A folder of past claims, of any layout.", callback=paths.photos)
     ],
-    model: EncoderOption,
+    model: EncoderOption = None,
     features: FeaturesOption = "both",
     backbone: BackboneOption = None,
     false_alarm_rate: FalseAlarmRateOption = 0.05,

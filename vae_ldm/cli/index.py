@@ -36,7 +36,7 @@ CaptionColumnOption = Annotated[
 def build(
     index: IndexArgument,
     photos: PhotosArgument,
-    model: EncoderOption,
+    model: EncoderOption = None,
     features: FeaturesOption = "both",
     backbone: BackboneOption = None,
     store: StoreOption = None,

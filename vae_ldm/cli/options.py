@@ -77,9 +77,14 @@ PhotosArgument = Annotated[
 ]
 PhotoArgument = Annotated[Path, typer.Argument(metavar="PHOTO", help="A photo.", callback=paths.photo)]
 EncoderOption = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--model", metavar="RUN", help="A run, an autoencoder's folder or ORG/NAME of the Hub.", callback=paths.model
+        "--model",
+        metavar="RUN",
+        help="A run, an autoencoder's folder, ORG/NAME of the Hub or starter, which comes with the package; by default "
+        "what the folder was made with, else starter.",
+        show_default=False,
+        callback=paths.model,
     ),
 ]
 PipelineOption = Annotated[

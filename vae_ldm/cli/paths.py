@@ -95,12 +95,13 @@ def share_or_photos(text: str | None) -> str | None:
 
 
 def model(source: str | None) -> str | None:
-    """A run, a folder of weights, or ORG/NAME of the Hub."""
+    """A run, a folder of weights, ORG/NAME of the Hub, or the starter."""
     return None if source is None else models([source])[0]
 
 
-def models(sources: list[str]) -> list[str]:
+def models(sources: list[str] | None) -> list[str]:
     """Several of them."""
+    sources = sources or []
     for source in sources:
         check_model(source)
         check_weights_within(source)
@@ -188,7 +189,7 @@ def desk_place(folder: Path) -> Path:
 def desk(folder: Path) -> Path:
     """A desk that exists."""
     for part in ("novelty", "index"):
-        check_store(expanded(folder), part, "desk", f"desk {folder} PHOTOS --model RUN")
+        check_store(expanded(folder), part, "desk", f"desk {folder} PHOTOS")
     return expanded(folder)
 
 

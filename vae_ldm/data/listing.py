@@ -38,6 +38,9 @@ _FOREIGN_SUFFIXES = frozenset(
 _MOST_NAMES = 1000
 """Most paths that lead to one folder through links; links among folders could otherwise give countless paths."""
 
+_LEADS_NOWHERE = (errno.ENOENT, errno.ELOOP)
+"""Errors of a link behind which there is nothing."""
+
 _log = logging.getLogger(__name__)
 _told: set[tuple[Path, str]] = set()
 """Folders, and the lines that were told of them."""
@@ -55,6 +58,8 @@ class Listing:
     """Regular files, also those that links lead to, sorted by name."""
     left_out: dict[str, list[str]] = field(default_factory=dict)
     """Names of what is not looked at, by the reason; the name of a folder stands for all that lies in it."""
+    unreadable: list[str] = field(default_factory=list)
+    """Those of them that the system does not let be looked at: nobody knows how many photos lie there."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,8 @@ class PhotoFiles:
     metadata: list[str]
     left_out: dict[str, list[str]]
     """Names by the reason, as in Listing."""
+    unreadable: list[str] = field(default_factory=list)
+    """As in Listing."""
 
     def leave_out(self, reason: str, names: Iterable[str]) -> None:
         """Add names to `left_out`."""
@@ -91,7 +98,7 @@ def find_photos(folder: Path) -> PhotoFiles:
         else:
             foreign = f"{suffix} files are not read; convert them to JPEG or PNG"
             left_out.setdefault(foreign if suffix in _FOREIGN_SUFFIXES else NOT_A_PHOTO, []).append(name)
-    found = PhotoFiles(folder, listing.files, pictures, metadata, left_out)
+    found = PhotoFiles(folder, listing.files, pictures, metadata, left_out, listing.unreadable)
     if not pictures:
         raise PhotosMissingError(f"no photos in {folder}: {_what_else(found)}")
     return found
@@ -103,8 +110,10 @@ def list_folder(folder: Path) -> Listing:
     Raises OSError where the folder itself cannot be read, DataError where links go round among its folders.
     """
     left_out: dict[str, list[str]] = {}
+    unreadable: list[str] = []
     status = folder.stat()
-    return Listing(dict(sorted(_walk(folder, "", (_identity(status),), Counter(), left_out))), left_out)
+    files = dict(sorted(_walk(folder, "", (_identity(status),), Counter(), left_out, unreadable)))
+    return Listing(files, left_out, unreadable)
 
 
 _Identity = tuple[int, int]
@@ -120,6 +129,7 @@ def _walk(
     way_down: tuple[_Identity, ...],
     num_names: Counter[_Identity],
     left_out: dict[str, list[str]],
+    unreadable: list[str],
 ) -> Iterator[tuple[str, os.stat_result]]:
     """Files below `folder`, which is reached through the folders of `way_down`, itself the last."""
 
@@ -140,6 +150,8 @@ def _walk(
             status = entry.stat()
         except OSError as error:
             leave_out(name, _why_not(error))
+            if error.errno not in _LEADS_NOWHERE:
+                unreadable.append(name)
             continue
         if stat.S_ISREG(status.st_mode):
             yield name, status
@@ -152,9 +164,10 @@ def _walk(
             if num_names[identity] > _MOST_NAMES:
                 raise DataError(f"{shown(entry.path)}: links lead to this folder in more than {_MOST_NAMES:,} ways")
             try:
-                yield from _walk(entry.path, f"{name}/", (*way_down, identity), num_names, left_out)
+                yield from _walk(entry.path, f"{name}/", (*way_down, identity), num_names, left_out, unreadable)
             except OSError as error:  # it may not be read, or its path is too long for the system
                 leave_out(name, _why_not(error))
+                unreadable.append(name)
 
 
 def _why_not(error: OSError) -> str:

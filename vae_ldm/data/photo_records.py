@@ -1,6 +1,7 @@
 """Photos that a user names, as records: a folder of any layout, or one file. Neither decodes them nor imports torch."""
 
 import posixpath
+from collections.abc import Callable
 from pathlib import Path
 
 from vae_ldm.data.image_folder import SPLIT_NAMES
@@ -10,13 +11,19 @@ from vae_ldm.data.names import as_text
 from vae_ldm.data.sources import Record
 
 
-def photo_records(photos: Path | str, *, caption_column: str | None = None) -> list[Record]:
+def photo_records(
+    photos: Path | str,
+    *,
+    caption_column: str | None = None,
+    on_unreadable_folder: Callable[[str], None] | None = None,
+) -> list[Record]:
     """Every picture below a folder, or the one file: all splits, in the order of their names; nothing is decoded.
 
     An id is the path relative to the folder, as text. The class is the name of the picture's own folder, unless that is
     the folder itself or one of a split (`train/dress/1.jpg` is a dress, `train/1.jpg` nothing). Class and caption of a
     metadata file win; without `caption_column` its column `caption` or `text` is taken where there is one. What else
-    lies in the folder is told where it could be a photo.
+    lies in the folder is told where it could be a photo. `on_unreadable_folder` hears of each folder below it that
+    cannot be looked into, by its name relative to the folder.
 
     Raises DataError where the path does not exist, or holds no picture.
     """
@@ -28,6 +35,9 @@ def photo_records(photos: Path | str, *, caption_column: str | None = None) -> l
         return [Record(as_text(path.name), path)]
     found = find_photos(existing_folder(path))
     tell_left_out(found)
+    if on_unreadable_folder is not None:
+        for name in found.unreadable:
+            on_unreadable_folder(name)
     described = read_metadata(found.folder, found.metadata, caption_column or CAPTION_COLUMNS)
     return [
         described.get(name) or Record(as_text(name), found.folder / name, _folder_label(name))

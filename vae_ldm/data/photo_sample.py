@@ -8,6 +8,7 @@ import numpy as np
 from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted, upright_size
 from vae_ldm.data.listing import existing_folder, find_photos, tell_left_out
 from vae_ldm.data.names import as_text
+from vae_ldm.data.sources import Record
 from vae_ldm.errors import DataError
 from vae_ldm.text import counted, shown
 
@@ -22,9 +23,13 @@ class PhotoSample:
     """uint8 [N, side, side, C]."""
     ids: list[str]
     """N file names relative to the folder."""
+    records: list[Record]
+    """N records of the files."""
     unreadable: list[tuple[str, str]]
     """Id and reason of each of those chosen that cannot be read."""
     num_in_folder: int
+    unreadable_folders: list[str]
+    """Folders below it that cannot be looked into."""
 
     @property
     def num_unreadable(self) -> int:
@@ -52,16 +57,18 @@ def sample_photos(
         if side is None:
             shorter = np.median([_shorter_side(place / name) for name in chosen])
             side = max(multiple_of, int(min(shorter, MAX_DEFAULT_SIDE)) // multiple_of * multiple_of)
-        found, unreadable = {}, []
+        found, read, unreadable = {}, [], []
         for name in chosen:
             try:
                 found[as_text(name)] = decode_picture(place / name, image_size=(side, side), channels=channels)
             except UnreadablePictureError as error:
                 unreadable.append((as_text(name), str(error)))
+            else:
+                read.append(Record(as_text(name), place / name))
     if not found:
         last = ": ".join(map(shown, unreadable[-1]))
         raise DataError(f"none of {counted(len(chosen), 'picture')} in {folder} can be read ({last})")
-    return PhotoSample(np.stack(list(found.values())), list(found), unreadable, len(names))
+    return PhotoSample(np.stack(list(found.values())), list(found), read, unreadable, len(names), photos.unreadable)
 
 
 def _shorter_side(file: Path) -> int:

@@ -7,15 +7,18 @@ A verb makes one DeskCommand, looks at its paths, works, calls `tell_left_out` a
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from torch import distributed
 
+from vae_ldm import starter
 from vae_ldm.choices import Resize
 from vae_ldm.data.crop_advice import unseen_advice
+from vae_ldm.data.photo_records import photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.data.unreadable import Unreadable, left_out_lines
-from vae_ldm.desk.foreign_photos import foreign_advice
+from vae_ldm.desk.foreign_photos import foreign_advice, learned_advice
 from vae_ldm.errors import DataError
 from vae_ldm.hardware import prepare_cpu
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
@@ -54,7 +57,7 @@ class DeskCommand:
         quieten_libraries()
         self.processes = Processes.launched() if launched else Processes()
         self.console = new_console(quiet=not self.processes.is_first)
-        self.output = new_output(width=width, quiet=not self.processes.is_first)
+        self.output = new_output(width=width, quiet=not self.processes.is_first, works_on=True)
         self.unreadable = Unreadable()
         self._told: set[str] = set() if told is None else told
 
@@ -70,6 +73,14 @@ class DeskCommand:
         """A bar, or lines where there is no terminal, that say how much of `what` is done."""
         return StepReport(what, self.console)
 
+    def photo_records(self, photos: Path | str, *, caption_column: str | None = None) -> list[Record]:
+        """The photos that the user names, as records; folders that cannot be looked into count as left out."""
+        return photo_records(
+            photos,
+            caption_column=caption_column,
+            on_unreadable_folder=lambda name: self.unreadable.add_folder(Path(photos) / name),
+        )
+
     def leave_out(self, record: Record, reason: str) -> None:
         """Note a photo that cannot be read: for `on_unreadable` of what decodes photos."""
         self.unreadable.add(record.id, reason)
@@ -80,6 +91,22 @@ class DeskCommand:
         self._told.update(new)
         for line in left_out_lines(new):
             self.say(line)
+
+    def starter(self) -> str:
+        """The starter as a source, for a verb that is given no model; that it is taken is told."""
+        self._tell_once(
+            "starter", lambda: f"no model is named, so the {starter.STARTER} that comes with vae_ldm is taken"
+        )
+        return str(starter.STARTER_FOLDER)
+
+    def tell_learned(self, sources: Sequence[str], records: Sequence[Record]) -> str | None:
+        """Say so where the starter is among the models and has learned from some of the photos; the line, or None."""
+        if not any(map(starter.is_starter, sources)):
+            return None
+        line = self.processes.first(lambda: learned_advice(records))
+        if line is not None:
+            self.say(line)
+        return line
 
     def tell_unseen(self, records: Sequence[Record], image_size: tuple[int, int], resize: Resize) -> None:
         """Say so where the crop to `image_size` (height, width) shows less than the whole of a typical photo."""
@@ -96,7 +123,7 @@ class DeskCommand:
                 self.say(line)
 
     def check_left_out(self, num_photos: int, done: str) -> None:
-        """Raise ManyUnreadableError in the first process where more than 1 % of `num_photos` were left out.
+        """Raise ManyUnreadableError in the first process where over 1 % of `num_photos` were left out, or a folder.
 
         `done` says what became of the others. Call it last: the exit code is 2, and all the work is done.
         """

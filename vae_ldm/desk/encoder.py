@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vae_ldm import loading
+from vae_ldm import loading, starter
 from vae_ldm.choices import FeatureKind, Resize
 from vae_ldm.data.photo_stream import PhotoBatch, decoded_batches
 from vae_ldm.data.sources import Record
@@ -25,7 +25,7 @@ BACKBONE_SIDE = 192
 
 
 class PhotoEncoder:
-    """Photos to raw feature vectors, by the autoencoder of a run (or folder, or ORG/NAME) and a backbone."""
+    """Photos to raw feature vectors, by the autoencoder of a run (or folder, ORG/NAME, the starter) and a backbone."""
 
     def __init__(
         self,
@@ -55,6 +55,11 @@ class PhotoEncoder:
         self.channels = self.autoencoder.channels
         self.digest = weights_digest(self.autoencoder.autoencoder)
         """The digest of the autoencoder's weights; vectors of another autoencoder cannot be compared."""
+
+    @property
+    def name(self) -> str:
+        """What messages and stored files call the autoencoder."""
+        return starter.model_name(self.source)
 
     @property
     def works_in_tiles(self) -> bool:
@@ -120,11 +125,13 @@ class PhotoEncoder:
 
 
 def stored_model(name: str, stored_in: Path | str) -> str:
-    """The model that an index, a detector or an archive names, where it is a folder or file of this machine.
+    """The model that an index or an archive names, where it is a folder or file of this machine, or the starter.
 
     Raises WeightsError where it is none: a stored name never makes a download, since the file that holds it may come
-    from somebody else.
+    from somebody else. A folder that was called starter is stored as a path, so that the name is the package's.
     """
+    if name == starter.STARTER:
+        return str(starter.STARTER_FOLDER)
     if Path(name).expanduser().exists() and not name.startswith(HUB_PREFIX):
         return name
     if not is_of_the_hub(name):
@@ -133,3 +140,10 @@ def stored_model(name: str, stored_in: Path | str) -> str:
         f"{stored_in}: its model {name} is no folder on this machine, and is not downloaded automatically; say "
         f"with --model where it lies now, or --model {name} for the one on the Hub"
     )
+
+
+def lasting_model(source: str) -> str:
+    """The name by which a model is stored: the same one, whatever folder the next command is started in."""
+    if starter.is_starter(source):
+        return starter.STARTER
+    return source if is_of_the_hub(source) else str(Path(source).expanduser().resolve())

@@ -1,4 +1,4 @@
-"""Whether a model knows a kind of photos: how well it reconstructs them, beside its own validation photos."""
+"""Whether a model knows photos: how well it reconstructs them, and whether the starter was trained on them."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,14 @@ import numpy as np
 import torch
 
 from vae_ldm.data.photo_stream import decoded_batches
-from vae_ldm.data.sources import Record
+from vae_ldm.data.sources import Record, photo_digest
 from vae_ldm.evaluation.reconstruction import psnr_per_image
 from vae_ldm.models.batches import batch_size_for
 from vae_ldm.models.pixels import as_images
 from vae_ldm.opening import settings_of, usual_psnr
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
+from vae_ldm.starter import STARTER, has_learned
+from vae_ldm.text import counted
 
 _FOREIGN_DB = 6.0
 """A photo is foreign where its PSNR is this many dB below the mean of the validation photos: four times their error.
@@ -64,3 +66,15 @@ def foreign_advice(source: str, autoencoder: ImageAutoencoder, records: Sequence
         found.append(psnr_per_image(decoded.cpu() * 2 - 1, images))
     psnr = torch.cat(found).median().item() if found else usual
     return None if psnr >= usual - _FOREIGN_FOLDER_DB else _words("these photos", psnr, usual)
+
+
+def learned_advice(records: Sequence[Record]) -> str | None:
+    """A line for who measures the starter on photos of which it has learned some, file for file; None elsewhere."""
+    count = sum(has_learned(photo_digest(record)) for record in records)
+    if not count:
+        return None
+    were = "is one" if count == 1 else "are among those"
+    return (
+        f"{count:,} of {counted(len(records), 'photo')} {were} that the {STARTER} has learned from, so its figures are "
+        "better here than on other photos"
+    )

@@ -36,6 +36,8 @@ class CardFacts:
     licence: Licence = Licence()
     base_models: Sequence[str] = ()
     """Repositories of the Hub that weights were started from."""
+    from_starter: bool = False
+    """Whether its autoencoder was started from the one that comes with vae_ldm."""
     pictures: Sequence[str] = ()
     """Paths in the repository of the grids that travel with it."""
     prompts: Sequence[str] = ()

@@ -11,6 +11,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import enable_progress_bars
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
+from vae_ldm import starter
 from vae_ldm.errors import HubError, first_line
 from vae_ldm.hub.failures import LOG_IN, in_plain_words
 from vae_ldm.hub.files import check_names, is_expected
@@ -126,12 +127,13 @@ def _changes(
 
 
 def licenses_of(source: str, *, token: str | None = None) -> list[str]:
-    """The licences that the card of a folder or of a repository names; none where there is no card or no licence.
+    """The licences that the card of a folder, of a repository or of the starter names; none where none is named.
 
     Raises HubError where the card cannot be read, or the repository cannot be had.
     """
-    if Path(source).is_dir():
-        card = Path(source) / "README.md"
+    folder = starter.STARTER_FOLDER if source == starter.STARTER else Path(source)
+    if folder.is_dir():
+        card = folder / "README.md"
         try:
             named = ModelCard.load(card).data.get("license") if card.is_file() else None
         except Exception as error:  # no UTF-8, no YAML, or YAML of something else: each library has its own

@@ -24,25 +24,28 @@ class LocalPath(NamedTuple):
 
 
 def portable(recipe: Recipe) -> Recipe:
-    """The recipe without paths of this machine, and with the defaults for what does not travel."""
+    """The recipe of a run without paths of this machine, and with the defaults for what does not travel."""
     defaults = {section: Recipe.model_fields[section].get_default() for section in NOT_TRAVELLING}
     travelling = recipe.model_copy(update=defaults)
-    for path in _travelling_paths(travelling):
+    for path in _travelling_paths(travelling, kept=True):
         travelling = _replaced(travelling, key_path(path.key), PLACEHOLDER)
     return travelling
 
 
-def local_paths(part: Part, prefix: str = "") -> Iterator[LocalPath]:
-    """Every setting of the part that names a file or folder. Which word is a path depends on what lies here."""
+def local_paths(part: Part, prefix: str = "", *, kept: bool = False) -> Iterator[LocalPath]:
+    """Every setting of the part that names a file or folder. Which word is a path depends on what lies here.
+
+    `kept` is for the recipe that a run has kept; see `PlaceKind.is_path`.
+    """
     for key, field in type(part).model_fields.items():
         value = getattr(part, key)
         if isinstance(value, Part):
-            yield from local_paths(value, f"{prefix}{key}.")
+            yield from local_paths(value, f"{prefix}{key}.", kept=kept)
         elif isinstance(value, tuple):
             for number, item in enumerate(value):
                 if isinstance(item, Part):
-                    yield from local_paths(item, f"{prefix}{key}[{number}].")
-        elif isinstance(value, str) and (kind := place_kind(field)) is not None and not kind.is_of_the_hub(value):
+                    yield from local_paths(item, f"{prefix}{key}[{number}].", kept=kept)
+        elif isinstance(value, str) and (kind := place_kind(field)) is not None and kind.is_path(value, kept=kept):
             yield LocalPath(f"{prefix}{key}", value)
 
 
@@ -54,8 +57,8 @@ def decided_by_a_stranger(recipe: Recipe, overrides: Sequence[str]) -> Iterator[
     return (key for key in keys if not any(key_path(key)[: len(own)] == own for own in mine))
 
 
-def _travelling_paths(recipe: Recipe) -> list[LocalPath]:
-    return [path for path in local_paths(recipe) if path.key.partition(".")[0] in TRAVELLING]
+def _travelling_paths(recipe: Recipe, *, kept: bool = False) -> list[LocalPath]:
+    return [path for path in local_paths(recipe, kept=kept) if path.key.partition(".")[0] in TRAVELLING]
 
 
 def _replaced(part: Any, path: KeyPath, value: str) -> Any:

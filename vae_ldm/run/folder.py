@@ -115,7 +115,7 @@ class RunFolder(RunPaths):
         finished = self.finished(stage) is not None
         changes, free = [], keys_free_under_way()
         for section in stage_named(stage).follows_from:
-            before = placed(read_recipe(self.recipe, as_trained=True))
+            before = placed(read_recipe(self.recipe, as_trained=True), kept=True)
             for change in recipe_differences(before, placed(recipe), section):
                 key = change.split(":", 1)[0]
                 if finished or not key.startswith(f"{stage}.") or key not in free:

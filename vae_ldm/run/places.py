@@ -13,12 +13,13 @@ from vae_ldm.recipe.parts import PATTERNS, RUN_NAME, Part, place_kind
 P = TypeVar("P", bound=Part)
 
 
-def placed(recipe: Recipe) -> Recipe:
+def placed(recipe: Recipe, *, kept: bool = False) -> Recipe:
     """The recipe with the full path of every file and folder of this machine that it names; `~` is the home folder.
 
-    A run keeps it so: `evaluate`, `augment` and `train RUN/recipe.yaml` mean the same from anywhere.
+    A run keeps it so: `evaluate`, `augment` and `train RUN/recipe.yaml` mean the same from anywhere. `kept` is for a
+    recipe that a run has kept; see `PlaceKind.is_path`.
     """
-    return _placed(recipe).model_copy(update={"output_dir": _full(recipe.output_dir)})
+    return _placed(recipe, kept).model_copy(update={"output_dir": _full(recipe.output_dir)})
 
 
 def at_its_place(recipe: Recipe, file: Path, overrides: Sequence[str], say: Callable[[str], None]) -> Recipe:
@@ -39,15 +40,15 @@ def at_its_place(recipe: Recipe, file: Path, overrides: Sequence[str], say: Call
     return recipe.model_copy(update={"name": folder.name, "output_dir": str(folder.parent)})
 
 
-def _placed(part: P) -> P:
+def _placed(part: P, kept: bool) -> P:
     updates: dict[str, object] = {}
     for key, field in type(part).model_fields.items():
         value = getattr(part, key)
         if isinstance(value, Part):
-            updates[key] = _placed(value)
+            updates[key] = _placed(value, kept)
         elif isinstance(value, tuple):
-            updates[key] = tuple(_placed(item) if isinstance(item, Part) else item for item in value)
-        elif isinstance(value, str) and (kind := place_kind(field)) is not None and not kind.is_of_the_hub(value):
+            updates[key] = tuple(_placed(item, kept) if isinstance(item, Part) else item for item in value)
+        elif isinstance(value, str) and (kind := place_kind(field)) is not None and kind.is_path(value, kept=kept):
             updates[key] = _full(value)
     return part.model_copy(update=updates)
 

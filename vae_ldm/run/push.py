@@ -23,6 +23,7 @@ from vae_ldm.run.diffusion_stage import save_pipeline
 from vae_ldm.run.fingerprint import check_autoencoder, check_pipeline, pipeline_fingerprint
 from vae_ldm.run.folder import Stage
 from vae_ldm.run.session import Session
+from vae_ldm.starter import STARTER
 from vae_ldm.text import counted
 from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
 
@@ -189,6 +190,7 @@ def _files(
         metrics,
         _licence(session, where.license, token),
         base_models=[source for source in _bases(recipe) if not is_local(source)],
+        from_starter=STARTER in _bases(recipe),
         pictures=[name for name in files if name.endswith(".png")],
         prompts=_prompts(recipe, metrics["data"]),
         step=step,
@@ -205,7 +207,7 @@ def _prompts(recipe: Recipe, data: dict[str, Any]) -> list[str]:
 
 
 def _bases(recipe: Recipe) -> list[str]:
-    """Folders and Hub names that the run's weights were started from."""
+    """Folders and Hub names that the run's weights were started from, and `starter`."""
     found = [recipe.autoencoder.from_pretrained]
     if recipe.diffusion is not None:
         found.append(recipe.diffusion.from_pretrained)
@@ -229,8 +231,15 @@ def _licence(session: Session, asked: str | None, token: str | None) -> Licence:
         return Licence()
     if len(names) == 1:
         return Licence(names.pop(), "as the weights it was started from")
-    parts_differ = ", ".join(f"{name} ({'weights of a folder' if is_local(of) else of})" for name, of in found)
+    parts_differ = ", ".join(f"{name} ({_in_public(of)})" for name, of in found)
     return Licence("other", f"because its parts differ: {parts_differ}")
+
+
+def _in_public(source: str) -> str:
+    """What a card that others read calls weights: no path of this machine."""
+    if source == STARTER:
+        return "the starter of vae_ldm"
+    return "weights of a folder" if is_local(source) else source
 
 
 def _say(session: Session, pushed: Pushed) -> None:

@@ -68,7 +68,11 @@ def test_too_few_photos_for_the_rate_give_no_verdict_and_the_rate_can_be_named(p
     assert page.count('data-label="p-value"></td>') == 1 + len(FAMILIES)
     verdict, page = put_before(scratched, desk, tmp_path / "again.html", false_alarm_rate=0.1)
     assert verdict.novel
-    assert "This desk is set to call 10 of 100 usual photos new." in page
+    assert (
+        "At the rate that was asked for, 10 of 100 usual photos are called new; the desk itself is set to 5 of 100."
+        in page
+    )
+    assert "This desk is set to call" not in page
     with pytest.raises(VaeLdmError, match="a false-alarm rate is between 0 and 1, not 1"):
         claim(scratched, desk, false_alarm_rate=1.0)
 
@@ -158,6 +162,17 @@ def test_an_autoencoder_alone_draws_no_variations_and_the_page_says_so(photos, t
     build(photos / "past", model=str(tmp_path / "autoencoder"))
     _, page = put_before(photos / "new" / "good" / "000.png", tmp_path / "desk", tmp_path / "claim.html")
     assert "no diffusion model to draw with" in page
+
+
+def test_the_page_is_written_even_where_nobody_reads_what_is_printed(photos, desk, tmp_path):
+    """As after `| head -1`: the pipe is closed before the first line comes."""
+    command = [sys.executable, "-m", "vae_ldm", "claim", str(photos / "new" / "good" / "000.png"), "--desk", str(desk)]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 0, said
+    assert "Traceback" not in said
+    assert "<h2>Variations</h2>" in (tmp_path / "claim.html").read_text()
 
 
 def test_what_is_wrong_is_said_in_one_line(photos, desk, tmp_path):

@@ -16,18 +16,19 @@ from vae_ldm import loading
 from vae_ldm.choices import Preference
 from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, encoded_bytes, pillow_limit_lifted
 from vae_ldm.data.names import as_text
-from vae_ldm.data.photo_records import photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.archive.part import Damage, Entry
 from vae_ldm.desk.archive.photo_coder import PhotoCoder, middle
 from vae_ldm.desk.archive.store import Archive, Settings, locked_archive
 from vae_ldm.desk.command import DeskCommand
+from vae_ldm.desk.encoder import stored_model
 from vae_ldm.errors import DataError, StoppedError, VaeLdmError, WeightsError, first_line
 from vae_ldm.latent_space.latent_coder import LatentCoder
 from vae_ldm.latent_space.quantization import UnquantizableError
 from vae_ldm.models.weights_digest import weights_digest
 from vae_ldm.paths import check_archive_place
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
+from vae_ldm.starter import STARTER, is_starter, model_name, other_starter
 from vae_ldm.text import counted
 
 DEFAULT_TARGET_PSNR = 32.0
@@ -61,14 +62,15 @@ def add(
     path: Path,
     photos: Path,
     *,
-    model: str,
+    model: str | None = None,
     target_psnr: float | None = None,
     prefer: Preference | None = None,
     photos_per_part: int = 256,
 ) -> Added:
     """Archive every photo below `photos` that is not in the archive yet, which is made where there is none.
 
-    A photo that has changed since is archived again, and counts from then on. `target_psnr` (32 dB by default) and
+    A photo that has changed since is archived again, and counts from then on. Without `model` an archive that exists
+    goes on with its own, and a new one is made with the starter. `target_psnr` (32 dB by default) and
     `prefer` are those that the archive was made with. Each of several processes encodes its share, and the first one
     writes.
 
@@ -79,20 +81,21 @@ def add(
     command = DeskCommand(launched=True)
     processes = command.processes
     check_archive_place(path)
-    records = photo_records(photos)
-    autoencoder = loading.load_autoencoder(model, device=processes.device)
+    records = command.photo_records(photos)
+    source = _model_of(command, path) if model is None else model
+    autoencoder = loading.load_autoencoder(source, device=processes.device)
     digest = weights_digest(autoencoder.autoencoder)
 
     def opened() -> Archive:
         if (path / "archive.json").is_file():
-            archive = _suitable(Archive.open(path), model, digest, target_psnr, prefer)
+            archive = _suitable(Archive.open(path), source, digest, target_psnr, prefer)
             # An archive of format 1 does not say it.
             archive.settings = replace(archive.settings, downsample_factor=autoencoder.downsample_factor)
             return archive
         with command.progress("encoding photos to fit the coder on") as progress:
             coder, _ = fitted_coder(autoencoder, records, progress)
         settings = Settings(
-            model=model,
+            model=model_name(source),
             digest=digest,
             target_psnr=DEFAULT_TARGET_PSNR if target_psnr is None else target_psnr,
             prefer=prefer or "smallest",
@@ -109,7 +112,7 @@ def add(
     with ExitStack() as stack:
         processes.first(lambda: stack.enter_context(locked_archive(path)))
         archive = processes.first(opened)
-        command.tell_foreign(model, autoencoder, records)  # which takes longer than to see that the model is another
+        command.tell_foreign(source, autoencoder, records)  # which takes longer than to see that the model is another
         processes.first(lambda: archive.mend(tell))
         present = processes.first(lambda: archive.contents(tell))
         added = _archive_all(command, archive, autoencoder, records, present, photos_per_part)
@@ -120,6 +123,15 @@ def add(
         command.say(line)
     command.check_left_out(len(records), f"they are listed in {path / 'unreadable.txt'}, and the others are archived")
     return added
+
+
+def _model_of(command: DeskCommand, path: Path) -> str:
+    """The model of an archive that exists, where nobody names one; else the starter. It is told."""
+    if not command.processes.first(lambda: (path / "archive.json").is_file()):
+        return command.starter()
+    own = command.processes.first(lambda: Archive.open(path).settings.model)
+    command.say(f"{path}: goes on with its own model, {own}")
+    return stored_model(own, path)
 
 
 def _archive_all(
@@ -173,9 +185,12 @@ def _suitable(
 def check_same_weights(archive: Archive, model: str, digest: str) -> None:
     """Raise VaeLdmError where the archive's latents are of other weights."""
     if archive.settings.digest != digest:
+        if archive.settings.model == STARTER and is_starter(model):
+            made = f"{archive.path}: its latents were made"
+            raise VaeLdmError(other_starter(made, "make a new archive"))
         raise VaeLdmError(
             f"{archive.path}: its latents were made by {archive.settings.model} ({archive.settings.digest[:12]}), and "
-            f"{model} has other weights ({digest[:12]}); name that model, or make a new archive"
+            f"{model_name(model)} has other weights ({digest[:12]}); name that model, or make a new archive"
         )
 
 

@@ -37,6 +37,8 @@ class ArchiveSetting:
     target_psnr: float
     kept_codecs: Sequence[str]
     advice: str
+    learned: str | None = None
+    """A line that the starter has learned from some of the photos; None where it is another model, or knows none."""
 
 
 class _Line(NamedTuple):

@@ -13,7 +13,6 @@ from PIL import Image
 from vae_ldm import loading
 from vae_ldm.choices import FileFormat
 from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, pillow_limit_lifted
-from vae_ldm.data.photo_records import photo_records
 from vae_ldm.desk.archive.add import check_same_weights, file_digest
 from vae_ldm.desk.archive.listing import Problems, no_photo
 from vae_ldm.desk.archive.part import Damage, Entry
@@ -122,7 +121,10 @@ def verify(path: Path, photos: Path | None = None, *, model: str | None = None) 
     opened = _OpenedModel(archive, model)
     if model is not None or photos is not None:
         opened.coder  # noqa: B018 (says at once that it is another)
-    originals = {} if photos is None else {record.id: Path(str(record.picture)) for record in photo_records(photos)}
+    records = [] if photos is None else command.photo_records(photos)
+    originals = {record.id: Path(str(record.picture)) for record in records}
+    for folder in command.unreadable.folders:
+        problems(Damage(folder, "cannot be looked into, so that nothing is compared with its photos"))
     for damage in archive.check_files():
         problems(damage)
     targets = target_names(archive.methods(), "own")

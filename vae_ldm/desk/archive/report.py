@@ -10,7 +10,6 @@ from rich.table import Table
 
 from vae_ldm import loading
 from vae_ldm.data.decoding import UnreadablePictureError, decode_whole, pillow_limit_lifted
-from vae_ldm.data.photo_records import photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.archive.add import DEFAULT_TARGET_PSNR, fitted_coder
 from vae_ldm.desk.archive.page import ArchiveSetting, write_archive_page
@@ -23,6 +22,7 @@ from vae_ldm.evaluation.rate_distortion import LATENTS, RateDistortion, RateDist
 from vae_ldm.evaluation.rate_distortion_summary import StepRow, in_words, step_rows
 from vae_ldm.hardware import device_name
 from vae_ldm.paths import PAGE_SUFFIXES, check_output_file, expanded
+from vae_ldm.starter import STARTER, is_starter
 from vae_ldm.text import counted
 
 _EVERY = 3
@@ -35,23 +35,26 @@ _SHORTEST_SIDE = 8
 def report(
     photos: Path,
     *,
-    model: str,
+    model: str | None = None,
     out: Path = Path("archive.html"),
     num_photos: int = 48,
     target_psnr: float = DEFAULT_TARGET_PSNR,
 ) -> RateDistortion:
     """Measure latents at each step and codecs on photos of their own size, print a table, write the page.
 
-    The coder is fitted on other photos than are measured, where there are as many again.
+    Without `model` the starter is measured. The coder is fitted on other photos than are measured, where there are as
+    many again.
 
     Raises DataError, WeightsError and VaeLdmError for what cannot be opened or measured, and at the end
     ManyUnreadableError where more than 1 % of the photos cannot be read.
     """
     command = DeskCommand(width=200)
     check_output_file(out, "page", PAGE_SUFFIXES)
-    records = photo_records(photos)
-    autoencoder = loading.load_autoencoder(model)
+    records = command.photo_records(photos)
+    source = command.starter() if model is None else model
+    autoencoder = loading.load_autoencoder(source)
     measured, others = _split(records, num_photos)
+    learned = command.tell_learned([source], measured)
     with command.progress("encoding photos to fit the coder on") as progress:
         coder, num_fitted = fitted_coder(autoencoder, others, progress)
     readers, advice = _readers()
@@ -93,7 +96,7 @@ def report(
     words = in_words(result, tuple(KEPT_CODECS), target_psnr)
     setting = ArchiveSetting(
         title=str(photos),
-        model=_name_of(model),
+        model=_name_of(source),
         num_in_folder=len(records),
         num_fitted=num_fitted,
         fitted_on_others=others is not measured,
@@ -105,6 +108,7 @@ def report(
         target_psnr=target_psnr,
         kept_codecs=tuple(KEPT_CODECS),
         advice=advice,
+        learned=learned,
     )
     write_archive_page(out, result, words, setting)
     command.output.print(_table(result))
@@ -116,6 +120,8 @@ def report(
 
 def _name_of(model: str) -> str:
     """What a page that others read calls the model: the name of its run or folder, not where it lies here."""
+    if is_starter(model):
+        return STARTER
     path = expanded(model)
     if not path.exists():
         return model  # of the Hub

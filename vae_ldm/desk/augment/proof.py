@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from vae_ldm.choices import ClassifierKind
-from vae_ldm.data.photo_records import photo_records
 from vae_ldm.data.photo_sample import sample_photos
 from vae_ldm.data.photo_stream import decoded_batches
 from vae_ldm.data.pictures import Pictures, PictureSplits
@@ -206,7 +205,7 @@ def _synthetic_photos(folder: Path, preparation: Preparation, names: Sequence[st
 
     Photos of other classes are counted and left out. Raises DataError where there are no others.
     """
-    found = photo_records(folder)
+    found = command.photo_records(folder)
     records = [record for record in found if record.label in names]
     others = sorted({str(record.label) for record in found if record.label not in names})
     if others and not records:

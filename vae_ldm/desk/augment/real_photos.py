@@ -75,9 +75,12 @@ def real_photos(
         _temporary_folder() as folder,
         command.progress("reading photos") as report,
     ):
+        source = ImageFolderSource(photos)
+        for name in source.photos.unreadable:
+            command.unreadable.add_folder(photos / name)
         with _quiet("vae_ldm.data.picture_cache"):  # what it says is said below
             splits = load_pictures(
-                ImageFolderSource(photos),
+                source,
                 folder / "pictures",
                 PictureSettings(
                     preparation.image_size,

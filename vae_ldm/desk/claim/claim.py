@@ -36,6 +36,7 @@ from vae_ldm.models.pixels import as_images, as_pictures
 from vae_ldm.opening import open_pipeline, settings_of, usual_psnr
 from vae_ldm.paths import PAGE_SUFFIXES, check_desk_place, check_output_file, mistaken_for
 from vae_ldm.pipelines.sampling import unknown_words
+from vae_ldm.starter import NO_UNET, STARTER, TRAIN_ON_IT, is_starter, model_name
 
 INDEX, DETECTOR = "index", "novelty"
 """What lies in a desk's folder."""
@@ -47,7 +48,7 @@ def build_desk(
     desk: Path,
     photos: Path,
     *,
-    model: str,
+    model: str | None = None,
     features: FeatureKind = "both",
     backbone: str | None = None,
     false_alarm_rate: float = 0.05,
@@ -56,7 +57,8 @@ def build_desk(
 ) -> None:
     """Make `desk`: an index of the photos to search in, and a detector fitted on them, or on those of `only_classes`.
 
-    An index that exists is extended; a detector that exists is replaced. Raises what `build_index` and
+    An index that exists is extended; a detector that exists is replaced. `model` is that of the index, which searches;
+    without it an index that exists keeps its own, and a new one is made with the starter. Raises what `build_index` and
     `fit` raise, ManyUnreadableError when all is done.
     """
     check_desk_place(desk)
@@ -129,6 +131,7 @@ def claim(
         novel=verdict.novel,
         p_value=verdict.p_value,
         false_alarm_rate=rate,
+        own_rate=facts.false_alarm_rate,
         num_reference=facts.num_reference,
         num_calibration=facts.num_calibration,
         only_classes=facts.only_classes,
@@ -153,7 +156,7 @@ def claim(
         no_variations="No variations were asked for.",
         novelty_features=verdict.features_name,
         search_features=index.features_name,
-        model=source,
+        model=model_name(source),
         device=device_name(encoder.device),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
@@ -173,9 +176,7 @@ def open_desk(desk: Path, *, model: str | None = None) -> tuple[Detector, Index]
         if not (desk / part).is_dir():
             if (instead := mistaken_for(desk, "desk")) is not None:
                 raise VaeLdmError(f"{desk}: {instead}")
-            raise VaeLdmError(
-                f"{desk}: is no desk (it has no {part}); make one with vae-ldm desk {desk} PHOTOS --model RUN"
-            )
+            raise VaeLdmError(f"{desk}: is no desk (it has no {part}); make one with vae-ldm desk {desk} PHOTOS")
     return open_detector(desk / DETECTOR), open_index(desk / INDEX, model=model)
 
 
@@ -201,7 +202,7 @@ def _with_variations(
     try:
         pipeline = open_pipeline(source, autoencoder=encoder.autoencoder.autoencoder)
     except WeightsError:
-        return replace(page, no_variations=f"{source} holds an autoencoder and no diffusion model to draw with.")
+        return replace(page, no_variations=_why_no_variations(source))
     prompt = _prompt(source, label)
     if unknown_words(pipeline, prompt):
         prompt = ""  # the model was not trained on the desk's classes
@@ -218,6 +219,12 @@ def _with_variations(
         ).images
         rows.append(VariationRow(strength, [np.round(image * 255).astype(np.uint8) for image in drawn]))
     return replace(page, variations=rows, prompt=prompt, no_variations=None)
+
+
+def _why_no_variations(source: str) -> str:
+    if is_starter(source):
+        return f"The {STARTER} {NO_UNET}. For variations {TRAIN_ON_IT} with --model when the desk is made."
+    return f"{source} holds an autoencoder and no diffusion model to draw with."
 
 
 def _departs(verdict: NoveltyVerdict) -> Departs:

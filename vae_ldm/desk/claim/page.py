@@ -82,6 +82,9 @@ class ClaimPage:
     """None where usual photos are too few to say so."""
     p_value: float | None
     false_alarm_rate: float
+    """The rate that the verdict is given at."""
+    own_rate: float
+    """The rate that the desk was made with."""
     num_reference: int
     num_calibration: int
     only_classes: Sequence[str]
@@ -180,10 +183,20 @@ class ClaimPage:
             *(["The detector was fitted on this photo; it is judged without it."] if self.is_reference else []),
             f"Its p-value is {self.p_value:.2g}: {f'about {count:,}' if count else 'none'} of the {usual} of the desk, "
             f"each judged without itself, {'looks' if count < 2 else 'look'} at least as unusual as this one.",
-            f"This desk is set to call {100 * self.false_alarm_rate:g} of 100 usual photos new.",
-            f"With {usual} the true number of usual photos that it calls new lies between {100 * low:.2g} and "
-            f"{100 * high:.2g} of 100 (95 % confidence).",
+            self._rate_in_words,
+            f"With {usual} the true number of usual photos that are called new at this rate lies between "
+            f"{100 * low:.2g} and {100 * high:.2g} of 100 (95 % confidence).",
         ]
+
+    @property
+    def _rate_in_words(self) -> str:
+        own = f"{100 * self.own_rate:g} of 100 usual photos"
+        if self.false_alarm_rate == self.own_rate:
+            return f"This desk is set to call {own} new."
+        return (
+            f"At the rate that was asked for, {100 * self.false_alarm_rate:g} of 100 usual photos are called new; the "
+            f"desk itself is set to {100 * self.own_rate:g} of 100."
+        )
 
     @property
     def _classes_in_words(self) -> list[str]:

@@ -22,6 +22,7 @@ from vae_ldm.models.pixels import as_images
 from vae_ldm.models.vision_features import load_efficientnet_lite
 from vae_ldm.paths import PAGE_SUFFIXES, check_output_file
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
+from vae_ldm.starter import model_name
 from vae_ldm.text import counted
 
 _NUM_HALF_PRECISION_IMAGES = 8
@@ -29,7 +30,7 @@ _NUM_HALF_PRECISION_IMAGES = 8
 
 def compare(
     photos: Path,
-    sources: Sequence[str],
+    sources: Sequence[str] = (),
     *,
     out: Path = Path("comparison.html"),
     num_photos: int = 256,
@@ -38,14 +39,16 @@ def compare(
 ) -> list[AutoencoderResult]:
     """Measure the autoencoders of `sources` (runs, folders, names of the Hub) on photos, print a table, write the page.
 
-    Raises VaeLdmError where a source is named twice, or they take different channels, WeightsError and DataError for
-    what cannot be opened, and at the end ManyUnreadableError where more than 1 % of the photos cannot be read.
+    Where none is named the starter is measured. Raises VaeLdmError where a source is named twice, or they take other
+    channels, WeightsError and DataError for what cannot be opened, and at the end ManyUnreadableError where more than
+    1 % of the photos cannot be read.
     """
     command = DeskCommand(width=200)
     if len(set(sources)) < len(sources):
         raise VaeLdmError("an autoencoder is named twice; name each once")
     check_output_file(out, "page", PAGE_SUFFIXES)
-    opened = {source: loading.load_autoencoder(source) for source in sources}
+    sources = sources or [command.starter()]
+    opened = {model_name(source): loading.load_autoencoder(source) for source in sources}
     photo_sample = sample_photos(
         photos,
         num_photos,
@@ -55,11 +58,14 @@ def compare(
     )
     images = photo_sample.images
     command.unreadable.extend(photo_sample.unreadable)
+    for folder in photo_sample.unreadable_folders:
+        command.unreadable.add_folder(photos / folder)
     command.tell_left_out()
     command.say(
         f"{counted(len(images), 'photo')} of {images.shape[1]} px, {counted(len(opened), 'autoencoder')}, and beside "
         f"each the codecs {', '.join(codec.name for codec in codecs())}"
     )
+    learned = command.tell_learned(sources, photo_sample.records)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     features = load_efficientnet_lite().to(device)
     distance = PerceptualDistance(features)
@@ -86,6 +92,7 @@ def compare(
         features_name=features.name,
         perceptual_name=f"perceptual {features.name}",
         fd_name=None if judge.axes is None else judge.axes.name,
+        learned=learned,
     )
     write_comparison(out, images, results, safety, setting)
     command.output.print(_table(results, safety))

@@ -45,6 +45,8 @@ class Setting:
     perceptual_name: str
     fd_name: str | None
     """None where there are too few photos for a Fréchet distance."""
+    learned: str | None = None
+    """A line that the starter has learned from some of the photos; None where it is not among them, or knows none."""
 
 
 class _Figure(NamedTuple):

@@ -53,7 +53,7 @@ def fit(
     command = DeskCommand(launched=True, told=told)
     check_detector_place(out)
     check_rate(false_alarm_rate)
-    reference, known = reference_photos(photos, only_classes)
+    reference, known = reference_photos(photos, only_classes, list_photos=command.photo_records)
     left_out = names_to_leave_out(leave_out, reference, photos) if leave_out is not None else set()
     check_enough(reference, len(left_out))
     observer = PhotoObserver(backbone, device=command.processes.device)

@@ -10,7 +10,6 @@ import torch
 
 from vae_ldm.data.decoding import UnreadablePictureError, pillow_limit_lifted
 from vae_ldm.data.names import as_bytes
-from vae_ldm.data.photo_records import photo_records
 from vae_ldm.data.photo_stream import WholePhotos, decode_within
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.command import DeskCommand
@@ -68,7 +67,7 @@ def inspect_detector(
 
 def _scored(command: DeskCommand, detector: Detector, folder: Path) -> ScoredPhotos:
     """Scores and p-values of the photos of a folder; at the least rate that the detector can judge at."""
-    records = photo_records(folder)
+    records = command.photo_records(folder)
 
     def judge(batch: WholePhotos) -> list[NoveltyVerdict]:
         return detector.judge(batch, heat_maps=False, false_alarm_rate=_any_rate(detector))

@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted
@@ -31,13 +31,16 @@ _SMALL = (64, 64)
 """The size at which they are decoded; large JPEGs are reduced on the way."""
 
 
-def reference_photos(photos: Path, only_classes: Sequence[str]) -> tuple[list[Record], list[Record]]:
+def reference_photos(
+    photos: Path, only_classes: Sequence[str], *, list_photos: Callable[[Path], list[Record]] = photo_records
+) -> tuple[list[Record], list[Record]]:
     """Photos of the usual kind, and photos of known classes, each in the order of a hash of their names.
 
     Usual are those of `only_classes`, and then the other classes are the known ones; where none is named all photos are
-    usual, and those that have a class are known by it. Raises DataError for a class that has no photos.
+    usual, and those that have a class are known by it. `list_photos` gives the records of the folder. Raises DataError
+    for a class that has no photos.
     """
-    records = photo_records(photos)
+    records = list_photos(photos)
     known = [record for record in records if record.label is not None and record.label not in only_classes]
     if only_classes:
         _check_classes(photos, records, only_classes)

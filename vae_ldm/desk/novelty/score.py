@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vae_ldm.data.photo_records import photo_records
 from vae_ldm.data.photo_stream import WholePhotos
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.file_names import lengthened
@@ -58,7 +57,7 @@ def score(
         check_rate(false_alarm_rate)
     opened = open_detector(detector, device=command.processes.device)
     rate = opened.facts.false_alarm_rate if false_alarm_rate is None else false_alarm_rate
-    records = photo_records(photos)
+    records = command.photo_records(photos)
 
     def judge(batch: WholePhotos) -> list[NoveltyVerdict]:
         verdicts = opened.judge(batch, heat_maps=heat_maps is not None, false_alarm_rate=rate)

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from vae_ldm.choices import FeatureKind
 from vae_ldm.data.names import as_text
-from vae_ldm.data.photo_records import photo_records
 from vae_ldm.data.sources import Record, photo_digest
 from vae_ldm.desk.command import DeskCommand
-from vae_ldm.desk.encoder import PhotoEncoder
+from vae_ldm.desk.encoder import PhotoEncoder, stored_model
 from vae_ldm.desk.search.index import (
     Index,
     check_encoder,
@@ -46,7 +45,7 @@ def build_index(
     index: Path | str,
     photos: Path,
     *,
-    model: str,
+    model: str | None = None,
     kind: FeatureKind = "both",
     backbone: str | None = None,
     store: str | None = None,
@@ -55,13 +54,14 @@ def build_index(
 ) -> Index:
     """A new index of the photos; where there is one of the same model and features, that one, with what it lacked.
 
-    `told` is that of DeskCommand. Raises DataError and WeightsError for what cannot be opened, VaeLdmError where
-    another index is in the way; at the end ManyUnreadableError where more than one in a hundred of the photos was left
-    out.
+    Without `model` an index that exists goes on with its own, and a new one is made with the starter. `told` is
+    that of DeskCommand. Raises DataError and WeightsError for what cannot be opened, VaeLdmError where another index is
+    in the way; at the end ManyUnreadableError where more than one in a hundred of the photos was left out.
     """
     work = _Work(told)
-    records = photo_records(photos, caption_column=caption_column)
-    encoder = PhotoEncoder(model, kind=kind, backbone=backbone, device=work.command.processes.device)
+    records = work.command.photo_records(photos, caption_column=caption_column)
+    source = work.model_of(index, store) if model is None else model
+    encoder = PhotoEncoder(source, kind=kind, backbone=backbone, device=work.command.processes.device)
     work.tell_of_model(encoder, records)
     if not work.command.processes.first(lambda: has_store(index, store)):
         chosen = np.linspace(0, len(records) - 1, min(FIT_PHOTOS, len(records))).astype(int)
@@ -90,7 +90,7 @@ def add_photos(
     ManyUnreadableError as `build_index` does.
     """
     work = _Work()
-    records = photo_records(photos, caption_column=caption_column)
+    records = work.command.photo_records(photos, caption_column=caption_column)
     opened = open_index(index, store=store, model=model, device=work.command.processes.device)
     work.tell_of_model(opened.encoder, records)
     work.add(opened, records)
@@ -113,6 +113,14 @@ class _Work:
         self.command = DeskCommand(launched=True, told=told)
         self._raw: dict[str, RawVectors] = {}  # what was encoded for the fit is not encoded again
         self._unreadable: dict[str, str] = {}  # told once, whether for the fit or for the index
+
+    def model_of(self, index: Path | str, store: str | None) -> str:
+        """The model of an index that exists, where nobody names one; else the starter. It is told."""
+        if not self.command.processes.first(lambda: has_store(index, store)):
+            return self.command.starter()
+        opened = open_store(index, store)
+        self.command.say(f"{opened.name}: goes on with its own model, {opened.facts.model}")
+        return stored_model(opened.facts.model, opened.name)
 
     def tell_of_model(self, encoder: PhotoEncoder, records: Sequence[Record]) -> None:
         """Say so where the model sees a part of a typical photo only, or does not know such photos well."""

@@ -11,13 +11,16 @@ from torch import Tensor
 from vae_ldm.data.photo_stream import PhotoBatch, Photos, records_of
 from vae_ldm.data.sources import Record, photo_digest
 from vae_ldm.desk.backbone import lasting_backbone
-from vae_ldm.desk.encoder import PhotoEncoder, stored_model
+from vae_ldm.desk.encoder import PhotoEncoder, lasting_model, stored_model
 from vae_ldm.desk.search.folder_store import IndexFolder
 from vae_ldm.desk.search.postgres_store import PostgresIndex
 from vae_ldm.desk.search.store import IndexedPhoto, IndexFacts, PhotoStore
 from vae_ldm.errors import DataError, WeightsError
 from vae_ldm.latent_space.features import FeaturePart, FeatureSpace, parts_of
-from vae_ldm.paths import is_of_the_hub
+from vae_ldm.starter import STARTER, other_starter
+
+_OF_THE_AUTOENCODER = frozenset({"autoencoder", "image_size", "resize", "channels"})
+"""What the vectors of an index follow from, apart from the backbone."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def index_facts(encoder: PhotoEncoder, backbone: str | None) -> IndexFacts:
     """What an index says of vectors that this encoder made."""
     parts = parts_of(encoder.kind)
     return IndexFacts(
-        model=_lasting(encoder.source),
+        model=lasting_model(encoder.source),
         kind=encoder.kind,
         backbone=lasting_backbone(backbone),
         features=encoder.features_name,
@@ -145,16 +148,13 @@ def check_encoder(store: PhotoStore, encoder: PhotoEncoder) -> None:
     expected, found = store.facts.encoder, index_facts(encoder, None).encoder
     different = [name for name in found if found[name] != expected.get(name)]
     if different:
+        if encoder.name == store.facts.model == STARTER and _OF_THE_AUTOENCODER.intersection(different):
+            raise WeightsError(other_starter(f"{store.name}: was built", "build the index anew"))
         what = " and ".join(name.replace("_", " ") for name in different)
         raise WeightsError(
-            f"{store.name}: was built with another model than {encoder.source} (another {what}); name "
+            f"{store.name}: was built with another model than {encoder.name} (another {what}); name "
             f"{store.facts.model} with --model, or build the index anew"
         )
-
-
-def _lasting(source: str) -> str:
-    """The same place, whatever folder the next command is started in."""
-    return source if is_of_the_hub(source) else str(Path(source).expanduser().resolve())
 
 
 def _refuse(record: Record, reason: str) -> Any:

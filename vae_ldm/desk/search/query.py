@@ -15,7 +15,6 @@ from rich.text import Text
 
 from vae_ldm.data.decoding import UnreadablePictureError, decode_picture, pillow_limit_lifted
 from vae_ldm.data.names import as_bytes
-from vae_ldm.data.photo_records import photo_records
 from vae_ldm.data.sources import Record
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.search.index import Hit, Index, open_index
@@ -49,7 +48,7 @@ def query_index(
     command = DeskCommand(width=None if sys.stdout.isatty() else 240)  # a file or a program wants whole lines
     if out is not None:
         check_output_file(out, "sheet", SHEET_SUFFIXES)
-    records = photo_records(photos)
+    records = command.photo_records(photos)
     opened = open_index(index, store=store, model=model)
     answers: Answers = []
     for batch in opened.encoder.batches(records, on_unreadable=command.leave_out):
@@ -60,7 +59,7 @@ def query_index(
     if opened.store.advice is not None:
         command.say(opened.store.advice)
     if as_json:
-        print(json.dumps(_as_json(opened, answers), indent=1))  # noqa: T201
+        command.output.out(json.dumps(_as_json(opened, answers), indent=1), highlight=False)
     else:
         _print_tables(opened, answers, command)
     if out is not None:

@@ -11,7 +11,6 @@ from PIL import Image
 from torch import Tensor
 
 from vae_ldm.choices import MIN_STRENGTH
-from vae_ldm.data.photo_records import photo_records
 from vae_ldm.desk.command import DeskCommand
 from vae_ldm.desk.foreign_photos import foreign_words
 from vae_ldm.desk.pipeline import PhotoPipeline
@@ -192,7 +191,7 @@ def _encode_photos(command: DeskCommand, model: PhotoPipeline, files: Sequence[P
 def _variation(command: DeskCommand, model: PhotoPipeline, like: Path | None) -> Variation:
     """How photos differ: those below `like`, else the run's own. Raises VaeLdmError where there are neither."""
     if like is not None:
-        records = photo_records(like)
+        records = command.photo_records(like)
         chosen = [records[row] for row in _spread(len(records))]
         photos = model.photos(chosen, on_unreadable=command.leave_out)
         if not len(photos):
@@ -211,7 +210,7 @@ def _variation(command: DeskCommand, model: PhotoPipeline, like: Path | None) ->
 def _check_like(command: DeskCommand, like: Path | None, out: Path) -> None:
     """Raise ManyUnreadableError where more than 1 % of the photos that directions come from were left out."""
     if like is not None:
-        command.check_left_out(min(_MAX_LIKE, len(photo_records(like))), f"{out} is drawn by the others")
+        command.check_left_out(min(_MAX_LIKE, len(command.photo_records(like))), f"{out} is drawn by the others")
 
 
 def _spread(count: int) -> np.ndarray:

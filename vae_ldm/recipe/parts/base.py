@@ -16,6 +16,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from vae_ldm.choices import RUNS_FOLDER
+from vae_ldm.starter import STARTER, is_starter
 
 
 def _whole_number(value: object) -> object:
@@ -74,6 +75,15 @@ class PlaceKind:
 
     hub_name: str | None
     """A regular expression for names of repositories; None where the setting is a path whatever it looks like."""
+    has_starter: bool = False
+    """Whether `starter` names the autoencoder that comes with the package."""
+
+    def is_path(self, place: str, *, kept: bool = False) -> bool:
+        """Whether `place` is a file or folder of this machine. In a recipe that a run has `kept` paths are whole ones,
+        so that `starter` is the package's, whatever the current folder holds."""
+        if self.has_starter and place == STARTER and (kept or is_starter(place)):
+            return False
+        return not self.is_of_the_hub(place)
 
     def is_of_the_hub(self, place: str) -> bool:
         """Whether `place` is the name of a repository and no path: it is no run, and nothing of its name lies here."""
@@ -116,8 +126,8 @@ PATTERNS = {
 _path_text = Field(min_length=1, max_length=4096, pattern=_PATH)
 LocalPath = Annotated[str, _path_text, PlaceKind(None)]
 """A file or folder of this machine."""
-PretrainedWeights = Annotated[str, _path_text, PlaceKind(rf"(hf://)?{_NAME}/{_NAME}(@[\w./-]+)?")]
-"""ORG/NAME of the Hub, or a file or folder."""
+PretrainedWeights = Annotated[str, _path_text, PlaceKind(rf"(hf://)?{_NAME}/{_NAME}(@[\w./-]+)?", True)]
+"""ORG/NAME of the Hub, a file or folder, or `starter`."""
 HubDatasetName = Annotated[str, _path_text, PlaceKind(rf"{_NAME}(/{_NAME})?")]
 """A data set of the Hub, or a folder."""
 Word = Annotated[str, Field(min_length=1, max_length=1000, pattern=_WORD)]

@@ -36,8 +36,8 @@ class Autoencoder(Part):
     """The first stage: photos to latents and back."""
 
     from_pretrained: PretrainedWeights | None = None
-    """A run, a folder or Hub name with an AutoencoderKL (SD, SDXL or FLUX layout, or FLUX.2's), a pipeline, or a single
-    .safetensors file with the original key names; null: from scratch."""
+    """starter, which comes with the package; a run, a folder or Hub name with an AutoencoderKL (SD, SDXL or FLUX
+    layout, or FLUX.2's), a pipeline, or a single .safetensors file with the original key names; null: from scratch."""
     revision: Word | None = None
     subfolder: Subfolder | None = None
     train: TrainedPart = "all"
