@@ -230,6 +230,7 @@ def read_metrics(run_dir: Path) -> dict[str, Any]:
     """
     empty: dict[str, Any] = {"name": run_dir.resolve().name, "created": "", "device": ""}
     empty |= {"measurements": [], "timings": [], "versions": {}, "data": {}, "parameters": {}, "chosen": {}}
+    empty |= {"drawn_with": {}, "distillation": {}}
     run = RunPaths(run_dir)
     stored = _METRICS.read(run.metrics) if run.metrics.is_file() else {}
     return empty | stored | {"force_upcast": _force_upcast(run.autoencoder / "config.json")}

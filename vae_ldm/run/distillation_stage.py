@@ -73,7 +73,7 @@ def run_distillation_stage(session: Session, autoencoder: AutoencoderKL) -> None
     }
     folders = _draw(session, teacher, module.steps, datasets["train"])
     data = PosteriorDataModule(
-        JumpDataset(datasets["train"], *folders, module.steps.marks, seed=recipe.seed),
+        JumpDataset(datasets["train"], *folders, module.steps.marks, seed=recipe.seed),  # type: ignore[arg-type]
         datasets["validation"],
         batch_size=part.trainer.batch_size,
         seed=recipe.seed,

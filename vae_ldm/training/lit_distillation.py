@@ -59,7 +59,8 @@ class LitDistillation(ClippedModule):
         learns_guidance = self.trainer.global_step < self.guidance_steps
         loss = (self.guidance_loss(batch) if learns_guidance else self.jump_loss(batch)).mean()
         if (batch_idx + 1) % self.log_every_n_steps == 0:
-            self.log("train/guidance_loss" if learns_guidance else "train/step_loss", loss, sync_dist=True)
+            # One name for both parts: Lightning goes on telling the last value of one that is logged no more.
+            self.log("train/loss", loss, sync_dist=True)
         return loss
 
     def guidance_loss(self, batch: dict[str, Tensor]) -> Tensor:

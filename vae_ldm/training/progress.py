@@ -13,8 +13,6 @@ from vae_ldm.hardware import memory_in_use
 _SECONDS_BETWEEN_LINES = 20.0
 _SHOWN = {
     "train/loss": "loss",
-    "train/guidance_loss": "loss of guidance",
-    "train/step_loss": "loss of steps",
     "val/psnr": "validation PSNR",
     "val/loss": "validation loss",
     "val/distance": "distance from the teacher",
