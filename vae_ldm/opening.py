@@ -20,7 +20,7 @@ from vae_ldm.choices import Conditioning, Distilled, Resize
 from vae_ldm.data.mixture import open_mixture
 from vae_ldm.data.picture_cache import class_caption
 from vae_ldm.data.pictures import Pictures, PictureSplits
-from vae_ldm.errors import HubError
+from vae_ldm.errors import HubError, WeightsError
 from vae_ldm.files import finish_swap
 from vae_ldm.hub import cached
 from vae_ldm.models.stored_config import checked_config
@@ -117,14 +117,15 @@ def recorded_defaults(folder: Path) -> DrawingDefaults | None:
 
 
 def _recorded_defaults_of(source: str | Path) -> DrawingDefaults | None:
-    """Those of a run, of a pipeline folder or of a repository of the Hub that was downloaded before."""
-    try:
+    """Those of a run, of a pipeline folder or of a repository of the Hub that was downloaded before.
+
+    What is wrong with one is for whoever opens it to say: its autoencoder alone may be in order.
+    """
+    with suppress(HubError, WeightsError):
         folder = cached(str(source)) if is_of_the_hub(source) else expanded(source)
-    except HubError:
-        return None
-    for place in (folder / "pipeline", folder):
-        if (place / "model_index.json").is_file():
-            return recorded_defaults(place)
+        for place in (folder / "pipeline", folder):
+            if (place / "model_index.json").is_file():
+                return recorded_defaults(place)
     return None
 
 
@@ -185,7 +186,8 @@ def settings_of(source: str | Path) -> ModelSettings:
         conditioning=None if recipe is None or recipe.diffusion is None else recipe.diffusion.conditioning,
         photos=None if data.photo_folder is None else Path(data.photo_folder).expanduser().resolve(),
         num_inference_steps=evaluation.num_inference_steps if recorded is None else recorded.num_inference_steps,
-        guidance_scale=evaluation.guidance_scale if recorded is None else recorded.guidance_scale,
+        # A run may be measured with another guidance than when its student was trained.
+        guidance_scale=recorded.guidance_scale if recorded and recipe is None else evaluation.guidance_scale,
     )
 
 

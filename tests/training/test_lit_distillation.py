@@ -1,22 +1,29 @@
 """What a student learns, of a teacher of a few thousand weights."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from vae_ldm.assembly import build_optimizer
+from vae_ldm.data.jumps import JumpDataset
+from vae_ldm.data.posterior_cache import PosteriorDataset
+from vae_ldm.data.sampling import Batch
+from vae_ldm.data.tensor_shards import read_shards, write_shards
 from vae_ldm.losses.denoising import DenoisingObjective
-from vae_ldm.losses.few_steps import FewSteps
 from vae_ldm.models.text_encoder import new_text_encoder, new_tokenizer, tokenize
 from vae_ldm.models.unet import guidance_embedding, new_student, new_unet
 from vae_ldm.pipelines.schedulers import new_scheduler
 from vae_ldm.recipe import parts
+from vae_ldm.training.few_steps import FewSteps
 from vae_ldm.training.lit_distillation import LitDistillation
 from vae_ldm.training.teacher import Teacher, draw_guidance
+from vae_ldm.training.trajectories import Trajectories
 
 PROMPTS = ["a red tin", "a blue tin"]
 
@@ -150,3 +157,57 @@ def test_validation_is_the_distance_of_what_both_draw_and_does_not_depend_on_the
     torch.testing.assert_close(lit.validation_values(part)["val/distance"], values[5:])
     lit._drawn_by_teacher.clear()
     torch.testing.assert_close(lit.validation_values(part)["val/distance"], values[5:])
+
+
+@pytest.fixture
+def trajectories(lit: LitDistillation, tmp_path: Path) -> Trajectories:
+    """Of ten photos of two prompts."""
+
+    def make(start: int, stop: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        latents = torch.randn(10, 1, 4, 4, 4, generator=generator)
+        return {"mean": latents[start:stop], "logvar": torch.full_like(latents[start:stop], -4)}
+
+    write_shards(make, 10, tmp_path / "photos", name="posteriors", key="k", shard_size=10)
+    prompt_ids = tokenize(new_tokenizer(PROMPTS, max_length=8), PROMPTS * 5)
+    photos = PosteriorDataset(tmp_path / "photos", prompt_ids, seed=0, augment=False)
+    return Trajectories(lit.teacher, lit.steps, photos, (1.0, 5.0), 0.1, 0, 4, lambda count: None)
+
+
+def test_what_the_teacher_draws_follows_from_the_number_of_the_part_alone(trajectories):
+    """So processes that share the parts draw what one would."""
+    later = trajectories.from_noise(4, 8)
+    first = trajectories.from_noise(0, 4)
+    again = trajectories.from_noise(4, 8)
+    for name in later:
+        assert torch.equal(later[name], again[name])
+    assert not torch.equal(first["samples"], later["samples"])
+    assert later["samples"].shape == (4, 3, 4, 4, 4), "noise, the middle, and the picture"
+    assert abs(later["samples"][:, 0].std() - 1) < 0.2
+
+
+def test_what_begins_at_photos_takes_turns_through_the_levels_and_ends_at_the_next_step(trajectories):
+    parts = [trajectories.from_photos(start, start + 4) for start in range(0, 16, 4)]
+    assert [part["level"].unique().tolist() for part in parts] == [[1], [2], [3], [1]]
+    steps, last = trajectories.steps, parts[2]
+    guidance, prompts = last["guidance"], trajectories.teacher.prompts(last["prompt_ids"])
+    predict = lambda x, t: trajectories.teacher.predict(x, t, prompts, guidance)  # noqa: E731
+    arrived = steps.follow(predict, last["samples"][:, 0], 3, steps.last)[-1]
+    torch.testing.assert_close(arrived, last["samples"][:, 1])
+
+
+def test_jumps_of_a_batch_lead_from_level_to_level(trajectories, tmp_path):
+    kinds = {"noise": (trajectories.from_noise, 8), "begun": (trajectories.from_photos, 6)}
+    for name, (make, count) in kinds.items():
+        write_shards(make, count, tmp_path / name, name="trajectories", key="k", shard_size=4)
+    steps = trajectories.steps
+    data = JumpDataset(trajectories.photos, tmp_path / "noise", tmp_path / "begun", steps.marks, seed=0)
+    assert (len(data), data.num_jumps) == (10, 8 * 2 + 6)
+    seen = [data[Batch(number, np.arange(11) % 10)] for number in (0, 1)]
+    both = {name: torch.cat([part[name] for part in seen]) for name in seen[0]}
+    levels = sorted(zip(both["first"].tolist(), both["last"].tolist(), strict=True))
+    assert set(levels) <= {(0, 2), (2, 4), (1, 2), (3, 4)}
+    assert (levels.count((0, 2)), len(levels)) == (8, 22), "an epoch has each jump once"
+    before = both["before"][both["first"] == 0]
+    drawn = read_shards(tmp_path / "noise")["samples"][:, 0]
+    assert torch.equal(before.flatten(1).sum(1).sort().values, drawn.flatten(1).sum(1).sort().values)

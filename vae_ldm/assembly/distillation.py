@@ -3,11 +3,11 @@
 from vae_ldm.assembly.diffusion import DiffusionParts, build_objective
 from vae_ldm.assembly.trainer import build_optimizer
 from vae_ldm.errors import VaeLdmError, WeightsError
-from vae_ldm.losses.few_steps import FewSteps
 from vae_ldm.models.text_encoder import tokenize
 from vae_ldm.models.unet import is_student, new_student
 from vae_ldm.pipelines.schedulers import DrawingDefaults, student_scheduler
 from vae_ldm.recipe import Recipe
+from vae_ldm.training.few_steps import FewSteps
 from vae_ldm.training.frozen_weights import leave_frozen_out
 from vae_ldm.training.lit_distillation import LitDistillation
 from vae_ldm.training.teacher import Teacher

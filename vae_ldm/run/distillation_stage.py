@@ -24,9 +24,9 @@ from vae_ldm.data.jumps import JumpDataset
 from vae_ldm.data.posterior_cache import PosteriorDataModule, PosteriorDataset
 from vae_ldm.data.sources import SPLITS
 from vae_ldm.data.tensor_shards import has_shards, write_shards
+from vae_ldm.errors import VaeLdmError
 from vae_ldm.files import remove, whole_folder
 from vae_ldm.loading import pipeline
-from vae_ldm.losses.few_steps import FewSteps
 from vae_ldm.models.text_encoder import tokenize
 from vae_ldm.recipe import parts
 from vae_ldm.run.choosing import drop_snapshots
@@ -34,6 +34,7 @@ from vae_ldm.run.diffusion_stage import cached_posteriors, save_pipeline
 from vae_ldm.run.fingerprint import pipeline_fingerprint
 from vae_ldm.run.fitting import fit_stage
 from vae_ldm.run.session import Session
+from vae_ldm.training.few_steps import FewSteps
 from vae_ldm.training.teacher import Teacher
 from vae_ldm.training.trajectories import Trajectories
 
@@ -100,10 +101,16 @@ def _tidy(session: Session) -> None:
 
 
 def keep_teacher(session: Session) -> None:
-    """Copy `pipeline/`, before a student takes its place, to `teacher/`, unless it lies there."""
+    """Copy `pipeline/`, before a student takes its place, to `teacher/`, unless it lies there.
+
+    Raises VaeLdmError where neither is the teacher.
+    """
     run = session.run
-    if not run.teacher.is_dir():
-        copy_folder(run.pipeline, run.teacher)
+    if run.teacher.is_dir():
+        return
+    if run.exported() == "student":
+        raise VaeLdmError(f"{run.teacher}: is gone, and pipeline/ is the student; begin anew with --restart diffusion")
+    copy_folder(run.pipeline, run.teacher)
 
 
 def export_as_pipeline(session: Session, which: Distilled) -> None:
@@ -127,8 +134,9 @@ def opened_parts(folder: Path) -> DiffusionParts:
 
 def num_from_photos(part: parts.Distill) -> int:
     """How many trajectories begin at a photo, so that their jumps are the recipe's share of all."""
-    share = min(part.photo_share, 0.99)
-    return round(part.num_trajectories * part.num_inference_steps * share / (1 - share))
+    if part.num_teacher_steps == 1:  # then there is no level between noise and picture to begin at
+        return 0
+    return round(part.num_trajectories * part.num_inference_steps * part.photo_share / (1 - part.photo_share))
 
 
 def _draw(

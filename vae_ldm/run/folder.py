@@ -151,7 +151,7 @@ class RunFolder(RunPaths):
         with locked(self.path / "lock", f"{self.path}: another process is running here"):
             for folder in (self.path, *(path for path in self.path.rglob("*") if path.is_dir())):
                 remove_abandoned(folder)
-            for name in EXPORTS:
+            for name in (*EXPORTS, self.teacher.name):
                 finish_swap(self.path / name)
             yield
 

@@ -8,9 +8,9 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from vae_ldm.losses.denoising import DenoisingObjective
-from vae_ldm.losses.few_steps import FewSteps
 from vae_ldm.models.unet import guidance_embedding
 from vae_ldm.training.clipped_module import ClippedModule
+from vae_ldm.training.few_steps import FewSteps
 from vae_ldm.training.optimizers import OptimizerSettings
 from vae_ldm.training.teacher import Teacher, draw_guidance
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vae_ldm.data.posterior_cache import PosteriorDataset
-from vae_ldm.losses.few_steps import FewSteps
+from vae_ldm.training.few_steps import FewSteps
 from vae_ldm.training.teacher import Teacher, draw_guidance
 
 _PHOTOS_WITHOUT_PROMPT = 0.5

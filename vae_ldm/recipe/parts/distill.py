@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field, Strict
 
 from vae_ldm.choices import MAX_GUIDANCE_SCALE
-from vae_ldm.recipe.parts.base import Count, CountOrNone, FreeUnderWay, Part, Share
+from vae_ldm.recipe.parts.base import Count, CountOrNone, FreeUnderWay, Part
 from vae_ldm.recipe.parts.training import AdamW, Average, Ema, Optimizer, Trainer
 
 _GuidanceScale = Annotated[float, Field(ge=1, le=MAX_GUIDANCE_SCALE)]
@@ -30,8 +30,8 @@ class Distill(Part):
     """The first so many of trainer.max_steps learn the guided prediction at every noise level, the others few steps."""
     num_trajectories: Count = 2048
     """Pictures that the teacher draws for the student to learn from, before training."""
-    photo_share: Share = 0.25
-    """For each of these as many beginnings at a photo with noise, so that vary and img2img work."""
+    photo_share: Annotated[float, Field(ge=0, le=0.9)] = 0.25
+    """Share of the jumps that begin at a photo with noise and not at noise alone, as vary and img2img do."""
     num_teacher_steps: Annotated[int, Field(ge=1, le=1000)] = 12
     """Steps of the teacher for one picture, or a few more, so that each step of the student is several of them."""
     optimizer: Optimizer = AdamW()

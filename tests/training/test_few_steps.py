@@ -8,8 +8,8 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler
 from torch import Tensor
 
 from vae_ldm.errors import VaeLdmError
-from vae_ldm.losses.few_steps import FewSteps
 from vae_ldm.pipelines.schedulers import first_order, multistep, new_scheduler
+from vae_ldm.training.few_steps import FewSteps
 
 SCHEDULERS: dict[str, dict[str, Any]] = {
     "flow": {"prediction_type": "flow_prediction"},
