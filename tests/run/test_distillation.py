@@ -21,16 +21,18 @@ from vae_ldm.errors import RecipeError, VaeLdmError, WeightsError
 from vae_ldm.evaluation.evaluator import SampleEvaluation
 from vae_ldm.evaluation.interval import Interval
 from vae_ldm.evaluation.measurement import Measurement
+from vae_ldm.hub import pull
 from vae_ldm.loading import pipeline
 from vae_ldm.opening import settings_of
 from vae_ldm.recipe import Recipe
 from vae_ldm.run import distillation_stage, judge_student
 from vae_ldm.run.distillation_stage import export_as_pipeline
-from vae_ldm.run.drawn_samples import Drawing, DrawnSamples
+from vae_ldm.run.drawn_samples import DrawnSamples, SamplerSettings
 from vae_ldm.run.evaluate import evaluate_run
 from vae_ldm.run.export import export_checkpoint
 from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.judge_student import verdict_on
+from vae_ldm.run.push import push
 from vae_ldm.run.stages import train_run
 from vae_ldm.training.csv_log import read_csv_log
 
@@ -263,7 +265,7 @@ def drawn(agreement: float | None, kid: float | None, passes: int) -> DrawnSampl
             measurements.append(Measurement.of(name, value, interval=interval, **facts))
     nothing = np.zeros(0, np.int64)
     found = SampleEvaluation(measurements, nothing, nothing, [], None, nothing)
-    return DrawnSamples(Drawing(4, 3.0), passes, nothing, found, 1.0)
+    return DrawnSamples(SamplerSettings(4, 3.0), passes, nothing, found, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -339,3 +341,14 @@ def test_a_dry_run_says_how_long_it_takes(make_recipe, capsys):
         r"distillation: 0\.\d\d million parameters, .* 6 steps of 8 in 32-true, about \d+ s on this CPU", said
     )
     assert "distillation: before it the teacher draws 6 pictures and begins 4 times at a photo, in about 0 s" in said
+
+
+def test_a_push_sends_the_student_and_a_pull_draws_in_its_few_steps(judged, hub, anna):
+    push(judged.path, "acme/tins")
+    pulled = pull("acme/tins")
+    assert_same_weights(pulled / "unet", judged.student / "unet")
+    assert settings_of("acme/tins").num_inference_steps == 2
+    assert "It is a student of few steps" in (pulled / "README.md").read_text()
+    seen = passes_of(opened := pipeline("acme/tins"))
+    draw(opened)
+    assert seen == [1, 1]

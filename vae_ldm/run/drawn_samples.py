@@ -16,7 +16,7 @@ from vae_ldm.run.session import Session
 
 
 @dataclass(frozen=True)
-class Drawing:
+class SamplerSettings:
     """How samples are drawn."""
 
     num_inference_steps: int
@@ -32,7 +32,7 @@ class Drawing:
 class DrawnSamples:
     """Samples, uint8 [N, H, W, C], each from its own seed, what was measured of them, and how long drawing took."""
 
-    drawing: Drawing
+    drawing: SamplerSettings
     num_passes: int
     samples: np.ndarray
     found: SampleEvaluation
@@ -42,7 +42,7 @@ class DrawnSamples:
 def draw_and_measure(
     session: Session,
     pipeline: StableDiffusionPipeline,
-    drawing: Drawing,
+    drawing: SamplerSettings,
     asked: SamplePrompts,
     real: RealPictures,
     settings: parts.Evaluation,

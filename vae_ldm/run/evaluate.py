@@ -36,7 +36,7 @@ from vae_ldm.recipe import parts
 from vae_ldm.recipe.stages import TRAINED
 from vae_ldm.run.choosing import choice_in, of_choice
 from vae_ldm.run.distillation_stage import export_as_pipeline
-from vae_ldm.run.drawn_samples import Drawing, DrawnSamples, draw_and_measure
+from vae_ldm.run.drawn_samples import DrawnSamples, SamplerSettings, draw_and_measure
 from vae_ldm.run.judge_student import judge_student
 from vae_ldm.run.report import write_report
 from vae_ldm.run.sample_grids import draw_reconstructions, draw_samples, row_names
@@ -207,7 +207,7 @@ def _measure_samples(
         drawn = draw_and_measure(
             session,
             pipeline,
-            Drawing(settings.num_inference_steps, settings.guidance_scale),
+            SamplerSettings(settings.num_inference_steps, settings.guidance_scale),
             asked,
             real,
             settings,

@@ -13,7 +13,7 @@ from vae_ldm.evaluation.interval import Interval
 from vae_ldm.evaluation.measurement import Measurement, Reference, share_beside
 from vae_ldm.pages.environment import number
 from vae_ldm.recipe import parts
-from vae_ldm.run.drawn_samples import Drawing, DrawnSamples, draw_and_measure
+from vae_ldm.run.drawn_samples import DrawnSamples, SamplerSettings, draw_and_measure
 from vae_ldm.run.sample_prompts import SamplePrompts, sample_prompts
 from vae_ldm.run.session import Session
 from vae_ldm.text import counted
@@ -27,7 +27,7 @@ _COMPARED = ("prompt_agreement", "kid", "fd")
 
 
 @dataclass(frozen=True)
-class Judgement:
+class BothModels:
     """Both, what is exported, and why."""
 
     drawn: dict[Distilled, DrawnSamples]
@@ -66,7 +66,7 @@ class Judgement:
 
 def judge_student(
     session: Session, settings: parts.Evaluation, real: RealPictures, reconstruction_agreement: float | None
-) -> Judgement:
+) -> BothModels:
     """Draw with both, and settle which is exported."""
     recipe, part = session.recipe, session.recipe.distillation
     assert part is not None
@@ -74,9 +74,9 @@ def judge_student(
     both: tuple[Distilled, Distilled] = ("teacher", "student")
     pipelines = {which: _opened(session, which) for which in both}
     guidance = settings.guidance_scale
-    own: dict[Distilled, Drawing] = {
-        "teacher": Drawing(settings.num_inference_steps, guidance),
-        "student": Drawing(part.num_inference_steps, guidance),
+    own: dict[Distilled, SamplerSettings] = {
+        "teacher": SamplerSettings(settings.num_inference_steps, guidance),
+        "student": SamplerSettings(part.num_inference_steps, guidance),
     }
     asked = sample_prompts(recipe, train, validation, settings.num_samples)
     session.say(f"evaluation: {counted(len(asked.prompts), 'picture')} by the teacher, and as many by its student")
@@ -96,7 +96,7 @@ def judge_student(
     exported, because = verdict_on(drawn["student"], drawn["teacher"])
     few = sample_prompts(recipe, train, validation, min(settings.num_samples, _MOST_SAMPLES_A_POINT))
     points = _points(session, pipelines, own, few, real, settings)
-    return Judgement(drawn, exported, because, points)
+    return BothModels(drawn, exported, because, points)
 
 
 def verdict_on(student: DrawnSamples, teacher: DrawnSamples) -> tuple[Distilled, str]:
@@ -161,7 +161,7 @@ def _beside(student: DrawnSamples, teacher: DrawnSamples) -> list[Measurement]:
 def _points(
     session: Session,
     pipelines: dict[Distilled, StableDiffusionPipeline],
-    own: dict[Distilled, Drawing],
+    own: dict[Distilled, SamplerSettings],
     asked: SamplePrompts,
     real: RealPictures,
     settings: parts.Evaluation,
@@ -169,14 +169,14 @@ def _points(
     """Agreement, KID and Fréchet distance of both at several numbers of passes."""
     points = []
     for which, pipeline in pipelines.items():
-        one_step = Drawing(1, settings.guidance_scale).num_passes(pipeline)
+        one_step = SamplerSettings(1, settings.guidance_scale).num_passes(pipeline)
         most = pipeline.scheduler.config.num_train_timesteps
         steps = {passes // one_step for passes in PASSES if passes % one_step == 0} | {own[which].num_inference_steps}
         for count in sorted(step for step in steps if step <= most):
             drawn = draw_and_measure(
                 session,
                 pipeline,
-                Drawing(count, settings.guidance_scale),
+                SamplerSettings(count, settings.guidance_scale),
                 asked,
                 real,
                 settings,
