@@ -208,6 +208,7 @@ def test_a_stage_begun_afresh_takes_the_teacher_back(judged, tmp_path):
     assert not run.teacher.exists()
 
 
+@pytest.mark.slow
 def test_a_finished_run_learns_a_student_later(trained_run, distilled_once, make_recipe, tmp_path):
     """The UNet is not trained again, and the student is the one that a whole run would have."""
     shutil.copytree(trained_run.path, tmp_path / "nano")
@@ -219,6 +220,7 @@ def test_a_finished_run_learns_a_student_later(trained_run, distilled_once, make
         train_run(make_recipe(diffusion__distill=DISTILL | {"num_inference_steps": 1}))
 
 
+@pytest.mark.slow
 def test_a_stopped_stage_goes_on_bit_for_bit(trained_run, distilled_once, make_recipe, tmp_path, monkeypatch):
     """Stopped while the teacher draws, while guidance is learned, while steps are, and before it is marked finished."""
     shutil.copytree(trained_run.path, tmp_path / "nano")
@@ -319,6 +321,7 @@ def test_a_student_is_no_base_to_train_from(judged, make_recipe, tmp_path):
         train_run(make_recipe(tmp_path / "other", **from_weights(judged.path)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("conditioning", "guided"), [("class", True), ("none", False)])
 def test_a_pretrained_model_of_another_scheduler_has_a_student(make_recipe, tmp_path, conditioning, guided):
     base = save_stable_diffusion(tmp_path / "sd15")
