@@ -142,6 +142,7 @@ class Bench:
         trainer = build_trainer(
             part,
             network=network,
+            best=("val/loss", "min"),
             seed=0,
             average=None if (ema := getattr(self.recipe, stage).ema) is None else WarmedEma(ema.decay),
             checkpoint_dir=self.folder / "checkpoints",

@@ -217,9 +217,13 @@ def test_export(run, implementation, tmp_path):
     calls = implementation("vae_ldm.run.export", "export_checkpoint", result=tmp_path / "pipeline")
     assert run("export", str(tmp_path))[:2] == (0, f"{tmp_path / 'pipeline'}\n")
     assert run("export", str(tmp_path), "--checkpoint", "500", "--out", "there")[0] == 0
+    for which in ("student", "teacher"):
+        assert run("export", str(tmp_path), f"--{which}")[0] == 0
     assert calls == [
-        ((tmp_path,), {"checkpoint": None, "output_dir": None}),
-        ((tmp_path,), {"checkpoint": "500", "output_dir": Path("there")}),
+        ((tmp_path,), {"checkpoint": None, "output_dir": None, "which": None}),
+        ((tmp_path,), {"checkpoint": "500", "output_dir": Path("there"), "which": None}),
+        ((tmp_path,), {"checkpoint": None, "output_dir": None, "which": "student"}),
+        ((tmp_path,), {"checkpoint": None, "output_dir": None, "which": "teacher"}),
     ]
 
 

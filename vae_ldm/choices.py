@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-Stage = Literal["autoencoder", "diffusion", "evaluation"]
+Stage = Literal["autoencoder", "diffusion", "distillation", "evaluation"]
 """The stages of a run; each follows from those before it."""
 
-Export = Literal["autoencoder", "pipeline", "lora"]
+Export = Literal["autoencoder", "pipeline", "lora", "student"]
 """The folders of a run that hold weights to use. Each is written whole, and is named by a stage in `STAGES`."""
 
 Network = Literal["autoencoder", "unet"]
@@ -26,7 +26,7 @@ OnNaN = Literal["stop", "skip"]
 ExportedWeights = Literal["last", "best"]
 """Which weights leave a stage: those of its last step, or the best that it has seen on validation pictures."""
 
-ValidationMetric = Literal["val/loss", "val/psnr", "val/ssim", "val/reconstruction"]
+ValidationMetric = Literal["val/loss", "val/psnr", "val/ssim", "val/reconstruction", "val/distance"]
 """What a stage logs on validation pictures; `STAGES` says which stage has which."""
 
 BestEnd = Literal["min", "max"]
@@ -79,6 +79,9 @@ MAX_DENOISING_STEPS = 1000
 """The number of noise levels in training."""
 MAX_GUIDANCE_SCALE = 1000
 """Far more guidance than improves any picture; without a bound the latents overflow, and the picture is black."""
+Distilled = Literal["teacher", "student"]
+"""Which of the two a run with `diffusion.distill` exports."""
+
 RUNS_FOLDER = "runs"
 """Where runs lie unless a recipe says otherwise; runs/NAME is never a repository of the Hub."""
 MAX_DRAWN = 1_000_000

@@ -16,14 +16,18 @@ from diffusers import AutoencoderKL
 from rich.console import Console
 
 from vae_ldm import loading, starter
-from vae_ldm.choices import Conditioning, Resize
+from vae_ldm.choices import Conditioning, Distilled, Resize
 from vae_ldm.data.mixture import open_mixture
 from vae_ldm.data.picture_cache import class_caption
 from vae_ldm.data.pictures import Pictures, PictureSplits
+from vae_ldm.errors import HubError, WeightsError
 from vae_ldm.files import finish_swap
+from vae_ldm.hub import cached
+from vae_ldm.models.stored_config import checked_config
 from vae_ldm.models.unet import sample_size
-from vae_ldm.paths import check_run
+from vae_ldm.paths import check_run, expanded, is_of_the_hub
 from vae_ldm.pipelines.latent_diffusion import LatentDiffusionPipeline
+from vae_ldm.pipelines.schedulers import DrawingDefaults, drawing_defaults
 from vae_ldm.recipe import Recipe, parts, read_recipe
 from vae_ldm.stored_json import StoredKind
 from vae_ldm.terminal import StepReport, new_console
@@ -47,11 +51,18 @@ class RunPaths:
         self.diffusion = path / "diffusion"
         self.pipeline = path / "pipeline"
         self.lora = path / "lora"
+        self.teacher = path / "teacher"
+        self.student = path / "student"
         self.samples = path / "samples"
         self.metrics = path / "metrics.json"
         self.report = path / "report.html"
         self.reference = path / "diffusion" / "reference.png"
+        self.student_reference = path / "distillation" / "reference.png"
         self.state = path / "state.json"
+
+    def exported(self) -> Distilled:
+        """Whose weights `pipeline/` holds: those of the UNet that was trained, or of its student."""
+        return "teacher" if recorded_defaults(self.pipeline) is None else "student"
 
 
 @dataclass
@@ -96,6 +107,28 @@ def read_pictures(recipe: Recipe, paths: RunPaths, console: Console) -> PictureS
         )
 
 
+def recorded_defaults(folder: Path) -> DrawingDefaults | None:
+    """How the pipeline in the folder is meant to draw, where it is a student's and says so.
+
+    Raises WeightsError where its scheduler's configuration is damaged.
+    """
+    file = folder / "scheduler" / "scheduler_config.json"
+    return drawing_defaults(checked_config(file, "scheduler")) if file.is_file() else None
+
+
+def _recorded_defaults_of(source: str | Path) -> DrawingDefaults | None:
+    """Those of a run, of a pipeline folder or of a repository of the Hub that was downloaded before.
+
+    What is wrong with one is for whoever opens it to say: its autoencoder alone may be in order.
+    """
+    with suppress(HubError, WeightsError):
+        folder = cached(str(source)) if is_of_the_hub(source) else expanded(source)
+        for place in (folder / "pipeline", folder):
+            if (place / "model_index.json").is_file():
+                return recorded_defaults(place)
+    return None
+
+
 def run_of(source: Path) -> RunPaths | None:
     """The run that `source` is, or whose pipeline folder it is; None elsewhere."""
     named = RunPaths(source)
@@ -108,7 +141,10 @@ def run_of(source: Path) -> RunPaths | None:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """How the photos of a model were prepared, and how it draws: by its run's recipe, elsewhere by the defaults."""
+    """How the photos of a model were prepared, and how it draws.
+
+    That is as its run's recipe says, elsewhere as the defaults are; a student of few steps says itself how it draws.
+    """
 
     run: RunPaths | None
     """None for a model that is no run."""
@@ -143,6 +179,7 @@ def settings_of(source: str | Path) -> ModelSettings:
     recipe = None if run is None else read_recipe(run.recipe, as_trained=True)
     data = parts.RenderedClaims() if recipe is None else recipe.data
     evaluation = parts.Evaluation() if recipe is None else recipe.evaluation
+    recorded = _recorded_defaults_of(source)
     return ModelSettings(
         run=run,
         image_size=of_starter.image_size if of_starter else None if recipe is None else recipe.image_size,
@@ -152,8 +189,9 @@ def settings_of(source: str | Path) -> ModelSettings:
         caption_template=data.caption_template,
         conditioning=None if recipe is None or recipe.diffusion is None else recipe.diffusion.conditioning,
         photos=None if data.photo_folder is None else Path(data.photo_folder).expanduser().resolve(),
-        num_inference_steps=evaluation.num_inference_steps,
-        guidance_scale=evaluation.guidance_scale,
+        num_inference_steps=evaluation.num_inference_steps if recorded is None else recorded.num_inference_steps,
+        # A run may be measured with another guidance than when its student was trained.
+        guidance_scale=recorded.guidance_scale if recorded and recipe is None else evaluation.guidance_scale,
     )
 
 
@@ -198,6 +236,7 @@ def read_metrics(run_dir: Path) -> dict[str, Any]:
     """
     empty: dict[str, Any] = {"name": run_dir.resolve().name, "created": "", "device": ""}
     empty |= {"measurements": [], "timings": [], "versions": {}, "data": {}, "parameters": {}, "chosen": {}}
+    empty |= {"drawn_with": {}, "distillation": {}}
     run = RunPaths(run_dir)
     stored = _METRICS.read(run.metrics) if run.metrics.is_file() else {}
     return empty | stored | {"force_upcast": _force_upcast(run.autoencoder / "config.json")}

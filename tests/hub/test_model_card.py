@@ -168,3 +168,22 @@ def test_pictures_and_their_captions():
 
 def test_what_users_write_is_shown_as_it_is():
     assert plain("a|b <script> `x`\n[y](z) _q_ *w* #1 ~") == r"a\|b \<script\> \`x\` \[y\](z) \_q\_ \*w\* \#1 ~"
+
+
+@pytest.mark.parametrize("exported", ["student", "teacher"])
+def test_a_card_says_which_of_teacher_and_student_it_is(exported):
+    judged = {
+        "exported": exported, "because": "KID 0.9 is above the interval", "num_samples": 1024,
+        "student": {"num_inference_steps": 4, "passes": 4}, "teacher": {"num_inference_steps": 12, "passes": 24},
+    }  # fmt: skip
+    steps = judged[exported]["num_inference_steps"]
+    metrics = METRICS | {"distillation": judged, "drawn_with": {"num_inference_steps": steps, "guidance_scale": 3.0}}
+    text = card({"type": "rendered_claims"}, diffusion={"distill": {}}, metrics=metrics).text
+    assert f"num_inference_steps={steps}, guidance_scale=3.0" in text
+    assert f"with samples of {steps} steps at guidance 3.0." in text
+    student = (
+        "It draws well in 4 steps at a guidance from 1 to 4, and takes no negative prompt. Its teacher took 24 passes"
+    )
+    assert (student in text) == (exported == "student")
+    other = "A student of few steps was trained too. It is not what lies here: KID 0.9 is above the interval."
+    assert (other in text) == (exported == "teacher")

@@ -27,6 +27,7 @@ from vae_ldm.assembly.diffusion import (
     build_unet,
     prompt_ids,
 )
+from vae_ldm.assembly.distillation import build_few_steps, build_lit_distillation, build_student
 from vae_ldm.assembly.trainer import (
     build_optimizer,
     build_trainer,
@@ -42,12 +43,15 @@ __all__ = [
     "build_autoencoder",
     "build_diffusion",
     "build_features",
+    "build_few_steps",
     "build_image_loss",
     "build_lit_autoencoder",
+    "build_lit_distillation",
     "build_lit_latent_diffusion",
     "build_objective",
     "build_optimizer",
     "build_sources",
+    "build_student",
     "build_text_encoder",
     "build_trainer",
     "build_unet",

@@ -16,7 +16,7 @@ from vae_ldm.models.autoencoder import downsample_factor
 from vae_ldm.models.lora import LoraBase, add_lora, has_lora, merged
 from vae_ldm.models.pretrained import load_pretrained, load_scheduler
 from vae_ldm.models.text_encoder import load_text_encoder, new_text_encoder, new_tokenizer, tokenize
-from vae_ldm.models.unet import new_unet, sample_size, set_trained_unet_part
+from vae_ldm.models.unet import is_student, new_unet, sample_size, set_trained_unet_part
 from vae_ldm.pipelines.schedulers import new_scheduler
 from vae_ldm.recipe import Recipe, parts
 from vae_ldm.training.frozen_weights import leave_frozen_out
@@ -148,6 +148,11 @@ def _check_unet_fits(
     source: str, unet: UNet2DConditionModel, autoencoder: AutoencoderKL, text_encoder: CLIPTextModel
 ) -> None:
     """Raise WeightsError where the UNet is for other latents or prompts, or wants more than those."""
+    if is_student(unet):
+        raise WeightsError(
+            f"{source}: guidance lies in the weights of its UNet (it has time_cond_proj_dim), which this training "
+            "would undo; take the pipeline that it was distilled from"
+        )
     channels, latent_channels = unet.config.in_channels, autoencoder.config.latent_channels
     if (channels, unet.config.out_channels) != (latent_channels,) * 2:
         raise WeightsError(

@@ -11,11 +11,10 @@ from pytorch_lightning import Trainer as LightningTrainer
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
-from vae_ldm.choices import Network
+from vae_ldm.choices import BestEnd, Network, ValidationMetric
 from vae_ldm.errors import VaeLdmError, first_line
 from vae_ldm.hardware import fastest_precision
 from vae_ldm.recipe import parts
-from vae_ldm.recipe.stages import TRAINED
 from vae_ldm.training.callbacks import RunCheckpoint, SeedEachStep, StopAfterNoGain
 from vae_ldm.training.checkpoint_file import DigestCheckpointIO
 from vae_ldm.training.divergence import StopOnDivergence
@@ -43,6 +42,7 @@ def build_trainer(
     part: parts.Trainer,
     *,
     network: Network,
+    best: tuple[ValidationMetric, BestEnd],
     seed: int,
     average: FusedAverage | None,
     checkpoint_dir: Path,
@@ -51,7 +51,10 @@ def build_trainer(
     manual_optimization: bool,
     picture_names: Sequence[str] = (),
 ) -> LightningTrainer:
-    """The Lightning Trainer of a stage. One epoch is the whole run: steps are what is counted."""
+    """The Lightning Trainer of a stage. One epoch is the whole run: steps are what is counted.
+
+    `best` is what the stage goes by, and which end of it is best.
+    """
     batches_per_step = part.accumulate_grad_batches
     standard: list[Callback] = [
         SeedEachStep(seed),
@@ -67,7 +70,7 @@ def build_trainer(
     if average is not None:
         standard.append(average)
     if part.stop_after_no_gain_steps is not None:
-        metric, mode = next(stage for stage in TRAINED if stage.network == network).best(part.best_by)
+        metric, mode = best
         # Before what saves: a checkpoint has to know of the decision of its own step.
         standard.insert(0, StopAfterNoGain(part.stop_after_no_gain_steps, monitor=metric, mode=mode))
     # A check of torch's for its own mistakes, at each new tensor.

@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from vae_ldm.choices import MAX_DENOISING_STEPS, MAX_DRAWN, Stage
+from vae_ldm.choices import MAX_DENOISING_STEPS, MAX_DRAWN, Distilled, Stage
 from vae_ldm.cli import archive as archive_verbs
 from vae_ldm.cli import augment as augment_verbs
 from vae_ldm.cli import claim as claim_verbs
@@ -203,17 +203,27 @@ def export(
             callback=paths.new_folder,
         ),
     ] = None,
+    student: Annotated[
+        bool | None,
+        typer.Option(
+            "--student/--teacher",
+            help="Of a run with diffusion.distill, the student of few passes or the UNet that it learned from; by "
+            "default the one that the run exports.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Write a checkpoint as an ordinary diffusers pipeline."""
     from vae_ldm.run.state import find_checkpoint, is_last
 
-    if not is_last(checkpoint):
+    if not is_last(checkpoint) and student is None:
         find_checkpoint(run, str(checkpoint))
 
     from vae_ldm.run.export import export_checkpoint
     from vae_ldm.terminal import new_output
 
-    new_output().say(export_checkpoint(run, checkpoint=checkpoint, output_dir=out))
+    which: Distilled | None = None if student is None else "student" if student else "teacher"
+    new_output().say(export_checkpoint(run, checkpoint=checkpoint, output_dir=out, which=which))
 
 
 @app.command(rich_help_panel=TRAIN)

@@ -109,6 +109,8 @@ class SampleEvaluation:
     """Samples in order of their distance to the nearest training picture by features: copies come first."""
     agrees: np.ndarray | None
     """Whether the probe sees what was asked for, booleans [N]."""
+    balanced: np.ndarray
+    """Rows of the samples that agreement is of."""
 
 
 def evaluate_autoencoder(
@@ -262,6 +264,7 @@ def evaluate_samples(
         near_in_pixels.indices.numpy(),
         near.distances.argsort().tolist(),
         None if agrees is None else agrees.numpy(),
+        np.arange(len(samples)) if balanced is None else balanced,
     )
 
 

@@ -19,4 +19,7 @@ _MEANINGS = {
 
 def meaning(name: str) -> str:
     """A sentence that says what the measurement called `name`, such as fd_EffLite0_pca64, is; "" of unknown names."""
+    if name.startswith("student_"):
+        what = meaning(name.removeprefix("student_"))
+        return f"Of the student, beside its teacher on the same prompts and noises. {what}"
     return _MEANINGS.get(name) or _MEANINGS.get(name.split("_")[0], "")

@@ -66,6 +66,8 @@ def model_card(facts: CardFacts) -> str:
         facts=facts,
         recipe=facts.recipe,
         metrics=facts.metrics,
+        drawn_with=facts.metrics.get("drawn_with") or facts.recipe.get("evaluation"),
+        distillation={} if facts.step else facts.metrics.get("distillation", {}),
         prompt=facts.prompts[0] if facts.prompts else "",
         listed=facts.prompts[:_MAX_LISTED_CLASSES],
         datasets=_datasets(facts.recipe["data"]),

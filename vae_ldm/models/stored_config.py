@@ -81,6 +81,8 @@ _SCHEMAS: dict[Kind, dict[str, Any]] = {
         "beta_start": _Share,
         "beta_end": _Share,
         "trained_betas": Annotated[list[_Share], Field(max_length=10_000)] | None,
+        "_vae_ldm_num_inference_steps": Annotated[int, Field(ge=1, le=1000)],
+        "_vae_ldm_guidance_scale": Annotated[float, Field(ge=0, le=1000)],
     },
 }
 _ADAPTERS = {kind: {key: TypeAdapter(of) for key, of in schema.items()} for kind, schema in _SCHEMAS.items()}

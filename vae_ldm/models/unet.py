@@ -2,9 +2,14 @@
 
 from typing import Literal, NamedTuple
 
-from diffusers import UNet2DConditionModel
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
 
 TrainedUNetPart = Literal["all", "attention", "nothing"]
+
+_GUIDANCE_DIM = 64
+"""Numbers that a student is told a guidance scale by."""
 
 
 class UNetSize(NamedTuple):
@@ -72,3 +77,28 @@ def set_trained_unet_part(unet: UNet2DConditionModel, part: TrainedUNetPart) -> 
     if part == "attention":
         for name, parameter in unet.named_parameters():
             parameter.requires_grad_(bool({"attn1", "attn2"} & set(name.split("."))))
+
+
+def new_student(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """A copy of a UNet that is told the guidance scale as well (Meng 2023), and heeds it not at all before training.
+
+    That is diffusers' `time_cond_proj_dim`, with which its pipelines take one pass a step at any guidance. The copy is
+    in eval mode: its dropout does nothing, because what it learns is no random target.
+    """
+    student = UNet2DConditionModel.from_config(unet.config, time_cond_proj_dim=_GUIDANCE_DIM)
+    missing = student.load_state_dict(unet.state_dict(), strict=False).missing_keys
+    assert missing == ["time_embedding.cond_proj.weight"], missing
+    torch.nn.init.zeros_(student.time_embedding.cond_proj.weight)
+    return student.eval()
+
+
+def is_student(unet: UNet2DConditionModel) -> bool:
+    """Whether guidance lies in the UNet's weights."""
+    return unet.config.time_cond_proj_dim is not None
+
+
+def guidance_embedding(unet: UNet2DConditionModel, guidance_scale: Tensor) -> Tensor:
+    """The `timestep_cond` [B, D] of a student for scales [B], as diffusers' pipelines give it."""
+    embed = StableDiffusionPipeline.get_guidance_scale_embedding
+    found = embed(None, guidance_scale.cpu() - 1, embedding_dim=unet.config.time_cond_proj_dim)  # type: ignore[arg-type]
+    return found.to(guidance_scale.device)

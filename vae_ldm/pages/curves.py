@@ -85,6 +85,10 @@ class Chart:
     lines: list[Line]
     hovers: list[tuple[float, float, str]]  # left, width, text
     num_not_finite: int
+    over: str = "training steps"
+    """What runs from left to right."""
+    last_at: str = "step {}"
+    """Where a line's last value is, with its place there."""
 
 
 def read_log(path: Path) -> dict[str, Series]:

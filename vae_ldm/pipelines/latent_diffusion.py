@@ -2,6 +2,7 @@
 
 import functools
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,17 @@ from torch import Tensor
 from vae_ldm.choices import MAX_GUIDANCE_SCALE
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.models.image_input import Images, as_image_batch
+from vae_ldm.models.unet import is_student
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 from vae_ldm.pipelines.plain_folder import save_plain_pipeline
 from vae_ldm.pipelines.prompt_length import telling_what_is_cut_off
 from vae_ldm.pipelines.sampling import check_prompt
+from vae_ldm.pipelines.schedulers import DrawingDefaults, drawing_defaults
 from vae_ldm.text import counted
 
 Generators = torch.Generator | list[torch.Generator]
+
+_DEFAULTS = DrawingDefaults(20, 2.0)
 
 
 class LatentDiffusionPipeline(StableDiffusionPipeline):
@@ -42,14 +47,21 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
 
     These three take what `ImageAutoencoder.encode` takes, of any size, and return StableDiffusionPipelineOutput:
     `.images` is a list of Pillow images, or with `output_type` "np" or "pt" floats in [0, 1], [B, H, W, C] or
-    [B, C, H, W]. No safety checker looks at them.
+    [B, C, H, W]. No safety checker looks at them. Where `num_inference_steps` and `guidance_scale` are None, a student
+    of few steps draws as it was made to, and any other pipeline in 20 steps with a guidance of 2.
     """
 
     @functools.wraps(StableDiffusionPipeline.__call__)
     def __call__(self, *args: Any, **options: Any) -> Any:
         check_guidance(options.get("guidance_scale", 0.0))
+        self._warn_of_ignored(options.get("negative_prompt"))
         with telling_what_is_cut_off(self, args[0] if args else options.get("prompt"), options.get("negative_prompt")):
             return super().__call__(*args, **options)
+
+    @property
+    def defaults(self) -> DrawingDefaults:
+        """Steps and guidance of `vary`, `morph` and `redraw` where they are told none."""
+        return drawing_defaults(self.scheduler.config) or _DEFAULTS
 
     @property
     def autoencoder(self) -> ImageAutoencoder:
@@ -71,8 +83,8 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
         n: int = 4,
         *,
         prompt: str | Sequence[str] = "",
-        num_inference_steps: int = 20,
-        guidance_scale: float = 2.0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         generator: Generators | None = None,
         output_type: str = "pil",
         callback_on_step_end: Callable[..., Any] | None = None,
@@ -115,8 +127,8 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
         size: tuple[int, int] | None = None,
         output_type: str = "pil",
         prompt: str | Sequence[str] = "",
-        num_inference_steps: int = 20,
-        guidance_scale: float = 2.0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         **options: Any,
     ) -> StableDiffusionPipelineOutput:
         """`vary` of images whose latents [B, c, h, w], those of `autoencoder.encode`, are known already.
@@ -143,8 +155,8 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
         *,
         strength: float = 0.0,
         prompt: str = "",
-        num_inference_steps: int = 20,
-        guidance_scale: float = 2.0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         generator: torch.Generator | None = None,
         output_type: str = "pil",
         callback_on_step_end: Callable[..., Any] | None = None,
@@ -186,8 +198,8 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
         strength: float = 0.5,
         *,
         prompt: str | Sequence[str] = "",
-        num_inference_steps: int = 20,
-        guidance_scale: float = 2.0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         generator: torch.Generator | None = None,
         size: tuple[int, int] | None = None,
         output_type: str = "pil",
@@ -217,6 +229,13 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
             raise VaeLdmError("save_pretrained pushes nothing; use vae_ldm.push, which writes the model card as well")
         save_plain_pipeline(self, Path(save_directory), **options)
 
+    def _warn_of_ignored(self, negative_prompt: Any) -> None:
+        if negative_prompt and is_student(self.unet):
+            warnings.warn(
+                "negative_prompt is ignored: guidance lies in the weights of this UNet; its teacher takes one",
+                stacklevel=3,
+            )
+
     def _encoded(self, images: Images) -> tuple[tuple[int, int], Tensor]:
         """Height and width of the images, and their latents [B, c, h, w]."""
         batch = as_image_batch(images, channels=self.vae.config.in_channels)
@@ -229,10 +248,14 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
         n: int,
         *,
         prompt: str | Sequence[str],
-        num_inference_steps: int,
+        num_inference_steps: int | None,
+        guidance_scale: float | None,
         **options: Any,
     ) -> Tensor:
         """Latents [B * n, c, h, w] after `strength` of the way to noise and back."""
+        if num_inference_steps is None:
+            num_inference_steps = self.defaults.num_inference_steps
+        options["guidance_scale"] = self.defaults.guidance_scale if guidance_scale is None else guidance_scale
         if not 0 <= strength <= 1:
             raise VaeLdmError(f"strength is {strength:g}; it is a share in [0, 1]")
         prompts = [prompt] * len(latents) if isinstance(prompt, str) else list(prompt)
@@ -243,7 +266,8 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
             )
         for text in prompts:
             check_prompt(text)
-        check_guidance(options.get("guidance_scale", 0.0))
+        check_guidance(options["guidance_scale"])
+        self._warn_of_ignored(options.get("negative_prompt"))
         if isinstance(negative := options.get("negative_prompt"), str):
             options["negative_prompt"] = [negative] * len(latents)  # diffusers wants the kind that the prompt has
         if strength == 0:

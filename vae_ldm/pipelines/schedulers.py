@@ -1,6 +1,9 @@
 """The scheduler that a pipeline is exported with."""
 
-from diffusers import DPMSolverMultistepScheduler
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from diffusers import DPMSolverMultistepScheduler, SchedulerMixin
 
 from vae_ldm.models.noise_schedule import STABLE_DIFFUSION_BETAS
 
@@ -29,3 +32,43 @@ def new_scheduler(
         # Without effect on this spacing; some versions of StableDiffusionPipeline warn unless it is 1.
         steps_offset=1,
     )
+
+
+def multistep(scheduler: SchedulerMixin) -> DPMSolverMultistepScheduler:
+    """DPM-Solver++ of second order with the noise of another scheduler of this kind (a pretrained one may be PNDM)."""
+    return _solver(scheduler, solver_order=2)
+
+
+def first_order(scheduler: SchedulerMixin) -> DPMSolverMultistepScheduler:
+    """DPM-Solver++ of first order, which is DDIM and, with flow sigmas, Euler: what a student of few steps takes."""
+    return _solver(scheduler, solver_order=1)
+
+
+class DrawingDefaults(NamedTuple):
+    """How a student of few steps is meant to draw."""
+
+    num_inference_steps: int
+    guidance_scale: float
+
+
+_STEPS, _GUIDANCE = "_vae_ldm_num_inference_steps", "_vae_ldm_guidance_scale"
+"""Keys of a scheduler's configuration: diffusers keeps those with an underscore, and heeds them not."""
+
+
+def student_scheduler(scheduler: SchedulerMixin, defaults: DrawingDefaults) -> DPMSolverMultistepScheduler:
+    """The scheduler that a student is exported with, in whose configuration its `drawing_defaults` stand."""
+    new = first_order(scheduler)
+    new.register_to_config(**{_STEPS: defaults.num_inference_steps, _GUIDANCE: defaults.guidance_scale})
+    return new
+
+
+def drawing_defaults(config: Mapping[str, Any]) -> DrawingDefaults | None:
+    """What a scheduler's configuration says of drawing with it; None where it is no student's."""
+    if _STEPS not in config or _GUIDANCE not in config:
+        return None
+    return DrawingDefaults(config[_STEPS], config[_GUIDANCE])
+
+
+def _solver(scheduler: SchedulerMixin, *, solver_order: int) -> DPMSolverMultistepScheduler:
+    settings = {"solver_order": solver_order, "algorithm_type": "dpmsolver++", "final_sigmas_type": "zero"}
+    return DPMSolverMultistepScheduler.from_config(scheduler.config, **settings, thresholding=False)

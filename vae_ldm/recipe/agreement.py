@@ -57,9 +57,10 @@ def disagreements(recipe: "Recipe") -> Iterator[Disagreement]:
             yield from _diffusion(recipe.diffusion)
         yield from _pretrained_diffusion(recipe, recipe.diffusion)
         yield from _pipeline_size(recipe)
+        yield from _distill(recipe, recipe.diffusion)
     for stage in stages_of(recipe):
         section = getattr(recipe, stage.name)
-        if stage.network is not None and section.train != "nothing":
+        if stage.network is not None and getattr(section, "train", "all") != "nothing":
             yield from _choice_of_weights(stage, section.trainer)
     if recipe.diffusion is None and recipe.hub is not None and recipe.hub.push_every_n_steps is not None:
         text = "only the diffusion stage is pushed on the way, and there is none; leave it out"
@@ -84,7 +85,7 @@ def _autoencoder(stage: Autoencoder) -> Iterator[Disagreement]:
 
 
 def _choice_of_weights(stage: Stage, trainer: Trainer) -> Iterator[Disagreement]:
-    prefix, metrics = f"{stage.name}.trainer", [metric for metric, _ in stage.metrics]
+    prefix, metrics = f"{stage.section}.trainer", [metric for metric, _ in stage.metrics]
     if trainer.best_by not in (None, *metrics):
         text = f"is not measured in this stage; legal: {', '.join(metrics)}"
         yield Disagreement((f"{prefix}.best_by",), text)
@@ -152,6 +153,28 @@ def _pretrained_diffusion(recipe: "Recipe", stage: Diffusion) -> Iterator[Disagr
         yield Disagreement(("diffusion.flow_shift", "diffusion.lora.merge"), text)
     if stage.train != "lora":
         yield from _ignored(stage, ("lora",), "diffusion.train", "means nothing without diffusion.train: lora")
+
+
+def _distill(recipe: "Recipe", stage: Diffusion) -> Iterator[Disagreement]:
+    part, key = stage.distill, "diffusion.distill"
+    if part is None:
+        return
+    if stage.train == "lora":
+        text = "teaches a whole UNet, and a LoRA is small updates beside its base; use another train, or leave it out"
+        yield Disagreement((key, "diffusion.train"), text)
+    low, high = part.guidance_scale
+    if low > high:
+        yield Disagreement((f"{key}.guidance_scale",), f"{low:g} to {high:g}: the lowest comes first")
+    elif stage.conditioning != "none" and not low <= max(recipe.evaluation.guidance_scale, 1) <= high:
+        drawn = recipe.evaluation.guidance_scale
+        text = f"{low:g} to {high:g} does not hold the {drawn:g} that the run is measured with; widen it"
+        yield Disagreement((f"{key}.guidance_scale", "evaluation.guidance_scale"), text)
+    if part.num_teacher_steps < part.num_inference_steps:
+        text = f"{part.num_teacher_steps} are fewer than the student's own {part.num_inference_steps} steps"
+        yield Disagreement((f"{key}.num_teacher_steps", f"{key}.num_inference_steps"), text)
+    if part.guidance_steps >= part.trainer.max_steps and stage.conditioning != "none":
+        text = f"leaves none of max_steps {part.trainer.max_steps} for few steps; lower it"
+        yield Disagreement((f"{key}.guidance_steps", f"{key}.trainer.max_steps"), text)
 
 
 def _derived(stage: Autoencoder | Diffusion) -> Iterator[Disagreement]:

@@ -13,6 +13,7 @@ from vae_ldm.recipe.parts import (
     Autoencoder,
     Data,
     Diffusion,
+    Distill,
     Evaluation,
     Hub,
     LocalPath,
@@ -71,6 +72,11 @@ class Recipe(Part):
             return self
         encoder = now.model_copy(update={"min_length": before.min_length})
         return self.model_copy(update={"diffusion": self.diffusion.model_copy(update={"text_encoder": encoder})})
+
+    @property
+    def distillation(self) -> Distill | None:
+        """What its stage goes by."""
+        return None if self.diffusion is None else self.diffusion.distill
 
     @property
     def image_size(self) -> tuple[int, int]:

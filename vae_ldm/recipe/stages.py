@@ -16,7 +16,7 @@ class Stage:
     """What everything that goes through the stages has to know of one."""
 
     name: StageName
-    """Its section of the recipe, its entry in state.json, and its folder in the run folder where it trains."""
+    """Its entry in state.json, its folder in the run folder where it trains, and what a Recipe calls its settings."""
     follows_from: tuple[str, ...]
     """Sections of the recipe that its result follows from: with another of them a finished stage would be a lie."""
     writes: tuple[str, ...]
@@ -30,6 +30,13 @@ class Stage:
     metrics: tuple[tuple[ValidationMetric, BestEnd], ...] = ()
     """What it logs on validation pictures, and which end of it is best; the first one chooses where the recipe names
     none."""
+    within: str = ""
+    """Where its settings stand in the recipe, dotted, if they are a part of another section."""
+
+    @property
+    def section(self) -> str:
+        """Where its settings stand in the recipe, dotted."""
+        return self.within or self.name
 
     @property
     def title(self) -> str:
@@ -60,6 +67,17 @@ STAGES = (
         summary="From noise and a prompt to latents, which the decoder turns into a new picture.",
         network="unet",
         metrics=(("val/loss", "min"),),
+    ),
+    Stage(
+        "distillation",
+        follows_from=("seed", "data", "autoencoder", "diffusion"),
+        writes=("distillation", "student", "teacher"),
+        exports=("student",),
+        summary="The UNet's student draws with guidance at one pass a step, in few steps. Each is measured beside the "
+        "other, on the same prompts and the same noises.",
+        network="unet",
+        metrics=(("val/distance", "min"),),
+        within="diffusion.distill",
     ),
     Stage(
         "evaluation",

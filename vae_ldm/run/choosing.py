@@ -143,14 +143,14 @@ def averages_folder(session: Session, stage: Stage) -> Path:
 def check_average_lengths(recipe: Recipe) -> None:
     """Raise VaeLdmError where the snapshots of a stage are too few for one of the lengths that it asks for."""
     for stage in TRAINED:
-        section = getattr(recipe, stage.name)
+        section, key = getattr(recipe, stage.name), f"{stage.section}.ema"
         if section is None or not isinstance(ema := section.ema, parts.PowerEma):
             continue
         length, residual = worst_length(ema.lengths, section.trainer.max_steps, ema.num_snapshots)
         if residual > WORST_RESIDUAL:
             raise VaeLdmError(
-                f"{stage.name}.ema.lengths: {length:g} cannot be put together from {ema.num_snapshots} snapshots (it "
-                f"would be {residual:.0%} off its profile); raise {stage.name}.ema.num_snapshots, or leave it out"
+                f"{key}.lengths: {length:g} cannot be put together from {ema.num_snapshots} snapshots (it "
+                f"would be {residual:.0%} off its profile); raise {key}.num_snapshots, or leave it out"
             )
 
 

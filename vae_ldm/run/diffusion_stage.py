@@ -52,7 +52,7 @@ def run_diffusion_stage(session: Session, autoencoder: AutoencoderKL, make_pushe
         session.processes.first(lambda: drop_snapshots(session, "diffusion"))
         return
     prompts = _prompts(session)
-    folders = {split: _posteriors(session, autoencoder, split) for split in SPLITS}
+    folders = {split: cached_posteriors(session, autoencoder, split) for split in SPLITS}
 
     torch.manual_seed(recipe.seed)
     diffusion = build_diffusion(recipe, autoencoder, vocabulary(session, prompts["train"]))
@@ -133,7 +133,7 @@ def save_pipeline(diffusion: DiffusionParts, autoencoder: AutoencoderKL, folder:
         save_plain_pipeline(diffusion.pipeline(autoencoder), part)
 
 
-def _posteriors(session: Session, autoencoder: AutoencoderKL, split: str) -> Path:
+def cached_posteriors(session: Session, autoencoder: AutoencoderKL, split: str) -> Path:
     """The folder with the split's posteriors, computed now unless the cache is complete and of these weights."""
     run, recipe = session.run, session.recipe
     folder, pictures = run.latents / split, getattr(session.pictures, split)

@@ -1,18 +1,21 @@
 """`vae-ldm train --dry-run`: photos are looked through and everything is tried; nothing is trained or written."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from vae_ldm.assembly import (
+    DiffusionParts,
     ReadySource,
     build_autoencoder,
     build_diffusion,
     build_features,
     build_lit_autoencoder,
+    build_lit_distillation,
     build_lit_latent_diffusion,
     build_sources,
+    build_student,
     class_prompts,
     expected_precision,
     picture_prompts,
@@ -28,9 +31,10 @@ from vae_ldm.recipe import parts
 from vae_ldm.recipe.stages import STAGES, from_stage_on, stages_of
 from vae_ldm.run.autoencoder_stage import of_common_size
 from vae_ldm.run.choosing import snapshots_in_words
+from vae_ldm.run.distillation_stage import num_from_photos
 from vae_ldm.run.folder import RunFolder, Stage
 from vae_ldm.run.session import Session
-from vae_ldm.run.step_time import Update, seconds_a_step
+from vae_ldm.run.step_time import Update, seconds_a_call, seconds_a_step
 from vae_ldm.text import counted
 from vae_ldm.training.lit_autoencoder import LitAutoencoder
 from vae_ldm.training.lit_latent_diffusion import LitLatentDiffusion
@@ -82,8 +86,10 @@ def describe_run(session: Session, *, restart: Sequence[Stage] = ()) -> None:
 
     drawn = counted(recipe.evaluation.num_samples, "sample")
     then = f"then: evaluation on all validation pictures and {drawn}, and the report"
-    if "diffusion" in finished:
+    if "diffusion" in finished and (recipe.distillation is None or "distillation" in finished):
         say("diffusion: finished")
+        if recipe.distillation is not None:
+            say("distillation: finished")
         say(then)
         return
     prompts = picture_prompts(recipe, pictures)
@@ -98,8 +104,13 @@ def describe_run(session: Session, *, restart: Sequence[Stage] = ()) -> None:
         "std": posterior.std[rows],
         "prompt_ids": prompt_ids(diffusion, prompts)[rows].to(session.device),
     }
-    lit_diffusion = build_lit_latent_diffusion(recipe, diffusion)
-    _describe_unet(session, lit_diffusion, latents, done=_done(run, "diffusion", afresh))
+    if "diffusion" in finished:
+        say("diffusion: finished")
+    else:
+        lit_diffusion = build_lit_latent_diffusion(recipe, diffusion)
+        _describe_unet(session, lit_diffusion, latents, done=_done(run, "diffusion", afresh))
+    if recipe.distillation is not None:
+        _describe_distillation(session, diffusion, latents, done=_done(run, "distillation", afresh))
     say(then)
 
 
@@ -184,6 +195,60 @@ def _describe_unet(session: Session, module: LitLatentDiffusion, latents: dict[s
     _describe_stage(session, "diffusion", module, part, precision, max(0, part.max_steps - done) * seconds, done=done)
 
 
+def _describe_distillation(session: Session, teacher: DiffusionParts, latents: dict[str, Tensor], *, done: int) -> None:
+    """The time that the teacher draws, unless it has, and that of both parts of training."""
+    recipe, part = session.recipe, session.recipe.distillation
+    assert part is not None
+    student = build_student(recipe, teacher)
+    module = build_lit_distillation(recipe, teacher, student)
+    precision = expected_precision(part.trainer, "unet")
+    place_channels_last(part.trainer, module, "unet")
+    module.to(session.device)
+    rows = torch.arange(part.trainer.batch_size) % len(latents["mean"])
+    batch, marks = {name: values[rows] for name, values in latents.items()}, module.steps.marks
+    levels = {name: torch.full((len(rows),), level) for name, level in zip(("first", "last"), marks[:2], strict=True)}
+    batch |= {name: values.to(session.device) for name, values in levels.items()}
+    batch |= {"before": batch["mean"], "after": batch["mean"], "jump_prompt_ids": batch["prompt_ids"]}
+    batch["guidance"] = torch.full((len(rows),), module.guidance_scale[1], device=session.device)
+    update = Update(
+        module,
+        clip_norm=part.trainer.gradient_clip_norm,
+        optimizer=module.optimizer_settings,
+        num_averages=_num_averages(part.ema),
+    )
+
+    def seconds(loss: Callable[[dict[str, Tensor]], Tensor]) -> float:
+        return seconds_a_step(
+            [(lambda: loss(batch).mean(), update)],
+            device=session.device,
+            precision=precision,
+            batches=part.trainer.accumulate_grad_batches,
+        )
+
+    guided = max(0, min(module.guidance_steps, part.trainer.max_steps) - done)
+    total = guided * seconds(module.guidance_loss) if guided else 0.0
+    total += max(0, part.trainer.max_steps - done - guided) * seconds(module.jump_loss)
+    _describe_stage(session, "distillation", module, part.trainer, precision, total, done=done)
+    if done:
+        return
+    prompts = module.teacher.prompts(batch["prompt_ids"])
+
+    def draw() -> None:
+        module.teacher.predict(batch["mean"], module.steps.timesteps(batch["first"]), prompts, batch["guidance"])
+
+    from_photos = num_from_photos(part)
+    # Those from photos are followed over half a step of the student on average.
+    num_steps = part.num_trajectories * module.steps.last + from_photos * module.steps.last / len(marks[1:]) / 2
+    drawing = seconds_a_call(draw, device=session.device) * num_steps / len(rows) / session.processes.count
+    numbers = part.num_trajectories * len(marks) + from_photos * 2
+    megabytes = 4 * numbers * batch["mean"][0].numel() / 2**20
+    session.say(
+        f"distillation: before it the teacher draws {part.num_trajectories:,} pictures and begins "
+        f"{from_photos:,} times at a photo, in about {format_seconds(drawing)}; that takes {megabytes:.0f} MiB of disk "
+        "and memory"
+    )
+
+
 def _num_averages(ema: parts.Ema | parts.PowerEma | None) -> int:
     if ema is None:
         return 0
@@ -191,7 +256,7 @@ def _num_averages(ema: parts.Ema | parts.PowerEma | None) -> int:
 
 
 def _describe_stage(
-    session: Session, stage: str, module: nn.Module, part: parts.Trainer, precision: str, seconds: float, *, done: int
+    session: Session, stage: Stage, module: nn.Module, part: parts.Trainer, precision: str, seconds: float, *, done: int
 ) -> None:
     count, device = session.processes.count, session.device.type
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

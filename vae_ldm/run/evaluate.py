@@ -4,11 +4,11 @@ import importlib.metadata
 import platform
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from torch import Tensor
@@ -20,7 +20,6 @@ from vae_ldm.evaluation.evaluator import (
     AutoencoderEvaluation,
     RealPictures,
     evaluate_autoencoder,
-    evaluate_samples,
     trained_classes,
 )
 from vae_ldm.evaluation.measurement import Measurement, measured_share
@@ -29,14 +28,16 @@ from vae_ldm.evaluation.verdict import comparison, verdict
 from vae_ldm.files import write_json
 from vae_ldm.hardware import device_name
 from vae_ldm.models.autoencoder import downsample_factor, load_autoencoder_kl
-from vae_ldm.models.batches import batch_size_for, in_batches
 from vae_ldm.models.joined_pictures import image_sizes, num_channels
 from vae_ldm.opening import open_pipeline, read_metrics
 from vae_ldm.pages.environment import number, quantity
-from vae_ldm.pipelines.sampling import sample_images, unknown_words
+from vae_ldm.pipelines.sampling import unknown_words
 from vae_ldm.recipe import parts
 from vae_ldm.recipe.stages import TRAINED
 from vae_ldm.run.choosing import choice_in, of_choice
+from vae_ldm.run.distillation_stage import export_as_pipeline
+from vae_ldm.run.drawn_samples import DrawnSamples, SamplerSettings, draw_and_measure
+from vae_ldm.run.judge_student import judge_student
 from vae_ldm.run.report import write_report
 from vae_ldm.run.sample_grids import draw_reconstructions, draw_samples, row_names
 from vae_ldm.run.sample_prompts import left_out_classes, sample_prompts
@@ -106,11 +107,20 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
     choices = {stage.name: choice_in(run.finished(stage.name) or {}) for stage in TRAINED}
     timings = [_timing(session, stage.name) for stage in TRAINED if getattr(recipe, stage.name) is not None]
     parameters = {"autoencoder": _count(autoencoder)}
+    judged, drawn = None, None
     if recipe.diffusion is not None:
+        agreements = [m.value for m in first.measurements if m.name == "reconstruction_agreement"]
+        agreement = agreements[0] if agreements else None
+        if recipe.distillation is not None:
+            judged = judge_student(session, settings, real, agreement)
+            export_as_pipeline(session, judged.exported)
+            session.say(f"distillation: {judged.in_words()}")
         pipeline = open_pipeline(run.path)
-        second, sampling = _measure_samples(session, pipeline, settings, real, first.measurements)
-        measurements, num_images = [*measurements, *second], num_images + sampling["num_images"]
-        timings.append(sampling)
+        ready = None if judged is None else judged.drawn[judged.exported]
+        second, drawn = _measure_samples(session, pipeline, settings, real, ready, agreement)
+        measurements = [*measurements, *second, *([] if judged is None else judged.measurements)]
+        num_images += len(drawn.samples)
+        timings.append({"stage": _SAMPLING, "seconds": drawn.seconds, "num_images": len(drawn.samples)})
         parameters |= {"unet": _count(pipeline.unet), "text_encoder": _count(pipeline.text_encoder)}
     seconds = round(time.perf_counter() - start, 1)
     timings.append({"stage": "evaluation", "seconds": seconds, "num_images": num_images})
@@ -118,6 +128,10 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
     metrics = _metrics(session, measurements, timings, parameters)
     metrics["chosen"] = {name: choice.in_words() for name, choice in choices.items() if choice is not None}
     metrics["data"] |= _of_mixture(session, first)
+    if drawn is not None:
+        metrics["drawn_with"] = asdict(drawn.drawing)
+    if judged is not None:
+        metrics["distillation"] = judged.as_dict() | {"in_words": judged.in_words()}
     write_json(run.metrics, metrics)
     write_report(run.path)
     for measurement in measurements:
@@ -178,31 +192,29 @@ def _measure_samples(
     pipeline: StableDiffusionPipeline,
     settings: parts.Evaluation,
     real: RealPictures,
-    of_autoencoder: list[Measurement],
-) -> tuple[list[Measurement], dict[str, Any]]:
-    """Draw the samples and their grid; the measurements of them, and how long the drawing took."""
+    drawn: DrawnSamples | None,
+    reconstruction_agreement: float | None,
+) -> tuple[list[Measurement], DrawnSamples]:
+    """Draw the samples, unless they were, and their grid; the measurements of them, and the samples."""
     recipe, train, validation = session.recipe, session.pictures.train, session.pictures.validation
     assert recipe.diffusion is not None
     measurements: list[Measurement] = []
     asked = sample_prompts(recipe, train, validation, settings.num_samples)
-    session.say(f"evaluation: {counted(len(asked.prompts), 'generated picture')}")
     if recipe.diffusion.conditioning == "caption":
         measurements.append(_unknown_words(session, pipeline, asked.prompts))
-    start = time.perf_counter()
-    samples = _sample(session, pipeline, asked.prompts, settings)
-    seconds = round(time.perf_counter() - start, 1)
-    agreements = [m.value for m in of_autoencoder if m.name == "reconstruction_agreement"]
-    found = evaluate_samples(
-        samples,
-        asked.labels,
-        real,
-        as_in_training=asked.as_in_training,
-        balanced=asked.balanced,
-        reconstruction_agreement=agreements[0] if agreements else None,
-        seed=recipe.seed,
-    )
-    draw_samples(session, samples, row_names(session, asked), found)
-    return [*measurements, *found.measurements], {"stage": _SAMPLING, "seconds": seconds, "num_images": len(samples)}
+    if drawn is None:
+        session.say(f"evaluation: {counted(len(asked.prompts), 'generated picture')}")
+        drawn = draw_and_measure(
+            session,
+            pipeline,
+            SamplerSettings(settings.num_inference_steps, settings.guidance_scale),
+            asked,
+            real,
+            settings,
+            reconstruction_agreement=reconstruction_agreement,
+        )
+    draw_samples(session, drawn.samples, row_names(session, asked), drawn.found)
+    return [*measurements, *drawn.found.measurements], drawn
 
 
 def _unknown_words(session: Session, pipeline: StableDiffusionPipeline, prompts: list[str]) -> Measurement:
@@ -225,28 +237,6 @@ def _unknown_words(session: Session, pipeline: StableDiffusionPipeline, prompts:
         features="the words of their prompts",
         reference=None,
     )
-
-
-def _sample(
-    session: Session, pipeline: StableDiffusionPipeline, prompts: list[str], settings: parts.Evaluation
-) -> np.ndarray:
-    images: list[np.ndarray] = []
-    with session.progress("drawing samples") as report:
-
-        def draw(seeds: range) -> list[np.ndarray]:
-            return sample_images(
-                pipeline,
-                [prompts[seed] for seed in seeds],
-                seeds=seeds,
-                num_inference_steps=settings.num_inference_steps,
-                guidance_scale=settings.guidance_scale,
-            )
-
-        at_once = batch_size_for(session.recipe.image_size, most=settings.batch_size)
-        for drawn in in_batches(draw, range(len(prompts)), at_once):
-            images += drawn
-            report(len(images), len(prompts))
-    return np.stack(images)
 
 
 def _metrics(

@@ -103,6 +103,7 @@ def fit_stage(
     trainer = build_trainer(
         part,
         network=declared.network,
+        best=(metric, mode),
         seed=session.recipe.seed,
         average=averages if ema is None or isinstance(ema, parts.PowerEma) else WarmedEma(ema.decay),
         checkpoint_dir=checkpoint_dir,

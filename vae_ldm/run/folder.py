@@ -4,15 +4,17 @@ import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import copytree
 from tempfile import TemporaryFile
 from typing import Any
 
 from vae_ldm.choices import Stage
 from vae_ldm.errors import RecipeError, VaeLdmError
-from vae_ldm.files import finish_swap, locked, remove, remove_abandoned
+from vae_ldm.files import finish_swap, locked, remove, remove_abandoned, whole_folder
 from vae_ldm.opening import RunPaths
 from vae_ldm.recipe import Recipe, keys_free_under_way, read_recipe, recipe_differences, write_recipe
 from vae_ldm.recipe.stages import EXPORTS, STAGES, from_stage_on, stage_named
+from vae_ldm.recipe.stages import Stage as StageDeclared
 from vae_ldm.run.places import placed
 from vae_ldm.run.state import STATE, checkpoint_folder, read_state
 from vae_ldm.training.callbacks import checkpoint_step
@@ -63,6 +65,7 @@ class RunFolder(RunPaths):
     def restart(self, stages: Sequence[Stage]) -> None:
         """Delete what the named stages and all that follow from them have written."""
         afresh = from_stage_on(stages)
+        self._take_teacher_back(afresh)
         # Where nothing is kept, nothing needs to be read: that is the way out of a damaged state.json.
         state = read_state(self.path) if len(afresh) < len(STAGES) else {}
         for stage in afresh:
@@ -71,6 +74,14 @@ class RunFolder(RunPaths):
         for stage in afresh:
             for name in stage.writes:
                 remove(self.path / name)
+
+    def _take_teacher_back(self, afresh: Sequence[StageDeclared]) -> None:
+        """Make `pipeline/` the teacher's again where its student is to be begun afresh, and it is not."""
+        names = [stage.name for stage in afresh]
+        begins = "distillation" in names and "diffusion" not in names
+        if begins and self.teacher.is_dir() and self.exported() == "student":
+            with whole_folder(self.pipeline) as part:
+                copytree(self.teacher, part, dirs_exist_ok=True)
 
     def as_begun(self, recipe: Recipe, *, restart: Sequence[Stage] = ()) -> Recipe:
         """`recipe` with what it leaves open as the UNet of this run was begun, unless that is to be restarted."""
@@ -118,7 +129,9 @@ class RunFolder(RunPaths):
             before = placed(read_recipe(self.recipe, as_trained=True), kept=True)
             for change in recipe_differences(before, placed(recipe), section):
                 key = change.split(":", 1)[0]
-                if finished or not key.startswith(f"{stage}.") or key not in free:
+                if _is_of_a_later_stage(stage, key):
+                    continue
+                if finished or not key.startswith(f"{stage_named(stage).section}.") or key not in free:
                     changes.append(change)
         if changes:
             raise RecipeError(
@@ -138,7 +151,7 @@ class RunFolder(RunPaths):
         with locked(self.path / "lock", f"{self.path}: another process is running here"):
             for folder in (self.path, *(path for path in self.path.rglob("*") if path.is_dir())):
                 remove_abandoned(folder)
-            for name in EXPORTS:
+            for name in (*EXPORTS, self.teacher.name):
                 finish_swap(self.path / name)
             yield
 
@@ -159,3 +172,9 @@ class RunFolder(RunPaths):
             raise VaeLdmError(
                 f"{self.path}: the run folder cannot be written ({error.strerror}); set output_dir to another folder"
             ) from error
+
+
+def _is_of_a_later_stage(stage: Stage, key: str) -> bool:
+    """Whether a dotted key of the recipe is within the settings of a stage that comes after this one."""
+    later = from_stage_on([stage])[1:]
+    return any(f"{key}.".startswith(f"{each.section}.") for each in later if each.within)

@@ -137,7 +137,8 @@ def _push_run(session: Session, where: parts.Hub, *, private: bool | None, token
             f"{run.path}: is a LoRA beside its base, and a push sends a whole pipeline; train it with "
             "diffusion.lora.merge=true"
         )
-    digests = (run.finished(stage) or {}).get("weights")
+    is_of_student = recipe.diffusion is not None and run.exported() == "student"
+    digests = (run.finished("distillation" if is_of_student else stage) or {}).get("weights")
     if digests is None:
         raise VaeLdmError(f"{run.path}: was trained before runs kept what a push compares with; train it again")
     check_access(where.repository, token=token)
@@ -146,7 +147,7 @@ def _push_run(session: Session, where: parts.Hub, *, private: bool | None, token
     if recipe.diffusion is None:
         check_autoencoder(folder, digests)
     else:
-        check_pipeline(folder, digests, run.reference)
+        check_pipeline(folder, digests, run.student_reference if is_of_student else run.reference)
     pushed = upload(
         _files(session, where, folder, step=None, token=token),
         where.repository,
@@ -183,7 +184,7 @@ def _files(
         beside = {f"samples/{name}": run.samples / name for name in grids} | {"metrics.json": run.metrics}
         files |= {name: file for name, file in beside.items() if file.is_file()}
     else:
-        metrics |= {"measurements": [], "timings": []}
+        metrics |= {"measurements": [], "timings": [], "drawn_with": {}, "distillation": {}}
     card = CardFacts(
         where.repository,
         travelling.model_dump(mode="json"),

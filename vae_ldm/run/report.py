@@ -3,7 +3,7 @@
 import base64
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -13,8 +13,9 @@ from vae_ldm.evaluation.measurement import Measurement
 from vae_ldm.evaluation.verdict import comparison, measured_on, strip, verdict
 from vae_ldm.files import write_whole
 from vae_ldm.opening import read_metrics
-from vae_ldm.pages.curves import charts
+from vae_ldm.pages.curves import Chart, charts
 from vae_ldm.pages.environment import environment
+from vae_ldm.pages.point_chart import Point, point_chart
 from vae_ldm.recipe.stages import TRAINED
 
 MAX_TILES = 8
@@ -114,6 +115,7 @@ def write_report(run_dir: Path) -> Path:
         tiles=headline(measurements),
         measurements=by_section,
         charts=curves,
+        by_passes=charts_by_passes(metrics["distillation"].get("points", [])),
         figures=figures,
         recipe=recipe.read_text(encoding="utf-8") if recipe.is_file() else "",
         has_pipeline=(run_dir / "pipeline" / "model_index.json").is_file(),
@@ -135,6 +137,22 @@ def read_figures(samples: Path) -> dict[str, list[Figure]]:
         source = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
         figures[kind.section].append(Figure(kind, source, width, height))
     return figures
+
+
+_BY_PASSES = {"prompt_agreement": ("prompt agreement", "%"), "kid": ("KID", ""), "fd": ("Fréchet distance", "")}
+
+
+def charts_by_passes(points: list[dict[str, Any]]) -> list[Chart]:
+    """A chart of each measure over passes, with a line for the student and one for its teacher."""
+    found = []
+    for key, (term, unit) in _BY_PASSES.items():
+        lines: dict[str, list[Point]] = {}
+        for point in points:
+            if key in point:
+                lines.setdefault(point["which"], []).append(Point(point["passes"], *point[key]))
+        if lines:
+            found.append(point_chart(term, unit, lines, over="passes", last_at="{} passes"))
+    return found
 
 
 def section_of(measurement: Measurement) -> str:

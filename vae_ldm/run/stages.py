@@ -19,6 +19,7 @@ from vae_ldm.recipe.stages import TRAINED, stages_of
 from vae_ldm.run.autoencoder_stage import run_autoencoder_stage
 from vae_ldm.run.choosing import check_average_lengths, makes_a_choice, validation_halves
 from vae_ldm.run.diffusion_stage import check_prompts, run_diffusion_stage
+from vae_ldm.run.distillation_stage import run_distillation_stage
 from vae_ldm.run.evaluate import check_features, run_evaluation_stage
 from vae_ldm.run.folder import RunFolder, Stage
 from vae_ldm.run.loggers import check_loggers
@@ -63,6 +64,7 @@ def train_run(recipe: Recipe, *, dry_run: bool = False, restart: Sequence[Stage]
         try:
             autoencoder = run_autoencoder_stage(session)
             run_diffusion_stage(session, autoencoder, pusher_on_the_way)
+            run_distillation_stage(session, autoencoder)
             # Drawing, measuring and pushing is one process's work; the others are done.
             if session.processes.is_first:
                 run_evaluation_stage(session, autoencoder)

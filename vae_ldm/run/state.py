@@ -1,6 +1,6 @@
 """What a run folder says of its stages: which are finished, and which checkpoints there are. No torch in here."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,23 +63,25 @@ def checkpoints(run: Path) -> list[Checkpoint]:
     ]
 
 
-def find_checkpoint(run: Path, wanted: str) -> Checkpoint:
+def find_checkpoint(run: Path, wanted: str, stages: Sequence[Stage] = ()) -> Checkpoint:
     """The checkpoint "best", of a step, or at a path; of several stages that have it, that of the furthest.
+
+    With `stages` it is one of theirs, and of several that of the first of them.
 
     Raises VaeLdmError, which lists what there is, where there is no such checkpoint.
     """
     named, name = expanded(wanted).resolve(), wanted.lower().removesuffix(".ckpt").removeprefix("step=")
     there = []
-    for stage in reversed(TRAINED):
-        folder = checkpoint_folder(run, stage.name)
+    for stage in stages or [each.name for each in reversed(TRAINED)]:
+        folder = checkpoint_folder(run, stage)
         if named.is_file() and named.parent == folder.resolve():
-            return Checkpoint(stage.name, named)
+            return Checkpoint(stage, named)
         found = (*folder.glob(BEST_CHECKPOINT), *run_checkpoints(folder))
         names = {path.stem.removeprefix("step="): path for path in found}
         if name in names:
-            return Checkpoint(stage.name, names[name])
+            return Checkpoint(stage, names[name])
         if names:
-            there.append(f"{stage.name}: {', '.join(names)}")
+            there.append(f"{stage}: {', '.join(names)}")
     raise VaeLdmError(f"{run}: has no checkpoint {wanted}; there are {'; '.join(there) or 'none'}")
 
 

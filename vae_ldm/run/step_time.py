@@ -74,6 +74,18 @@ def seconds_a_step(
     return min(seconds)
 
 
+def seconds_a_call(call: Callable[[], None], *, device: torch.device) -> float:
+    """The fastest of a few calls, less the first one."""
+    seconds = []
+    for _ in range(1 + _NUM_TIMED_STEPS):
+        _wait_for(device)
+        start = time.perf_counter()
+        call()
+        _wait_for(device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
+
+
 def _autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
     dtype = AUTOCAST_DTYPES.get(precision)
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)

@@ -1,25 +1,23 @@
 """Training a latent UNet on cached posteriors: LitLatentDiffusion wraps UNet and text encoder for the Trainer."""
 
-from typing import Any
-
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.utils.torch_utils import randn_tensor
-from pytorch_lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextModel
 
 from vae_ldm.choices import NoiseAssignment
 from vae_ldm.losses.denoising import DenoisingObjective
 from vae_ldm.losses.noise_assignment import nearest_noise
-from vae_ldm.training.optimizers import OptimizerSettings, new_optimizer
+from vae_ldm.training.clipped_module import ClippedModule
+from vae_ldm.training.optimizers import OptimizerSettings
 
 _VALIDATION_SEED = 0
 
 Generators = torch.Generator | list[torch.Generator] | None
 
 
-class LitLatentDiffusion(LightningModule):
+class LitLatentDiffusion(ClippedModule):
     """The denoising loss on latents drawn anew from their cached posteriors.
 
     Batches hold `mean` and `std`, float [B, c, h, w], `prompt_ids`, int64 [B, L], and for validation `index`, [B].
@@ -46,36 +44,17 @@ class LitLatentDiffusion(LightningModule):
         noise_assignment: NoiseAssignment = "random",
     ) -> None:
         """`contrastive_weight` is lambda of contrastive flow matching: see `training_step`."""
-        super().__init__()
+        super().__init__(optimizer, max_steps=max_steps)
         self.unet = unet
         self.text_encoder = text_encoder
         self.objective = objective
         self.register_buffer("empty_prompt_ids", empty_prompt_ids, persistent=False)
-        self.optimizer_settings = optimizer
-        self.max_steps = max_steps
         self.caption_dropout = caption_dropout
         self.word_dropout = word_dropout
         self.unknown_id = unknown_id
         self.log_every_n_steps = log_every_n_steps
         self.contrastive_weight = contrastive_weight
         self.noise_assignment = noise_assignment
-        self._to_clip: list[nn.Parameter] = []
-
-    def configure_optimizers(self) -> Any:
-        # A fused step unscales float16 gradients by itself, after they would have been clipped.
-        fused = self.trainer.precision != "16-mixed"
-        optimizer, lr_scheduler = new_optimizer(self, self.optimizer_settings, max_steps=self.max_steps, fused=fused)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
-
-    def configure_gradient_clipping(
-        self, optimizer: torch.optim.Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
-    ) -> None:
-        """Clip by norm; Lightning refuses to for a fused optimizer under autocast, even where nothing is scaled."""
-        if gradient_clip_val is not None:
-            # Listed once: walking over all modules at each step takes a percent of it. And at the first step, because
-            # sharding puts others in their place before.
-            self._to_clip = self._to_clip or list(self.parameters())
-            nn.utils.clip_grad_norm_(self._to_clip, gradient_clip_val)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """The mean denoising loss and, with a `contrastive_weight`, less that share of the contrastive term.

@@ -11,7 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from vae_ldm.hardware import memory_in_use
 
 _SECONDS_BETWEEN_LINES = 20.0
-_SHOWN = {"train/loss": "loss", "val/psnr": "validation PSNR", "val/loss": "validation loss"}
+_SHOWN = {
+    "train/loss": "loss",
+    "val/psnr": "validation PSNR",
+    "val/loss": "validation loss",
+    "val/distance": "distance from the teacher",
+}
 
 
 class StageProgress(ProgressBar):

@@ -23,6 +23,7 @@ from vae_ldm.recipe.parts.base import (
     place_kind,
 )
 from vae_ldm.recipe.parts.data import Data, HubDataset, ImageFolder, Mixture, OneSource, RenderedClaims, SourceOf
+from vae_ldm.recipe.parts.distill import Distill, DistillTrainer
 from vae_ldm.recipe.parts.loggers import Comet, Logger, MLFlow, TensorBoard, WeightsAndBiases
 from vae_ldm.recipe.parts.losses import (
     L1,

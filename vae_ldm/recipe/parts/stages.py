@@ -28,6 +28,7 @@ from vae_ldm.recipe.parts.base import (
     Width,
     Word,
 )
+from vae_ldm.recipe.parts.distill import Distill
 from vae_ldm.recipe.parts.losses import AutoencoderLoss, EfficientNetLite, Features
 from vae_ldm.recipe.parts.training import AdamW, Average, DiffusionTrainer, Ema, Optimizer, Trainer
 
@@ -140,6 +141,8 @@ class Diffusion(Part):
     optimizer: Optimizer = AdamW()
     ema: Average | None = Ema()
     trainer: DiffusionTrainer = DiffusionTrainer()
+    distill: Distill | None = None
+    """Teach a student of the UNet to draw in few passes. null: off."""
 
 
 class Evaluation(Part):
