@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import vae_ldm
-from tests.models.test_single_file import original_names
+from tests.support.original_names import original_names
 from tests.support.small_networks import save_flux2
 from vae_ldm.errors import WeightsError
 from vae_ldm.models.autoencoder import load_autoencoder_kl

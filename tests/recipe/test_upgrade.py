@@ -63,6 +63,7 @@ def test_an_old_recipe_means_what_the_old_version_resolved_it_to(name, tmp_path)
     for part in ("autoencoder", "diffusion"):
         later = {key: now[part]["trainer"].pop(key) for key in ("export", "best_by", "stop_after_no_gain_steps")}
         assert later == {"export": "last", "best_by": None, "stop_after_no_gain_steps": None}
+        assert now[part]["trainer"].pop("gradient_checkpointing") is False
         assert (now[part]["ema"] or {"type": "exponential"}).pop("type") == "exponential"
     assert stage == {key: now["autoencoder"][key] for key in stage}
     assert resolved["diffusion"] == {key: now["diffusion"][key] for key in resolved["diffusion"]}
