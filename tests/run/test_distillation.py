@@ -343,7 +343,7 @@ def test_a_dry_run_says_how_long_it_takes(make_recipe, capsys):
     assert re.search(
         r"distillation: 0\.\d\d million parameters, .* 6 steps of 8 in 32-true, about \d+ s on this CPU", said
     )
-    assert "distillation: before it the teacher draws 6 pictures and begins 4 times at a photo, in about 0 s" in said
+    assert re.search(r"before it the teacher draws 6 pictures and begins 4 times at a photo, in about \d+ s;", said)
 
 
 def test_a_push_sends_the_student_and_a_pull_draws_in_its_few_steps(judged, hub, anna):

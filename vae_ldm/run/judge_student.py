@@ -23,7 +23,8 @@ MOST_POINTS_LOST = 2.0
 PASSES = (1, 2, 4, 8, 12, 24)
 """Passes at which both are compared, so far as each can draw in so many, beside their own."""
 _MOST_SAMPLES_A_POINT = 256
-_COMPARED = ("prompt_agreement", "kid", "fd")
+_BY_PASSES = ("prompt_agreement", "kid", "fd")
+_COMPARED = (*_BY_PASSES, "precision", "recall")
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def _points(
                 what=f"the {which} in {counted(count, 'step')}",
             )
             point: dict[str, Any] = {"which": which, "passes": drawn.num_passes, "num_images": len(drawn.samples)}
-            for name in _COMPARED:
+            for name in _BY_PASSES:
                 measured = _named(drawn, name)
                 if measured is not None:
                     point[name] = [measured.value, measured.low, measured.high]
