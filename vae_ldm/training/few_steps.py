@@ -114,12 +114,11 @@ class FewSteps:
 
     def _find_factors(self, first: int, last: int) -> tuple[float, float]:
         scheduler = self.student
-        scheduler.set_timesteps(1)
-        scheduler.sigmas = self.teacher.sigmas[[first, last]]
         ends = []
         for prediction, sample in ((0.0, 1.0), (1.0, 0.0)):
+            scheduler.set_timesteps(1)  # which also begins anew
+            scheduler.sigmas = self.teacher.sigmas[[first, last]]
             scheduler.set_begin_index(0)
-            scheduler._step_index = None
             given = (torch.tensor([prediction], dtype=torch.float64), torch.tensor([sample], dtype=torch.float64))
             ends.append(float(scheduler.step(given[0], scheduler.timesteps[0], given[1], return_dict=False)[0]))
         return ends[0], ends[1]
