@@ -93,12 +93,14 @@ def _few_pictures(folder: Path, recipe: Recipe) -> list[str]:
         if isinstance(recipe.data, parts.Mixture)
         else {"data": recipe.data}
     )
-    settings = []
+    settings = ["data.image_size=64"] if isinstance(recipe.data, parts.Mixture) else []
     for key, source in sources.items():
         if source.type == "rendered_claims":
             settings += [f"{key}.num_train=26", f"{key}.num_validation=13"]
         else:
             settings.append(f"{key}.path={photos}")
+        if key != "data":  # pictures of 256 px and more would take most of the time
+            settings.append(f"{key}.image_size=64")
     return settings
 
 
