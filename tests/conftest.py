@@ -102,18 +102,21 @@ def no_evaluation() -> Iterator[None]:
         yield
 
 
+NANO_TRAINER = {
+    "max_steps": 6,
+    "batch_size": 4,
+    "accumulate_grad_batches": 2,
+    "checkpoint_every_n_steps": 2,
+    "val_every_n_steps": 2,
+    "log_every_n_steps": 1,
+    "num_val_images": 6,
+    "precision": "32-true",
+}
+"""Six steps that use all that a stage may be asked for."""
+
+
 def recipe_settings(output_dir: Path, **overrides: Any) -> dict[str, Any]:
     """A recipe that uses everything that resuming could forget; `overrides` are dotted with two underscores."""
-    trainer = {
-        "max_steps": 6,
-        "batch_size": 4,
-        "accumulate_grad_batches": 2,
-        "checkpoint_every_n_steps": 2,
-        "val_every_n_steps": 2,
-        "log_every_n_steps": 1,
-        "num_val_images": 6,
-        "precision": "32-true",
-    }
     settings: dict[str, Any] = {
         "name": "nano",
         "seed": 3,
@@ -128,11 +131,11 @@ def recipe_settings(output_dir: Path, **overrides: Any) -> dict[str, Any]:
         "autoencoder": {
             "ema": {"decay": 0.9},
             "loss": {"adversarial": {"start": 0.5, "base_channels": 8, "num_layers": 2}},
-            "trainer": dict(trainer),
+            "trainer": dict(NANO_TRAINER),
         },
         "diffusion": {
             "text_encoder": {"type": "trained", "hidden_size": 32, "num_layers": 1},
-            "trainer": dict(trainer),
+            "trainer": dict(NANO_TRAINER),
         },
         "evaluation": {"num_samples": 2, "num_inference_steps": 2},
     }

@@ -1,7 +1,6 @@
 """FLUX.2's autoencoder, of diffusers' own class, opened as an AutoencoderKL."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,8 @@ from torch import Tensor
 import vae_ldm
 from tests.support.original_names import original_names
 from tests.support.small_networks import save_flux2
-from vae_ldm.errors import WeightsError
+from tests.support.stored_autoencoders import WEIGHTS, change, refusal
 from vae_ldm.models.autoencoder import load_autoencoder_kl
-
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture
@@ -26,23 +23,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "vae"
 
 
-def change(folder: Path, how: Callable[[dict[str, Tensor]], Any]) -> None:
-    weights = load_file(folder / WEIGHTS)
-    how(weights)
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-
-
 def configure(folder: Path, **settings: Any) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | settings))
-
-
-def refusal(source: Path) -> str:
-    with pytest.raises(WeightsError) as caught:
-        load_autoencoder_kl(str(source))
-    assert "\n" not in str(caught.value)
-    assert str(caught.value).startswith(str(source))
-    return str(caught.value)
 
 
 def test_encoder_and_decoder_are_bit_for_bit_those_of_diffusers_class(tmp_path):

@@ -8,11 +8,10 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from tests.support.stored_autoencoders import WEIGHTS, change, refusal
 from vae_ldm.errors import WeightsError
 from vae_ldm.models.autoencoder import load_autoencoder_kl
 from vae_ldm.models.pretrained import load_pretrained
-
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def tiny(**settings: Any) -> AutoencoderKL:
@@ -31,20 +30,6 @@ def tiny(**settings: Any) -> AutoencoderKL:
 def folder(tmp_path: Path) -> Path:
     tiny().save_pretrained(tmp_path / "vae")
     return tmp_path / "vae"
-
-
-def change(folder: Path, how: Any) -> None:
-    weights = load_file(folder / WEIGHTS)
-    how(weights)
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-
-
-def refusal(source: Path) -> str:
-    with pytest.raises(WeightsError) as caught:
-        load_autoencoder_kl(str(source))
-    assert "\n" not in str(caught.value)
-    assert str(caught.value).startswith(str(source))
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(

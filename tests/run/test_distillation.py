@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffusers import AutoPipelineForImage2Image, DiffusionPipeline, StableDiffusionPipeline
 
-from tests.conftest import nano_run
+from tests.conftest import NANO_TRAINER, nano_run
 from tests.run.conftest import assert_same_weights
 from tests.run.start_points import save_stable_diffusion
 from tests.support.stopping import Stop, stop_at_batch, stop_once
@@ -36,22 +36,12 @@ from vae_ldm.run.push import push
 from vae_ldm.run.stages import train_run
 from vae_ldm.training.csv_log import read_csv_log
 
-TRAINER = {
-    "max_steps": 6,
-    "batch_size": 4,
-    "accumulate_grad_batches": 2,
-    "checkpoint_every_n_steps": 2,
-    "val_every_n_steps": 2,
-    "log_every_n_steps": 1,
-    "num_val_images": 6,
-    "precision": "32-true",
-}
 DISTILL: dict[str, Any] = {
     "num_inference_steps": 2,
     "num_teacher_steps": 4,
     "num_trajectories": 6,
     "guidance_steps": 2,
-    "trainer": TRAINER,
+    "trainer": NANO_TRAINER,
 }
 PROMPT = "a photo of a good tin"
 
@@ -312,7 +302,7 @@ def test_recipes_that_cannot_be_right_are_refused(settings, said):
 def from_weights(source: Path, **diffusion: Any) -> dict[str, Any]:
     return {
         "autoencoder": {"from_pretrained": str(source), "train": "nothing"},
-        "diffusion": {"from_pretrained": str(source), "trainer": TRAINER | {"max_steps": 1}, **diffusion},
+        "diffusion": {"from_pretrained": str(source), "trainer": NANO_TRAINER | {"max_steps": 1}, **diffusion},
     }
 
 
