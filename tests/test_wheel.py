@@ -61,8 +61,13 @@ def test_the_starter_opens_from_it_without_a_network(wheel: Path, tmp_path: Path
     venv.create(tmp_path / "venv", with_pip=False)
     (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
     zipfile.ZipFile(wheel).extractall(site)
-    others = [path for path in sys.path if path.endswith("site-packages") and not (Path(path) / "vae_ldm").exists()]
-    (site / "others.pth").write_text("\n".join(others) + "\n")  # their own .pth files, ours among them, stay unread
+    (tmp_path / "others").mkdir()
+    for folder in (Path(path) for path in sys.path if path.endswith("site-packages")):
+        for package in folder.iterdir():  # no .pth file among them, so that an editable install of ours is not found
+            taken = package.name.startswith(("vae_ldm", "__editable__")) or (tmp_path / "others" / package.name).exists()
+            if package.suffix != ".pth" and not taken:
+                (tmp_path / "others" / package.name).symlink_to(package)
+    (site / "others.pth").write_text(f"{tmp_path / 'others'}\n")
     (tmp_path / "here").mkdir()
     python = tmp_path / "venv" / "bin" / "python"
     said = run(python, "-W", "ignore", "-c", OPEN, cwd=tmp_path / "here", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
