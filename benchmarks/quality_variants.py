@@ -39,6 +39,7 @@ class Variant:
 
 PACKS = {
     "claims-32": Pack("recipes/claims-32.yaml"),
+    "claims-64": Pack("recipes/claims-64.yaml"),
     "cans-64": Pack("recipes/damage-cans-64.yaml", ("data.path={photos}/damage_cans",)),
     "clothing-64": Pack("recipes/product-photos-64.yaml", ("data.path={photos}/product_clothing",)),
     "starter": Pack(
@@ -147,6 +148,14 @@ def _autoencoder(**keys: object) -> tuple[str, ...]:
 
 def _muon(learning_rate: float = 2e-2, **keys: object) -> tuple[str, ...]:
     return _autoencoder(optimizer__type="muon", optimizer__learning_rate=learning_rate, **keys)
+
+
+def _unet(**keys: object) -> tuple[str, ...]:
+    return tuple(f"diffusion.{key.replace('__', '.')}={value}" for key, value in keys.items())
+
+
+def _unet_muon(learning_rate: float = 2e-2, **keys: object) -> tuple[str, ...]:
+    return _unet(optimizer__type="muon", optimizer__learning_rate=learning_rate, **keys)
 
 
 def _small_batches(learning_rate: float = 2e-2, **keys: object) -> tuple[str, ...]:
@@ -316,17 +325,25 @@ VARIANTS = {
     ),
     "unet": _by_name(
         Variant("recipe", "AdamW, the recipe"),
-        Variant("muon", "Muon 2e-2", ("diffusion.optimizer.type=muon", "diffusion.optimizer.learning_rate=2e-2")),
+        Variant("muon", "Muon 2e-2", _unet_muon()),
+        Variant("muon-3-steps", "Muon 2e-2, 3 Newton-Schulz steps", _unet_muon(optimizer__newton_schulz_steps=3)),
+        Variant("muon-batch-64", "Muon 2e-2, batches of 64", _unet_muon(trainer__batch_size=64)),
+        Variant("batch-16", "batches of 16", _unet(trainer__batch_size=16)),
+        Variant("batch-64", "batches of 64", _unet(trainer__batch_size=64)),
+        Variant("lr-3e-3", "AdamW 3e-3", _unet(optimizer__learning_rate=3e-3)),
+        Variant("lr-7e-4", "AdamW 7e-4", _unet(optimizer__learning_rate=7e-4)),
         Variant(
-            "muon-3-steps",
-            "Muon 2e-2, 3 Newton-Schulz steps",
-            (
-                "diffusion.optimizer.type=muon",
-                "diffusion.optimizer.learning_rate=2e-2",
-                "diffusion.optimizer.newton_schulz_steps=3",
-            ),
+            "constant", "constant rate, 0.995 averages", _unet(optimizer__lr_scheduler="constant", ema="{decay: 0.995}")
         ),
-        Variant("dropout", "dropout 0.1", ("diffusion.dropout=0.1",)),
+        Variant("flow-shift-2", "flow_shift 2", _unet(flow_shift=2)),
+        Variant("flow-shift-0.5", "flow_shift 0.5", _unet(flow_shift=0.5)),
+        Variant("uniform", "noise levels drawn uniformly", _unet(timestep_sampling="uniform")),
+        Variant("contrastive", "contrastive flow matching, 0.05", _unet(contrastive_weight=0.05)),
+        Variant("immiscible", "immiscible noise", _unet(noise_assignment="immiscible")),
+        Variant(
+            "power-best", "averages of a length chosen afterwards", _unet(ema="{type: power}", trainer__export="best")
+        ),
+        Variant("dropout", "dropout 0.1", _unet(dropout=0.1)),
     ),
 }
 """Of each stage; the first is the recipe as it is."""
