@@ -29,6 +29,7 @@ from vae_ldm.training.callbacks import (
 from vae_ldm.training.checkpoint_file import is_whole, read_checkpoint
 from vae_ldm.training.checkpoint_names import BEST_CHECKPOINT, run_checkpoints
 from vae_ldm.training.csv_log import CsvLog
+from vae_ldm.training.frozen_weights import FrozenWeights
 from vae_ldm.training.progress import StageProgress
 from vae_ldm.training.trace import TraceSteps
 from vae_ldm.training.weight_average import WarmedEma
@@ -111,6 +112,7 @@ def fit_stage(
         callbacks=[
             stopwatch,
             taken,
+            FrozenWeights(stage),
             progress,
             BestCheckpoint(checkpoint_dir, monitor=metric, mode=mode),
             *callbacks,
