@@ -62,6 +62,10 @@ def disagreements(recipe: "Recipe") -> Iterator[Disagreement]:
         section = getattr(recipe, stage.name)
         if stage.network is not None and getattr(section, "train", "all") != "nothing":
             yield from _choice_of_weights(stage, section.trainer)
+    curves = recipe.evaluation.num_curve_samples
+    if recipe.distillation is None and curves != type(recipe.evaluation)().num_curve_samples:
+        text = "means nothing without diffusion.distill"
+        yield Disagreement(("evaluation.num_curve_samples", "diffusion.distill"), text)
     if recipe.diffusion is None and recipe.hub is not None and recipe.hub.push_every_n_steps is not None:
         text = "only the diffusion stage is pushed on the way, and there is none; leave it out"
         yield Disagreement(("hub.push_every_n_steps", "diffusion"), text)
@@ -165,8 +169,11 @@ def _distill(recipe: "Recipe", stage: Diffusion) -> Iterator[Disagreement]:
     low, high = part.guidance_scale
     if low > high:
         yield Disagreement((f"{key}.guidance_scale",), f"{low:g} to {high:g}: the lowest comes first")
-    elif stage.conditioning != "none" and not low <= max(recipe.evaluation.guidance_scale, 1) <= high:
-        drawn = recipe.evaluation.guidance_scale
+    drawn = recipe.evaluation.guidance_scale
+    if stage.conditioning != "none" and drawn < 1:
+        text = f"{drawn:g} draws without guidance, as 1 does, and a student is told 1 at the least; set it to 1"
+        yield Disagreement(("evaluation.guidance_scale", key), text)
+    elif stage.conditioning != "none" and low <= high and not low <= drawn <= high:
         text = f"{low:g} to {high:g} does not hold the {drawn:g} that the run is measured with; widen it"
         yield Disagreement((f"{key}.guidance_scale", "evaluation.guidance_scale"), text)
     if part.num_teacher_steps < part.num_inference_steps:
