@@ -131,7 +131,7 @@ class Bench:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def _batches(self, batch_size: int) -> Callable[[], torch.Tensor]:
-        data = torch.from_numpy(self.pictures.array.transpose(0, 3, 1, 2).copy())
+        data = torch.from_numpy(np.asarray(self.pictures.images).transpose(0, 3, 1, 2).copy())
         return lambda: to_unit_range(data[torch.randint(NUM_PICTURES, (batch_size,))].to(self.device))
 
     def _lightning(self, module: LightningModule, data: Any, stage: str) -> float:

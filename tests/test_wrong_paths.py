@@ -76,6 +76,7 @@ WRONG = {
     "novelty fit photos --out d --false-alarm-rate 0": "a false-alarm rate is between 0 and 1, not 0",
     "novelty fit photos --out d --only-class dent": "photos: has no photos of a class dent",
     "novelty fit photos --out d --leave-out absent": "absent: no such file",
+    "desk d photos --leave-out absent": "absent: no such file",
     "novelty fit photos --out d --series (": "the pattern of a series, '(', is no regular expression",
     "novelty fit photos --out d --backbone ./absent": "absent: no such folder",
     "novelty inspect absent": "absent: no such folder, so no detector",

@@ -14,7 +14,14 @@ from vae_ldm.data.pictures import Pictures, PictureSplits
 from vae_ldm.data.random_views import random_crops
 from vae_ldm.data.sampling import Batch, FixedBatches, MixedBatches, Shares
 from vae_ldm.errors import DataError
-from vae_ldm.models.joined_pictures import JoinedPictures, each_size, image_sizes, num_channels, of_one_size
+from vae_ldm.models.joined_pictures import (
+    JoinedPictures,
+    each_size,
+    image_sizes,
+    num_channels,
+    of_one_size,
+    one_after_the_other,
+)
 
 SIZES = ((12, 16), (8, 8), (12, 16))
 COUNTS = (7, 3, 5)
@@ -34,6 +41,16 @@ def _splits(images: np.ndarray, classes: list[str], seed: int = 0) -> PictureSpl
     names = [str(row) for row in range(len(images))]
     pictures = Pictures(images, labels, [f"caption {name}" for name in names], names, classes)
     return PictureSplits(pictures, pictures, ["x.png: empty"], f"key {seed}")
+
+
+def test_joined_pictures_are_joined_further_without_a_copy() -> None:
+    arrays = _arrays()
+    some = JoinedPictures(arrays)[[9, 2, 12]]
+    whole = one_after_the_other([arrays[0], some, JoinedPictures(arrays[1:2])])
+    expected = [*arrays[0], arrays[1][2], arrays[0][2], arrays[2][2].repeat(3, axis=-1), *arrays[1]]
+    assert len(whole) == len(expected) == 13
+    assert all(np.array_equal(found, picture) for found, picture in zip(whole, expected, strict=True))
+    assert all(any(mine is array for array in arrays) for mine in whole.arrays)
 
 
 def test_rows_of_one_size_are_an_array_and_of_several_are_taken_apart() -> None:

@@ -3,7 +3,7 @@ from pydantic import ValidationError
 
 from vae_ldm.errors import RecipeError
 from vae_ldm.recipe import Recipe, read_recipe
-from vae_ldm.recipe.agreement import SettingsError
+from vae_ldm.recipe.disagreement import SettingsError
 from vae_ldm.recipe.parts import AdamW, DiffusionTrainer, Ema, Muon, PowerEma, Trainer
 
 FULL = """\

@@ -21,7 +21,7 @@ from vae_ldm.evaluation.meaning import meaning
 from vae_ldm.models.weights_digest import weights_digest
 from vae_ldm.recipe import Recipe
 from vae_ldm.run import autoencoder_stage, choosing, diffusion_stage, fitting
-from vae_ldm.run.choosing import LAST, Choice, of_choice, validation_halves
+from vae_ldm.run.choosing import LAST, Choice, best_of, of_choice, validation_halves
 from vae_ldm.run.export import export_checkpoint
 from vae_ldm.run.fitting import module_weights
 from vae_ldm.run.folder import RunFolder
@@ -61,6 +61,12 @@ def test_halves_take_turns_and_share_nothing():
         DataError, match=r"^1 validation picture cannot be halved .* set diffusion.trainer.export: last"
     ):
         validation_halves(1, 1, "diffusion")
+
+
+@pytest.mark.parametrize(("mode", "best"), [("min", "b"), ("max", "c")])
+def test_a_metric_that_is_no_number_is_never_the_best(mode, best):
+    assert best_of({"a": float("nan"), "b": 1.0, "c": 2.0}, mode) == best
+    assert best_of({"a": float("nan")}, mode) == "a"
 
 
 @pytest.fixture(scope="module")

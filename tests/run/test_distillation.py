@@ -24,7 +24,7 @@ from vae_ldm.evaluation.measurement import Measurement
 from vae_ldm.hub import pull
 from vae_ldm.loading import pipeline
 from vae_ldm.opening import settings_of
-from vae_ldm.recipe import Recipe
+from vae_ldm.recipe import Recipe, write_recipe
 from vae_ldm.run import distillation_stage, judge_student
 from vae_ldm.run.distillation_stage import export_as_pipeline
 from vae_ldm.run.drawn_samples import DrawnSamples, SamplerSettings
@@ -33,6 +33,7 @@ from vae_ldm.run.export import export_checkpoint
 from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.judge_student import verdict_on
 from vae_ldm.run.push import push
+from vae_ldm.run.session import Session
 from vae_ldm.run.stages import train_run
 from vae_ldm.training.csv_log import read_csv_log
 
@@ -162,6 +163,31 @@ def test_measures_of_both_stand_in_metrics_and_report(judged):
     assert "num_inference_steps=2, guidance_scale=2.0" in page
 
 
+def test_curves_can_be_left_out_and_draw_nothing_twice(judged, tmp_path, monkeypatch):
+    shutil.copytree(judged.path, tmp_path / "nano")
+    run, drawn = RunFolder(tmp_path / "nano"), []
+    draw_and_measure = judge_student.draw_and_measure
+
+    def noting(*args: Any, **options: Any) -> DrawnSamples:
+        drawn.append(options["what"])
+        return draw_and_measure(*args, **options)
+
+    monkeypatch.setattr(judge_student, "draw_and_measure", noting)
+    monkeypatch.setattr(judge_student, "PASSES", (1,))
+    found = {}
+    for num_samples in (256, 0):
+        session = Session.opened(run.path)
+        evaluation = session.recipe.evaluation.model_copy(update={"num_curve_samples": num_samples})
+        write_recipe(session.recipe.model_copy(update={"evaluation": evaluation}), run.recipe)
+        drawn.clear()
+        evaluate_run(run.path)
+        found[num_samples] = (list(drawn), json.loads(run.metrics.read_text())["distillation"]["points"])
+    own = ["drawing with the teacher", "drawing with the student"]
+    assert found[256][0] == [*own, "the student in 1 step"]
+    assert [point["passes"] for point in found[256][1]] == [4, 1, 2]
+    assert found[0] == (own, [])
+
+
 @pytest.mark.parametrize("which", ["student", "teacher"])
 def test_export_takes_either_whichever_the_run_exports(judged, tmp_path, which):
     written = export_checkpoint(judged.path, output_dir=tmp_path / "x", which=which)
@@ -289,12 +315,22 @@ def test_which_of_the_two_is_exported(student, exported, because):
             {"distill": {"guidance_scale": [3, 4]}},
             "guidance_scale: 3 to 4 does not hold the 2 that the run is",
         ),
+        (
+            {"distill": {}, "evaluation": {"guidance_scale": 0.5}},
+            "evaluation.guidance_scale: 0.5 draws without guidance, as 1 does, and a student is told 1 at the least",
+        ),
+        (
+            {"evaluation": {"num_curve_samples": 8}},
+            "evaluation.num_curve_samples: means nothing without diffusion.distill",
+        ),
         ({"distill": {"num_teacher_steps": 3}}, "num_teacher_steps: 3 are fewer than the student's own 4 steps"),
         ({"distill": {"guidance_steps": 9, "trainer": {"max_steps": 9}}}, "guidance_steps: leaves none of max_steps 9"),
     ],
 )
 def test_recipes_that_cannot_be_right_are_refused(settings, said):
-    recipe = {"name": "x", "data": {"type": "rendered_claims"}, "autoencoder": {}, "diffusion": settings}
+    others = {"evaluation": settings["evaluation"]} if "evaluation" in settings else {}
+    diffusion = {key: value for key, value in settings.items() if key not in others}
+    recipe = {"name": "x", "data": {"type": "rendered_claims"}, "autoencoder": {}, "diffusion": diffusion, **others}
     with pytest.raises(ValueError, match=said):
         Recipe.model_validate(recipe)
 

@@ -8,11 +8,14 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 from tests.support.small_networks import save_autoencoder
 from tests.support.starters import SIDE, save_starter
+from tests.support.stopping import Stop, stop_once
 from vae_ldm import starter
 from vae_ldm.errors import RecipeError, WeightsError
 from vae_ldm.hub.model_card import CardFacts, model_card
 from vae_ldm.hub.upload import licenses_of
 from vae_ldm.recipe.portable import portable
+from vae_ldm.run import autoencoder_stage
+from vae_ldm.run.export import export_checkpoint
 from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.push import _bases, _in_public, _licence
 from vae_ldm.run.session import Session
@@ -71,6 +74,31 @@ def test_its_decoder_learns_and_the_run_goes_on_wherever_one_stands(small, recip
         run.check_adoptable(recipe)
     shutil.rmtree(tmp_path / "here" / "starter")
     run.check_adoptable(recipe)
+
+
+def test_a_decoder_is_not_gone_on_with_on_another_encoder(small, recipe_from, tmp_path, monkeypatch):
+    """A checkpoint holds what is trained, and takes the rest from the starter that is there."""
+    recipe = recipe_from("decoder", diffusion=None)
+    with monkeypatch.context() as patch:
+        stop_once(patch, autoencoder_stage, "finish_autoencoder", after=False)
+        with pytest.raises(Stop):
+            train_run(recipe)
+    newer = save_starter(tmp_path / "newer", seed=1)
+    said = (
+        r"^autoencoder: the checkpoint was trained beside other weights of the autoencoder \(SHA-256 [0-9a-f]{12}\) "
+        r"than from_pretrained gives now \([0-9a-f]{12}\); .*, or begin anew with --restart autoencoder$"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(starter, "STARTER_FOLDER", newer)
+        with pytest.raises(WeightsError, match=said):
+            train_run(recipe)
+        with pytest.raises(WeightsError, match=said):
+            export_checkpoint(tmp_path / "nano", checkpoint="1", output_dir=tmp_path / "exported")
+    train_run(recipe)
+    kept = AutoencoderKL.from_pretrained(tmp_path / "nano" / "autoencoder")
+    assert changed(small, kept) <= {"decoder", "post_quant_conv"}
+    exported = export_checkpoint(tmp_path / "nano", checkpoint="1", output_dir=tmp_path / "exported")
+    assert changed(kept, AutoencoderKL.from_pretrained(exported)) == set()
 
 
 def test_a_folder_of_that_name_comes_first(small, recipe_from, tmp_path):

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from tests.run.conftest import assert_same_run
-from vae_ldm.assembly import build_autoencoder, build_diffusion, build_lit_autoencoder, build_lit_latent_diffusion
+from vae_ldm.assembly import (
+    build_autoencoder,
+    build_diffusion,
+    build_lit_autoencoder,
+    build_lit_distillation,
+    build_lit_latent_diffusion,
+    build_student,
+)
 from vae_ldm.recipe import keys_free_under_way
 from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.stages import train_run
@@ -69,6 +76,19 @@ def test_a_pretrained_decoder_and_a_lora_have_the_same_curves(make_recipe, tmp_p
     assert curves[0] == curves[1]
 
 
-@pytest.mark.parametrize("stage", STAGES)
+def test_a_student_keeps_less_for_the_backward_pass(make_recipe):
+    kept = []
+    for checkpointed in (False, True):
+        recipe = make_recipe(diffusion__distill={"trainer": {"gradient_checkpointing": checkpointed}})
+        autoencoder = build_autoencoder(recipe, image_channels=3)
+        teacher = build_diffusion(recipe, autoencoder, ["a tin"])
+        module = build_lit_distillation(recipe, teacher, build_student(recipe, teacher))
+        prompt_ids = module.teacher.empty_prompt_ids.expand(2, -1)
+        batch = {"mean": torch.rand(2, 4, 8, 8), "std": torch.rand(2, 4, 8, 8), "prompt_ids": prompt_ids}
+        kept.append(bytes_kept(lambda: module.guidance_loss(batch)))  # noqa: B023
+    assert kept[1] < 0.7 * kept[0]
+
+
+@pytest.mark.parametrize("stage", [*STAGES, "diffusion.distill"])
 def test_it_may_be_changed_under_way(stage):
     assert f"{stage}.trainer.gradient_checkpointing" in keys_free_under_way()

@@ -137,14 +137,14 @@ def test_what_a_run_leaves_is_opened_as_a_whole(one_size: Any, photos: Path) -> 
     train_run(recipe)
     run = open_run(recipe.run_folder)
     assert run.learned.source_counts == run.pictures.train.source_counts
-    assert np.array_equal(run.learned.array, run.pictures.train.array)
+    assert np.array_equal(np.asarray(run.learned.images), np.asarray(run.pictures.train.images))
     assert run.learned.class_names[:2] == ["kind0", "kind1"]
     assert settings_of(recipe.run_folder).image_size == (16, 16)
     assert settings_of(recipe.run_folder).photos is None
     assert (run.paths.pipeline / "model_index.json").is_file()
     shutil.rmtree(photos / "a")  # what was decoded from it serves
     gone = open_run(recipe.run_folder)
-    assert np.array_equal(gone.pictures.train.array, run.learned.array)
+    assert np.array_equal(np.asarray(gone.pictures.train.images), np.asarray(run.learned.images))
     shutil.rmtree(run.paths.pictures)
     with pytest.raises(DataError, match=r"^data.sources\[0\]: .*photos/a"):
         _ = open_run(recipe.run_folder).pictures

@@ -1,5 +1,6 @@
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from vae_ldm.training.callbacks import (
     PictureEachValidation,
     RunCheckpoint,
     SeedEachStep,
+    StopAfterNoGain,
 )
 from vae_ldm.training.weight_average import WarmedEma
 
@@ -37,6 +39,22 @@ def test_average_against_a_hand_computation(fit, decay, accumulate):
     assert len(notes.weights) == 9
     torch.testing.assert_close(module.weight.detach(), expected_average(notes.weights, decay))
     assert not torch.allclose(module.weight.detach(), notes.weights[-1])
+
+
+def test_frozen_weights_take_no_part_in_the_average(fit, monkeypatch):
+    class HalfFrozen(Line):
+        def __init__(self) -> None:
+            super().__init__()
+            self.frozen = torch.nn.Parameter(torch.ones(3), requires_grad=False)
+
+    seen: list[int] = []
+    lerp = torch._foreach_lerp_
+    monkeypatch.setattr(torch, "_foreach_lerp_", lambda *tensors: (seen.append(len(tensors[0])), lerp(*tensors)))
+    module, notes = HalfFrozen(), Notes()
+    fit(module, X, max_steps=4, callbacks=[notes, WarmedEma(0.9)])
+    assert seen == [1, 1, 1], "the first step copies"
+    torch.testing.assert_close(module.weight.detach(), expected_average(notes.weights, 0.9))
+    assert torch.equal(module.frozen, torch.ones(3))
 
 
 def test_average_is_what_is_validated_and_training_goes_on_unaveraged(fit):
@@ -179,3 +197,18 @@ def test_pictures_of_each_validation_show_the_weights_that_were_validated(fit, t
     trainer = fit(Line(), X, max_steps=6, callbacks=callbacks, **settings)
     assert sorted(path.name for path in (tmp_path / "grids").iterdir()) == ["step=000003.png", "step=000006.png"]
     assert drawn[-1] == pytest.approx(trainer.callback_metrics["val/weight"].item())
+
+
+# --- an early end -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mode", "values"), [("min", [3.0, 2.0]), ("max", [2.0, 3.0])])
+def test_a_first_metric_that_is_no_number_does_not_stay_the_best(mode, values):
+    stop = StopAfterNoGain(2, monitor="val/x", mode=mode)
+    for step, value in enumerate([float("nan"), *values], start=1):
+        trainer: Any = SimpleNamespace(
+            callback_metrics={"val/x": value}, world_size=1, global_step=step, should_stop=False
+        )
+        stop.on_validation_end(trainer, Line())
+        assert not trainer.should_stop
+    assert (stop.best, stop.best_step) == (values[-1], 3)

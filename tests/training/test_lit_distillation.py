@@ -13,7 +13,7 @@ from torch import Tensor
 from vae_ldm.assembly import build_optimizer
 from vae_ldm.data.jumps import JumpDataset
 from vae_ldm.data.posterior_cache import PosteriorDataset
-from vae_ldm.data.sampling import Batch
+from vae_ldm.data.sampling import Batch, Shares
 from vae_ldm.data.tensor_shards import read_shards, write_shards
 from vae_ldm.losses.denoising import DenoisingObjective
 from vae_ldm.models.text_encoder import new_text_encoder, new_tokenizer, tokenize
@@ -194,6 +194,27 @@ def test_what_begins_at_photos_takes_turns_through_the_levels_and_ends_at_the_ne
     predict = lambda x, t: trajectories.teacher.predict(x, t, prompts, guidance)  # noqa: E731
     arrived = steps.follow(predict, last["samples"][:, 0], 3, steps.last)[-1]
     torch.testing.assert_close(arrived, last["samples"][:, 1])
+
+
+def test_sources_of_a_mixture_have_their_shares_of_what_the_teacher_draws(trajectories):
+    """Of 2 and 8 photos with equal weights the first two give half of the prompts, as in training."""
+    trajectories.shares = Shares((2, 8), (1.0, 1.0))
+    rows = trajectories._begin(0, 4000, kind=0)[1]
+    assert 0.47 < (rows < 2).double().mean() < 0.53
+    assert rows.unique().tolist() == list(range(10))
+    assert 0.22 < (rows == 1).double().mean() < 0.28
+    assert torch.equal(trajectories._begin(0, 4000, kind=0)[1], rows)
+    trajectories.shares = None
+    assert (trajectories._begin(0, 4000, kind=0)[1] < 2).double().mean() < 0.23
+
+
+def test_what_begins_at_a_photo_begins_at_its_mirror_image_half_of_the_time(trajectories):
+    photos = trajectories.photos
+    views = torch.stack([torch.full((10, 4, 4, 4), fill) for fill in (-9.0, 9.0)], 1)
+    photos.mean, photos.std, photos.num_views, photos.augment = views, torch.zeros_like(views), 2, True
+    begun = torch.cat([trajectories.from_photos(start, start + 4)["samples"][:, 0] for start in range(0, 80, 4)])
+    mirrored = begun.flatten(1).mean(1) > 0
+    assert 0.3 < mirrored.double().mean() < 0.7
 
 
 def test_jumps_of_a_batch_lead_from_level_to_level(trajectories, tmp_path):

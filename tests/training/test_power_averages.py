@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from pytorch_lightning import Callback
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.support.line import Line, Notes, X
 from vae_ldm.training.callbacks import RunCheckpoint
@@ -147,6 +147,35 @@ def test_averages_across_a_resume_to_the_bit(fit, tmp_path, stopped_at):
     stored = snapshots_in(tmp_path / "whole")
     left, right = (each[1].average(0.075, stored)["weight"] for each in (whole, resumed))
     assert torch.equal(left, right)
+
+
+class WithCritic(Line):
+    """A line and something beside it that no export holds."""
+
+    not_exported = ("critic",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.critic = nn.Linear(1, 1)
+
+
+def test_what_no_export_holds_is_in_no_snapshot_and_those_of_before_are_read(fit, tmp_path, monkeypatch):
+    """Snapshots and checkpoints of before held averages of the discriminator too."""
+    kept: list[PowerAverages] = []
+    for name, left_out in (("before", ()), ("now", ("critic",))):
+        monkeypatch.setattr(WithCritic, "not_exported", left_out)
+        averages = PowerAverages(tmp_path / name, [2, 4], dtype=torch.float32)
+        checkpoints = RunCheckpoint(tmp_path / name, every_n_steps=2, keep=9)
+        fit(WithCritic(), X, max_steps=4, callbacks=[checkpoints, averages], enable_checkpointing=True)
+        kept.append(averages)
+    names = [{name for _, name, _ in read_snapshot(tmp_path / run / "step=2.safetensors")} for run in ("before", "now")]
+    assert names == [{"weight", "critic.weight", "critic.bias"}, {"weight"}]
+    resumed = PowerAverages(tmp_path / "now", [2, 4], dtype=torch.float32)
+    fit(WithCritic(), X, max_steps=4, callbacks=[resumed], ckpt_path=tmp_path / "before" / "step=2.ckpt")
+    for one in (resumed, kept[1]):
+        average = one.average(0.07, snapshots_in(tmp_path / "before"))
+        assert average.keys() == {"weight"}
+        assert torch.equal(average["weight"], kept[0].average(0.07, snapshots_in(tmp_path / "before"))["weight"])
 
 
 def test_a_damaged_snapshot_is_noticed(fit, tmp_path):

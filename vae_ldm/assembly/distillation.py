@@ -1,7 +1,7 @@
 """Makes the student of a trained UNet, and the module that trains it."""
 
 from vae_ldm.assembly.diffusion import DiffusionParts, build_objective
-from vae_ldm.assembly.trainer import build_optimizer
+from vae_ldm.assembly.trainer import build_optimizer, checkpoint_gradients_if_asked
 from vae_ldm.errors import VaeLdmError, WeightsError
 from vae_ldm.models.text_encoder import tokenize
 from vae_ldm.models.unet import is_student, new_student
@@ -48,6 +48,7 @@ def build_lit_distillation(recipe: Recipe, teacher: DiffusionParts, student: Dif
     assert part is not None
     assert recipe.diffusion is not None
     knows_prompts = recipe.diffusion.conditioning != "none"
+    checkpoint_gradients_if_asked(part.trainer, student.unet)
     module = LitDistillation(
         student.unet,
         Teacher(teacher.unet, teacher.text_encoder, tokenize(teacher.tokenizer, [""])),

@@ -12,6 +12,7 @@ from vae_ldm.cli.options import (
     EncoderOption,
     FalseAlarmRateOption,
     FeaturesOption,
+    LeaveOutOption,
     MovedModelOption,
     OnlyClassOption,
     OtherFalseAlarmRateOption,
@@ -38,11 +39,18 @@ def desk(
     false_alarm_rate: FalseAlarmRateOption = 0.05,
     only_class: OnlyClassOption = None,
     series: SeriesOption = None,
+    leave_out: LeaveOutOption = None,
 ) -> None:
     """Make a claims desk of past photos. It is an index to search and a detector of what was never seen."""
     from vae_ldm.desk.novelty.reference_photos import check_photos
 
-    check_photos(photos, false_alarm_rate=false_alarm_rate, only_classes=only_class or (), series=series)
+    check_photos(
+        photos,
+        false_alarm_rate=false_alarm_rate,
+        only_classes=only_class or (),
+        series=series,
+        leave_out=leave_out,
+    )
 
     from vae_ldm.desk.claim.claim import build_desk
 
@@ -55,6 +63,7 @@ def desk(
         false_alarm_rate=false_alarm_rate,
         only_classes=only_class or (),
         series=series,
+        leave_out=leave_out,
     )
 
 

@@ -9,6 +9,7 @@ from vae_ldm.cli import paths
 from vae_ldm.cli.options import (
     BackboneOption,
     FalseAlarmRateOption,
+    LeaveOutOption,
     OnlyClassOption,
     OtherFalseAlarmRateOption,
     PhotosArgument,
@@ -37,14 +38,7 @@ def fit(
     only_class: OnlyClassOption = None,
     false_alarm_rate: FalseAlarmRateOption = 0.05,
     series: SeriesOption = None,
-    leave_out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="LIST",
-            help="A text file of photos to leave out, one a line, such as odd ones that novelty inspect has shown.",
-            callback=paths.text_file,
-        ),
-    ] = None,
+    leave_out: LeaveOutOption = None,
     backbone: BackboneOption = None,
 ) -> None:
     """Fit a detector on photos of the usual kind. Other classes of the folder become known damage."""

@@ -131,6 +131,14 @@ SeriesOption = Annotated[
         help="A regular expression for names; photos whose first group is the same are one series.",
     ),
 ]
+LeaveOutOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="LIST",
+        help="A text file of photos to leave out, one a line, such as odd ones that novelty inspect has shown.",
+        callback=paths.text_file,
+    ),
+]
 OnlyClassOption = Annotated[
     list[str] | None,
     typer.Option(metavar="CLASS", help="Only photos of this class count as usual, such as good; may be repeated."),

@@ -14,7 +14,7 @@ import numpy as np
 from vae_ldm.data.pictures import Pictures, PictureSplits, open_pictures
 from vae_ldm.errors import DataError
 from vae_ldm.files import safe_name
-from vae_ldm.models.joined_pictures import JoinedPictures
+from vae_ldm.models.joined_pictures import one_after_the_other
 from vae_ldm.stored_json import StoredKind, content_of
 
 _INDEX = "mixture.json"
@@ -114,7 +114,7 @@ def joined_split(splits: Sequence[Pictures]) -> Pictures:
         own = np.array([number[name] for name in split.class_names] + [-1], np.int64)
         labels.append(own[split.labels])  # -1, no class, is the last one
     return Pictures(
-        JoinedPictures([split.array for split in splits]),
+        one_after_the_other([split.images for split in splits]),
         np.concatenate(labels),
         [caption for split in splits for caption in split.captions],
         [f"sources[{place}]/{name}" for place, split in enumerate(splits) for name in split.ids],

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,6 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.images)
-
-    @cached_property
-    def array(self) -> np.ndarray:
-        """The images, all of one size, as one array; those of a mixture are copied into memory."""
-        return np.asarray(self.images) if isinstance(self.images, JoinedPictures) else self.images
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A memory map pickles as all of its bytes; a worker process is sent the file's name instead.

@@ -73,6 +73,17 @@ PictureArray = np.ndarray | JoinedPictures
 """Pictures at rest, uint8 [N, H, W, C], or of several sizes."""
 
 
+def one_after_the_other(several: Sequence[PictureArray]) -> JoinedPictures:
+    """All pictures of several arrays, joined or not, in their order; none of them is copied."""
+    joined = [pictures if isinstance(pictures, JoinedPictures) else JoinedPictures([pictures]) for pictures in several]
+    firsts = np.cumsum([0, *(len(pictures.arrays) for pictures in joined)])
+    return JoinedPictures(
+        [array for pictures in joined for array in pictures.arrays],
+        np.concatenate([pictures.array_of + first for pictures, first in zip(joined, firsts, strict=False)]),
+        np.concatenate([pictures.row_of for pictures in joined]),
+    )
+
+
 def of_one_size(pictures: PictureArray) -> list[tuple[np.ndarray, PictureArray]]:
     """Row numbers, int64 [n], and pictures [n, H, W, C] for each size; one pair where all are of one size."""
     if isinstance(pictures, np.ndarray) or pictures.has_one_size:

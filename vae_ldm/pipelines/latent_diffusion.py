@@ -2,32 +2,22 @@
 
 import functools
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
-from diffusers.image_processor import VaeImageProcessor
+from diffusers import StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from vae_ldm.choices import MAX_GUIDANCE_SCALE
 from vae_ldm.errors import VaeLdmError
 from vae_ldm.models.image_input import Images, as_image_batch
-from vae_ldm.models.unet import is_student
 from vae_ldm.pipelines.image_autoencoder import ImageAutoencoder
 from vae_ldm.pipelines.plain_folder import save_plain_pipeline
 from vae_ldm.pipelines.prompt_length import telling_what_is_cut_off
-from vae_ldm.pipelines.sampling import check_prompt
-from vae_ldm.pipelines.schedulers import DrawingDefaults, drawing_defaults
-from vae_ldm.text import counted
-
-Generators = torch.Generator | list[torch.Generator]
-
-_DEFAULTS = DrawingDefaults(20, 2.0)
+from vae_ldm.pipelines.schedulers import DrawingDefaults
+from vae_ldm.pipelines.varied_latents import Generators, check_guidance, defaults_of, varied_latents, warn_of_ignored
 
 
 class LatentDiffusionPipeline(StableDiffusionPipeline):
@@ -54,14 +44,14 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
     @functools.wraps(StableDiffusionPipeline.__call__)
     def __call__(self, *args: Any, **options: Any) -> Any:
         check_guidance(options.get("guidance_scale", 0.0))
-        self._warn_of_ignored(options.get("negative_prompt"))
+        warn_of_ignored(self, options.get("negative_prompt"))
         with telling_what_is_cut_off(self, args[0] if args else options.get("prompt"), options.get("negative_prompt")):
             return super().__call__(*args, **options)
 
     @property
     def defaults(self) -> DrawingDefaults:
         """Steps and guidance of `vary`, `morph` and `redraw` where they are told none."""
-        return drawing_defaults(self.scheduler.config) or _DEFAULTS
+        return defaults_of(self)
 
     @property
     def autoencoder(self) -> ImageAutoencoder:
@@ -135,7 +125,8 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
 
         Arguments and errors are those of `vary` and of `autoencoder.decode`.
         """
-        varied = self._denoised(
+        varied = varied_latents(
+            self,
             latents.to(self.vae.device, self.vae.dtype),
             strength,
             n,
@@ -179,7 +170,8 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
             raise VaeLdmError(f"a morph is between images of one size, not {shown}; resize one of them")
         latents = torch.cat([slerp(start, end, step / (steps - 1)) for step in range(steps)])
         if strength and steps > 2:
-            latents[1:-1] = self._denoised(
+            latents[1:-1] = varied_latents(
+                self,
                 latents[1:-1],
                 strength,
                 1,
@@ -209,7 +201,8 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
         Latents are those of `autoencoder.encode`; arguments are those of `vary` and of `autoencoder.decode`, and so are
         the errors.
         """
-        latents = self._denoised(
+        latents = varied_latents(
+            self,
             latents.to(self.vae.device, self.vae.dtype),
             strength,
             1,
@@ -229,104 +222,10 @@ class LatentDiffusionPipeline(StableDiffusionPipeline):
             raise VaeLdmError("save_pretrained pushes nothing; use vae_ldm.push, which writes the model card as well")
         save_plain_pipeline(self, Path(save_directory), **options)
 
-    def _warn_of_ignored(self, negative_prompt: Any) -> None:
-        if negative_prompt and is_student(self.unet):
-            warnings.warn(
-                "negative_prompt is ignored: guidance lies in the weights of this UNet; its teacher takes one",
-                stacklevel=3,
-            )
-
     def _encoded(self, images: Images) -> tuple[tuple[int, int], Tensor]:
         """Height and width of the images, and their latents [B, c, h, w]."""
         batch = as_image_batch(images, channels=self.vae.config.in_channels)
         return (batch.shape[2], batch.shape[3]), self.autoencoder.encode_batch(batch)
-
-    def _denoised(
-        self,
-        latents: Tensor,
-        strength: float,
-        n: int,
-        *,
-        prompt: str | Sequence[str],
-        num_inference_steps: int | None,
-        guidance_scale: float | None,
-        **options: Any,
-    ) -> Tensor:
-        """Latents [B * n, c, h, w] after `strength` of the way to noise and back."""
-        if num_inference_steps is None:
-            num_inference_steps = self.defaults.num_inference_steps
-        options["guidance_scale"] = self.defaults.guidance_scale if guidance_scale is None else guidance_scale
-        if not 0 <= strength <= 1:
-            raise VaeLdmError(f"strength is {strength:g}; it is a share in [0, 1]")
-        prompts = [prompt] * len(latents) if isinstance(prompt, str) else list(prompt)
-        if len(prompts) != len(latents):
-            raise VaeLdmError(
-                f"{counted(len(prompts), 'prompt')} for {counted(len(latents), 'image')}; give one for all, "
-                "or one for each image"
-            )
-        for text in prompts:
-            check_prompt(text)
-        check_guidance(options["guidance_scale"])
-        self._warn_of_ignored(options.get("negative_prompt"))
-        if isinstance(negative := options.get("negative_prompt"), str):
-            options["negative_prompt"] = [negative] * len(latents)  # diffusers wants the kind that the prompt has
-        if strength == 0:
-            return latents.repeat_interleave(n, dim=0)
-        most = self.scheduler.config.num_train_timesteps
-        if num_inference_steps > most:
-            raise VaeLdmError(f"{num_inference_steps:,} steps are too many: this model takes {most:,} at most")
-        # At least one step, however small the share.
-        num_steps = max(num_inference_steps, min(math.floor(1 / strength) + 1, most))
-        if int(num_steps * strength) < 1:
-            raise VaeLdmError(
-                f"strength is {strength:g}, which is less than one of at most {most:,} steps; "
-                f"give 0, or {1 / most:g} or more"
-            )
-        if not any(prompts) and not options.get("negative_prompt"):
-            options["guidance_scale"] = 1.0  # guidance from the empty prompt to itself would change nothing
-        image_to_image = _LatentToLatent(**self.components, requires_safety_checker=False)
-        # By the number of its channels the processor knows latents, and leaves them as they are.
-        image_to_image.image_processor = VaeImageProcessor(vae_latent_channels=latents.shape[1])
-        image_to_image.set_progress_bar_config(**getattr(self, "_progress_bar_config", {}))
-        with telling_what_is_cut_off(self, prompts, options.get("negative_prompt")):
-            return image_to_image(
-                prompts,
-                image=latents,
-                strength=strength,
-                num_inference_steps=num_steps,
-                num_images_per_prompt=n,
-                output_type="latent",
-                **options,
-            ).images
-
-
-def check_guidance(guidance_scale: float) -> None:
-    """Raise VaeLdmError for a guidance that is not in [0, MAX_GUIDANCE_SCALE]: the pictures would be black."""
-    if not 0 <= guidance_scale <= MAX_GUIDANCE_SCALE:
-        raise VaeLdmError(f"guidance_scale is {guidance_scale:g}; give a number from 0 to {MAX_GUIDANCE_SCALE:g}")
-
-
-class _LatentToLatent(StableDiffusionImg2ImgPipeline):
-    """Image to image that is given latents: diffusers' own takes them only where they have 4 channels."""
-
-    def prepare_latents(
-        self,
-        image: Tensor,
-        timestep: Tensor,
-        batch_size: int,
-        num_images_per_prompt: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        generator: Generators | None = None,
-    ) -> Tensor:
-        latents = image.to(device, dtype).repeat_interleave(num_images_per_prompt, dim=0)
-        if isinstance(generator, list) and len(generator) != len(latents):
-            raise VaeLdmError(
-                f"{counted(len(generator), 'generator')} for {counted(len(latents), 'image')}; give one, or one "
-                "for each image"
-            )
-        noise = randn_tensor(latents.shape, generator=generator, device=latents.device, dtype=dtype)
-        return self.scheduler.add_noise(latents, noise, timestep)
 
 
 def _same_noise(generator: torch.Generator | None, count: int) -> list[torch.Generator]:

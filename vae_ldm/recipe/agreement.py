@@ -1,20 +1,25 @@
 """Settings of a recipe that are right by themselves and wrong together, or that would be ignored."""
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from vae_ldm.recipe.document import key_path
+from vae_ldm.recipe.disagreement import Disagreement
 from vae_ldm.recipe.parts import (
     Autoencoder,
     AutoencoderLoss,
-    Data,
     Diffusion,
     Mixture,
-    SourceOf,
     TrainedTextEncoder,
     Trainer,
-    both_sides,
     is_decided_by_weights,
+)
+from vae_ldm.recipe.picture_agreement import (
+    crop_disagreements,
+    discriminator_disagreements,
+    mixture_disagreements,
+    pipeline_size_disagreements,
+    size_disagreements,
+    template_disagreements,
 )
 from vae_ldm.recipe.stages import Stage, stages_of
 
@@ -22,46 +27,30 @@ if TYPE_CHECKING:
     from vae_ldm.recipe.schema import Recipe
 
 
-class Disagreement(NamedTuple):
-    """One such mistake."""
-
-    keys: tuple[str, ...]
-    """Dotted key paths; the first is the one to change."""
-    text: str
-    since: int = 1
-    """The first format that refuses it. A run that was trained in an older one can still be opened."""
-
-
-class SettingsError(ValueError):
-    """All disagreements of a recipe."""
-
-    def __init__(self, disagreements: list[Disagreement]) -> None:
-        super().__init__("; ".join(f"{disagreement.keys[0]}: {disagreement.text}" for disagreement in disagreements))
-        self.disagreements = disagreements
-
-
 def disagreements(recipe: "Recipe") -> Iterator[Disagreement]:
     """Every disagreement of the recipe."""
-    for key, template in _caption_templates(recipe.data).items():
-        if "{label}" not in template:
-            yield Disagreement((key,), "must hold {label}, where the class's name goes")
+    yield from template_disagreements(recipe.data)
     yield from _autoencoder(recipe.autoencoder)
-    yield from _discriminator(recipe)
-    yield from _crops(recipe)
+    yield from discriminator_disagreements(recipe)
+    yield from crop_disagreements(recipe)
     if isinstance(recipe.data, Mixture):
-        yield from _mixture(recipe, recipe.data)
+        yield from mixture_disagreements(recipe, recipe.data)
     if recipe.autoencoder.from_pretrained is None:
-        yield from _sizes(recipe)
+        yield from size_disagreements(recipe)
     if recipe.diffusion is not None:
         if recipe.diffusion.from_pretrained is None:  # else the weights decide what is asked there
             yield from _diffusion(recipe.diffusion)
         yield from _pretrained_diffusion(recipe, recipe.diffusion)
-        yield from _pipeline_size(recipe)
+        yield from pipeline_size_disagreements(recipe)
         yield from _distill(recipe, recipe.diffusion)
     for stage in stages_of(recipe):
         section = getattr(recipe, stage.name)
         if stage.network is not None and getattr(section, "train", "all") != "nothing":
             yield from _choice_of_weights(stage, section.trainer)
+    curves = recipe.evaluation.num_curve_samples
+    if recipe.distillation is None and curves != type(recipe.evaluation)().num_curve_samples:
+        text = "means nothing without diffusion.distill"
+        yield Disagreement(("evaluation.num_curve_samples", "diffusion.distill"), text)
     if recipe.diffusion is None and recipe.hub is not None and recipe.hub.push_every_n_steps is not None:
         text = "only the diffusion stage is pushed on the way, and there is none; leave it out"
         yield Disagreement(("hub.push_every_n_steps", "diffusion"), text)
@@ -97,17 +86,6 @@ def _choice_of_weights(stage: Stage, trainer: Trainer) -> Iterator[Disagreement]
             every = f"{prefix}.val_every_n_steps"
             text = f"nothing is validated in max_steps {trainer.max_steps}, which {prefix}.{key} needs"
             yield Disagreement((every, f"{prefix}.{key}"), text)
-
-
-def _discriminator(recipe: "Recipe") -> Iterator[Disagreement]:
-    """The discriminator joins late: a picture that is too small for it would end the run half-way."""
-    adversarial, crop = recipe.autoencoder.loss.adversarial, recipe.autoencoder.crop_size
-    sizes = {"autoencoder.crop_size": both_sides(crop)} if crop is not None else _size_keys(recipe)
-    for key, size in sizes.items():
-        shorter = min(size)
-        if adversarial is not None and shorter < 2**adversarial.num_layers:
-            text = f"its layers halve {shorter} px to less than one; at most {shorter.bit_length() - 1} fit"
-            yield Disagreement(("autoencoder.loss.adversarial.num_layers", key), text)
 
 
 def _kl_weight(stage: Autoencoder) -> Iterator[Disagreement]:
@@ -165,8 +143,11 @@ def _distill(recipe: "Recipe", stage: Diffusion) -> Iterator[Disagreement]:
     low, high = part.guidance_scale
     if low > high:
         yield Disagreement((f"{key}.guidance_scale",), f"{low:g} to {high:g}: the lowest comes first")
-    elif stage.conditioning != "none" and not low <= max(recipe.evaluation.guidance_scale, 1) <= high:
-        drawn = recipe.evaluation.guidance_scale
+    drawn = recipe.evaluation.guidance_scale
+    if stage.conditioning != "none" and drawn < 1:
+        text = f"{drawn:g} draws without guidance, as 1 does, and a student is told 1 at the least; set it to 1"
+        yield Disagreement(("evaluation.guidance_scale", key), text)
+    elif stage.conditioning != "none" and low <= high and not low <= drawn <= high:
         text = f"{low:g} to {high:g} does not hold the {drawn:g} that the run is measured with; widen it"
         yield Disagreement((f"{key}.guidance_scale", "evaluation.guidance_scale"), text)
     if part.num_teacher_steps < part.num_inference_steps:
@@ -193,107 +174,6 @@ def _ignored(stage: Autoencoder | Diffusion, keys: Iterable[str], because: str, 
     return (
         Disagreement((f"{name}.{key}", because), text) for key in keys if getattr(stage, key) != getattr(default, key)
     )
-
-
-def _sizes(recipe: "Recipe") -> Iterator[Disagreement]:
-    factor, crop = recipe.autoencoder.downsample_factor, recipe.autoencoder.crop_size
-    sizes = _size_keys(recipe)
-    if crop is not None:
-        sizes["autoencoder.crop_size"] = both_sides(crop)
-    for key, (height, width) in sizes.items():
-        if height % factor or width % factor:
-            text = (
-                f"{height}x{width} is not divisible by autoencoder.downsample_factor {factor}; "
-                f"the nearest that is: {_nearest(height, factor)}x{_nearest(width, factor)}"
-            )
-            yield Disagreement((key, "autoencoder.downsample_factor"), text)
-
-
-def _size_keys(recipe: "Recipe") -> dict[str, tuple[int, int]]:
-    """Each size of the pictures, by the key that gives it; a size that several sources share is there once."""
-    sizes: dict[str, tuple[int, int]] = {}
-    for source in recipe.data.all_sources:
-        size = both_sides(source.part.image_size)
-        if size not in sizes.values():
-            sizes[_key_of(recipe.data, source, "image_size")] = size
-    return sizes
-
-
-def _key_of(data: Data, source: SourceOf, key: str) -> str:
-    """Where the recipe says what a key of the source is: there, or for the whole mixture."""
-    if isinstance(data, Mixture) and getattr(data.sources[_number(source)], key) is None:
-        return f"data.{key}"
-    return f"{source.key}.{key}"
-
-
-def _number(source: SourceOf) -> int:
-    """The place of a mixture's source, from 0."""
-    number = key_path(source.key)[-1]
-    assert isinstance(number, int)
-    return number
-
-
-def _caption_templates(data: Data) -> dict[str, str]:
-    own = {_key_of(data, source, "caption_template"): source.part.caption_template for source in data.all_sources}
-    return {"data.caption_template": data.caption_template} | own
-
-
-def _crops(recipe: "Recipe") -> Iterator[Disagreement]:
-    """Crops that do not fit into the pictures, and what is said of crops where there are none."""
-    crop, key = recipe.autoencoder.crop_size, "autoencoder.crop_size"
-    if crop is not None:
-        for of_size, size in _size_keys(recipe).items():
-            if any(c > s for c, s in zip(both_sides(crop), size, strict=True)):
-                yield Disagreement((key, of_size), f"larger than {of_size}")
-        return
-    flags = {
-        _key_of(recipe.data, one, "random_resized_crop"): one.part.random_resized_crop
-        for one in recipe.data.all_sources
-    }
-    for flag, is_set in flags.items():
-        if is_set:
-            yield Disagreement((flag, key), f"means nothing without {key}")
-
-
-def _mixture(recipe: "Recipe", data: Mixture) -> Iterator[Disagreement]:
-    """Sources that cannot be learned from together."""
-    sources, first = data.all_sources, data.all_sources[0]
-    sizes = _size_keys(recipe)
-    if len(sizes) > 1:
-        listed = ", ".join(f"{height}x{width}" for height, width in sizes.values())
-        keys = tuple(reversed(sizes))
-        if recipe.diffusion is not None:
-            text = f"a UNet draws pictures of one size, and the sources have {listed}; give all the same image_size"
-            yield Disagreement((*keys, "diffusion"), text)
-        elif recipe.autoencoder.crop_size is None and recipe.autoencoder.train != "nothing":
-            text = f"the sources have {listed}, and a batch holds one size; set autoencoder.crop_size, to fit into each"
-            yield Disagreement((*keys, "autoencoder.crop_size"), text)
-    for source in sources[1:]:
-        if (source.part.channels == 4) != (first.part.channels == 4):
-            keys = (_key_of(data, source, "channels"), _key_of(data, first, "channels"), "data.channels")
-            yield Disagreement(keys, "4 (RGBA) is for all sources of a mixture or for none; set data.channels: 4")
-    if recipe.diffusion is not None and recipe.diffusion.conditioning == "class":
-        for key, template in _caption_templates(data).items():
-            if template != data.caption_template:
-                text = "a class has one prompt in all sources; set data.caption_template, or conditioning: caption"
-                yield Disagreement((key, "diffusion.conditioning"), text)
-
-
-def _pipeline_size(recipe: "Recipe") -> Iterator[Disagreement]:
-    """StableDiffusionPipeline draws sides divisible by 8 only, whatever the autoencoder's factor is."""
-    (height, width), multiple = recipe.image_size, 8
-    factor = 1 if recipe.autoencoder.from_pretrained is not None else recipe.autoencoder.downsample_factor
-    said_already = height % factor or width % factor
-    if not said_already and (height % multiple or width % multiple):
-        text = (
-            f"{height}x{width} is not divisible by {multiple}, as a StableDiffusionPipeline needs it; "
-            f"the nearest that is: {_nearest(height, multiple)}x{_nearest(width, multiple)}"
-        )
-        yield Disagreement(("data.image_size", "diffusion"), text)
-
-
-def _nearest(side: int, factor: int) -> int:
-    return max(factor, round(side / factor) * factor)
 
 
 def _diffusion(stage: Diffusion) -> Iterator[Disagreement]:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import ValidationError
 
-from vae_ldm.recipe.agreement import Disagreement, SettingsError
+from vae_ldm.recipe.disagreement import Disagreement, SettingsError
 from vae_ldm.recipe.document import KeyPath, Mistake, Node, as_yaml, dotted, in_quotes, key_path, read_scalar
 from vae_ldm.recipe.parts import PATTERNS, Part
 from vae_ldm.recipe.schema import Recipe

@@ -7,7 +7,8 @@ from pydantic import Field, Strict, ValidationInfo, model_validator
 
 from vae_ldm.choices import RUNS_FOLDER
 from vae_ldm.errors import RecipeError
-from vae_ldm.recipe.agreement import SettingsError, disagreements
+from vae_ldm.recipe.agreement import disagreements
+from vae_ldm.recipe.disagreement import SettingsError
 from vae_ldm.recipe.parts import (
     RUN_NAME,
     Autoencoder,

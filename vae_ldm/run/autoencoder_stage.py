@@ -166,8 +166,8 @@ def finish_autoencoder(session: Session, autoencoder: AutoencoderKL) -> dict[str
         facts["latent_mean"], facts["latent_std"] = statistics.mean.tolist(), statistics.std.tolist()
     upcast = decide_force_upcast(autoencoder, images)
     if upcast and stage.train != "nothing":  # of weights that stay as they came, nothing is changed
-        parts = ("decoder", "encoder") if stage.train == "all" else ("decoder",)
-        halvings = make_fit_for_half(autoencoder, images, parts=parts)
+        scaled = ("decoder", "encoder") if stage.train == "all" else ("decoder",)
+        halvings = make_fit_for_half(autoencoder, images, parts=scaled)
         if halvings is not None:
             upcast = False
             facts["residuals_halved"] = halvings

@@ -1,6 +1,7 @@
 """Which weights leave a stage: the best of several by one half of the validation pictures, judged on the other half."""
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
-from vae_ldm.choices import ValidationMetric
+from vae_ldm.choices import BestEnd, ValidationMetric
 from vae_ldm.errors import DataError, VaeLdmError, WeightsError
 from vae_ldm.evaluation.interval import Interval, bootstrap_interval
 from vae_ldm.evaluation.measurement import Measurement, Reference
@@ -31,6 +32,7 @@ from vae_ldm.training.power_averages import (
     TRACKED_LENGTHS,
     WORST_RESIDUAL,
     PowerAverages,
+    averaged_parameters,
     is_whole_snapshot,
     snapshot_steps,
     snapshots_in,
@@ -165,9 +167,9 @@ def new_averages(
 
 def snapshots_in_words(module: nn.Module, part: parts.Trainer, ema: parts.PowerEma) -> str:
     """The room that the averages of a stage take in memory and on the disk."""
-    trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-    in_memory = len(TRACKED_LENGTHS) * 4 * trained / 2**20
-    each = len(TRACKED_LENGTHS) * trained * torch.finfo(_dtype(ema)).bits / 8 / 2**20
+    averaged = sum(parameter.numel() for parameter in averaged_parameters(module).values())
+    in_memory = len(TRACKED_LENGTHS) * 4 * averaged / 2**20
+    each = len(TRACKED_LENGTHS) * averaged * torch.finfo(_dtype(ema)).bits / 8 / 2**20
     count = len(snapshot_steps(part.max_steps, ema.num_snapshots)) - 1
     kept = "stay when the stage is finished" if ema.keep_snapshots else "are deleted when the stage is finished"
     return (
@@ -217,8 +219,7 @@ def choose_weights(
     for candidate, weights in found.items():
         _load(module, weights.weights())
         values[candidate] = measure(data.val_indices).mean().item()
-    pick = min if mode == "min" else max
-    name = session.processes.first(lambda: pick(values, key=values.__getitem__))
+    name = session.processes.first(lambda: best_of(values, mode))
     _load(module, last)
     of_last = measure(halves.judging)
     _load(module, found[name].weights())
@@ -246,6 +247,12 @@ def choose_weights(
     )
     session.say(f"{stage}: {choice.in_words()}")
     return choice
+
+
+def best_of(values: Mapping[str, float], mode: BestEnd) -> str:
+    """The name of the best value; one that is no number is worse than any number."""
+    numbers = {name: value for name, value in values.items() if not math.isnan(value)} or values
+    return (min if mode == "min" else max)(numbers, key=numbers.__getitem__)
 
 
 class _Candidate(NamedTuple):
@@ -295,11 +302,14 @@ def _step_if_whole(session: Session, stage: Stage, best: Path) -> int | None:
 
 
 def _whole_snapshots(session: Session, folder: Path, last_step: int) -> dict[int, Path]:
-    found = snapshots_in(folder, before=last_step)
-    for path in found.values():
-        if not is_whole_snapshot(path):
+    """The snapshots of steps before the last one, less damaged ones, each of which is told in a line."""
+    whole = {}
+    for step, path in snapshots_in(folder, before=last_step).items():
+        if is_whole_snapshot(path):
+            whole[step] = path
+        else:
             session.say(f"{path} is damaged; averages are put together without it")
-    return {step: path for step, path in found.items() if is_whole_snapshot(path)}
+    return whole
 
 
 def _load(module: LightningModule, weights: Mapping[str, Tensor]) -> None:

@@ -169,6 +169,7 @@ def _draw(
             recipe.seed,
             part.trainer.batch_size,
             add,
+            shares_of(recipe, session.pictures.train),
         )
         for name, count in counts.items():
             if count and not processes.first(partial(has_shards, folder / name, key=key)):
@@ -197,5 +198,7 @@ def _key(session: Session, steps: FewSteps) -> str:
     assert recipe.diffusion is not None
     settings = recipe.distillation.model_dump(mode="json", exclude={"optimizer", "ema", "trainer"})
     settings |= {"marks": steps.marks, "dropout": recipe.diffusion.caption_dropout, "seed": recipe.seed}
-    digest.update(json.dumps([settings, session.pictures.key], sort_keys=True).encode())
+    shares = shares_of(recipe, session.pictures.train)
+    weights = [] if shares is None else [shares.weights]
+    digest.update(json.dumps([settings, session.pictures.key, *weights], sort_keys=True).encode())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Stage three: every number of the run beside its reference, the grids, and one page with all of it."""
+"""The last stage: every number of the run beside its reference, the grids, and one page with all of it."""
 
 import importlib.metadata
 import platform

@@ -28,6 +28,7 @@ from vae_ldm.run.folder import Stage
 from vae_ldm.run.session import Session
 from vae_ldm.run.state import Checkpoint, checkpoints, find_checkpoint, is_last
 from vae_ldm.training.checkpoint_names import BEST_CHECKPOINT
+from vae_ldm.training.frozen_weights import FrozenWeights, check_frozen, frozen_digest
 
 
 def export_checkpoint(
@@ -135,15 +136,15 @@ def _export_diffusion(session: Session, checkpoint: Path, target: Path) -> None:
     autoencoder = load_autoencoder_kl(str(session.run.autoencoder))
     prompts = picture_prompts(session.recipe, session.pictures.train)
     diffusion = build_diffusion(session.recipe, autoencoder, vocabulary(session, prompts))
-    _load(diffusion.unet, checkpoint, "unet.")
-    _load(diffusion.text_encoder, checkpoint, "text_encoder.")
+    _load(diffusion.unet, checkpoint, "diffusion", "unet")
+    _load(diffusion.text_encoder, checkpoint, "diffusion", "text_encoder")
     save_pipeline(diffusion, autoencoder, target)
 
 
 def _export_autoencoder(session: Session, checkpoint: Path, target: Path) -> None:
     channels = num_channels(session.pictures.train.images)
     autoencoder = build_autoencoder(session.recipe, image_channels=channels)
-    _load(autoencoder, checkpoint, "autoencoder.")
+    _load(autoencoder, checkpoint, "autoencoder", "autoencoder")
     finish_autoencoder(session, autoencoder)
     with whole_folder(target) as part:
         _save_autoencoder(autoencoder, part)
@@ -152,7 +153,7 @@ def _export_autoencoder(session: Session, checkpoint: Path, target: Path) -> Non
 def _export_student(session: Session, checkpoint: Path, target: Path) -> None:
     teacher = opened_parts(session.run.teacher)
     student = build_student(session.recipe, teacher)
-    _load(student.unet, checkpoint, "unet.")
+    _load(student.unet, checkpoint, "distillation", "unet")
     save_pipeline(student, load_autoencoder_kl(str(session.run.teacher / "vae")), target)
 
 
@@ -169,8 +170,13 @@ def _save_autoencoder(autoencoder: AutoencoderKL, folder: Path) -> None:
     forget_origin(folder)
 
 
-def _load(module: nn.Module, checkpoint: Path, prefix: str) -> None:
-    weights = module_weights(checkpoint)
+def _load(module: nn.Module, checkpoint: Path, stage: Stage, name: str) -> None:
+    """Put the weights of a checkpoint into the network that the stage's module calls `name`.
+
+    Raises WeightsError where they are of another network, or were trained beside other frozen weights than it has.
+    """
+    check_frozen(stage, name, FrozenWeights.in_checkpoint(checkpoint).get(name), frozen_digest(module))
+    weights, prefix = module_weights(checkpoint), f"{name}."
     own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     expected = {name: value.shape for name, value in module.state_dict().items()}

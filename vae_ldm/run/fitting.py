@@ -29,9 +29,11 @@ from vae_ldm.training.callbacks import (
 from vae_ldm.training.checkpoint_file import is_whole, read_checkpoint
 from vae_ldm.training.checkpoint_names import BEST_CHECKPOINT, run_checkpoints
 from vae_ldm.training.csv_log import CsvLog
+from vae_ldm.training.frozen_weights import FrozenWeights
+from vae_ldm.training.power_averages import PowerAverages
 from vae_ldm.training.progress import StageProgress
 from vae_ldm.training.trace import TraceSteps
-from vae_ldm.training.weight_average import WarmedEma
+from vae_ldm.training.weight_average import FusedAverage, WarmedEma
 
 
 class Stopwatch(Callback):
@@ -85,9 +87,12 @@ def fit_stage(
         # As evenly spread as those of a stage without a choice.
         spread = np.linspace(0, len(halves.choosing) - 1, min(len(everything), len(halves.choosing)))
         data.val_indices = halves.choosing[spread.astype(np.int64)]  # type: ignore[attr-defined]
-    averages = None
+    average: FusedAverage | None = None
+    averages: PowerAverages | None = None
     if isinstance(ema, parts.PowerEma):
-        averages = new_averages(session, stage, module, part, ema)
+        average = averages = new_averages(session, stage, module, part, ema)
+    elif ema is not None:
+        average = WarmedEma(ema.decay)
     batches_per_step = part.accumulate_grad_batches
     taken = BatchesTaken(pictures.key)
     manual = not module.automatic_optimization
@@ -105,12 +110,13 @@ def fit_stage(
         network=declared.network,
         best=(metric, mode),
         seed=session.recipe.seed,
-        average=averages if ema is None or isinstance(ema, parts.PowerEma) else WarmedEma(ema.decay),
+        average=average,
         checkpoint_dir=checkpoint_dir,
         loggers=[CsvLog(session.run.log(stage), **steps), *others],
         callbacks=[
             stopwatch,
             taken,
+            FrozenWeights(stage),
             progress,
             BestCheckpoint(checkpoint_dir, monitor=metric, mode=mode),
             *callbacks,

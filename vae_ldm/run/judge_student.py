@@ -22,7 +22,6 @@ MOST_POINTS_LOST = 2.0
 """Of prompt agreement: a student that loses more is not exported."""
 PASSES = (1, 2, 4, 8, 12, 24)
 """Passes at which both are compared, so far as each can draw in so many, beside their own."""
-_MOST_SAMPLES_A_POINT = 256
 _BY_PASSES = ("prompt_agreement", "kid", "fd")
 _COMPARED = (*_BY_PASSES, "precision", "recall")
 
@@ -95,8 +94,11 @@ def judge_student(
         for which, drawing in own.items()
     }
     exported, because = verdict_on(drawn["student"], drawn["teacher"])
-    few = sample_prompts(recipe, train, validation, min(settings.num_samples, _MOST_SAMPLES_A_POINT))
-    points = _points(session, pipelines, own, few, real, settings)
+    points = []
+    if num_samples := min(settings.num_samples, settings.num_curve_samples):
+        few = sample_prompts(recipe, train, validation, num_samples)
+        known = drawn if num_samples == settings.num_samples else {}
+        points = _points(session, pipelines, own, few, real, settings, known)
     return BothModels(drawn, exported, because, points)
 
 
@@ -166,15 +168,20 @@ def _points(
     asked: SamplePrompts,
     real: RealPictures,
     settings: parts.Evaluation,
+    known: dict[Distilled, DrawnSamples],
 ) -> list[dict[str, Any]]:
-    """Agreement, KID and Fréchet distance of both at several numbers of passes."""
+    """Agreement, KID and Fréchet distance of both at several numbers of passes.
+
+    `known` are samples of what is asked that either has drawn already, in its own number of steps.
+    """
     points = []
     for which, pipeline in pipelines.items():
         one_step = SamplerSettings(1, settings.guidance_scale).num_passes(pipeline)
         most = pipeline.scheduler.config.num_train_timesteps
         steps = {passes // one_step for passes in PASSES if passes % one_step == 0} | {own[which].num_inference_steps}
         for count in sorted(step for step in steps if step <= most):
-            drawn = draw_and_measure(
+            drawn = known.get(which) if count == own[which].num_inference_steps else None
+            drawn = drawn or draw_and_measure(
                 session,
                 pipeline,
                 SamplerSettings(count, settings.guidance_scale),

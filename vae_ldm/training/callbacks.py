@@ -1,5 +1,6 @@
 """What a run needs beside the step: exact resume, checkpoints, an early end, grids on the way."""
 
+import math
 import signal
 import threading
 from collections.abc import Callable
@@ -194,7 +195,7 @@ class StopAfterNoGain(Callback):
         if trainer.world_size > 1:
             value = trainer.strategy.broadcast(value)
         self.last_step = trainer.global_step
-        if self.best is None or (value < self.best if self.mode == "min" else value > self.best):
+        if self._is_better(value):
             self.best, self.best_step = value, self.last_step
         self._stop(trainer)
 
@@ -202,6 +203,12 @@ class StopAfterNoGain(Callback):
         """A run that was killed after its last step takes no other one."""
         if trainer.global_step == self.last_step:
             self._stop(trainer)
+
+    def _is_better(self, value: float) -> bool:
+        """Any number is better than NaN, as BestCheckpoint has it."""
+        if self.best is None or math.isnan(self.best):
+            return True
+        return value < self.best if self.mode == "min" else value > self.best
 
     def _stop(self, trainer: Trainer) -> None:
         if self.has_stopped:

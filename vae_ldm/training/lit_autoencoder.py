@@ -47,6 +47,9 @@ class LitAutoencoder(LightningModule):
     of it is computed before its start step.
     """
 
+    not_exported = ("discriminator",)
+    """Children that no export holds, so that nobody needs averages of them."""
+
     def __init__(
         self,
         autoencoder: AutoencoderKL,

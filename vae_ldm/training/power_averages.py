@@ -82,7 +82,8 @@ class PowerAverages(FusedAverage):
     """Two power-function averages of the weights, and snapshots of both in `folder` at the given steps.
 
     The longer one is validated and is the weights of a checkpoint. The module keeps its own weights when training ends:
-    which average takes their place is decided afterwards, with `average`.
+    which average takes their place is decided afterwards, with `average`. Of `averaged_parameters` alone there is a
+    shorter one, and are there snapshots.
     """
 
     def __init__(self, folder: Path, steps: Sequence[int], *, dtype: torch.dtype) -> None:
@@ -91,14 +92,14 @@ class PowerAverages(FusedAverage):
         self.steps = frozenset(steps)
         self.dtype = dtype
         self._short: dict[str, Tensor] = {}
-        self._trained: dict[str, nn.Parameter] = {}
+        self._averaged: dict[str, nn.Parameter] = {}
 
     def decay_after(self, updates: int) -> float:
         return decay_after(updates, _LONG)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._trained = _trained(pl_module)
-        self._short = {name: value.to(self._trained[name].device) for name, value in self._short.items()}
+        self._averaged = averaged_parameters(pl_module)
+        self._short = {name: value.to(self._averaged[name].device) for name, value in self._short.items()}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -109,9 +110,9 @@ class PowerAverages(FusedAverage):
             return  # a step may take several batches
         with torch.no_grad():
             if not self._short:
-                self._short = {name: parameter.detach().clone() for name, parameter in self._trained.items()}
+                self._short = {name: parameter.detach().clone() for name, parameter in self._averaged.items()}
             else:
-                current: list[Tensor] = [self._trained[name] for name in self._short]
+                current: list[Tensor] = [self._averaged[name] for name in self._short]
                 torch._foreach_lerp_(list(self._short.values()), current, 1 - decay_after(before, _SHORT))
         step = self._latest_update_step
         if step in self.steps and step != trainer.max_steps and trainer.is_global_zero:
@@ -129,7 +130,8 @@ class PowerAverages(FusedAverage):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
-        self._short = dict(checkpoint[_WEIGHTS_STATE])
+        own = averaged_parameters(pl_module)  # a checkpoint of before has the discriminator's as well
+        self._short = {name: value for name, value in checkpoint[_WEIGHTS_STATE].items() if name in own}
 
     def residual(self, length: float, snapshots: Collection[int]) -> float:
         """How far the average of `length` at the last step is from its profile, put together from snapshots."""
@@ -142,7 +144,7 @@ class PowerAverages(FusedAverage):
         live = self._averages()
         total = {name: torch.zeros(value.shape, dtype=torch.float64) for name, value in live[_LONG].items()}
         for step in sorted(snapshots):
-            for tracked, name, value in read_snapshot(snapshots[step]):
+            for tracked, name, value in read_snapshot(snapshots[step], total.keys()):
                 total[name].add_(value.double(), alpha=factor[Kept(step, tracked)])
         for tracked, values in live.items():
             for name, value in values.items():
@@ -159,8 +161,14 @@ class PowerAverages(FusedAverage):
         return {_SHORT: self._short, _LONG: {name: own[name].detach() for name in self._short}}
 
 
-def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+def averaged_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """What is trained of a module, by its name, less the children that it names in `not_exported`."""
+    left_out = getattr(module, "not_exported", ())
+    return {
+        name: parameter
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad and name.partition(".")[0] not in left_out
+    }
 
 
 def write_snapshot(
@@ -194,12 +202,13 @@ def snapshots_in(folder: Path, *, before: int | None = None) -> dict[int, Path]:
     return {step: path for step, path in sorted(found.items()) if before is None or step < before}
 
 
-def read_snapshot(path: Path) -> Iterator[tuple[float, str, Tensor]]:
-    """Length, parameter's name and value of everything in a snapshot, one at a time."""
+def read_snapshot(path: Path, names: Collection[str] | None = None) -> Iterator[tuple[float, str, Tensor]]:
+    """Length, parameter's name and value of everything in a snapshot, or of these names alone, one at a time."""
     with safe_open(path, framework="pt") as file:
         for key in file.keys():  # noqa: SIM118  # it is no dictionary
             length, _, name = key.partition("/")
-            yield float(length), name, file.get_tensor(key)
+            if names is None or name in names:
+                yield float(length), name, file.get_tensor(key)
 
 
 def is_whole_snapshot(path: Path) -> bool:

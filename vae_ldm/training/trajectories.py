@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from vae_ldm.data.posterior_cache import PosteriorDataset
+from vae_ldm.data.sampling import Batch, Shares
 from vae_ldm.training.few_steps import FewSteps
 from vae_ldm.training.teacher import Teacher, draw_guidance
 
@@ -28,6 +29,8 @@ class Trajectories:
     """So many are followed at once; a part is as large, or the last one shorter."""
     report: Callable[[int], None]
     """Told of each part how many samples it has."""
+    shares: Shares | None = None
+    """How often photos, or their prompts, are taken of each source of a mixture; None: all equally often."""
 
     def from_noise(self, start: int, stop: int) -> dict[str, Tensor]:
         """Those of numbers start to stop, from noise to a picture: `samples` [n, K + 1, c, h, w].
@@ -48,7 +51,8 @@ class Trajectories:
         take turns through all levels of the teacher, since img2img may begin anywhere.
         """
         generator, rows = self._begin(start, stop, kind=1)
-        mean, std = self.photos.mean[rows, 0], self.photos.std[rows, 0]
+        seen = self.photos[Batch(start, rows.numpy())]  # mirrored or not, as in training
+        mean, std = seen["mean"], seen["std"]
         latents = torch.addcmul(mean, std, torch.randn(mean.shape, generator=generator))
         noise = torch.randn(mean.shape, generator=generator)
         level = 1 + start // self.batch_size % max(self.steps.last - 1, 1)
@@ -61,7 +65,17 @@ class Trajectories:
     def _begin(self, start: int, stop: int, *, kind: int) -> tuple[torch.Generator, Tensor]:
         mixed = (self.seed * 0x9E3779B1 + start * 0x85EBCA77 + kind * 0xC2B2AE3D) % 2**63
         generator = torch.Generator().manual_seed(mixed)
-        return generator, torch.randint(len(self.photos), (stop - start,), generator=generator)
+        return generator, self._rows(stop - start, generator)
+
+    def _rows(self, count: int, generator: torch.Generator) -> Tensor:
+        """Rows of photos, drawn at random, int64 [count]."""
+        if self.shares is None:
+            return torch.randint(len(self.photos), (count,), generator=generator)
+        sizes = torch.tensor(self.shares.counts)
+        weights = torch.tensor(self.shares.weights, dtype=torch.float64)
+        source = torch.multinomial(weights, count, replacement=True, generator=generator)
+        place = (torch.rand(count, generator=generator, dtype=torch.float64) * sizes[source]).long()
+        return (sizes.cumsum(0) - sizes)[source] + place
 
     def _asked(self, rows: Tensor, dropout: float, generator: torch.Generator) -> dict[str, Tensor]:
         dropped = torch.rand(len(rows), generator=generator) < dropout

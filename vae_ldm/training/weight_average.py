@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import compress
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ class FusedAverage(WeightAveraging, ABC):
     def __init__(self) -> None:
         super().__init__(use_buffers=False, multi_avg_fn=self._average)
         self._listed: list[list[Any]] = []
+        self._is_trained: list[bool] = []
 
     @abstractmethod
     def decay_after(self, updates: int) -> float:
@@ -29,7 +31,10 @@ class FusedAverage(WeightAveraging, ABC):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """As the base class, but parameters and buffers are listed once: walking over all modules takes its time."""
+        """As the base class, but parameters and buffers are listed once: walking over all modules takes its time.
+
+        Frozen parameters are passed over: the average of what never changes is what it is.
+        """
         if self._latest_update_step == 0 or self._average_model is None:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)  # the first copies them
             return
@@ -38,7 +43,7 @@ class FusedAverage(WeightAveraging, ABC):
         if not self._listed:
             modules = (self._average_model.module, pl_module)
             self._listed = [
-                *(list(module.parameters()) for module in modules),
+                *(list(compress(module.parameters(), self._is_trained)) for module in modules),
                 *(list(module.buffers()) for module in modules),
             ]
         averaged, current, old_buffers, buffers = self._listed
@@ -51,6 +56,8 @@ class FusedAverage(WeightAveraging, ABC):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._listed = []
+        # Noted now, because a step may switch gradients of a discriminator off and on.
+        self._is_trained = [parameter.requires_grad for parameter in pl_module.parameters()]
 
     def _average(self, averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
         # Our own count of updates: reading the tensor would wait for the GPU each step.

@@ -101,6 +101,16 @@ def test_known_damage_is_told_from_new_damage(photos, build, tmp_path, capsys):
     assert "Usual photos are those of good." in page
 
 
+def test_photos_that_are_left_out_are_found_and_not_fitted_on(photos, build, tmp_path):
+    (tmp_path / "odd.txt").write_text("good/000.png\n")
+    desk = build(photos / "past", leave_out=tmp_path / "odd.txt")
+    assert open_detector(desk / "novelty").facts.num_left_out == 1
+    assert len(open_desk(desk)[1]) == 20, "the index has all"
+    (tmp_path / "odd.txt").write_text("good/999.png\n")
+    with pytest.raises(DataError, match=r"odd.txt, line 1: good/999.png is no photo of .*; did you mean"):
+        build(photos / "past", leave_out=tmp_path / "odd.txt")
+
+
 def test_classes_of_too_few_photos_are_named_as_such(photos, desk, tmp_path):
     """Of twelve photos a p-value is never low enough to rule a class out."""
     verdict, page = put_before(photos / "new" / "scratched" / "000.png", desk, tmp_path / "claim.html")

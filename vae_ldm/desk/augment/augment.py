@@ -22,6 +22,7 @@ from vae_ldm.desk.pipeline import PhotoPipeline
 from vae_ldm.errors import DataError, RunError
 from vae_ldm.evaluation.embedding import embed_pictures
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
+from vae_ldm.models.joined_pictures import one_after_the_other
 from vae_ldm.models.vision_features import load_efficientnet_lite
 from vae_ldm.opening import open_run
 from vae_ldm.pipelines.sampling import unknown_words
@@ -158,7 +159,7 @@ def _seen(
         console.say(f"near copies are looked for among {photos} alone ({error})")
         return splits.train, None
     seen = Pictures(
-        np.concatenate([splits.train.array, own.array]),
+        one_after_the_other([splits.train.images, own.images]),
         np.concatenate([splits.train.labels, np.full(len(own), -1)]),
         [*splits.train.captions, *own.captions],
         [*splits.train.ids, *own.ids],
@@ -174,7 +175,7 @@ def _filter(
     train = splits.train
     with StepReport("looking at photos to fit the probe", console) as report:
         probe = ProbeClassifier.fit(
-            train.array,
+            train.images,
             train.labels,
             len(train.class_names),
             features=features,
@@ -183,10 +184,10 @@ def _filter(
             progress=report,
         )
     with StepReport("computing features of photos", console) as report:
-        embeddings = embed_pictures(features, seen.array, progress=report)
+        embeddings = embed_pictures(features, seen.images, progress=report)
     return CandidateFilter.fit(
-        seen.array,
-        splits.validation.array,
+        seen.images,
+        splits.validation.images,
         features=features,
         probe=probe,
         train_embeddings=embeddings,

@@ -17,6 +17,7 @@ from vae_ldm.evaluation.memorisation import (
     too_near,
 )
 from vae_ldm.evaluation.probe_classifier import ProbeClassifier
+from vae_ldm.models.joined_pictures import PictureArray
 from vae_ldm.models.vision_features import VisionFeatures
 from vae_ldm.text import counted
 
@@ -63,8 +64,8 @@ class CandidateFilter:
     @classmethod
     def fit(
         cls,
-        train: np.ndarray,
-        held_out: np.ndarray,
+        train: PictureArray,
+        held_out: PictureArray,
         *,
         features: VisionFeatures,
         probe: ProbeClassifier,

@@ -24,6 +24,7 @@ from vae_ldm.errors import DataError, VaeLdmError
 from vae_ldm.evaluation.small_classifiers import Learner, ProbeLearner, SmallCNNLearner
 from vae_ldm.files import write_json, write_whole
 from vae_ldm.hardware import device_name
+from vae_ldm.models.joined_pictures import PictureArray
 from vae_ldm.models.vision_features import load_efficientnet_lite
 from vae_ldm.opening import open_run
 from vae_ldm.paths import PAGE_SUFFIXES, check_output_file
@@ -73,13 +74,13 @@ def prove_augmentation(
             _sources(synthetic, drawn, train, splits.validation),
             len(train.class_names),
         )
-        jittered = _jittered(np.asarray(train.array), flips=preparation.horizontal_flip)
-        pictures = np.concatenate([train.array, drawn.array, jittered])
+        jittered = _jittered(np.asarray(train.images), flips=preparation.horizontal_flip)
+        pictures = np.concatenate([train.images, drawn.images, jittered])
         command.say(
             f"{counted(len(train), 'real photo')}, {counted(len(drawn), 'synthetic one')}, {len(held_out):,} held out, "
             f"{classifier}"
         )
-        learner = _learner(classifier, pictures, np.asarray(held_out.array), num_steps)
+        learner = _learner(classifier, pictures, np.asarray(held_out.images), num_steps)
         with command.progress("training classifiers") as report:
             proof = prove(
                 learner,
@@ -103,7 +104,7 @@ def prove_augmentation(
             device=device_name(_device()),
             created=datetime.now(UTC).strftime("%Y-%m-%d"),
         )
-        examples = Examples(np.asarray(train.array), train.labels, drawn.array, drawn.labels)
+        examples = Examples(np.asarray(train.images), train.labels, np.asarray(drawn.images), drawn.labels)
         write_proof(out, proof, setting, examples)
     markdown = as_markdown(proof, setting)
     write_whole(out.with_suffix(".md"), markdown)
@@ -156,13 +157,13 @@ def judged_classes(splits: PictureSplits) -> list[int]:
 
 def without_duplicates(splits: PictureSplits) -> tuple[PictureSplits, int]:
     """The splits less held-out photos that are training photos as well, pixel by pixel, and how many those are."""
-    known = set(_digests(splits.train.array))
-    rows = [row for row, digest in enumerate(_digests(splits.validation.array)) if digest not in known]
+    known = set(_digests(splits.train.images))
+    rows = [row for row, digest in enumerate(_digests(splits.validation.images)) if digest not in known]
     count = len(splits.validation) - len(rows)
     return (replace(splits, validation=_rows(splits.validation, rows)) if count else splits), count
 
 
-def _digests(images: np.ndarray) -> list[bytes]:
+def _digests(images: PictureArray) -> list[bytes]:
     return [hashlib.sha256(image.tobytes()).digest() for image in images]
 
 
@@ -197,6 +198,7 @@ def _rows(pictures: Pictures, rows: Sequence[int]) -> Pictures:
         labels=pictures.labels[rows],
         captions=[pictures.captions[row] for row in rows],
         ids=[pictures.ids[row] for row in rows],
+        source_counts=None,
     )
 
 
@@ -233,8 +235,8 @@ def _synthetic_photos(folder: Path, preparation: Preparation, names: Sequence[st
 
 def _check_not_held_out(folder: Path, drawn: Pictures, held_out: Pictures) -> None:
     """Raise VaeLdmError where a synthetic photo is, pixel by pixel, one that is to judge."""
-    judges = set(_digests(held_out.array))
-    if count := sum(digest in judges for digest in _digests(drawn.array)):
+    judges = set(_digests(held_out.images))
+    if count := sum(digest in judges for digest in _digests(drawn.images)):
         raise VaeLdmError(
             f"{folder}: {count:,} of its {counted(len(drawn), 'photo')} {'is a' if count == 1 else 'are'} held-out "
             f"{'photo' if count == 1 else 'photos'}, pixel by pixel; a classifier must not learn the photos that judge "
@@ -289,13 +291,13 @@ def _of_held_out(photos: Path | None, run: Path | None, held_out: Pictures) -> s
     if run is not None and (photos is None or is_run_data(photos, run)):
         return " and never on the held-out ones"
     try:
-        learned = open_run(run).learned.array if run is not None else None
+        learned = open_run(run).learned.images if run is not None else None
     except DataError:
         learned = None
-    if learned is None or learned.shape[1:] != held_out.array.shape[1:]:
+    if learned is None or learned.shape[1:] != held_out.images.shape[1:]:
         return "; whether it has learned from the held-out ones as well cannot be checked, because its own are gone"
     known = set(_digests(learned))
-    count = sum(digest in known for digest in _digests(held_out.array))
+    count = sum(digest in known for digest in _digests(held_out.images))
     if not count:
         return " and, pixel by pixel, on none of the held-out ones"
     return f" and on {count:,} of the {len(held_out):,} held-out ones as well, so this proves nothing"

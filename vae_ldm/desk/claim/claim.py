@@ -54,15 +54,19 @@ def build_desk(
     false_alarm_rate: float = 0.05,
     only_classes: Sequence[str] = (),
     series: str | None = None,
+    leave_out: Path | None = None,
 ) -> None:
     """Make `desk`: an index of the photos to search in, and a detector fitted on them, or on those of `only_classes`.
 
     An index that exists is extended; a detector that exists is replaced. `model` is that of the index, which searches;
-    without it an index that exists keeps its own, and a new one is made with the starter. Raises what `build_index` and
+    without it an index that exists keeps its own, and a new one is made with the starter. Photos that the file
+    `leave_out` names are found in the index, and the detector is not fitted on them. Raises what `build_index` and
     `fit` raise, ManyUnreadableError when all is done.
     """
     check_desk_place(desk)
-    check_photos(photos, false_alarm_rate=false_alarm_rate, only_classes=only_classes, series=series)
+    check_photos(
+        photos, false_alarm_rate=false_alarm_rate, only_classes=only_classes, series=series, leave_out=leave_out
+    )
     left_out = []
     told: set[str] = set()
     try:
@@ -77,6 +81,7 @@ def build_desk(
             false_alarm_rate=false_alarm_rate,
             only_classes=only_classes,
             series=series,
+            leave_out=leave_out,
             told=told,
         )
     except ManyUnreadableError as error:  # so is the detector
