@@ -64,7 +64,9 @@ def test_the_starter_opens_from_it_without_a_network(wheel: Path, tmp_path: Path
     (tmp_path / "others").mkdir()
     for folder in (Path(path) for path in sys.path if path.endswith("site-packages")):
         for package in folder.iterdir():  # no .pth file among them, so that an editable install of ours is not found
-            taken = package.name.startswith(("vae_ldm", "__editable__")) or (tmp_path / "others" / package.name).exists()
+            taken = (
+                package.name.startswith(("vae_ldm", "__editable__")) or (tmp_path / "others" / package.name).exists()
+            )
             if package.suffix != ".pth" and not taken:
                 (tmp_path / "others" / package.name).symlink_to(package)
     (site / "others.pth").write_text(f"{tmp_path / 'others'}\n")
