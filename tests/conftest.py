@@ -27,6 +27,7 @@ from huggingface_hub.utils import close_session
 from tests.hub.server import HubServer
 from tests.support.shapes import shapes
 from tests.support.tiny_backbone import save_backbone
+from vae_ldm.evaluation.probe_classifier import ProbeClassifier
 from vae_ldm.models import autoencoder, unet
 from vae_ldm.models.vision_features import EfficientNetLiteFeatures, load_efficientnet_lite
 from vae_ldm.recipe import Recipe, write_recipe
@@ -78,6 +79,15 @@ def nano_networks_in_place() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(autoencoder.AUTOENCODER_SIZES, "tiny", NANO_AUTOENCODER)
         patch.setitem(unet.UNET_SIZES, "tiny", NANO_UNET)
+        with probe_of_few_steps():
+            yield
+
+
+@contextmanager
+def probe_of_few_steps() -> Iterator[None]:
+    """The classifier that judges pictures learns for 100 steps in place of 1,000, which took half of an evaluation."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ProbeClassifier.fit.__func__.__kwdefaults__, "max_steps", 100)  # type: ignore[attr-defined]
         yield
 
 
@@ -92,6 +102,13 @@ def _no_evaluation() -> Iterator[None]:
 def nano_networks() -> Iterator[None]:
     """For a test."""
     with nano_networks_in_place():
+        yield
+
+
+@pytest.fixture
+def quick_probe() -> Iterator[None]:
+    """For a test of networks of their own sizes."""
+    with probe_of_few_steps():
         yield
 
 

@@ -4,12 +4,11 @@ import io
 import os
 import re
 import signal
-import socket
-import subprocess
-import sys
-import textwrap
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +16,11 @@ from diffusers import StableDiffusionPipeline
 
 from tests.processes import Processes as Pool
 from tests.processes import two_processes
-from tests.run.conftest import NANO, wait_for
+from tests.run.conftest import finish, wait_for
+from tests.support.launching import Launch
 from vae_ldm.data.posterior_cache import PosteriorDataset
 from vae_ldm.data.sampling import Batch
-from vae_ldm.errors import RunError
+from vae_ldm.errors import DataError, RunError
 from vae_ldm.evaluation.distribution import frechet_distance, kernel_distance
 from vae_ldm.models.autoencoder import load_autoencoder_kl
 from vae_ldm.models.pixels import as_images
@@ -30,42 +30,21 @@ from vae_ldm.run.session import Session
 from vae_ldm.run.stages import train_run
 from vae_ldm.training.callbacks import checkpoint_step
 from vae_ldm.training.checkpoint_names import run_checkpoints
-
-# Python runs a sitecustomize.py before anything else: so the ranks of a launch are those of the product, made smaller.
-IN_EACH_RANK = f"""
-import os
-if "RANK" in os.environ:
-    exec({NANO!r})
-"""
+from vae_ldm.training.lit_autoencoder import LitAutoencoder
 
 
-def launch(folder: Path, *arguments: str | Path, sabotage: str = "") -> subprocess.Popen[str]:
-    """`accelerate launch -m vae_ldm` with two processes on the CPU (what is for several GPUs works without any).
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Callable[..., Launch]]:
+    """`launch("train", recipe)`: see `Launch`; ended with the test."""
+    launches: list[Launch] = []
 
-    `sabotage` is run by each rank before it begins.
-    """
-    (folder / "sitecustomize.py").write_text(IN_EACH_RANK + textwrap.indent(sabotage, "    "))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = "import sys; from accelerate.commands.accelerate_cli import main; main()"
-    flags = ["launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    flags += ["--dynamo_backend", "no", "--main_process_port", str(port), "-m", "vae_ldm"]
-    return subprocess.Popen(
-        [sys.executable, "-c", launcher, *flags, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{folder}:{os.environ['PYTHONPATH']}"},
-    )
+    def begin(*arguments: str | Path, **options: Any) -> Launch:
+        launches.append(Launch(tmp_path, *arguments, **options))
+        return launches[-1]
 
-
-def child(process: subprocess.Popen[str], rank: int) -> int:
-    """The process id of a rank."""
-    for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-        if f"\0LOCAL_RANK={rank}\0" in Path(f"/proc/{pid}/environ").read_text():
-            return int(pid)
-    raise AssertionError(f"rank {rank} does not run")
+    yield begin
+    for each in launches:
+        each.close()
 
 
 def newest_step(run: RunFolder) -> int:
@@ -74,32 +53,34 @@ def newest_step(run: RunFolder) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the ranks by /proc")
-def test_a_run_on_two_processes_of_which_one_is_killed_and_which_is_then_stopped(make_recipe, recipe_file, tmp_path):
+def test_a_run_on_two_processes_of_which_one_is_killed_and_which_is_then_stopped(
+    launch, make_recipe, recipe_file, tmp_path
+):
     run = RunFolder(tmp_path / "nano")
     recipe = make_recipe(autoencoder__trainer__max_steps=80, data__num_train=25, data__num_validation=7)
-    process = launch(tmp_path, "train", recipe_file(recipe))
+    process = launch("train", recipe_file(recipe))
     wait_for(lambda: newest_step(run) > 0, process)
-    os.kill(child(process, 1), signal.SIGKILL)
-    said, _ = process.communicate()
-    assert process.returncode != 0
+    process.rank(1).kill()
+    code, said = finish(process)
+    assert code != 0
     assert "SIGKILL" in said
     assert said.count("Traceback") == 1, said  # the launcher's; the other rank has a line for it
     assert run.finished("autoencoder") is None
 
     before = newest_step(run)
-    process = launch(tmp_path, "train", recipe_file(recipe))
+    process = launch("train", recipe_file(recipe))
     wait_for(lambda: newest_step(run) > before, process)
-    process.terminate()
-    said, _ = process.communicate()
-    assert process.returncode != 0
+    process.send_signal(signal.SIGTERM)
+    code, said = finish(process)
+    assert code != 0
     (stopped_at,) = re.findall(r"stopped by SIGTERM after step (\d+), which is saved", said)
     assert newest_step(run) == int(stopped_at)
     assert run.finished("autoencoder") is None
 
-    process = launch(tmp_path, "train", recipe_file(recipe))
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
+    # Each rank of the last launch is a Python that imports everything after the launcher has given it its place.
+    few_more = f"autoencoder.trainer.max_steps={int(stopped_at) + 2}"
+    code, said = finish(launch("train", recipe_file(recipe), few_more, forked=False))
+    assert code == 0, said
     assert len(re.findall("autoencoder: going on from step", said)) == 1, said  # by the first process alone
     assert len(re.findall("^pipeline:", said, re.M)) == 1, said
     facts = run.finished("diffusion")
@@ -122,44 +103,44 @@ def test_a_run_on_two_processes_of_which_one_is_killed_and_which_is_then_stopped
     assert (spread - 1).abs().max() < 1e-3
 
 
-# The second rank meets a fault at its fifth batch: one of the program, or one of the pictures.
-RAISES = """
-if os.environ["RANK"] == "1":
-    from vae_ldm.errors import DataError
-    from vae_ldm.training.lit_autoencoder import LitAutoencoder
+def fails_in_the_second_rank(error: type[Exception]) -> None:
+    """The second rank meets a fault at its fifth batch: one of the program, or one of the pictures."""
     training_step = LitAutoencoder.training_step
-    def failing(self, batch, batch_idx):
+
+    def failing(self: LitAutoencoder, batch: Any, batch_idx: int) -> Any:
         if batch_idx == 4:
-            raise {error}("a fault that only one process meets")
+            raise error("a fault that only one process meets")
         return training_step(self, batch, batch_idx)
-    LitAutoencoder.training_step = failing
-"""
+
+    if os.environ["RANK"] == "1":
+        LitAutoencoder.training_step = failing  # type: ignore[method-assign]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "said_as"),
     [
-        ("ValueError", "ValueError: a fault that only one process meets"),
-        ("DataError", "error: process 1: a fault that only one process meets"),
+        (ValueError, "ValueError: a fault that only one process meets"),
+        (DataError, "error: process 1: a fault that only one process meets"),
     ],
 )
-def test_a_rank_that_raises_ends_the_job_with_its_error_on_top(make_recipe, recipe_file, tmp_path, error, said_as):
+def test_a_rank_that_raises_ends_the_job_with_its_error_on_top(
+    launch, make_recipe, recipe_file, tmp_path, error, said_as
+):
     run = RunFolder(tmp_path / "nano")
     command = ("train", recipe_file(make_recipe(diffusion=None)))
-    process = launch(tmp_path, *command, sabotage=RAISES.format(error=error))
-    said, _ = process.communicate()
-    assert process.returncode != 0
+    code, said = finish(launch(*command, prepare=partial(fails_in_the_second_rank, error)))
+    assert code != 0
     # Nothing is above it but its own traceback, where it is a bug.
     before, found, after = said.partition(said_as)
     assert found, said
-    assert before.count("Traceback") == (error == "ValueError"), said
+    assert before.count("Traceback") == (error is ValueError), said
     assert "another process" not in before, said
     # The launcher has its say after it; the other rank has at most a line.
     assert after.count("Traceback") == 1, said
     assert run.finished("autoencoder") is None
 
-    if error == "ValueError":
+    if error is ValueError:
         with two_processes() as two:
             first, second = two(train_to_the_end, settings=make_recipe(diffusion=None).model_dump())
         assert "autoencoder: going on from step 2" in first

@@ -10,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from vae_ldm.cli import app
+from vae_ldm.lesson.story import tell
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -74,9 +75,10 @@ def test_what_stands_for_photos_of_the_users_own_is_said_where_it_is_used_first(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("photos", "hub", "anna")
-def test_its_commands_work(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("photos", "hub", "anna", "quick_probe")
+def test_its_commands_work(tmp_path, monkeypatch, tiny_backbone):
     """In the README's order, in one folder, beside a folder of photos and with a Hub of our own."""
+    monkeypatch.setitem(tell.__kwdefaults__, "num_steps", 100)
     here = tmp_path / "here"
     (here / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.chdir(here)
@@ -87,6 +89,10 @@ def test_its_commands_work(tmp_path, monkeypatch):
             arguments += SHORT
             if "claims" in arguments[1]:
                 arguments += ["data.num_train=26", "data.num_validation=13"]
+        elif arguments[0] == "train":
+            arguments += SHORT[:1]
+        elif arguments[0] == "desk":
+            arguments += ["--backbone", tiny_backbone]
         arguments += QUICK.get(" ".join(arguments[:2]), QUICK.get(arguments[0], []))
         result = runner.invoke(app, arguments)
         assert result.exit_code == 0, (command, result.output)

@@ -42,6 +42,7 @@ def test_its_first_comment_is_the_command_with_time_and_result(path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_probe")
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_it_runs_to_the_end(path, tmp_path):
     recipe = read_recipe(path)

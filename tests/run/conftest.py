@@ -69,7 +69,7 @@ class ForkedCommand:
         evaluated.
         """
         self._said = tempfile.NamedTemporaryFile("r", prefix="vae-ldm-tests-said-")  # noqa: SIM115
-        self._process: Any = fork(_speak_into, self._said.name, function or _tiny, *map(str, arguments))
+        self._process: Any = fork(speak_into, self._said.name, function or _tiny, *map(str, arguments))
         self.pid: int = self._process.pid
 
     @property
@@ -89,7 +89,8 @@ class ForkedCommand:
         return self._said.read(), ""
 
 
-def _speak_into(said: str, function: Callable[..., None], *arguments: str) -> None:
+def speak_into(said: str, function: Callable[..., None], *arguments: Any) -> None:
+    """Call `function`; what this process says from here on goes to the end of the file `said`."""
     file = os.open(said, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(file, stream)

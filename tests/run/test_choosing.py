@@ -119,19 +119,28 @@ def test_validation_during_training_leaves_the_judging_half_alone(chosen_once):
     assert min(logged.values()) == logged[step]
 
 
+CHOOSES: dict[str, Any] = {"diffusion__ema": POWER, "diffusion__trainer__export": "best"}
+
+
+@pytest.fixture(scope="module")
+def chosen_in_diffusion(trained_once: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """The tiny run, its second stage trained anew with a choice."""
+    folder = tmp_path_factory.mktemp("chosen-in-diffusion")
+    begin_diffusion(trained_once, folder / "nano")
+    return nano_run(folder, **CHOOSES)
+
+
 @pytest.mark.parametrize("batch", [3, 8])
-def test_a_choice_after_a_stop_in_training_is_the_same_to_the_bit(trained_run, make_recipe, tmp_path, batch):
-    recipes = []
-    for name in ("whole", "stopped"):
-        begin_diffusion(trained_run, tmp_path / name / "nano")
-        recipes.append(make_recipe(tmp_path / name, diffusion__ema=POWER, diffusion__trainer__export="best"))
-    train_run(recipes[0])
+def test_a_choice_after_a_stop_in_training_is_the_same_to_the_bit(
+    trained_run, chosen_in_diffusion, make_recipe, tmp_path, batch
+):
+    stopped, recipe = begin_diffusion(trained_run, tmp_path / "nano"), make_recipe(**CHOOSES)
     with pytest.MonkeyPatch.context() as patch:
         stop_at_batch(patch, manual=False, batch=batch)
         with pytest.raises(Stop):
-            train_run(recipes[1])
-    train_run(recipes[1])
-    assert_same_run(*(RunFolder(tmp_path / name / "nano") for name in ("whole", "stopped")), "diffusion")
+            train_run(recipe)
+    train_run(recipe)
+    assert_same_run(chosen_in_diffusion, stopped, "diffusion")
 
 
 @pytest.mark.parametrize(
@@ -316,17 +325,27 @@ def test_a_dry_run_says_what_averages_take_and_refuses_what_the_run_would(traine
 # --- early stop -------------------------------------------------------------------------------------------------------
 
 
+def all_the_same(module: Any, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return {"val/loss": torch.ones(len(batch["index"]))}
+
+
 @pytest.fixture
 def stuck(monkeypatch: pytest.MonkeyPatch) -> None:
     """Validation finds every step as good as the one before."""
-
-    def same(module: Any, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-        return {"val/loss": torch.ones(len(batch["index"]))}
-
-    monkeypatch.setattr(LitLatentDiffusion, "validation_values", same)
+    monkeypatch.setattr(LitLatentDiffusion, "validation_values", all_the_same)
 
 
 STOPPING: dict[str, Any] = {"diffusion__trainer__stop_after_no_gain_steps": 2, "diffusion__trainer__max_steps": 40}
+
+
+@pytest.fixture(scope="module")
+def ended_early(trained_once: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """The tiny run, its second stage trained anew until it finds no better step."""
+    folder = tmp_path_factory.mktemp("ended-early")
+    begin_diffusion(trained_once, folder / "nano")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LitLatentDiffusion, "validation_values", all_the_same)
+        return nano_run(folder, **STOPPING)
 
 
 @pytest.mark.usefixtures("stuck")
@@ -346,11 +365,8 @@ def test_a_stage_ends_when_nothing_gets_better_and_all_of_it_is_saved(trained_ru
 
 @pytest.mark.usefixtures("stuck")
 @pytest.mark.parametrize("where", ["batch 3", "batch 6", "after the last step"])
-def test_an_early_end_after_a_stop_is_the_same_to_the_bit(trained_run, make_recipe, tmp_path, where):
-    for name in ("whole", "stopped"):
-        begin_diffusion(trained_run, tmp_path / name / "nano")
-    train_run(make_recipe(tmp_path / "whole", **STOPPING))
-    recipe = make_recipe(tmp_path / "stopped", **STOPPING)
+def test_an_early_end_after_a_stop_is_the_same_to_the_bit(trained_run, ended_early, make_recipe, tmp_path, where):
+    stopped, recipe = begin_diffusion(trained_run, tmp_path / "nano"), make_recipe(**STOPPING)
     with pytest.MonkeyPatch.context() as patch:
         if where.startswith("batch"):
             stop_at_batch(patch, manual=False, batch=int(where.split()[1]))
@@ -359,7 +375,7 @@ def test_an_early_end_after_a_stop_is_the_same_to_the_bit(trained_run, make_reci
         with pytest.raises(Stop):
             train_run(recipe)
     train_run(recipe)
-    assert_same_run(*(RunFolder(tmp_path / name / "nano") for name in ("whole", "stopped")), "diffusion")
+    assert_same_run(ended_early, stopped, "diffusion")
 
 
 def test_a_moved_run_remembers_its_best(trained_run, make_recipe, tmp_path):

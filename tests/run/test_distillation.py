@@ -3,18 +3,22 @@
 import json
 import re
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoPipelineForImage2Image, DiffusionPipeline, StableDiffusionPipeline
 
-from tests.conftest import NANO_TRAINER, nano_run
+from tests.conftest import NANO_TRAINER, _no_evaluation, nano_networks_in_place, nano_run
+from tests.processes import two_processes
 from tests.run.conftest import assert_same_weights
 from tests.run.start_points import save_stable_diffusion
+from tests.support.fork_server import fork
+from tests.support.killing import Moment, end, train
 from tests.support.stopping import Stop, stop_at_batch, stop_once
 from vae_ldm.desk.generate import generate
 from vae_ldm.errors import RecipeError, VaeLdmError, WeightsError
@@ -236,26 +240,88 @@ def test_a_finished_run_learns_a_student_later(trained_run, distilled_once, make
         train_run(make_recipe(diffusion__distill=DISTILL | {"num_inference_steps": 1}))
 
 
+STAGE, LIT = "vae_ldm.run.distillation_stage", "vae_ldm.training.lit_distillation"
+KILLED_AT = {
+    "while the teacher is kept": Moment(STAGE, "shutil.copytree", after=True),
+    "when one of four parts is drawn": Moment("vae_ldm.data.tensor_shards", "write_whole", after=True),
+    "in guidance, with nothing saved": Moment(LIT, "LitDistillation.guidance_loss", after=True, call=3),
+    "in the jumps, with a checkpoint of guidance": Moment(LIT, "LitDistillation.jump_loss", after=True, call=4),
+    "in the jumps, with one of jumps": Moment(LIT, "LitDistillation.jump_loss", after=False, call=5),
+    "when the student is written": Moment(STAGE, "save_pipeline", after=True),
+    "finished, and not yet tidied": Moment(STAGE, "_tidy", after=False),
+}
+
+
 @pytest.mark.slow
-def test_a_stopped_stage_goes_on_bit_for_bit(trained_run, distilled_once, make_recipe, tmp_path, monkeypatch):
-    """Stopped while the teacher draws, while guidance is learned, while steps are, and before it is marked finished."""
+def test_a_killed_stage_goes_on_bit_for_bit(trained_run, distilled_once, make_recipe, tmp_path):
+    """kill -9 at one moment after the other of one run, which the same command ends as if there had been none."""
     shutil.copytree(trained_run.path, tmp_path / "nano")
     run, recipe = RunFolder(tmp_path / "nano"), make_recipe(diffusion__distill=DISTILL)
-    stops = [
-        lambda patch: stop_once(patch, distillation_stage, "JumpDataset", after=False),
-        lambda patch: stop_at_batch(patch, manual=False, batch=3),
-        lambda patch: stop_at_batch(patch, manual=False, batch=9),
-        lambda patch: stop_once(patch, distillation_stage, "save_pipeline", after=True),
-    ]
-    for stop in stops:
-        with monkeypatch.context() as patch:
-            stop(patch)
-            with pytest.raises(Stop):
-                train_run(recipe)
-        assert run.finished("distillation") is None
-    train_run(recipe)
-    assert_same_weights(run.student, distilled_once.student)
+    steps = []
+    for name, moment in KILLED_AT.items():
+        end(fork(train, recipe, False, moment), code=-signal.SIGKILL)
+        assert (run.finished("distillation") is None) == (name != "finished, and not yet tidied"), name
+        steps.append(run.saved_step("distillation") or 0)
+    assert steps == [0, 0, 0, 2, 4, 6, 6]
+    end(fork(train, recipe))
+    for folder in ("student", "teacher", "pipeline"):
+        assert_same_weights(run.path / folder, distilled_once.path / folder)
     assert read_csv_log(run.log("distillation")) == read_csv_log(distilled_once.log("distillation"))
+    facts, expected = ({**(each.finished("distillation") or {}), "seconds": 0} for each in (run, distilled_once))
+    assert facts == expected
+    left, whole = (
+        sorted(path.name for path in (each.path / "distillation").iterdir()) for each in (run, distilled_once)
+    )
+    assert left == whole
+
+
+@pytest.mark.slow
+def test_on_two_processes_teacher_and_student_are_those_of_both(trained_run, make_recipe, tmp_path):
+    """What the teacher draws is what it draws alone; a stop on the way changes nothing; the student opens."""
+    names = ("alone", "stopped", "undisturbed")
+    for name in names:
+        shutil.copytree(trained_run.path, tmp_path / name)
+    runs = {name: RunFolder(tmp_path / name) for name in names}
+    recipes = {name: make_recipe(name=name, diffusion__distill=DISTILL) for name in names}
+    with pytest.MonkeyPatch.context() as patch:
+        stop_once(patch, distillation_stage, "JumpDataset", after=False)
+        with pytest.raises(Stop):
+            train_run(recipes["alone"])
+    with two_processes() as two:
+        told = two(distil_in_two, settings=recipes["stopped"].model_dump(), stops_at="drawn")
+        assert told == ["stopped", "stopped"]
+        for folder in ("from_noise", "from_photos"):
+            assert_same_weights(*(runs[name].path / "distillation" / folder for name in ("alone", "stopped")))
+        assert two(distil_in_two, settings=recipes["stopped"].model_dump(), stops_at=9) == ["stopped", "stopped"]
+        assert runs["stopped"].saved_step("distillation") == 4
+        for name in ("stopped", "undisturbed"):
+            told = two(distil_in_two, settings=recipes[name].model_dump(), stops_at=None)
+            assert told == ["finished", "finished"]
+    stopped, undisturbed = runs["stopped"], runs["undisturbed"]
+    assert_same_weights(stopped.student, undisturbed.student)
+    assert read_csv_log(stopped.log("distillation")) == read_csv_log(undisturbed.log("distillation"))
+    facts = stopped.finished("distillation")
+    assert facts is not None
+    assert (facts["num_steps"], facts["num_images"]) == (6, 6 * 4 * 2 * 2)
+    assert not [path for path in (stopped.path / "distillation").iterdir() if path.name.startswith("from_")]
+    student = DiffusionPipeline.from_pretrained(stopped.student)
+    seen = passes_of(student)
+    assert np.isfinite(draw(student)).all()
+    assert seen == [1, 1]
+
+
+def distil_in_two(settings: dict[str, Any], stops_at: Literal["drawn"] | int | None) -> str:
+    """In each of two processes: the run, to its end, until the teacher has drawn or until a batch."""
+    with nano_networks_in_place(), _no_evaluation(), pytest.MonkeyPatch.context() as patch:
+        if stops_at == "drawn":
+            stop_once(patch, distillation_stage, "JumpDataset", after=False)
+        elif stops_at is not None:
+            stop_at_batch(patch, manual=False, batch=stops_at)
+        try:
+            train_run(Recipe.model_validate(settings))
+        except Stop:
+            return "stopped"
+    return "finished"
 
 
 def test_a_stop_while_the_student_takes_the_teachers_place(distilled_once, tmp_path, monkeypatch):

@@ -1,59 +1,24 @@
 """Design promise 5 under kill -9: whatever a command was doing, the same command again brings it to its end."""
 
-import importlib
 import json
-import os
 import random
 import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import _no_evaluation, nano_networks_in_place
+from tests.conftest import nano_networks_in_place
 from tests.run.conftest import ForkedCommand, assert_same_run, assert_same_weights, finish, wait_for
 from tests.support.fork_server import fork
-from vae_ldm.recipe import Recipe
+from tests.support.killing import Moment, end, killed_at, train
 from vae_ldm.run.export import export_checkpoint
 from vae_ldm.run.folder import RunFolder
 from vae_ldm.run.report import write_report
-from vae_ldm.run.stages import train_run
-
-Moment = tuple[str, str, bool]
-"""A module, a function in it, and whether the process dies after its next call or before."""
-
-
-def end(process: Any, *, code: int = 0) -> None:
-    process.join()
-    assert process.exitcode == code
-
-
-@contextmanager
-def killed_at(moment: Moment | None) -> Iterator[None]:
-    """This very process dies by kill -9 at the moment."""
-    with pytest.MonkeyPatch.context() as patch:
-        if moment is not None:
-            module, name, after = moment
-            where = importlib.import_module(module)
-            function = getattr(where, name)
-
-            def killing(*args: object, **kwargs: object) -> None:
-                if after:
-                    function(*args, **kwargs)
-                os.kill(os.getpid(), signal.SIGKILL)
-
-            patch.setattr(where, name, killing)
-        yield
-
-
-def train(recipe: Recipe, evaluates: bool = False, moment: Moment | None = None) -> None:
-    with nano_networks_in_place(), nullcontext() if evaluates else _no_evaluation(), killed_at(moment):
-        train_run(recipe)
 
 
 def export(run: Path, target: Path, moment: Moment | None = None) -> None:
@@ -142,9 +107,9 @@ def test_kill_while_averages_are_kept_and_one_is_chosen(make_recipe, tmp_path):
     end(fork(train, make_recipe(tmp_path / "whole", **settings)))
     recipe = make_recipe(**settings)
     for moment in (
-        ("vae_ldm.training.power_averages", "write_snapshot", True),
-        ("vae_ldm.run.fitting", "choose_weights", True),
-        ("vae_ldm.run.autoencoder_stage", "drop_snapshots", False),
+        Moment("vae_ldm.training.power_averages", "write_snapshot", after=True),
+        Moment("vae_ldm.run.fitting", "choose_weights", after=True),
+        Moment("vae_ldm.run.autoencoder_stage", "drop_snapshots", after=False),
     ):
         end(fork(train, recipe, False, moment), code=-signal.SIGKILL)
         assert (killed.path / "autoencoder" / "averages").exists()
@@ -167,10 +132,10 @@ def test_kill_while_evaluating(trained_run, make_recipe, tmp_path):
 
     recipe, evaluate = make_recipe(), "vae_ldm.run.evaluate"
     for moment in (
-        (evaluate, "draw_reconstructions", True),
-        (evaluate, "draw_samples", True),
-        (evaluate, "write_json", True),
-        (evaluate, "write_report", True),
+        Moment(evaluate, "draw_reconstructions", after=True),
+        Moment(evaluate, "draw_samples", after=True),
+        Moment(evaluate, "write_json", after=True),
+        Moment(evaluate, "write_report", after=True),
     ):
         end(fork(train, recipe, True, moment), code=-signal.SIGKILL)
         assert run.finished("evaluation") is None
@@ -213,7 +178,8 @@ def test_kill_while_exporting(trained_run, tmp_path):
     shutil.rmtree(target)
 
     # With everything written and not yet in its place.
-    end(fork(export, tmp_path / "run", target, ("vae_ldm.files", "let_others_read", True)), code=-signal.SIGKILL)
+    moment = Moment("vae_ldm.files", "let_others_read", after=True)
+    end(fork(export, tmp_path / "run", target, moment), code=-signal.SIGKILL)
     assert not target.exists()
     chance, kills = random.Random(2), 0
     while kills < 9:

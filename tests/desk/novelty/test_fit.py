@@ -240,7 +240,7 @@ def test_names_that_are_no_utf_8_or_very_long_are_fitted_on_and_judged(few, tmp_
 
 @pytest.mark.slow
 def test_the_default_backbone_finds_a_scratch(photos, tmp_path):
-    save_photos(tmp_path / "few", 20, seed=0)
+    save_photos(tmp_path / "few", 12, seed=0)
     fit(tmp_path / "few", out=tmp_path / "detector", false_alarm_rate=0.1)
     detector = open_detector(tmp_path / "detector")
     assert (detector.facts.backbone, detector.facts.features_name) == (None, "EffLite0")

@@ -6,9 +6,9 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from tests.postgres import postgres_server
 from tests.processes import two_processes
 from tests.run.start_points import SD, save_autoencoder
+from tests.support.fork_server import fork
 from vae_ldm import weights
 from vae_ldm.cli import app
 from vae_ldm.data.photo_records import photo_records
@@ -168,32 +169,30 @@ def test_a_stop_in_the_middle_loses_one_step_and_repeating_goes_on(tmp_path, pho
     torch.testing.assert_close(others, vectors, atol=1e-5, rtol=1e-4)
 
 
-SLOW_BUILD = """
-import sys, time
-from pathlib import Path
-from vae_ldm.desk.search.folder_store import IndexFolder
-from vae_ldm.desk import command
-from vae_ldm.desk.encoder import PhotoEncoder
-from vae_ldm.desk.search import build
-build.COMMIT_PHOTOS = 2
-add = IndexFolder.add
-def slowly(self, *arguments):
-    add(self, *arguments)
-    time.sleep(0.3)
-IndexFolder.add = slowly
-build.build_index(sys.argv[1], Path(sys.argv[2]), model=sys.argv[3], kind="latents")
-"""
+def build_slowly(target: Path, photos: Path, model: str) -> None:
+    """An index in parts of two photos, each part followed by a pause."""
+    add = IndexFolder.add
+
+    def slowly(self: IndexFolder, *arguments: Any) -> None:
+        add(self, *arguments)
+        time.sleep(0.3)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "COMMIT_PHOTOS", 2)
+        patch.setattr(IndexFolder, "add", slowly)
+        build_index(target, photos, model=model, kind="latents")
 
 
 @pytest.mark.slow
 def test_kill_9_in_the_middle_and_the_same_command_again(tmp_path, photos, model, index):
     target = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-c", SLOW_BUILD, str(target), str(photos), model])
+    process = fork(build_slowly, target, photos, model)
     while not (IndexFolder.exists(target) and len(list(target.glob("part-*.npy"))) and len(IndexFolder(target)) >= 6):
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert 6 <= len(IndexFolder(target)) < 24
     build_index(target, photos, model=model, kind="latents")
     assert rows(target)[0] == rows(index)[0]
