@@ -234,7 +234,9 @@ class Comparison(Bench):
         row = self.measured(samples[asked.as_in_training])
         balanced = samples[asked.balanced]
         if draw.purpose == "result":
-            grid = image_grid(balanced[:80], num_columns=min(10, len(balanced)), on_paper=True)
+            num_prompts = len({asked.prompts[row] for row in asked.balanced})
+            columns = min(num_prompts if 1 < num_prompts <= 16 else 10, len(balanced))  # a column a class
+            grid = image_grid(balanced[: 8 * columns], num_columns=columns, on_paper=True)
             write_picture(self.folder / f"{draw.model.name}-{draw.num_samples}.png", grid)
         if self.real.probe is not None and asked.labels is not None:
             agrees = self.real.probe.agrees(balanced, torch.from_numpy(asked.labels[asked.balanced]))
