@@ -25,7 +25,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +38,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 # By path, because a file of benchmarks/ is run as a script.
 sys.path.insert(0, str(Path(__file__).parent))
-from quality_variants import PACKS, VARIANTS, Variant
+from quality_variants import PACKS, VARIANTS, Pack, Variant
 
 from vae_ldm.assembly import decode_pictures
 from vae_ldm.data.pictures import Pictures
@@ -69,18 +69,30 @@ class CpuClock(Callback):
     now: Callable[[], float] = time.process_time
     _began: float = field(default=0.0, repr=False)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def begin(self) -> None:
+        """To be called before each step; the first call counts."""
         if not self.steps and not self._began:
             self._began = self.now()
+
+    def end(self, index: int) -> None:
+        """To be called after step `index`."""
+        now = self.now()
+        if index >= self.skip:
+            self.seconds += now - self._began
+            self.steps += 1
+        self._began = now
+
+    def steps_in(self, seconds: float) -> int:
+        """How many steps take so many seconds, at least one."""
+        return max(1, round(seconds * self.steps / self.seconds))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.begin()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        now = self.now()
-        if batch_idx >= self.skip:
-            self.seconds += now - self._began
-            self.steps += 1
-        self._began = now
+        self.end(batch_idx)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._paused = self.now()
@@ -146,12 +158,12 @@ class Cell:
 class Bench:
     """Where cells are run: decoded pictures are shared by all of a pack."""
 
-    def __init__(self, folder: Path, photos: Path) -> None:
-        self.folder, self.photos = folder, photos
+    def __init__(self, folder: Path, photos: Path, packs: Mapping[str, Pack] = PACKS) -> None:
+        self.folder, self.photos, self.packs = folder, photos, packs
 
     def recipe(self, cell: Cell, name: str, overrides: Sequence[str]) -> Recipe:
         """The pack's recipe, changed as the variant asks and then as `overrides` do."""
-        pack = PACKS[cell.pack]
+        pack = self.packs[cell.pack]
         common = [f"output_dir={self.folder}", f"name={name}", f"seed={cell.seed}"]
         changed = [
             *(line.format(photos=self.photos) for line in pack.overrides),
@@ -164,12 +176,13 @@ class Bench:
         return read_recipe(recipe, list({line.partition("=")[0]: line for line in changed}.values()))
 
     def session(self, cell: Cell, name: str, overrides: Sequence[str]) -> Session:
-        """A new run that shares the pack's decoded pictures."""
+        """A run, by its name, that shares the pack's decoded pictures."""
         session = Session.of(self.recipe(cell, name, overrides))
         shared = self.folder / f"pictures-{cell.pack}"
         decode_pictures(session.recipe, shared, say=print)
         session.run.path.mkdir(parents=True, exist_ok=True)
-        session.run.pictures.symlink_to(shared, target_is_directory=True)
+        if not session.run.pictures.exists():
+            session.run.pictures.symlink_to(shared, target_is_directory=True)
         session.run.adopt(session.recipe)
         session.console.quiet = True
         return session
@@ -187,8 +200,8 @@ class Bench:
             steps = [f"output_dir={timed}", f"{section}.trainer.max_steps={NUM_TIMED_STEPS}"]
             with suppress(EnoughError):
                 _train(self.session(cell, name, [*overrides, *quiet, *steps]), stage)
-        max_steps = max(1, round(seconds * trial.steps / trial.seconds))
-        session = self.session(cell, name, [*overrides, *quiet, f"{section}.trainer.max_steps={max_steps}"])
+        last = f"{section}.trainer.max_steps={trial.steps_in(seconds)}"
+        session = self.session(cell, name, [*overrides, *quiet, last])
         with clocked(no_more=no_more) as clock:
             try:
                 autoencoder = _train(session, stage)
@@ -207,7 +220,7 @@ class Bench:
             session, clock, network = self.trained(
                 cell, "autoencoder", "cell", [*here, *no_unet], cell.seconds, no_more=judge_seconds is None
             )
-            row = _took(clock) | beside_linear_code(network, *self._judged_on(cell, session))
+            row = took(clock) | beside_linear_code(network, *self._judged_on(cell, session))
             if judge_seconds is not None:
                 # Of a cell for the UNet: the variant's keys are about the autoencoder that is there already.
                 plain = Cell("unet", cell.pack, VARIANTS["unet"]["recipe"], cell.seed, judge_seconds)
@@ -217,7 +230,7 @@ class Bench:
 
     def _judged_on(self, cell: Cell, session: Session) -> tuple[np.ndarray, np.ndarray]:
         """Training pictures for the linear code, and validation pictures."""
-        elsewhere = PACKS[cell.pack].judged_on
+        elsewhere = self.packs[cell.pack].judged_on
         if elsewhere is None:
             return as_array(session.pictures.train), as_array(session.pictures.validation)
         name, size = elsewhere
@@ -227,24 +240,27 @@ class Bench:
         return as_array(splits.train), as_array(splits.validation)
 
     def _judged_by_unet(self, cell: Cell, autoencoder: str, here: list[str], seconds: float) -> dict[str, Any]:
-        frozen = [f"autoencoder={json.dumps({'from_pretrained': autoencoder, 'train': 'nothing'})}"]
-        session, clock, _ = self.trained(cell, "unet", "unet", [*frozen, *here], seconds)
+        session, clock, _ = self.trained(cell, "unet", "unet", [frozen(autoencoder), *here], seconds)
         session.run.finish("evaluation")
         evaluate_run(session.run.path, num_samples=1024, replace=True)
         found = json.loads(session.run.metrics.read_text())["measurements"]
-        names = {
-            "prompt_agreement": "agreement",
-            "kid": "kid",
-            "fd": "fd",
-            "precision": "precision",
-            "recall": "recall",
-        }
-        row = _took(clock)
-        for measurement in found:
-            for prefix, name in names.items():
-                if measurement["stage"] == "diffusion" and measurement["name"].startswith(prefix):
-                    row[name] = round(measurement["value"], 5)
-        return row
+        return took(clock) | of_samples((each["stage"], each["name"], each["value"]) for each in found)
+
+
+def frozen(autoencoder: str) -> str:
+    """The override of a recipe by which a UNet is trained on the latents of this autoencoder."""
+    return f"autoencoder={json.dumps({'from_pretrained': autoencoder, 'train': 'nothing'})}"
+
+
+def of_samples(measurements: Iterable[tuple[str, str, float]]) -> dict[str, float]:
+    """What a table says of samples, among measurements that are stage, name and value each."""
+    names = {"prompt_agreement": "agreement", "kid": "kid", "fd": "fd", "precision": "precision", "recall": "recall"}
+    return {
+        column: round(value, 5)
+        for stage, name, value in measurements
+        for prefix, column in names.items()
+        if stage == "diffusion" and name.startswith(prefix)
+    }
 
 
 def as_array(pictures: Pictures) -> np.ndarray:
@@ -259,7 +275,8 @@ def _train(session: Session, stage: str) -> AutoencoderKL:
     return autoencoder
 
 
-def _took(clock: CpuClock) -> dict[str, Any]:
+def took(clock: CpuClock) -> dict[str, Any]:
+    """What a table says of the time."""
     return {"cpu_seconds": round(clock.seconds, 1), "steps": clock.steps}
 
 

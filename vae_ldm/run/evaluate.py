@@ -100,7 +100,7 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
     run, recipe = session.run, session.recipe
     run.samples.mkdir(exist_ok=True)
     start = time.perf_counter()
-    real = _real_pictures(session, settings)
+    real = real_pictures(session, settings)
     first = _measure_autoencoder(session, autoencoder, real)
     draw_reconstructions(session, first)
     measurements, num_images = first.measurements, len(session.pictures.validation)
@@ -138,7 +138,7 @@ def _evaluate(session: Session, autoencoder: AutoencoderKL, settings: parts.Eval
         session.say(f"  {_in_words(measurement)}")
 
 
-def _real_pictures(session: Session, settings: parts.Evaluation) -> RealPictures:
+def real_pictures(session: Session, settings: parts.Evaluation) -> RealPictures:
     """The run's pictures, with a probe where the training pictures are of two classes or more."""
     recipe, train = session.recipe, session.pictures.train
     session.say(f"evaluation: features of {counted(len(train), 'training picture')}, and a probe classifier on them")
