@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vae_ldm.models import autoencoder
 from vae_ldm.models.autoencoder import AutoencoderSize
+from vae_ldm.models.unet import UNET_SIZES
 from vae_ldm.training.lit_autoencoder import LitAutoencoder
 
 
@@ -64,6 +65,17 @@ def shape(*widths: int, layers: int = 1, size: str = "tiny") -> Iterator[None]:
         yield
     finally:
         autoencoder.AUTOENCODER_SIZES[size] = usual
+
+
+@contextmanager
+def unet_shape(widths: tuple[int, ...], attends: tuple[bool, ...], size: str = "nano") -> Iterator[None]:
+    """A UNet size with other widths, and attention at other levels."""
+    usual = UNET_SIZES[size]
+    UNET_SIZES[size] = usual._replace(block_out_channels=widths, attends=attends)
+    try:
+        yield
+    finally:
+        UNET_SIZES[size] = usual
 
 
 @contextmanager
@@ -328,6 +340,35 @@ VARIANTS = {
         Variant("muon", "Muon 2e-2", _unet_muon()),
         Variant("muon-3-steps", "Muon 2e-2, 3 Newton-Schulz steps", _unet_muon(optimizer__newton_schulz_steps=3)),
         Variant("muon-batch-64", "Muon 2e-2, batches of 64", _unet_muon(trainer__batch_size=64)),
+        Variant(
+            "muon-3-steps-bf16",
+            "Muon 2e-2, 3 Newton-Schulz steps, bfloat16",
+            _unet_muon(optimizer__newton_schulz_steps=3, trainer__precision="bf16-mixed"),
+        ),
+        Variant(
+            "muon-3-steps-1e-2", "Muon 1e-2, 3 Newton-Schulz steps", _unet_muon(1e-2, optimizer__newton_schulz_steps=3)
+        ),
+        Variant(
+            "muon-3-steps-4e-2", "Muon 4e-2, 3 Newton-Schulz steps", _unet_muon(4e-2, optimizer__newton_schulz_steps=3)
+        ),
+        Variant(
+            "muon-3-steps-batch-16",
+            "Muon 2e-2, 3 Newton-Schulz steps, batches of 16",
+            _unet_muon(optimizer__newton_schulz_steps=3, trainer__batch_size=16),
+        ),
+        Variant(
+            "muon-3-steps-four-levels",
+            "Muon 2e-2, 3 Newton-Schulz steps; widths 32, 96, 128, 128",
+            _unet_muon(optimizer__newton_schulz_steps=3),
+            lambda: unet_shape((32, 96, 128, 128), (False, False, True, False)),
+        ),
+        Variant(
+            "muon-3-steps-thin",
+            "Muon 2e-2, 3 Newton-Schulz steps; widths 32, 64, 128",
+            _unet_muon(optimizer__newton_schulz_steps=3),
+            lambda: unet_shape((32, 64, 128), (False, True, False)),
+        ),
+        Variant("batch-8", "batches of 8", _unet(trainer__batch_size=8)),
         Variant("batch-16", "batches of 16", _unet(trainer__batch_size=16)),
         Variant("batch-64", "batches of 64", _unet(trainer__batch_size=64)),
         Variant("lr-3e-3", "AdamW 3e-3", _unet(optimizer__learning_rate=3e-3)),
