@@ -36,9 +36,15 @@ def test_no_page_indents_a_command_where_a_fence_gives_a_copy_button():
 
 
 def test_pictures_are_small_and_shown_somewhere():
-    shown = " ".join(page.read_text(encoding="utf-8") for page in PAGES)
-    pictures = sorted(file for file in (ROOT / "docs" / "pictures").iterdir() if file.is_file())
-    assert len(pictures) >= 6
+    shown = {
+        (page.parent / link).resolve()
+        for page in PAGES
+        for link in re.findall(r"!\[[^\]]*\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
+    }
+    pictures = sorted(file for file in (ROOT / "docs" / "pictures").rglob("*") if file.is_file())
+    assert len(pictures) >= 15
+    assert [picture.name for picture in pictures if picture not in shown] == []
     for picture in pictures:
-        assert picture.stat().st_size < 150_000, picture.name
-        assert f"pictures/{picture.name})" in shown
+        most = 600_000 if picture.name.startswith("gallery-") else 200_000
+        assert picture.stat().st_size < most, picture.name
+    assert sum(picture.stat().st_size for picture in pictures) < 3_000_000

@@ -19,6 +19,49 @@ def test_one_file_a_picture_and_a_grid(trained_run, tmp_path):
     assert Image.open(files[3]).size >= (32, 32)
 
 
+def test_several_prompts_have_a_folder_each_and_a_group_each_of_the_grid(trained_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(generating, "_BATCH_SIZE", 4)  # a batch holds pictures of two prompts
+    prompts = ["a photo", "a photo of a/b?", ""]
+    settings = {"num_images": 3, "seed": 5, "num_inference_steps": 2}
+    files = generate(trained_run.path, prompts, output_dir=tmp_path / "all", **settings)
+    folders = ["1-a-photo", "2-a-photo-of-a-b", "3-anything"]
+    names = [f"{folder}/{number:06d}.png" for folder in folders for number in (5, 6, 7)]
+    assert [file.relative_to(tmp_path / "all").as_posix() for file in files] == [*names, "grid.png"]
+    cell = 96  # 16 px, enlarged six times
+    page = np.asarray(Image.open(files[-1]))
+    assert page.shape[1] == 6 * cell + 4 * 2 + 12 + 2 * 12, "two groups of three side by side"
+    for row, prompt in enumerate(prompts):
+        alone = generate(trained_run.path, prompt, output_dir=tmp_path / str(row), **settings)
+        for number in range(3):
+            one, other = (np.asarray(Image.open(file)).astype(int) for file in (alone[number], files[3 * row + number]))
+            assert np.abs(one - other).max() <= 1
+    first = np.asarray(Image.open(files[3])).repeat(6, axis=0).repeat(6, axis=1)
+    left = 12 + 3 * cell + 2 * 2 + 12
+    assert np.array_equal(page[12 : 12 + cell, left : left + cell], first.reshape(cell, cell, -1)), "the second group"
+
+
+def test_more_pictures_of_a_prompt_than_a_row_takes_are_one_row(trained_run, tmp_path):
+    settings = {"num_images": 9, "num_inference_steps": 1}
+    files = generate(trained_run.path, ["a photo", "a tin"], output_dir=tmp_path / "out", **settings)
+    width, height = Image.open(files[-1]).size
+    assert width > 9 * 96
+    assert 2 * 96 < height < 3 * 96
+
+
+def test_no_prompt_at_all_is_one_line(trained_run, tmp_path):
+    with pytest.raises(VaeLdmError, match=r'^there is no prompt; "" draws anything$'):
+        generate(trained_run.path, [], output_dir=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_long_prompts_and_many_of_them_have_names_in_order():
+    names = generating._folder_names(["x" * 300, *["a tin"] * 9])
+    assert names[0] == "01-" + "x" * 60
+    assert names[-1] == "10-a-tin"
+    assert len(set(names)) == 10
+    assert sorted(names) == names
+
+
 def test_picture_i_follows_from_the_seed_however_many_are_asked_for(trained_run, tmp_path, monkeypatch):
     monkeypatch.setattr(generating, "_BATCH_SIZE", 2)
     sizes = {3: tmp_path / "three", 1: tmp_path / "one"}

@@ -104,9 +104,12 @@ def generate(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="A run folder or a pipeline folder.", callback=paths.pipeline)
     ],
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help='What to draw; "" for anything.')],
+    prompts: Annotated[
+        list[str],
+        typer.Argument(metavar="PROMPT", help='What to draw; "" for anything. Several are drawn from the same seeds.'),
+    ],
     num_images: Annotated[
-        int, typer.Option("-n", "--num-images", metavar="N", min=1, max=MAX_DRAWN, help="Pictures to draw.")
+        int, typer.Option("-n", "--num-images", metavar="N", min=1, max=MAX_DRAWN, help="Pictures of each prompt.")
     ] = 16,
     seed: SeedOption = 0,
     out: Annotated[Path | None, folder_option("samples")] = None,
@@ -118,14 +121,14 @@ def generate(
     ] = None,
     guidance_scale: GuidanceOption = None,
 ) -> None:
-    """Draw pictures from a prompt."""
+    """Draw pictures from one prompt, or from each of several."""
     from vae_ldm.desk.generate import generate as draw
     from vae_ldm.terminal import new_output
 
     with new_place(out, "samples") as folder:
         pictures = draw(
             source,
-            prompt,
+            prompts,
             num_images=num_images,
             seed=seed,
             output_dir=folder,

@@ -90,8 +90,12 @@ def test_known_damage_is_told_from_new_damage(photos, build, tmp_path, capsys):
     assert "Usual photos are those of good." in page
     assert "Of the known classes " in page
     assert "none of the known classes" not in page
+    hits = open_desk(desk)[1].query(photos / "new" / "good", k=3)[0]
+    assert hits[0].photo.label == "good"
+    assert claim_module._class_to_draw(verdict, hits) == "scratched", "variations are of the class in the verdict"
     Image.new("RGB", (64, 64), "yellow").save(tmp_path / "yellow.png")
     verdict, page = put_before(tmp_path / "yellow.png", desk, tmp_path / "new.html")
+    assert claim_module._class_to_draw(verdict, hits) == "good"
     assert verdict.novel
     assert "<strong>Not seen before</strong>" in page
     assert "It is like none of the known classes; the nearest is " in page
@@ -99,6 +103,7 @@ def test_known_damage_is_told_from_new_damage(photos, build, tmp_path, capsys):
     assert not usual.novel
     assert "known classes" not in page
     assert "Usual photos are those of good." in page
+    assert claim_module._class_to_draw(usual, hits) == "good"
 
 
 def test_photos_that_are_left_out_are_found_and_not_fitted_on(photos, build, tmp_path):

@@ -124,7 +124,7 @@ def claim(
     (hits,) = index.nearest(batch.records, encoder.vectors(batch, latents), num_similar)
     reconstruction = 2 * encoder.autoencoder.decode(latents, size=encoder.image_size, output_type="pt").cpu() - 1
     source = model or encoder.source
-    label = next((hit.photo.label for hit in hits if hit.photo.label is not None and not hit.same_photo), None)
+    label = _class_to_draw(verdict, hits)
     psnr = psnr_per_image(reconstruction, as_images(batch.images[0])).item()
     whole, share = _whole_photo(records[0].picture, encoder)
     foreign = foreign_words(psnr, usual_psnr(source))
@@ -183,6 +183,13 @@ def open_desk(desk: Path, *, model: str | None = None) -> tuple[Detector, Index]
                 raise VaeLdmError(f"{desk}: {instead}")
             raise VaeLdmError(f"{desk}: is no desk (it has no {part}); make one with vae-ldm desk {desk} PHOTOS")
     return open_detector(desk / DETECTOR), open_index(desk / INDEX, model=model)
+
+
+def _class_to_draw(verdict: NoveltyVerdict, hits: Sequence[Hit]) -> str | None:
+    """The class of the variations: the known one that the verdict names, else that of the most similar photo."""
+    if verdict.novel and verdict.classes is not None and verdict.classes.possible:
+        return verdict.classes.most_like
+    return next((hit.photo.label for hit in hits if hit.photo.label is not None and not hit.same_photo), None)
 
 
 def _prompt(source: str, label: str | None) -> str:
