@@ -357,6 +357,21 @@ VARIANTS = {
             _unet_muon(optimizer__newton_schulz_steps=3, trainer__batch_size=16),
         ),
         Variant(
+            "muon-3-steps-contrastive",
+            "Muon 2e-2, 3 Newton-Schulz steps; contrastive flow matching, 0.05",
+            _unet_muon(optimizer__newton_schulz_steps=3, contrastive_weight=0.05),
+        ),
+        Variant(
+            "muon-3-steps-dropout",
+            "Muon 2e-2, 3 Newton-Schulz steps; dropout 0.1",
+            _unet_muon(optimizer__newton_schulz_steps=3, dropout=0.1),
+        ),
+        Variant(
+            "muon-3-steps-uniform",
+            "Muon 2e-2, 3 Newton-Schulz steps; noise levels drawn uniformly",
+            _unet_muon(optimizer__newton_schulz_steps=3, timestep_sampling="uniform"),
+        ),
+        Variant(
             "muon-3-steps-four-levels",
             "Muon 2e-2, 3 Newton-Schulz steps; widths 32, 96, 128, 128",
             _unet_muon(optimizer__newton_schulz_steps=3),
