@@ -357,9 +357,15 @@ VARIANTS = {
             _unet_muon(optimizer__newton_schulz_steps=3, trainer__batch_size=16),
         ),
         Variant(
-            "muon-3-steps-contrastive",
-            "Muon 2e-2, 3 Newton-Schulz steps; contrastive flow matching, 0.05",
-            _unet_muon(optimizer__newton_schulz_steps=3, contrastive_weight=0.05),
+            "muon-3-steps-bf16-contrastive",
+            "Muon 2e-2, 3 Newton-Schulz steps, bfloat16; contrastive flow matching, 0.05",
+            _unet_muon(optimizer__newton_schulz_steps=3, trainer__precision="bf16-mixed", contrastive_weight=0.05),
+        ),
+        Variant(
+            "muon-3-steps-bf16-wide",
+            "Muon 2e-2, 3 Newton-Schulz steps, bfloat16; widths 96, 128, 160",
+            _unet_muon(optimizer__newton_schulz_steps=3, trainer__precision="bf16-mixed"),
+            lambda: unet_shape((96, 128, 160), (False, True, False)),
         ),
         Variant(
             "muon-3-steps-dropout",
