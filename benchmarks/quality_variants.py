@@ -40,7 +40,11 @@ class Variant:
 
 PACKS = {
     "claims-32": Pack("recipes/claims-32.yaml"),
-    "claims-64": Pack("recipes/claims-64.yaml"),
+    "claims-64": Pack(
+        "recipes/claims-64.yaml",
+        # What its UNet began with, so that the cells say what each change is worth.
+        ("diffusion.optimizer={learning_rate: 1.5e-3, warmup_steps: 100}", "diffusion.contrastive_weight=0"),
+    ),
     "cans-64": Pack("recipes/damage-cans-64.yaml", ("data.path={photos}/damage_cans",)),
     "clothing-64": Pack("recipes/product-photos-64.yaml", ("data.path={photos}/product_clothing",)),
     "starter": Pack(
@@ -336,7 +340,7 @@ VARIANTS = {
         ),
     ),
     "unet": _by_name(
-        Variant("recipe", "AdamW, the recipe"),
+        Variant("recipe", "AdamW 1.5e-3"),
         Variant("muon", "Muon 2e-2", _unet_muon()),
         Variant("muon-3-steps", "Muon 2e-2, 3 Newton-Schulz steps", _unet_muon(optimizer__newton_schulz_steps=3)),
         Variant("muon-batch-64", "Muon 2e-2, batches of 64", _unet_muon(trainer__batch_size=64)),

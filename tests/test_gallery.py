@@ -72,10 +72,11 @@ def test_the_ends_of_the_morph_are_pictures_that_the_page_has_drawn(gallery):
     for command in (command for block in gallery.blocks(PAGE) for command in block.commands):
         if command[0] == "generate":
             names = _folder_names([word for word in command if word.startswith("a photo of ")])
-            drawn |= {f"{gallery.out_of(command)}/{name}/000000.png" for name in names}
+            seeds = range(int(command[command.index("-n") + 1]))
+            drawn |= {f"{gallery.out_of(command)}/{name}/{seed:06d}.png" for name in names for seed in seeds}
         if command[0] == "morph":
             assert set(command[1:3]) <= drawn
-    assert len(drawn) == 33
+    assert len(drawn) == 13 * 4 + 10 * 4 + 10 * 3
 
 
 def test_a_film_keeps_its_frames_its_time_and_its_size_and_loses_bytes(gallery, film, tmp_path):

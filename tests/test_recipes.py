@@ -18,9 +18,10 @@ STARTER = {"scaling_factor": 1.0, "latent_channels": 16}
 """f8 with 16 channels, as the starter has."""
 
 
-def test_there_are_ten_recipes():
+def test_these_are_all_recipes():
     assert [path.name for path in RECIPES] == [
         "claims-32.yaml",
+        "claims-64.yaml",
         "damage-cans-64.yaml",
         "finetune-autoencoder-decoder.yaml",
         "finetune-lora.yaml",
