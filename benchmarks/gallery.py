@@ -28,7 +28,7 @@ PAGE = ROOT / "docs" / "gallery.md"
 PICTURES = ROOT / "docs" / "pictures"
 FILMS = ("morph.webp", "walk.webp")
 STILL_QUALITY, FILM_QUALITY = 85, 75
-WINDOW = (1090, 1640)
+WINDOW = (1090, 1840)
 """Width and height of the screenshot in pixels; it is cut at the last blank line above that height."""
 SPARE_HEIGHT = 200
 """A browser without a window keeps room for its bars at the foot of the screenshot."""
