@@ -166,7 +166,7 @@ class Bench:
         pack = self.packs[cell.pack]
         common = [f"output_dir={self.folder}", f"name={name}", f"seed={cell.seed}"]
         changed = [
-            *(line.format(photos=self.photos) for line in pack.overrides),
+            *(line.replace("{photos}", str(self.photos)) for line in pack.overrides),
             *cell.variant.overrides,
             *common,
             *overrides,
