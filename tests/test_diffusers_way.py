@@ -44,7 +44,7 @@ def small(modules, monkeypatch, tmp_path, nano_networks, tiny_backbone) -> Simpl
     few = (
         "data.num_train=52", "data.num_validation=13", "autoencoder.trainer.max_steps=2", "diffusion.size=tiny",
         "diffusion.trainer.batch_size=4", "evaluation.num_inference_steps=2",
-        f"evaluation.features={{{{type: transformers, from_pretrained: {tiny_backbone}}}}}",  # for str.format
+        f"evaluation.features={{type: transformers, from_pretrained: {tiny_backbone}}}",
     )  # fmt: skip
     monkeypatch.setitem(way.PACKS, "small", way.Pack("recipes/claims-32.yaml", few))
     monkeypatch.setattr(way, "LEARNING_RATES", (1e-4, 1e-3))
