@@ -48,6 +48,14 @@ def test_more_pictures_of_a_prompt_than_a_row_takes_are_one_row(trained_run, tmp
     assert 2 * 96 < height < 3 * 96
 
 
+def test_a_prompt_without_quotes_is_noticed(trained_run, tmp_path, capsys):
+    settings = {"num_images": 1, "num_inference_steps": 1}
+    generate(trained_run.path, ["a", "photo"], output_dir=tmp_path / "words", **settings)
+    assert "2 prompts of one word; a prompt of several words is written in quotes" in capsys.readouterr().err
+    generate(trained_run.path, ["a photo", "photo"], output_dir=tmp_path / "prompts", **settings)
+    assert "quotes" not in capsys.readouterr().err
+
+
 def test_no_prompt_at_all_is_one_line(trained_run, tmp_path):
     with pytest.raises(VaeLdmError, match=r'^there is no prompt; "" draws anything$'):
         generate(trained_run.path, [], output_dir=tmp_path / "none")

@@ -47,6 +47,8 @@ def generate(
     for prompt in prompts:
         check_prompt(prompt)
     check_new_folder(output_dir)
+    if len(prompts) > 1 and not any(" " in prompt.strip() for prompt in prompts):
+        command.say(f"{len(prompts):,} prompts of one word; a prompt of several words is written in quotes")
     pipeline = open_pipeline(source)
     unknown = unknown_words(pipeline, " ".join(prompts))
     if unknown:

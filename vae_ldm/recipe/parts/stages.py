@@ -154,7 +154,7 @@ class Evaluation(Part):
     guidance_scale: Annotated[float, Field(ge=0, le=MAX_GUIDANCE_SCALE)] = 2.0
     num_curve_samples: Annotated[int, Field(ge=0, le=MAX_DRAWN)] = 256
     """Of diffusion.distill: pictures that teacher and student draw, up to num_samples, at each number of passes of the
-    curves that compare them, about 100 passes a picture in all. 0: no curves."""
+    curves that compare them, at most about 100 passes a picture in all. 0: no curves."""
     batch_size: BatchSize = 64
     features: Features = EfficientNetLite()
     """Features behind FD, KID, precision, recall and nearest neighbours."""
